@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"ss/marker"
+)
+
+// Member is one process tree of a job on this host.
+type Member struct {
+	Job  string
+	Name string // unique in the job, for its whole life: the host it was started on, a dash, a number
+
+	Command []string // as it was started; of an attached tree, its root's /proc/PID/cmdline
+	Env     []string // K=V, added to a minimal environment; empty for attached trees
+	Dir     string   // working directory; "" means /
+	Log     string   // where standard output and error go, appended; "" means /dev/null
+
+	Attached bool // taken over while it ran: no cell of its own until it is restored
+	Pid      int  // the tree's root, as this host sees it; 0 when it has ended
+	InnerPid int  // the root in its own PID namespace; Pid for attached trees
+	InitPid  int  // the cell's PID 1, as this host sees it; 0 for attached trees
+
+	Cgroup   string // folder of the cgroup that holds the tree and nothing else
+	CgroupID uint64 // its inode number in the v2 hierarchy, 0 where there is none: what nftables matches sockets with
+
+	State  MemberState
+	Exit   string // of an ended member: "exit status 0", "signal: killed"
+	Frozen bool
+}
+
+// MemberState is what a member does.
+type MemberState string
+
+// The states of a member.
+const (
+	Running MemberState = "running"
+	Exited  MemberState = "exited"
+)
+
+// Process is one process of a member's tree.
+type Process struct {
+	Pid     int
+	Command string
+	RSS     int64 // bytes
+}
+
+// Socket is one TCP socket held by a member.
+type Socket struct {
+	Member  string
+	Pid     int // one of the processes that hold it
+	Command string
+	Inode   uint64
+
+	Local, Remote netip.AddrPort // v4-mapped addresses unmapped; Remote is the zero value of a listener
+	Wildcard      bool           // a listener on every address
+	Listening     bool
+	HalfOpen      bool   // SYN-SENT, SYN-RECV, or established and not accepted yet
+	Protocol      string // "tcp", or what else it is and CRIU cannot dump, e.g. "mptcp", "udp-connected"
+	Unacked       uint32 // segments sent and not acknowledged
+}
+
+// Cells starts, finds, freezes and ends members. agent/cell implements it.
+type Cells interface {
+	// Start makes a cell and starts m in it. It fills in all that m does not say.
+	Start(ctx context.Context, m Member) (Member, error)
+	// Attach takes the running tree whose root is m.Pid in: into a cgroup of its own.
+	Attach(ctx context.Context, m Member) (Member, error)
+	// NewCell makes a cell with nothing in it, for CRIU to restore m into.
+	NewCell(ctx context.Context, m Member) (Member, error)
+	// Adopt records that the tree restored into m's cell has the root innerPid.
+	Adopt(ctx context.Context, m Member, innerPid int) (Member, error)
+	// Members lists what lives on this host, ended members too until Forget. It finds what an earlier agent left.
+	Members(ctx context.Context) ([]Member, error)
+	// Kill ends the whole tree, frozen or not, waits until it is gone, and removes cell and cgroup.
+	// What its sockets leave in the kernel (FIN-WAIT and so on) is destroyed.
+	Kill(ctx context.Context, m Member) error
+	// Forget removes the last traces of an ended member.
+	Forget(ctx context.Context, m Member) error
+
+	// Freeze returns when every task of m stands still.
+	Freeze(ctx context.Context, m Member) error
+	// Thaw lets m run. Thawing a running member is no error.
+	Thaw(ctx context.Context, m Member) error
+	// Heal undoes what a CRIU that was killed leaves behind: sockets in repair mode, traced or stopped tasks.
+	Heal(ctx context.Context, m Member) error
+	// Watch starts a process that outlives this agent: when the agent ends without having called stop,
+	// it waits until no CRIU holds lockFile (flock), heals the members and thaws them.
+	Watch(ctx context.Context, members []Member, lockFile string) (stop func() error, err error)
+
+	Processes(ctx context.Context, m Member) ([]Process, error)
+	Sockets(ctx context.Context, m Member) ([]Socket, error)
+	// PushAcks makes the kernel send the acknowledgements it is delaying for m's connections.
+	PushAcks(ctx context.Context, m Member) error
+	// Obstacles lists what CRIU could not dump of m, each with the process and what to do about it.
+	Obstacles(ctx context.Context, m Member) ([]string, error)
+}
+
+// Conn is one TCP connection as this host sees it.
+type Conn struct{ Local, Remote netip.AddrPort }
+
+// Gate describes one job's gate toward one peer host.
+type Gate struct {
+	Job   string
+	Peer  string       // the peer host's name; this host's own, for connections between two members here
+	Addrs []netip.Addr // every address of the peer host
+
+	Conns   []Conn           // connections there are: their packets are held in both directions
+	Listen  []netip.AddrPort // listening ports of the job here (the address may be unspecified): packets from Addrs to them, and back, are held
+	Cgroups []uint64         // v2 ids of the members' cgroups: packets that their sockets send to Addrs are held
+}
+
+// Gates holds and releases packets. agent/gate implements it. All methods are safe for concurrent use.
+type Gates interface {
+	// Close closes all the given gates in one atomic step. When it returns, no packet that they describe passes, and none is lost.
+	Close(ctx context.Context, gates []Gate) error
+	// Settle lets packets of existing connections flow through a closed gate, those it holds first, in order; it keeps holding handshakes.
+	Settle(ctx context.Context, job, peer string) error
+	// Seal ends Settle for all gates of the job.
+	Seal(ctx context.Context, job string) error
+	// Open releases what the gate holds, in order, and removes it. Opening what is not closed is no error.
+	Open(ctx context.Context, job, peer string) error
+	// OpenAll opens every gate of the job.
+	OpenAll(ctx context.Context, job string) error
+	// Held is the number of packets that the job's gates hold now.
+	Held(job string) int
+	// Mode says how packets are held here: "nft-queue", "xt-queue", or "drop".
+	Mode() string
+}
+
+// DumpSpec says what CRIU is to dump and where to.
+type DumpSpec struct {
+	Member   Member
+	Dir      string // images and log; made by the caller, 0700
+	LockFile string // CRIU holds a shared flock on it while it lives
+}
+
+// DumpResult says what a finished dump was.
+type DumpResult struct {
+	Bytes  int64         // of the images
+	Frozen time.Duration // as CRIU's own statistics have it
+}
+
+// Dump is one CRIU on its way to dump one member.
+type Dump interface {
+	// Run lets CRIU go on and returns when the images are complete and CRIU is gone. The member is left frozen as it was before.
+	Run(ctx context.Context) (DumpResult, error)
+	// Cancel ends it, before, in or after Run, and returns when CRIU is gone. The member is left as a failed dump leaves it: unharmed, frozen.
+	Cancel(ctx context.Context) error
+}
+
+// RestoreSpec says what CRIU is to restore and from where.
+type RestoreSpec struct {
+	Member   Member // with a cell: InitPid, Cgroup
+	Dir      string // images, rewritten already
+	LogDir   string // CRIU's log goes here
+	LockFile string
+}
+
+// Restore is one CRIU that has restored a member and stands at its post-restore notification:
+// no task runs, sockets are still in repair mode.
+type Restore interface {
+	InnerPid() int
+	// Resume lets the tree run and returns when CRIU is gone.
+	Resume(ctx context.Context) error
+	// Cancel backs out and returns when CRIU and the tree are gone.
+	Cancel(ctx context.Context) error
+}
+
+// Checkpointer runs CRIU and reads and rewrites its images. agent/criu implements it.
+type Checkpointer interface {
+	// Check says which CRIU there is, and whether it works here. A failure says why not, and what to do.
+	Check(ctx context.Context) (version string, err error)
+	// StartDump starts CRIU up to the last point at which it has not touched the member; the member runs on.
+	StartDump(ctx context.Context, spec DumpSpec) (Dump, error)
+	// StartRestore returns when the member stands restored and waits for Resume.
+	StartRestore(ctx context.Context, spec RestoreSpec) (Restore, error)
+	// Ends reads the connections of an image folder. Host and Member are left for the caller to fill in.
+	Ends(dir string) ([]marker.End, error)
+	// Needs reads what the images need of the host they are restored on.
+	Needs(dir string) (Needs, error)
+	// Rewrite makes dst hold the images of src with every moved address replaced: what does not change is linked, src is not touched.
+	// closed are connections to be restored as closed (policy for outside connections).
+	Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
+}
+
+// Needs is what an image folder needs of a host.
+type Needs struct {
+	Files  []NeededFile     // executables and libraries, mapped or open
+	Dirs   []string         // working directories and roots
+	Listen []netip.AddrPort // listening ports
+	Conns  []Conn
+	Pids   []int // in the member's own PID namespace
+}
+
+// NeededFile is a regular file that an image folder refers to.
+type NeededFile struct {
+	Path    string
+	BuildID string // hex, "" if it has none
+	Size    int64
+	Mapped  bool // as an executable mapping: it must be the same build
+	Write   bool // open for writing
+	Append  bool // open with O_APPEND
+}

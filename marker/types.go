@@ -1,0 +1,257 @@
+package marker
+
+// HostID names a host of the cluster, as `ssctl host add` registered it.
+type HostID string
+
+// JobID names a job.
+type JobID string
+
+// SnapshotID names one attempt at a cut. If the attempt commits, it is the cut's name as well.
+type SnapshotID string
+
+// Epoch counts the snapshots of one job. The coordinator draws a higher one for each; a message
+// with a lower one than the receiver has seen is ignored (M12).
+type Epoch uint64
+
+// Millis is an instant or a span on the caller's own clock, in milliseconds. The core compares
+// instants that reach it in Tick and nothing else; it never reads a clock.
+type Millis int64
+
+// Coordinator is the HostID that stands for the coordinator in From and To of a Message.
+const Coordinator HostID = ""
+
+// Key says which attempt a message or an action belongs to.
+type Key struct {
+	Job      JobID
+	Snapshot SnapshotID
+	Epoch    Epoch
+}
+
+// End is one end of one TCP connection, as its own host's dump holds it.
+// The numbers are TCP sequence numbers modulo 2^32 (RFC 9293, 3.4); a FIN counts one.
+type End struct {
+	Host   HostID
+	Member string
+	Local  string // address and port, as netip.AddrPort prints it, v4-mapped addresses unmapped
+	Remote string
+
+	SndUna   uint32 // oldest byte sent and not acknowledged
+	WriteSeq uint32 // next byte the program will write
+	RcvNxt   uint32 // next byte expected from the other end
+}
+
+// Channel is one direction of one connection in a cut.
+type Channel struct {
+	From, To             HostID
+	FromMember, ToMember string
+	FromAddr, ToAddr     string
+	SndUna               uint32 // of the sending end
+	WriteSeq             uint32 // of the sending end
+	RcvNxt               uint32 // of the receiving end
+	InTransit            uint32 // WriteSeq − RcvNxt: bytes that are recorded in the sender's queue
+}
+
+// OutsidePolicy says what Check does with an end whose other end is in no member of the job.
+type OutsidePolicy int
+
+const (
+	// OutsideRefuse makes such an end an error. It is the default.
+	OutsideRefuse OutsidePolicy = iota
+	// OutsideClosed leaves it out of the channels; it is restored as closed.
+	OutsideClosed
+)
+
+// MessageType says what a Message is.
+type MessageType int
+
+// The messages of the protocol. The first group goes from the coordinator to a participant, the
+// second from a participant to the coordinator, the third from a participant to a participant.
+const (
+	MsgPrepare     MessageType = iota + 1 // M1: check, lock the job, take the lease; Participants, Initiator, Stop and Lease are set
+	MsgStart                              // M1: record; goes to the initiator only
+	MsgRenew                              // M11: the lease lives on
+	MsgAllRecorded                        // every participant has recorded: gates toward hosts without a channel may open
+	MsgCommit                             // M9: the cut exists
+	MsgAbort                              // M10: return to running
+
+	MsgPrepared // ready to record
+	MsgRecorded // frozen, listed, gates closed
+	MsgComplete // dumped and durable; Ends is set
+	MsgFailed   // cannot go on; Reason is set. Also the answer to a Prepare that is refused
+	MsgAborted  // running again with gates open, nothing partial left
+	MsgDone     // Commit carried out
+
+	MsgMarker // M3: "I have recorded; these are the channels I share with you"; Channels is set
+	MsgDumped // M6: "my dump is finished"
+)
+
+// Message is what hosts send each other. Fields that its Type does not name are zero.
+type Message struct {
+	Type     MessageType
+	Key      Key
+	From, To HostID
+
+	Participants []HostID // MsgPrepare: every participant, sorted
+	Initiator    HostID   // MsgPrepare
+	Stop         bool     // MsgPrepare: members stay frozen until Commit and are killed then
+	Lease        Millis   // MsgPrepare, MsgRenew: how long from its arrival
+	Settle       Millis   // MsgPrepare: the longest that a recorded host waits for its peers' markers before it dumps
+
+	Channels []string // MsgMarker: "local>remote" of the sender's connections with the receiver
+	Ends     []End    // MsgComplete
+	Reason   string   // MsgFailed, MsgAbort
+}
+
+// Event is something that happened at a participant or the coordinator. Exactly one of the event
+// types below.
+type Event interface{ event() }
+
+type (
+	// Tick says what time it is. Time never goes back; a Tick that does is ignored.
+	Tick struct{ Now Millis }
+	// Received is a message from another host. A message that is not for this role, or not for
+	// this attempt, is ignored or answered as M12 says; it is never an error.
+	Received struct{ Message Message }
+
+	// PrepareDone ends ActPrepare well.
+	PrepareDone struct{ Key Key }
+	// RecordDone ends ActRecord well: members frozen, sockets listed, every gate closed. Peers maps
+	// each participant with which this host shares a channel to the channels ("local>remote").
+	RecordDone struct {
+		Key   Key
+		Peers map[HostID][]string
+	}
+	// DumpDone ends ActDump well.
+	DumpDone struct {
+		Key  Key
+		Ends []End
+	}
+	// StoreDone ends ActStore well: the images are on as many hosts as the job asks for.
+	StoreDone struct{ Key Key }
+	// RollbackDone ends ActRollback. Err says what could not be undone; it is empty when members run and gates are open.
+	RollbackDone struct {
+		Key Key
+		Err string
+	}
+	// FinishDone ends ActFinish.
+	FinishDone struct{ Key Key }
+	// ActionFailed ends any of the actions above badly. Reason is what a person should read.
+	ActionFailed struct {
+		Key    Key
+		Action ActionType
+		Reason string
+	}
+
+	// Begin starts the coordinator's attempt.
+	Begin struct{}
+	// Interrupt asks the coordinator to give up (Ctrl-C, a deadline of the caller).
+	Interrupt struct{ Reason string }
+	// Unreachable tells the coordinator that a message to a host could not be delivered.
+	Unreachable struct {
+		Host   HostID
+		Reason string
+	}
+	// CommitDone tells the coordinator that Ready.Commit is durable (M9).
+	CommitDone struct{}
+	// CommitFailed tells the coordinator that it is not.
+	CommitFailed struct{ Reason string }
+)
+
+func (Tick) event()         {}
+func (Received) event()     {}
+func (PrepareDone) event()  {}
+func (RecordDone) event()   {}
+func (DumpDone) event()     {}
+func (StoreDone) event()    {}
+func (RollbackDone) event() {}
+func (FinishDone) event()   {}
+func (ActionFailed) event() {}
+func (Begin) event()        {}
+func (Interrupt) event()    {}
+func (Unreachable) event()  {}
+func (CommitDone) event()   {}
+func (CommitFailed) event() {}
+
+// ActionType says what an Action asks for.
+type ActionType int
+
+// The actions of a participant. Those marked (long) end with an event; while one runs, others may
+// be asked for. The rest are done when the call that carries them out returns.
+const (
+	ActPrepare  ActionType = iota + 1 // (long) lock the job, check what can be checked, make room, start what the dump needs; freeze nothing. Ends in PrepareDone
+	ActRecord                         // (long) freeze every member, list its sockets, close every gate of the job: toward each participant, and before its listening ports. Ends in RecordDone
+	ActSettle                         // Peer has recorded: let what both kernels already hold flow through the closed gate until ActDump
+	ActDump                           // (long) seal the gates (ActSettle ends), dump. Ends in DumpDone
+	ActThaw                           // let the members run
+	ActOpen                           // open the gate toward Peer: release what it holds in order, remove it
+	ActStore                          // (long) make the images durable here and elsewhere. Ends in StoreDone
+	ActRollback                       // (long) cancel what runs, undo a dump, thaw, open every gate, remove partial images, unlock the job. Ends in RollbackDone
+	ActFinish                         // (long) the cut exists: keep the images, unlock the job; with Kill, first kill the members behind closed gates, then open them. Ends in FinishDone
+	ActRelease                        // the lease is gone while the outcome is not known: thaw, open every gate, unlock the job, and keep the images until someone says whether the cut exists
+)
+
+// Action is one thing for the participant's host to do.
+type Action struct {
+	Type ActionType
+	Key  Key
+	Peer HostID // ActSettle, ActOpen
+	Kill bool   // ActFinish
+	// Reason says why, for logs: ActRollback.
+	Reason string
+}
+
+// Phase is where a participant stands in one attempt. It only goes forward until it is Idle again.
+type Phase int
+
+// The phases of a participant.
+const (
+	Idle        Phase = iota // no attempt
+	Preparing                // ActPrepare runs
+	Prepared                 // waits for Start or a Marker
+	Recording                // ActRecord runs
+	Settling                 // recorded; waits, no longer than Settle, for the markers of its peers
+	Dumping                  // ActDump runs
+	Storing                  // members run (unless Stop); ActStore runs
+	Complete                 // everything this host has to do is done; the outcome is the coordinator's
+	Finishing                // ActFinish runs
+	RollingBack              // ActRollback runs
+)
+
+// Ready is work for the caller, to be done in field order: Journal is durable before the first of
+// Actions starts, and Actions that are not (long) are done before the first of Messages leaves.
+type Ready struct {
+	Journal  *Entry
+	Actions  []Action
+	Messages []Message
+
+	// The coordinator's alone.
+	Commit  *Commit  // make this durable, then answer CommitDone or CommitFailed
+	Outcome *Outcome // the attempt is over
+}
+
+// Entry is what a participant must find again after a crash of its agent: which attempt it was in,
+// how far it had come, and the highest epoch it has seen. An agent that starts and finds a Phase other than
+// Idle or Complete rolls back; one that finds Complete keeps the images until told.
+type Entry struct {
+	Key   Key
+	Phase Phase
+	Stop  bool
+}
+
+// Commit is the cut, checked.
+type Commit struct {
+	Key      Key
+	Channels []Channel
+}
+
+// Outcome is how an attempt ended.
+type Outcome struct {
+	Committed bool
+	// Reason says why it did not commit, naming the host where one is to blame.
+	Reason string
+	// Blame is the host that Reason speaks of, or Coordinator.
+	Blame HostID
+	// Unknown are the hosts that did not acknowledge: after an abort, those not known to run again;
+	// after a commit, those not known to have finished.
+	Unknown []HostID
+}
