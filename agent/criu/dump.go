@@ -84,7 +84,7 @@ func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump
 	case <-d.done:
 		return nil, d.failure(d.err)
 	case <-ctx.Done():
-		d.answer <- ErrCancelled // should CRIU come that far
+		d.answer <- ErrCancelled        // should CRIU come that far
 		if err := d.end(); err != nil { // it has not touched the member
 			return nil, err
 		}

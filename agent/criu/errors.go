@@ -25,6 +25,8 @@ type Error struct {
 	Lines  []string
 	Hint   string // what to do, or ""
 	Err    error
+
+	fromCriu bool // Err is go-criu's
 }
 
 // Error says which operation failed, what CRIU said, and what to do, in one line.
@@ -37,7 +39,8 @@ func (e *Error) Error() string {
 	if e.Pid != 0 {
 		fmt.Fprintf(&b, " (pid %d)", e.Pid)
 	}
-	if e.Err != nil {
+	// go-criu's own error repeats the first of CRIU's lines, over several of its own.
+	if e.Err != nil && (len(e.Lines) == 0 || !e.fromCriu) {
 		fmt.Fprintf(&b, ": %v", e.Err)
 	}
 	if e.Criu != 0 && e.Exit != "" {
@@ -133,6 +136,9 @@ func readTail(path string, limit int64) ([]byte, error) {
 // last what CRIU made of it.
 const shownLines = 4
 
+// harmless is an error that CRIU goes on after: it would like to have more descriptors than the host lets it.
+const harmless = "Can't setup RLIMIT_NOFILE for self"
+
 // errorLines picks the lines that CRIU marks as errors, without their time stamps; where there are
 // none, the last line.
 func errorLines(log []byte) []string {
@@ -144,7 +150,7 @@ func errorLines(log []byte) []string {
 			continue
 		}
 		last = line
-		if i := strings.Index(line, "Error ("); i >= 0 {
+		if i := strings.Index(line, "Error ("); i >= 0 && !strings.Contains(line, harmless) {
 			found = append(found, clip(line[i:]))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -35,6 +36,10 @@ type news struct {
 	Exit   string `json:",omitempty"` // how CRIU ended
 	Fault  string `json:",omitempty"` // why there is no CRIU
 }
+
+// polite are the signals that ask a process to end. They go to all of a service when it is stopped, and
+// the end of a dump is to be the agent's decision.
+var polite = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGTERM}
 
 // orphanGrace is how long a CRIU whose agent has died may take to undo what it did.
 const orphanGrace = time.Minute
@@ -103,7 +108,9 @@ func (k *keeper) tell(n news) {
 func (k *keeper) run() (int, error) {
 	_, _ = unix.Setsid()
 	// CRIU inherits what is ignored. A write over the limit that throttle sets must fail, not kill.
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE, unix.SIGXFSZ)
+	signal.Ignore(unix.SIGPIPE, unix.SIGXFSZ)
+	// These CRIU must not inherit as ignored: it ends helpers of its own with SIGTERM.
+	signal.Notify(make(chan os.Signal, 1), polite...)
 	if k.Dump {
 		unix.Umask(0o077)
 	}
@@ -269,6 +276,8 @@ func (k *keeper) attend(pid int) unix.WaitStatus {
 			_, _, _ = unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_LISTEN, uintptr(pid), 0, 0, 0, 0)
 		case event != 0:
 			_ = unix.PtraceCont(pid, 0)
+		case slices.Contains(polite, os.Signal(status.StopSignal())):
+			_ = unix.PtraceCont(pid, 0)
 		default:
 			_ = unix.PtraceCont(pid, int(status.StopSignal()))
 		}
@@ -353,8 +362,13 @@ func tracer(pid int) int {
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, "TracerPid:"); ok {
+	return statusField(string(text), "TracerPid:")
+}
+
+// statusField is a number in the text of /proc/PID/status, or 0.
+func statusField(status, name string) int {
+	for line := range strings.Lines(status) {
+		if value, ok := strings.CutPrefix(line, name); ok {
 			n, _ := strconv.Atoi(strings.TrimSpace(value))
 			return n
 		}

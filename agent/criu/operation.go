@@ -242,6 +242,11 @@ func (p *operation) failure(err error) *Error {
 		Op: p.op, Job: p.member.Job, Member: p.member.Name, Pid: p.member.Pid,
 		Criu: p.news.Criu, Exit: p.news.Exit, Log: p.log, Err: err,
 	}
+	select {
+	case <-p.done:
+		e.fromCriu = err != nil && err == p.err
+	default:
+	}
 	e.Killed = p.killed || strings.HasPrefix(p.news.Exit, "signal:")
 	if p.news.Fault != "" {
 		e.Err = errors.New(p.news.Fault)
