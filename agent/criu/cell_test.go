@@ -70,6 +70,9 @@ func newNamespace(t testing.TB, addrs ...string) *namespace {
 			if err != nil {
 				return err
 			}
+			if err := netlink.LinkSetUp(lo); err != nil {
+				return err
+			}
 			for _, a := range addrs {
 				addr, err := netlink.ParseAddr(a)
 				if err != nil {
@@ -80,7 +83,7 @@ func newNamespace(t testing.TB, addrs ...string) *namespace {
 					return err
 				}
 			}
-			return netlink.LinkSetUp(lo)
+			return nil
 		}()
 	}()
 	if err := <-done; err != nil {

@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-
-	"ss/agent"
 )
 
 func TestCheck(t *testing.T) {
@@ -76,29 +74,4 @@ func parentOf(pid int) int {
 		return 0
 	}
 	return statusField(string(text), "PPid:")
-}
-
-// One end of a connection, restored while the other lives.
-func TestDumpRestoreConnection(t *testing.T) {
-	r, n := newRunner(t), newNamespace(t)
-	ours, theirs := n.pair("127.0.0.1", "127.0.0.1")
-	kept := file(t, theirs)
-	theirs.Close()
-	c := startIn(t, n, false, []*os.File{kept}, "echo")
-	ping(t, ours, "before")
-	dir, _ := dumpCell(t, r, c)
-	c.thaw()
-	ping(t, ours, "between")
-	// From here on the restored tree will know nothing; so nothing may be said after the dump that counts.
-	c.freeze()
-	dir, _ = dumpCell(t, r, c)
-	unacked := "said to a frozen member"
-	if _, err := ours.Write([]byte(unacked)); err != nil {
-		t.Fatal(err)
-	}
-	_ = dir
-}
-
-func specOf(t *testing.T, c *cell) agent.DumpSpec {
-	return agent.DumpSpec{Member: c.member, Dir: imageDir(t), LockFile: lockFile(t)}
 }

@@ -140,28 +140,34 @@ func startMember(o startOrder) (int, error) {
 // holdProgram touches as many MiB as its first argument says and then does nothing. Descriptors that it
 // inherits stay open.
 func holdProgram(args []string) int {
-	mib, _ := strconv.Atoi(args[0])
-	memory := make([]byte, mib<<20)
-	for i := 0; i < len(memory); i += 4096 {
-		memory[i] = byte(i>>12) | 1
-		memory[i+8] = byte(i >> 20)
-	}
+	memory := touched(args[0])
 	if err := os.WriteFile(filepath.Join(args[len(args)-1], "up"), nil, 0o600); err != nil {
 		return 1
 	}
-	signal.Ignore(unix.SIGTERM)
-	if _, err := unix.Pause(), error(nil); err != nil {
-		return 1
+	_ = unix.Pause()
+	return int(memory[0])
+}
+
+// touched is as many MiB of memory as the text says, every page of which is there.
+func touched(mib string) []byte {
+	n, _ := strconv.Atoi(mib)
+	memory := make([]byte, n<<20+1)
+	for i := 0; i < len(memory); i += 4096 {
+		memory[i] = byte(i>>12) | 1
 	}
-	return len(memory) & 0
+	return memory
 }
 
 // echoProgram sends back what comes through descriptor 3.
 func echoProgram(args []string) int {
 	conn := inherited(3)
+	var ballast []byte
+	if len(args) > 1 {
+		ballast = touched(args[0])
+	}
 	_ = os.WriteFile(filepath.Join(args[len(args)-1], "up"), nil, 0o600)
 	_, err := io.Copy(struct{ io.Writer }{conn}, conn)
-	fmt.Fprintln(os.Stderr, "echo:", err)
+	fmt.Fprintln(os.Stderr, "echo:", err, len(ballast))
 	return 1
 }
 
@@ -261,5 +267,3 @@ func readStderr(dir string) string {
 	text, _ := os.ReadFile(filepath.Join(dir, "stderr"))
 	return strings.TrimSpace(string(text))
 }
-
-func agentProgram([]string) int { return 1 }

@@ -254,6 +254,12 @@ func (p *operation) failure(err error) *Error {
 	if errors.Is(err, ErrCancelled) {
 		return e
 	}
+	if e.Killed {
+		if e.fromCriu {
+			e.Err = errors.New("criu was killed")
+		}
+		return e
+	}
 	e.Lines = logErrors(p.output, p.log)
 	e.Hint = hintFor(e.Lines)
 	return e
