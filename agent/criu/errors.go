@@ -76,6 +76,7 @@ var hints = []struct{ words, hint string }{
 	{"Can't bind inet socket", "the port or address is taken or not on this host: name the move with --remap, or end what holds it"},
 	{"Address already in use", "the port is taken: end what listens on it"},
 	{"Broken pipe", "the other end's kernel refused the connection while it was restored: gates must be closed on both ends"},
+	{"Can't open file", "a file that the process had open is not on this host: bring it here under the same path"},
 	{"File has bad size", "a file is not the one that the process had open: bring the same file to this host"},
 	{"has bad build-ID", "an executable or library is another build here: bring the same one to this host"},
 	{"is traced by", "a debugger or tracer holds a process of the tree: detach it"},
