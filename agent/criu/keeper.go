@@ -159,7 +159,8 @@ func (k *keeper) start() error {
 		}
 		defer unix.Close(lock)
 	}
-	attr := &syscall.SysProcAttr{}
+	// A tree whose session was led from outside inherits CRIU's on a restore. The keeper's has no number in the cell.
+	attr := &syscall.SysProcAttr{Setsid: true}
 	if !k.Dump && k.Cgroup != "" {
 		closeGroup, err := birthCgroup(attr, k.Cgroup)
 		if err != nil {

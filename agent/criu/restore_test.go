@@ -7,11 +7,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
 	"ss/marker"
 )
 
@@ -251,4 +255,70 @@ func TestCancelRestore(t *testing.T) {
 	}
 	c3.adopt(strconv.Itoa(s.InnerPid()))
 	counts(t, c.dir, at)
+}
+
+// A tree that was running before anyone knew of it, whose session is led from outside, goes into a cell at its restore,
+// and can be dumped and restored from there. The lock is free while it runs.
+func TestAttached(t *testing.T) {
+	r := newRunner(t)
+	c := newCell(t, nil, false) // only for its cgroup and folder
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	errs, err := os.Create(filepath.Join(c.dir, "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer errs.Close()
+	cmd := exec.Command(exe, "parent", c.dir)
+	cmd.Dir, cmd.Stderr = "/", errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+	counts(t, c.dir, 0)
+	attached := &cell{t: t, dir: c.dir, member: c.member}
+	attached.member.Attached = true
+	attached.member.Pid, attached.member.InnerPid, attached.member.InitPid = cmd.Process.Pid, cmd.Process.Pid, 0
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range append(strings.Fields(string(children)), strconv.Itoa(cmd.Process.Pid)) {
+		if err := os.WriteFile(filepath.Join(c.member.Cgroup, "cgroup.procs"), []byte(pid), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, _ := dumpCell(t, r, attached)
+	at := readCount(c.dir)
+	for _, pid := range cgroupTasks(c.member.Cgroup) {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	attached.thaw()
+	<-ended
+
+	for range 2 {
+		fresh, lock := newCell(t, nil, false), lockFile(t)
+		s, err := r.StartRestore(testContext(t), agent.RestoreSpec{Member: fresh.member, Dir: dir, LogDir: t.TempDir(), LockFile: lock})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !locked(t, lock) {
+			t.Error("CRIU does not hold the lock")
+		}
+		if err := s.Resume(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		if locked(t, lock) {
+			t.Error("the restored tree holds CRIU's lock")
+		}
+		fresh.adopt(strconv.Itoa(s.InnerPid()))
+		counts(t, c.dir, at)
+		dir, _ = dumpCell(t, r, fresh)
+		at = readCount(c.dir)
+		fresh.kill()
+	}
 }
