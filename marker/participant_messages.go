@@ -80,7 +80,6 @@ func (p *Participant) refusal(m Message) (Cause, string) {
 // foreign answers the coordinator of an attempt that does not hold the host.
 func (p *Participant) foreign(m Message, out *Ready) {
 	doubted := slices.Index(p.doubt, m.Key)
-	ended := p.a.phase == Idle && m.Key == p.last
 	switch m.Type {
 	case MsgAbort:
 		if doubted >= 0 {
@@ -95,12 +94,13 @@ func (p *Participant) foreign(m Message, out *Ready) {
 	case MsgCommit:
 		if doubted >= 0 {
 			p.forget(doubted, out)
-			p.send(out, Message{Type: MsgDone, Key: m.Key})
-		} else if ended {
+		}
+		// A commit means that this host was Complete. It no longer is, so it was told before.
+		if m.Key.Epoch <= p.highest {
 			p.send(out, Message{Type: MsgDone, Key: m.Key})
 		}
 	case MsgStart, MsgRenew:
-		if ended && p.aborted {
+		if p.a.phase == Idle && p.aborted && m.Key == p.last {
 			p.send(out, Message{Type: MsgAborted, Key: m.Key})
 		}
 	}
