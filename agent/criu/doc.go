@@ -1,0 +1,12 @@
+// Package criu starts CRIU to dump and restore the members of a job, and reads and rewrites the images
+// that CRIU makes. Runner implements agent.Checkpointer.
+//
+// CRIU is spoken to through go-criu, whose one hook on how CRIU is started is the path of its executable.
+// What stands at that path here is a script, written anew for every operation, that runs ExecMain: the
+// keeper. The keeper enters the cell's namespaces, takes the lock that tells others that a CRIU is at
+// work, starts CRIU, and stays as its parent until it is gone. See keeper.go for what it does if the
+// agent, or CRIU, dies.
+//
+// It may import agent and marker for the types of the seam, go-criu (nothing else in the project may),
+// protobuf for go-criu's messages, and golang.org/x/sys/unix.
+package criu

@@ -1,0 +1,238 @@
+package criu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	gocriu "github.com/checkpoint-restore/go-criu/v7"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/stats"
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"google.golang.org/protobuf/proto"
+
+	"ss/agent"
+)
+
+const (
+	dumpLog = "dump.log"
+	// ghostLimit bounds a deleted file that is still open and is put into the images, in bytes.
+	ghostLimit = 256 << 20
+	// seizeTimeout bounds the time CRIU takes to stop the tasks, in seconds. It does not bound the dump.
+	seizeTimeout = 30
+)
+
+type dumpState int
+
+const (
+	dumpWaits dumpState = iota // at the pre-dump notification
+	dumpRuns
+	dumpOver
+)
+
+// dump is a CRIU that dumps one member. It implements agent.Dump and gocriu.Notify.
+type dump struct {
+	gocriu.NoNotify
+	*operation
+	dir string // images
+
+	ready  chan struct{} // closed at the pre-dump notification
+	answer chan error    // Run's or Cancel's answer to it
+
+	smu       sync.Mutex
+	state     dumpState
+	cancelled bool
+}
+
+// PreDump is CRIU's last word before it touches the member.
+func (d *dump) PreDump() error {
+	close(d.ready)
+	return <-d.answer
+}
+
+// PostDump comes when the images are complete and the tasks are still held. An error rolls back.
+func (d *dump) PostDump() error {
+	d.smu.Lock()
+	defer d.smu.Unlock()
+	if d.cancelled {
+		return ErrCancelled
+	}
+	return nil
+}
+
+// StartDump starts CRIU in the member's namespaces up to its pre-dump notification, where it has read its options
+// and learned what the kernel can do, and has not touched the member. spec.Dir is where images and log go.
+func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump, error) {
+	d := &dump{dir: spec.Dir, ready: make(chan struct{}), answer: make(chan error, 1)}
+	opts, err := dumpOptions(spec)
+	if err != nil {
+		return nil, &Error{Op: "dump", Job: spec.Member.Job, Member: spec.Member.Name, Pid: spec.Member.Pid, Err: err}
+	}
+	o := order{Dump: true, InitPid: spec.Member.InitPid, Cgroup: spec.Member.Cgroup, LockFile: spec.LockFile}
+	d.operation, err = r.begin("dump", spec.Member, o, spec.Dir, dumpLog, opts, d)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-d.ready:
+		return d, nil
+	case <-d.done:
+		return nil, d.failure(d.err)
+	case <-ctx.Done():
+		d.answer <- ErrCancelled        // should CRIU come that far
+		if err := d.end(); err != nil { // it has not touched the member
+			return nil, err
+		}
+		return nil, d.failure(fmt.Errorf("%w: %w", ErrCancelled, context.Cause(ctx)))
+	}
+}
+
+func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
+	m := spec.Member
+	if m.InnerPid <= 0 {
+		return nil, errors.New("the member has no process")
+	}
+	shellJob, err := foreignSession(m)
+	if err != nil {
+		return nil, err
+	}
+	return &rpc.CriuOpts{
+		// A path, not a descriptor: CRIU would look for a descriptor in /proc/PID/fd of the asking process, which
+		// has no PID that it can see from inside the cell.
+		ImagesDirFd:       proto.Int32(-1),
+		ImagesDir:         proto.String(spec.Dir),
+		Pid:               proto.Int32(int32(m.InnerPid)),
+		LeaveRunning:      proto.Bool(true),
+		TcpEstablished:    proto.Bool(true),
+		FileLocks:         proto.Bool(true),
+		ExtUnixSk:         proto.Bool(false),
+		LinkRemap:         proto.Bool(true),
+		ShellJob:          proto.Bool(shellJob),
+		TrackMem:          proto.Bool(false),
+		NetworkLock:       rpc.CriuNetworkLockMethod_SKIP.Enum(),
+		ManageCgroupsMode: rpc.CriuCgMode_IGNORE.Enum(),
+		// Tasks that are frozen already can only be dumped by a CRIU that knows by whom: it thaws them
+		// when it holds them itself, and freezes them again before it lets them go.
+		FreezeCgroup: proto.String(m.Cgroup),
+		GhostLimit:   proto.Uint32(ghostLimit),
+		Timeout:      proto.Uint32(seizeTimeout),
+		LogFile:      proto.String(dumpLog),
+		LogLevel:     proto.Int32(4),
+	}, nil
+}
+
+// foreignSession says whether the leader of the root's session is outside the tree, as with a command
+// that was started from a shell.
+func foreignSession(m agent.Member) (bool, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(m.Pid), "stat"))
+	if err != nil {
+		return false, fmt.Errorf("the member's root: %w", err)
+	}
+	// pid (comm) state ppid pgrp session …, PIDs as this host sees them.
+	i := strings.LastIndexByte(string(text), ')')
+	fields := strings.Fields(string(text[i+1:]))
+	if i < 0 || len(fields) < 4 {
+		return false, fmt.Errorf("/proc/%d/stat cannot be read: %q", m.Pid, text)
+	}
+	session, err := strconv.Atoi(fields[3])
+	if err != nil {
+		return false, fmt.Errorf("/proc/%d/stat: session %q", m.Pid, fields[3])
+	}
+	return session != m.Pid, nil
+}
+
+// Run lets CRIU dump. The member must be frozen. When ctx ends before CRIU does, the dump is cancelled.
+func (d *dump) Run(ctx context.Context) (agent.DumpResult, error) {
+	d.smu.Lock()
+	if d.state != dumpWaits {
+		d.smu.Unlock()
+		return agent.DumpResult{}, &Error{Op: "dump", Job: d.member.Job, Member: d.member.Name, Pid: d.member.Pid, Err: ErrCancelled}
+	}
+	d.state = dumpRuns
+	d.answer <- nil
+	d.smu.Unlock()
+
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+		if err := d.abort(context.WithoutCancel(ctx)); err != nil {
+			return agent.DumpResult{}, err
+		}
+	}
+	d.smu.Lock()
+	d.state = dumpOver
+	cancelled := d.cancelled
+	d.smu.Unlock()
+	if d.err != nil {
+		if cancelled {
+			return agent.DumpResult{}, d.failure(fmt.Errorf("%w: %w", ErrCancelled, context.Cause(ctx)))
+		}
+		return agent.DumpResult{}, d.failure(d.err)
+	}
+	result, err := dumpResult(d.dir)
+	if err != nil {
+		return agent.DumpResult{}, d.failure(err)
+	}
+	return result, nil
+}
+
+// Cancel ends the dump wherever it is and waits until CRIU is gone. A CRIU that is in the midst of
+// the dump rolls back. If it had to be killed, the error says so, and the member is frozen and needs to be healed.
+func (d *dump) Cancel(ctx context.Context) error {
+	if err := d.abort(ctx); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	killed := d.killed && strings.HasPrefix(d.news.Exit, "signal:")
+	d.mu.Unlock()
+	if killed {
+		return d.failure(errors.New("criu had to be killed in the midst of the dump"))
+	}
+	return nil
+}
+
+// abort makes CRIU give up and waits for its end.
+func (d *dump) abort(ctx context.Context) error {
+	d.smu.Lock()
+	waits := d.state == dumpWaits && !d.cancelled
+	runs := d.state == dumpRuns
+	d.cancelled = true
+	if waits {
+		d.state = dumpOver
+		d.answer <- ErrCancelled
+	}
+	d.smu.Unlock()
+	if runs {
+		d.throttle()
+	}
+	return d.settle(ctx)
+}
+
+func dumpResult(dir string) (agent.DumpResult, error) {
+	var result agent.DumpResult
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return result, fmt.Errorf("read the images: %w", err)
+	}
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ".img" {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return result, fmt.Errorf("read the images: %w", err)
+		}
+		result.Bytes += info.Size()
+	}
+	st, err := readOne(filepath.Join(dir, "stats-dump"), &stats.StatsEntry{})
+	if err != nil {
+		return result, err
+	}
+	result.Frozen = time.Duration(st.GetDump().GetFrozenTime()) * time.Microsecond
+	return result, nil
+}

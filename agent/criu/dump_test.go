@@ -1,0 +1,104 @@
+package criu
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"ss/agent"
+)
+
+func TestCheck(t *testing.T) {
+	r := newRunner(t)
+	version, err := r.Check(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("CRIU %s", version)
+	r.cfg.Path = "/nonexistent"
+	if again, err := r.Check(testContext(t)); err != nil || again != version {
+		t.Errorf("a check that passed was not remembered: %q, %v", again, err)
+	}
+}
+
+// A tree with pipes in it, dumped twice while it works, restored from the second dump into a fresh cell,
+// dumped there and restored again.
+func TestDumpRestoreTree(t *testing.T) {
+	for _, v1 := range []bool{false, true} {
+		t.Run("v1="+strconv.FormatBool(v1), func(t *testing.T) {
+			r := newRunner(t)
+			c := startIn(t, nil, v1, nil, "parent")
+			counts(t, c.dir, 0)
+			_, _ = dumpCell(t, r, c)
+			if !c.frozen() {
+				t.Fatal("the member is not frozen after the dump")
+			}
+			c.thaw()
+			counts(t, c.dir, 0)
+			dir, result := dumpCell(t, r, c)
+			t.Logf("images of %d bytes, frozen %v", result.Bytes, result.Frozen)
+			if result.Bytes == 0 || result.Frozen == 0 {
+				t.Error("a result of nothing")
+			}
+			left, _ := os.ReadDir(r.cfg.WorkDir)
+			if len(left) != 0 {
+				t.Errorf("the dump left %v in the work folder", left)
+			}
+			at := readCount(c.dir)
+			counted := c.dir
+			c.kill()
+
+			for range 2 {
+				c2, s := restoreCell(t, r, nil, v1, dir)
+				if got := readCount(counted); got != at {
+					t.Fatalf("the tree runs before Resume: %d instead of %d", got, at)
+				}
+				if err := s.Resume(testContext(t)); err != nil {
+					t.Fatal(err)
+				}
+				c2.adopt(strconv.Itoa(s.InnerPid()))
+				counts(t, counted, at)
+				if ppid := parentOf(c2.member.Pid); ppid != c2.member.InitPid {
+					t.Errorf("the restored root's parent is %d instead of the cell's first process %d", ppid, c2.member.InitPid)
+				}
+				dir, _ = dumpCell(t, r, c2)
+				at = readCount(counted)
+				c2.kill()
+			}
+		})
+	}
+}
+
+func parentOf(pid int) int {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return 0
+	}
+	return statusField(string(text), "PPid:")
+}
+
+// One end of a connection, restored while the other lives.
+func TestDumpRestoreConnection(t *testing.T) {
+	r, n := newRunner(t), newNamespace(t)
+	ours, theirs := n.pair("127.0.0.1", "127.0.0.1")
+	kept := file(t, theirs)
+	theirs.Close()
+	c := startIn(t, n, false, []*os.File{kept}, "echo")
+	ping(t, ours, "before")
+	dir, _ := dumpCell(t, r, c)
+	c.thaw()
+	ping(t, ours, "between")
+	// From here on the restored tree will know nothing; so nothing may be said after the dump that counts.
+	c.freeze()
+	dir, _ = dumpCell(t, r, c)
+	unacked := "said to a frozen member"
+	if _, err := ours.Write([]byte(unacked)); err != nil {
+		t.Fatal(err)
+	}
+	_ = dir
+}
+
+func specOf(t *testing.T, c *cell) agent.DumpSpec {
+	return agent.DumpSpec{Member: c.member, Dir: imageDir(t), LockFile: lockFile(t)}
+}

@@ -1,0 +1,172 @@
+package criu
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// ErrCancelled is what an operation ends with that was cancelled.
+var ErrCancelled = errors.New("cancelled")
+
+// Error is a failed operation of CRIU, with CRIU's own words.
+type Error struct {
+	Op     string // "dump", "restore", "check"
+	Job    string
+	Member string
+	Pid    int    // of the member's root as this host sees it, or 0
+	Criu   int    // of CRIU as this host sees it, or 0 if it never started
+	Exit   string // how CRIU ended: "exit status 1", "signal: killed"; "" if that is not known
+	Killed bool   // CRIU was killed: sockets may be in repair mode, and tasks may still hold its code
+	Log    string // where CRIU's log is
+	Lines  []string
+	Hint   string // what to do, or ""
+	Err    error
+
+	fromCriu bool // Err is go-criu's
+}
+
+// Error says which operation failed, what CRIU said, and what to do, in one line.
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "criu %s", e.Op)
+	if e.Member != "" {
+		fmt.Fprintf(&b, " of %s/%s", e.Job, e.Member)
+	}
+	if e.Pid != 0 {
+		fmt.Fprintf(&b, " (pid %d)", e.Pid)
+	}
+	// go-criu's own error repeats the first of CRIU's lines, over several of its own.
+	if e.Err != nil && (len(e.Lines) == 0 || !e.fromCriu) {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	if e.Criu != 0 && e.Exit != "" {
+		fmt.Fprintf(&b, " (criu pid %d: %s)", e.Criu, e.Exit)
+	}
+	if len(e.Lines) > 0 {
+		fmt.Fprintf(&b, ": %s", strings.Join(e.Lines, " | "))
+	}
+	if e.Hint != "" {
+		fmt.Fprintf(&b, "; %s", e.Hint)
+	}
+	if e.Log != "" {
+		fmt.Fprintf(&b, " (log: %s)", e.Log)
+	}
+	return b.String()
+}
+
+// Unwrap gives what go-criu or the kernel said.
+func (e *Error) Unwrap() error { return e.Err }
+
+// hints maps words of CRIU's log to what a person can do. The first that is found counts.
+var hints = []struct{ words, hint string }{
+	{"multipathtcp", "the program listens with MPTCP, which CRIU cannot dump: start it with GODEBUG=multipathtcp=0"},
+	{"Unsupported proto 262", "the program uses MPTCP, which CRIU cannot dump: start a Go program with GODEBUG=multipathtcp=0"},
+	{"io_uring", "the program uses io_uring, which CRIU cannot dump: make it use epoll"},
+	{"Can't get 1:16 opt", "this CRIU is too old for this kernel (SO_PASSCRED): run scripts/install-criu"},
+	{"Unexpected rt vDSO area bounds", "this CRIU is too old for this kernel: run scripts/install-criu"},
+	{"Can't lookup mount=", "a file was opened outside the member's mount namespace and inherited: start the member so that it opens its files itself"},
+	{"In-flight connection", "a connection waits to be accepted: let the program accept it, and try again"},
+	{"Connected TCP socket", "a connection leads out of the job: close it, or take the other end into the job"},
+	{"Can't fork for", "a process with that PID is there already: restore into a fresh cell, and reap what the old tree left"},
+	{"Cannot assign requested address", "an address of the images is not on this host, or an old connection still holds the tuple: name the move with --remap, or destroy the old socket"},
+	{"Can't bind inet socket", "the port or address is taken or not on this host: name the move with --remap, or end what holds it"},
+	{"Address already in use", "the port is taken: end what listens on it"},
+	{"Broken pipe", "the other end's kernel refused the connection while it was restored: gates must be closed on both ends"},
+	{"File has bad size", "a file is not the one that the process had open: bring the same file to this host"},
+	{"has bad build-ID", "an executable or library is another build here: bring the same one to this host"},
+	{"is traced by", "a debugger or tracer holds a process of the tree: detach it"},
+	{"session leader", "the tree's session leader is not in the tree: attach the session leader's tree"},
+	{"Connected UDP socket", "CRIU cannot dump this UDP socket: close it"},
+	{"Can't dump ghost file", "a deleted file that is still open is too large to be put into the images: close it"},
+	{"external socket is used", "a UNIX socket leads out of the member: take its other end into the member"},
+	{"No space left on device", "make room where the images go"},
+	{"Unable to create a netlink socket", "CRIU needs sock_diag: load the kernel modules tcp_diag, udp_diag, unix_diag"},
+	{"Operation not permitted", "CRIU needs root and all its capabilities"},
+}
+
+func hintFor(lines []string) string {
+	all := strings.Join(lines, "\n")
+	for _, h := range hints {
+		if strings.Contains(all, h.words) {
+			return h.hint
+		}
+	}
+	return ""
+}
+
+// tailSize bounds how much of a log is read: a log can be as large as memory is fragmented, and what
+// went wrong stands at its end.
+const tailSize = 256 << 10
+
+// logErrors returns the error lines at the end of each of the files, those that cannot be read left out.
+func logErrors(paths ...string) []string {
+	var lines []string
+	for _, path := range paths {
+		tail, err := readTail(path, tailSize)
+		if err == nil {
+			lines = append(lines, errorLines(tail)...)
+		}
+	}
+	return lines
+}
+
+func readTail(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if over := info.Size() - limit; over > 0 {
+		if _, err := f.Seek(over, io.SeekStart); err != nil {
+			return nil, err
+		}
+	}
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// shownLines is how many error lines are quoted from either end: the first is mostly the cause, the
+// last what CRIU made of it.
+const shownLines = 4
+
+// harmless is an error that CRIU goes on after: it would like to have more descriptors than the host lets it.
+const harmless = "Can't setup RLIMIT_NOFILE for self"
+
+// errorLines picks the lines that CRIU marks as errors, without their time stamps; where there are
+// none, the last line.
+func errorLines(log []byte) []string {
+	var found []string
+	last := ""
+	for raw := range bytes.Lines(log) {
+		line := strings.ToValidUTF8(strings.TrimSpace(string(raw)), "?")
+		if line == "" {
+			continue
+		}
+		last = line
+		if i := strings.Index(line, "Error ("); i >= 0 && !strings.Contains(line, harmless) {
+			found = append(found, clip(line[i:]))
+		}
+	}
+	switch {
+	case len(found) == 0 && last != "":
+		return []string{clip(last)}
+	case len(found) > 2*shownLines:
+		return append(found[:shownLines:shownLines], found[len(found)-shownLines:]...)
+	}
+	return found
+}
+
+func clip(line string) string {
+	const limit = 300
+	if len(line) > limit {
+		return line[:limit] + "…"
+	}
+	return line
+}

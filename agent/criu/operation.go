@@ -1,0 +1,260 @@
+package criu
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	gocriu "github.com/checkpoint-restore/go-criu/v7"
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
+)
+
+// killWait bounds how long something that was killed may take to be gone.
+const killWait = 10 * time.Second
+
+// killGrace is how long a cancelled CRIU may take to undo what it did before it is killed, where the
+// caller's context allows that much. A rollback takes milliseconds.
+const killGrace = 20 * time.Second
+
+// operation is one CRIU, from its start to its end.
+type operation struct {
+	op     string // "dump" or "restore"
+	member agent.Member
+	log    string // CRIU's log
+	output string // its standard error
+	dir    string // our own folder for script, order and pipe
+	pipe   *os.File
+
+	done chan struct{} // closed when CRIU and keeper are gone and err is set
+	err  error         // go-criu's
+
+	mu     sync.Mutex
+	news   news
+	pidfd  int // of CRIU; -1 while it is not known and after the end
+	killed bool
+}
+
+// begin writes what the keeper needs and starts CRIU with the request.
+func (r *Runner) begin(op string, m agent.Member, o order, logDir, logName string,
+	opts *rpc.CriuOpts, hooks gocriu.Notify,
+) (*operation, error) {
+	fail := func(err error) (*operation, error) {
+		return nil, &Error{Op: op, Job: m.Job, Member: m.Name, Pid: m.Pid, Err: err}
+	}
+	dir, err := os.MkdirTemp(r.cfg.WorkDir, opPattern())
+	if err != nil {
+		return fail(fmt.Errorf("make a work folder: %w", err))
+	}
+	p := &operation{
+		op: op, member: m, dir: dir, pidfd: -1, done: make(chan struct{}),
+		log: filepath.Join(logDir, logName), output: filepath.Join(logDir, op+".out"),
+	}
+	o.Criu, o.Output, o.Pipe = r.cfg.Path, p.output, filepath.Join(dir, "pipe")
+	script, err := p.prepare(r.cfg.Exe, o)
+	if err != nil {
+		p.clean()
+		return fail(err)
+	}
+	client := gocriu.MakeCriu()
+	client.SetCriuPath(script)
+	reader := make(chan struct{})
+	go func() {
+		defer close(reader)
+		p.listen()
+	}()
+	go func() {
+		if op == "dump" {
+			p.err = client.Dump(opts, hooks)
+		} else {
+			p.err = client.Restore(opts, hooks)
+		}
+		// The keeper writes its last news before it ends, so all of it is in the pipe now.
+		_ = p.pipe.SetReadDeadline(time.Now())
+		<-reader
+		p.clean()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// prepare makes the FIFO, the order and the script in the operation's folder.
+func (p *operation) prepare(exe []string, o order) (string, error) {
+	if err := unix.Mkfifo(o.Pipe, 0o600); err != nil {
+		return "", fmt.Errorf("make a pipe: %w", err)
+	}
+	var err error
+	// Opened for both, so that it never reads as ended, whether or not a keeper has come yet.
+	if p.pipe, err = os.OpenFile(o.Pipe, os.O_RDWR|unix.O_NONBLOCK, 0); err != nil {
+		return "", fmt.Errorf("open a pipe: %w", err)
+	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return "", fmt.Errorf("encode the order: %w", err)
+	}
+	file, script := filepath.Join(p.dir, "order.json"), filepath.Join(p.dir, "criu")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return "", fmt.Errorf("write the order: %w", err)
+	}
+	body := fmt.Sprintf("#!/bin/sh\nexec %s \"$@\"\n", quote(append(exe[:len(exe):len(exe)], file)...))
+	// A child forked by another goroutine while the script is open for writing would hold it open, and
+	// the kernel refuses to execute a file that someone may write to (ETXTBSY).
+	syscall.ForkLock.RLock()
+	err = os.WriteFile(script, []byte(body), 0o700)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return "", fmt.Errorf("write the script: %w", err)
+	}
+	return script, nil
+}
+
+// quote makes words for a shell.
+func quote(words ...string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+	}
+	return strings.Join(quoted, " ")
+}
+
+// listen takes in what the keeper tells, until the read deadline.
+func (p *operation) listen() {
+	lines := bufio.NewScanner(p.pipe)
+	for lines.Scan() {
+		var n news
+		if json.Unmarshal(lines.Bytes(), &n) != nil {
+			continue
+		}
+		p.mu.Lock()
+		if n.Criu != 0 {
+			p.news.Keeper, p.news.Criu = n.Keeper, n.Criu
+			p.pidfd = openChild(n.Criu, n.Keeper)
+		}
+		if n.Exit != "" {
+			p.news.Exit = n.Exit
+		}
+		if n.Fault != "" {
+			p.news.Fault = n.Fault
+		}
+		p.mu.Unlock()
+	}
+}
+
+// openChild opens a pidfd of pid, unless pid is no child of parent any more: then it is another process by now.
+func openChild(pid, parent int) int {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1
+	}
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err == nil {
+		// pid (comm) state ppid …; comm may hold anything, ')' too.
+		if i := strings.LastIndexByte(string(text), ')'); i >= 0 {
+			if f := strings.Fields(string(text)[i+1:]); len(f) > 1 && f[1] == strconv.Itoa(parent) {
+				return fd
+			}
+		}
+	}
+	unix.Close(fd)
+	return -1
+}
+
+// clean removes the operation's folder. Closing the pipe tells a keeper that still lives that nobody waits for it.
+func (p *operation) clean() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pipe != nil {
+		_ = p.pipe.Close()
+	}
+	if p.pidfd >= 0 {
+		unix.Close(p.pidfd)
+		p.pidfd = -1
+	}
+	_ = os.RemoveAll(p.dir)
+}
+
+// settle waits until CRIU is gone. When ctx ends, or after killGrace if it has no earlier end, it kills CRIU.
+// An error says that CRIU would not even die, and nothing more can be read from p.
+func (p *operation) settle(ctx context.Context) error {
+	timer := time.NewTimer(killGrace)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return p.end()
+}
+
+// end kills CRIU and waits until it is gone.
+func (p *operation) end() error {
+	p.kill()
+	timer := time.NewTimer(killWait)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-timer.C:
+		return p.failure(errors.New("criu does not die: it waits for the kernel, see its /proc/PID/stack"))
+	}
+}
+
+// kill kills CRIU. The keeper freezes the member first, and then ends, too.
+func (p *operation) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.killed = true
+	if p.pidfd >= 0 {
+		_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+		return
+	}
+	// The keeper has not come as far as to start CRIU, and will not: it finds nobody at the pipe.
+	_ = os.Remove(filepath.Join(p.dir, "pipe"))
+	_ = p.pipe.Close()
+}
+
+// throttle makes CRIU fail at its next write, see throttle in keeper.go.
+func (p *operation) throttle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd >= 0 {
+		throttle(p.news.Criu)
+	}
+}
+
+// failure makes the error of an operation that is over.
+func (p *operation) failure(err error) *Error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := &Error{
+		Op: p.op, Job: p.member.Job, Member: p.member.Name, Pid: p.member.Pid,
+		Criu: p.news.Criu, Exit: p.news.Exit, Log: p.log, Err: err,
+	}
+	select {
+	case <-p.done:
+		e.fromCriu = err != nil && err == p.err
+	default:
+	}
+	e.Killed = p.killed || strings.HasPrefix(p.news.Exit, "signal:")
+	if p.news.Fault != "" {
+		e.Err = errors.New(p.news.Fault)
+	}
+	if errors.Is(err, ErrCancelled) {
+		return e
+	}
+	e.Lines = logErrors(p.output, p.log)
+	e.Hint = hintFor(e.Lines)
+	return e
+}
