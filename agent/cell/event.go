@@ -1,0 +1,63 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// waitFor blocks until fd has one of the events (poll(2)) or ctx is done. It is for what Go's own
+// poller does not do: POLLPRI of cgroup.events, and pidfds.
+func waitFor(ctx context.Context, fd int, events int16) error {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	if ctx.Done() != nil {
+		wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("eventfd: %w", err)
+		}
+		var once sync.WaitGroup
+		once.Add(1)
+		stop := context.AfterFunc(ctx, func() {
+			defer once.Done()
+			_, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		})
+		defer func() {
+			if !stop() {
+				once.Wait()
+			}
+			_ = unix.Close(wake)
+		}()
+		fds = append(fds, unix.PollFd{Fd: int32(wake), Events: unix.POLLIN})
+	}
+	for {
+		_, err := unix.Poll(fds, -1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("poll: %w", err)
+		}
+		if fds[0].Revents != 0 {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// waitExit blocks until that very process has ended, reaped or not.
+func waitExit(ctx context.Context, id identity) error {
+	fd, err := id.openPidfd()
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return waitFor(ctx, fd, unix.POLLIN)
+}
