@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -28,8 +30,7 @@ func InitMain(args []string) int {
 		fmt.Fprintln(os.Stderr, "this command is a member's PID 1 and is started by the agent only")
 		return 2
 	}
-	unix.CloseOnExec(3)
-	unix.CloseOnExec(4)
+	closeInherited()
 	in, out := os.NewFile(3, "spec"), os.NewFile(4, "status")
 	p := &pid1{children: make(chan os.Signal, 1), adopt: make(chan adoptCall)}
 	// Caught and dropped, not ignored: an ignored signal stays ignored in a program that is executed.
@@ -51,6 +52,27 @@ func InitMain(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// closeInherited closes what the agent was itself given by whoever started it, a shell's pipe say,
+// and keeps 3 and 4, which are ours, from programs executed. CRIU could not dump a member that
+// inherits a stray descriptor, and nobody would see the end of a pipe that is kept open here.
+func closeInherited() {
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	entries, err := os.ReadDir("/proc/self/fd") // not /proc/PID/fd: a cell's /proc is not mounted yet
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= 4 {
+			continue
+		}
+		// The Go runtime's own are anonymous inodes; the list itself is closed already.
+		if link, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && !strings.HasPrefix(link, "anon_inode:") {
+			_ = unix.Close(fd)
+		}
+	}
 }
 
 // pid1 is the state of a cell's PID 1, owned by the goroutine that runs run.

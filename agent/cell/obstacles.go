@@ -86,9 +86,6 @@ func (s *survey) process(pid int) {
 		tracer, _ := strconv.Atoi(v)
 		s.add(pid, "is being traced by %s, and a process has one tracer only: end that debugger or strace", whose(tracer))
 	}
-	if st, err := readStat(pid); err == nil && !slices.Contains(s.pids, st.session) && st.session != 0 {
-		s.add(pid, "belongs to the session of %s, which is not part of the member: start the program with setsid, or through this tool", whose(st.session))
-	}
 	for _, kind := range []string{"net", "pid", "user"} {
 		theirs, err := namespace(pid, kind)
 		if err != nil {

@@ -100,8 +100,7 @@ func ignoreExit(err error) error {
 // WatchMain is the watcher: the hidden subcommand WatchCommand. Descriptor 3 is the pipe to the
 // agent, descriptor 4 says that the watcher is ready.
 func WatchMain([]string) int {
-	unix.CloseOnExec(3)
-	unix.CloseOnExec(4)
+	closeInherited()
 	// Whatever ends the agent politely, and its terminal, is not meant for the watcher.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
 	pipe, ready := os.NewFile(3, "agent"), os.NewFile(4, "ready")
