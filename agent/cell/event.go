@@ -12,11 +12,17 @@ import (
 // waitFor blocks until fd has one of the events (poll(2)) or ctx is done. It is for what Go's own
 // poller does not do: POLLPRI of cgroup.events, and pidfds.
 func waitFor(ctx context.Context, fd int, events int16) error {
+	_, err := waitForAtMost(ctx, fd, events, -1)
+	return err
+}
+
+// waitForAtMost is waitFor that gives up (false) after so many milliseconds; -1 is never.
+func waitForAtMost(ctx context.Context, fd int, events int16, ms int) (bool, error) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
 	if ctx.Done() != nil {
 		wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 		if err != nil {
-			return fmt.Errorf("eventfd: %w", err)
+			return false, fmt.Errorf("eventfd: %w", err)
 		}
 		var once sync.WaitGroup
 		once.Add(1)
@@ -33,19 +39,17 @@ func waitFor(ctx context.Context, fd int, events int16) error {
 		fds = append(fds, unix.PollFd{Fd: int32(wake), Events: unix.POLLIN})
 	}
 	for {
-		_, err := unix.Poll(fds, -1)
+		n, err := unix.Poll(fds, ms)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("poll: %w", err)
+			return false, fmt.Errorf("poll: %w", err)
 		}
-		if fds[0].Revents != 0 {
-			return nil
+		if n == 0 || fds[0].Revents != 0 {
+			return n != 0, nil
 		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
+		return false, ctx.Err()
 	}
 }
 

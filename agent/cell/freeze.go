@@ -129,7 +129,9 @@ func (g group) frozen() (bool, error) {
 }
 
 // waitEvents blocks until cgroup.events of the v2 folder has that line. The kernel reports each
-// change as POLLPRI (Documentation/admin-guide/cgroup-v2.rst, "[Un]populated Notification").
+// change as POLLPRI (Documentation/admin-guide/cgroup-v2.rst, "[Un]populated Notification"), but no
+// two within 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV of kernel/cgroup/cgroup.c): a change soon after
+// another is seen earlier by looking.
 func (g group) waitEvents(ctx context.Context, line string) error {
 	path := filepath.Join(g.v2, "cgroup.events")
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -138,7 +140,7 @@ func (g group) waitEvents(ctx context.Context, line string) error {
 	}
 	defer unix.Close(fd)
 	var buf [512]byte
-	for {
+	for look := 1; ; look = min(2*look, 100) {
 		n, err := unix.Pread(fd, buf[:], 0)
 		if err != nil {
 			return &os.PathError{Op: "read", Path: path, Err: err}
@@ -146,7 +148,7 @@ func (g group) waitEvents(ctx context.Context, line string) error {
 		if hasLine(buf[:n], line) {
 			return nil
 		}
-		if err := waitFor(ctx, fd, unix.POLLPRI); err != nil {
+		if _, err := waitForAtMost(ctx, fd, unix.POLLPRI, look); err != nil {
 			return fmt.Errorf("wait for %q: %w", line, err)
 		}
 	}
