@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -69,12 +70,12 @@ func build(name string) (string, error) {
 		}
 		binDir = dir
 	}
-	gomod, err := exec.Command("go", "env", "GOMOD").Output()
+	gomod, err := exec.CommandContext(context.Background(), "go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("find the source tree: %w", err)
 	}
 	path := filepath.Join(binDir, name)
-	cmd := exec.Command("go", "build", "-o", path, source)
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-o", path, source)
 	cmd.Dir = filepath.Dir(strings.TrimSpace(string(gomod)))
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

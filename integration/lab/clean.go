@@ -149,8 +149,7 @@ func cleanDir(dir string) (dead bool, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, stateName))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		info, err := os.Stat(dir)
-		if err != nil || time.Since(info.ModTime()) < unborn {
+		if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) < unborn {
 			return false, nil
 		}
 	case err != nil:

@@ -2,7 +2,9 @@ package lab
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -119,24 +121,21 @@ func (h *Host) startInit(spec bootSpec) error {
 	defer stdin.Close()
 	ready, readyWriter, err := os.Pipe()
 	if err != nil {
-		owner.Close()
-		return err
+		return errors.Join(err, owner.Close())
 	}
 	defer ready.Close()
 
 	pidfd := -1
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe")
 	cmd.Args = []string{initName, h.lab.id, h.Name}
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
 	cmd.Dir = "/"
 	cmd.Stdin = stdin
 	cmd.ExtraFiles = []*os.File{readyWriter}
 	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: hostNamespaces, Setsid: true, PidFD: &pidfd}
-	err = cmd.Start()
-	readyWriter.Close()
+	err = errors.Join(cmd.Start(), readyWriter.Close())
 	if err != nil {
-		owner.Close()
-		return fmt.Errorf("start PID 1: %w", err)
+		return errors.Join(fmt.Errorf("start PID 1: %w", err), owner.Close())
 	}
 	h.init, h.owner, h.pidfd = cmd, owner, pidfd
 	if err := json.NewEncoder(owner).Encode(spec); err != nil {

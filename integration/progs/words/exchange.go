@@ -128,8 +128,11 @@ func (e *exchange) receive(from io.Reader, direction uint64) error {
 // expectEnd checks that nothing follows the end word.
 func expectEnd(from io.Reader, rest int) error {
 	n, err := from.Read(make([]byte, 1))
-	if rest+n > 0 || !errors.Is(err, io.EOF) {
-		return fmt.Errorf("receive: %d bytes and %v after the end word", rest+n, err)
+	if rest+n > 0 {
+		return fmt.Errorf("receive: %d bytes after the end word", rest+n)
+	}
+	if !errors.Is(err, io.EOF) {
+		return fmt.Errorf("receive: after the end word, which closes the stream: %w", err)
 	}
 	return nil
 }
