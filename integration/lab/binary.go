@@ -22,6 +22,7 @@ var sources = map[string]string{
 	"ring":    "./integration/progs/ring",
 	"tree":    "./integration/progs/tree",
 	"echo":    "./integration/progs/echo",
+	"counter": "./integration/progs/counter",
 }
 
 var (

@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -38,6 +39,11 @@ func New(tb TB, names ...string) *Lab {
 	tb.Helper()
 	if os.Geteuid() != 0 {
 		tb.Fatalf("a lab makes namespaces, mounts and cgroups: run this as root")
+	}
+	// A descriptor that this process was started with, of a terminal or a build tool, would reach every program on every host, and
+	// CRIU refuses to dump what was opened in another mount namespace.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		tb.Fatalf("lab: keep descriptors from being inherited: %v", err)
 	}
 	if err := Clean(); err != nil {
 		tb.Logf("lab: remove what dead labs left: %v", err)
