@@ -82,6 +82,22 @@ func TestBundleOnDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 
+}
+
+func TestBundleRefused(t *testing.T) {
+	a := testAuthority(t)
+	dir := filepath.Join(t.TempDir(), "hostA")
+	path := func(name string) string { return filepath.Join(dir, name) }
+	load := func() (*Credentials, error) {
+		return LoadBundle(path("hostA.crt"), path("hostA.key"), path("ca.crt"))
+	}
+	b, err := a.Issue(RoleAgent, "hostA")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Write(dir, "hostA"); err != nil {
+		t.Fatal(err)
+	}
 	refused := func(what, want string) {
 		t.Helper()
 		if _, err := load(); err == nil || !strings.Contains(err.Error(), want) {
@@ -99,7 +115,7 @@ func TestBundleOnDisk(t *testing.T) {
 	must(os.Chmod(path("hostA.key"), 0o600))
 	must(os.Chmod(dir, 0o770))
 	refused("folder of the group", "chmod 700")
-	if err := renewed.Write(dir, "hostA"); err == nil || !strings.Contains(err.Error(), "chmod 700") {
+	if err := b.Write(dir, "hostA"); err == nil || !strings.Contains(err.Error(), "chmod 700") {
 		t.Errorf("write into an open folder: %v", err)
 	}
 	must(os.Chmod(dir, 0o700))
@@ -112,7 +128,7 @@ func TestBundleOnDisk(t *testing.T) {
 	refused("certificate of another key", "key")
 	must(os.WriteFile(path("hostA.key"), foreign.KeyPEM, 0o600))
 	refused("certificate of another cluster", "of cluster")
-	old, err := a.issue(c.Identity(), time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour))
+	old, err := a.issue(b.Identity, time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour))
 	must(err)
 	must(old.Write(dir, "hostA"))
 	refused("expired", "expired")

@@ -93,7 +93,14 @@ func exchange(t *testing.T, server, client *tls.Config) (got string, serverErr, 
 	return got, serverErr, clientErr
 }
 
-func TestConnections(t *testing.T) {
+// connection is one attempt at one, and whether it may come about.
+type connection struct {
+	name           string
+	server, client *tls.Config
+	ok             bool
+}
+
+func connections(t *testing.T) []connection {
 	a, other := testAuthority(t), testAuthority(t)
 	now := time.Now()
 	id := func(role Role, name string) Identity { return Identity{Cluster: a.cluster, Role: role, Name: name} }
@@ -116,11 +123,7 @@ func TestConnections(t *testing.T) {
 	selfSigned := testAuthority(t) // an authority of its own that claims this cluster
 	selfSigned.cluster = a.cluster
 
-	tests := []struct {
-		name           string
-		server, client *tls.Config
-		ok             bool
-	}{
+	return []connection{
 		{"admin to agent", server, dialA, true},
 		{"observer to agent", server, valid(t, a, RoleObserver, "eye").Client(RoleAgent, "hostA"), true},
 		{"agent to agent", server, valid(t, a, RoleAgent, "hostB").Client(RoleAgent, "hostA"), true},
@@ -147,7 +150,10 @@ func TestConnections(t *testing.T) {
 		{"TLS 1.2 server", change(server, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 }), dialA, false},
 		{"plain text client", server, nil, false},
 	}
-	for _, tt := range tests {
+}
+
+func TestConnections(t *testing.T) {
+	for _, tt := range connections(t) {
 		t.Run(tt.name, func(t *testing.T) {
 			got, serverErr, clientErr := exchange(t, tt.server, tt.client)
 			if tt.ok {

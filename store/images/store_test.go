@@ -162,6 +162,15 @@ func TestLifeOfASet(t *testing.T) {
 	_, err = s.Begin(testKey)
 	wantErr(t, err, ErrExists)
 
+	if left := tree(t, filepath.Dir(s.setDir(testKey))); slices.Contains(left, "hostA/hostA-3") || slices.Contains(left, ".hostA.partial") {
+		t.Fatalf("left behind: %q", left)
+	}
+}
+
+func TestCommitAndRemove(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	m := sealed(t, s, testKey)
 	keys, err := s.InDoubt()
 	check(t, err)
 	if diff := cmp.Diff([]Key{testKey}, keys); diff != "" {
@@ -315,7 +324,7 @@ func TestSealRefuses(t *testing.T) {
 	check(t, p.Discard())
 }
 
-// TestEveryFlippedBit damages each file and the manifest, one at a time, and each is found by Verify and by Send.
+// TestEveryDamage damages each file and the manifest, one at a time, and each is found by Verify and by Send.
 func TestEveryDamage(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
@@ -368,6 +377,13 @@ func TestEveryDamage(t *testing.T) {
 			check(t, os.Chmod(full, 0o600))
 		}
 	}
+}
+
+func TestForeignFiles(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	m := sealed(t, s, testKey)
+	root := s.setDir(testKey)
 	for _, extra := range []string{"x", "hostA-1/x", "hostA-1/files/x", "hostA-9/"} {
 		full := filepath.Join(root, extra)
 		if strings.HasSuffix(extra, "/") {
