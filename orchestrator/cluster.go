@@ -179,12 +179,21 @@ func (c *Cluster) membersOf(ctx context.Context, h store.Host, job string) ([]Me
 
 // Kill ends a job on every host. It names the hosts that could not be asked.
 func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err error) {
-	if _, err := c.Catalogue.Job(job); err != nil {
-		return nil, err
-	}
-	hosts, err := c.Catalogue.Hosts()
+	j, err := c.Catalogue.Job(job)
 	if err != nil {
 		return nil, err
+	}
+	statuses, err := c.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var hosts []store.Host
+	for _, h := range statuses {
+		if h.Err != nil && len(j.Placement[h.Name]) == 0 {
+			c.notice("%s does not answer; the catalogue knows of no member there", h.Name)
+			continue
+		}
+		hosts = append(hosts, h.Host)
 	}
 	return c.killOn(ctx, job, hosts)
 }

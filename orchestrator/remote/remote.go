@@ -18,6 +18,10 @@ import (
 	"ss/store/images"
 )
 
+// connectTimeout is how long an agent may take to accept a connection. A host that is dead answers
+// nothing at all, and a restore waits this long before it believes that.
+const connectTimeout = 2 * time.Second
+
 // Dialer keeps one connection per host.
 type Dialer struct {
 	creds *identity.Credentials
@@ -41,7 +45,7 @@ func (d *Dialer) Dial(h orchestrator.Host) (orchestrator.Agent, error) {
 		conn, err = grpc.NewClient("passthrough:///"+h.Endpoint,
 			grpc.WithTransportCredentials(credentials.NewTLS(d.creds.Client(identity.RoleAgent, h.Name))),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 3 * time.Second}),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 		)
 		if err != nil {
