@@ -217,8 +217,12 @@ func (w *work) rollback(ctx context.Context, reason string) marker.Event {
 }
 
 // run thaws every member of the job, frozen by this attempt or by one that a crash cut short, and
-// opens its gates.
+// opens its gates. An attempt that never held the job, or has let it go, touches nothing: a restore may
+// be at it.
 func (w *work) run(ctx context.Context) error {
+	if !w.held {
+		return w.stopWatch()
+	}
 	members := w.members
 	if members == nil {
 		var err error
@@ -302,6 +306,7 @@ func (w *work) finish(ctx context.Context, kill bool) marker.Event {
 func (w *work) release(ctx context.Context) error {
 	w.a.log.Warn("lease lost; members run, images kept in doubt", "job", w.job(), "snapshot", w.key.Snapshot)
 	err := w.run(ctx)
+	w.held = false
 	w.free()
 	return err
 }

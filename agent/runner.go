@@ -318,6 +318,7 @@ func (r *runner) abandon() {
 func (r *runner) replay(ctx context.Context, e marker.Entry, ready marker.Ready) error {
 	for _, act := range ready.Actions {
 		w := r.newWork(act.Key)
+		w.held = true // an agent that starts serves nobody else yet
 		var ev marker.Event
 		switch act.Type {
 		case marker.ActRollback:

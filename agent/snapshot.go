@@ -36,6 +36,7 @@ type work struct {
 	end     context.CancelFunc
 	running sync.WaitGroup
 
+	held     bool   // the job is this attempt's: its members and gates are its to touch
 	free     func() // lets the job go
 	members  []Member
 	lockFile string
@@ -136,7 +137,7 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.free = free
+	w.free, w.held = free, true
 	if w.members, err = w.a.running(ctx, w.job()); err != nil {
 		return nil, err
 	}
