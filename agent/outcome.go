@@ -287,6 +287,12 @@ func (w *work) finish(ctx context.Context, kill bool) marker.Event {
 	}
 	var errs []error
 	if kill {
+		if w.members == nil { // the agent was restarted between the commit and here
+			var err error
+			if w.members, err = w.a.running(ctx, w.job()); err != nil {
+				return failed(err)
+			}
+		}
 		for _, m := range w.members {
 			errs = append(errs, w.a.endMember(ctx, m))
 		}
