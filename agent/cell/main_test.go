@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,14 +61,20 @@ func TestMain(m *testing.M) {
 
 // outside makes the host that the tests run on.
 func outside() int {
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // what we were started with is not the tests' to see
 	parent := fmt.Sprintf("ss-cell-test-%d", os.Getpid())
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	exe, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "agent/cell:", err)
+		return 1
+	}
+	cmd := exec.Command(exe, os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), stageEnv+"=init", parentEnv+"="+parent)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC, Pdeathsig: unix.SIGKILL,
 	}
-	err := cmd.Run()
+	err = cmd.Run()
 	if _, isExit := errors.AsType[*exec.ExitError](err); err != nil && !isExit {
 		fmt.Fprintln(os.Stderr, "agent/cell: make namespaces:", err)
 		return 1

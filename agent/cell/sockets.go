@@ -64,8 +64,11 @@ func socketsOf(gr group, member string) ([]agent.Socket, error) {
 		return nil, err
 	}
 	col := collector{member: member, held: held, commands: map[int]string{}}
-	col.add(tcp, "tcp")
 	col.add(mptcp, "mptcp")
+	tcp = slices.DeleteFunc(tcp, func(s diagSocket) bool { // a subflow is listed with its owner's inode
+		return s.inode != 0 && slices.ContainsFunc(mptcp, func(m diagSocket) bool { return m.inode == s.inode })
+	})
+	col.add(tcp, "tcp")
 	col.add(udp, "udp-connected")
 	col.addPending(tcp)
 	return col.out, nil

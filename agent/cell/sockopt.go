@@ -10,18 +10,6 @@ import (
 	"ss/agent"
 )
 
-// PushAcks makes the kernel send the acknowledgements that it is delaying for m's connections:
-// setting TCP_QUICKACK sends one that is due at once (tcp(7)). It may be called on a frozen member.
-func (g *Manager) PushAcks(ctx context.Context, m agent.Member) error {
-	err := g.eachTCP(ctx, m, func(_ holder, fd int) error {
-		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1)
-	})
-	if err != nil {
-		return fmt.Errorf("push acknowledgements of %s/%s: %w", m.Job, m.Name, err)
-	}
-	return nil
-}
-
 // Heal undoes what a CRIU that was killed leaves behind: sockets in repair mode, which send and
 // receive nothing. Tasks that it traced are let go by the kernel; tasks that are stopped stay so,
 // since CRIU stops none and a program may have wanted it. It may be called on a frozen member, and
