@@ -32,7 +32,7 @@ func (l *Lab) stopAgents() {
 	}
 }
 
-// report quotes the ends of the agents' logs and of every log that CRIU wrote.
+// report quotes the ends of the agents' logs and of every log of a CRIU that has failed.
 func (l *Lab) report() {
 	for _, h := range l.hosts {
 		if a := l.agents[h.Name]; a != nil {
@@ -42,6 +42,9 @@ func (l *Lab) report() {
 			data, err := os.ReadFile(log)
 			if err != nil {
 				l.tb.Logf("--- %s: %v", log, err)
+				continue
+			}
+			if strings.Contains(string(data), "finished successfully") {
 				continue
 			}
 			l.tb.Logf("--- errors in, and end of, %s\n%s%s", log, errorLines(string(data)), tail(string(data), tailLines/2))
