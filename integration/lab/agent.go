@@ -48,7 +48,11 @@ func (l *Lab) StartAgents() {
 		}
 	}
 	for _, h := range l.Hosts() {
-		if err := l.agents[h.Name].awaitReady(); err != nil {
+		err := l.agents[h.Name].awaitReady()
+		if err == nil {
+			h.filters, err = filters(h)
+		}
+		if err != nil {
 			l.tb.Fatalf("%v", err)
 		}
 	}

@@ -40,6 +40,8 @@ type Host struct {
 	owner  io.Closer // closing it ends PID 1
 	pidfd  int       // of PID 1, -1 while the host is off
 	mounts map[string]bool
+
+	filters map[string]int // what packets meet when nothing is going on
 }
 
 // Addr is the host's IPv4 address.

@@ -243,7 +243,7 @@ func TestLeaksAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaks := strings.Join(l.Leaks(), "\n")
-	for _, want := range []string{"sleep 1000", "mount /run/m tmpfs", "cgroup ", "nft table sslab_leak"} {
+	for _, want := range []string{"sleep 1000", "mount /run/m tmpfs", "cgroup ", "nft table sslab_leak: 0"} {
 		if !strings.Contains(leaks, want) {
 			t.Errorf("no %q among the leaks:\n%s", want, leaks)
 		}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 )
 
 // Leaks lists what is on the hosts that are on and does not belong there when no job runs: processes other than PID 1
-// and the agent, mounts that were not there at boot, cgroups below the host's own, nft tables. Each entry is a line for a
+// and the agent, mounts that were not there at boot, cgroups below the host's own, packet filters beyond an idle agent's. Each entry is a line for a
 // person. Commands that the test itself still runs on a host count too.
 func (l *Lab) Leaks() []string {
 	l.tb.Helper()
@@ -130,7 +131,25 @@ func strayCgroups(h *Host) ([]string, error) {
 	return stray, nil
 }
 
+// strayTables compares what packets meet on the host with what they met when its agent had just become ready: an agent may
+// have a table of its own all the time, but its gates are open when there are no more rules and elements in it than then.
 func strayTables(h *Host) ([]string, error) {
+	now, err := filters(h)
+	if err != nil {
+		return nil, err
+	}
+	var stray []string
+	for what, size := range now {
+		if before, ok := h.filters[what]; !ok || size > before {
+			stray = append(stray, fmt.Sprintf("nft %s: %d rules or elements", what, size))
+		}
+	}
+	slices.Sort(stray)
+	return stray, nil
+}
+
+// filters counts what is in every nft table, chain and set of a host.
+func filters(h *Host) (map[string]int, error) {
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.Pid()))
 	if err != nil {
 		return nil, err
@@ -144,9 +163,31 @@ func strayTables(h *Host) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list nft tables: %w", err)
 	}
-	var stray []string
+	sizes := map[string]int{}
 	for _, table := range tables {
-		stray = append(stray, fmt.Sprintf("nft table %s (family %d)", table.Name, table.Family))
+		sizes["table "+table.Name] = 0
+		sets, err := conn.GetSets(table)
+		if err != nil {
+			return nil, fmt.Errorf("list nft sets: %w", err)
+		}
+		for _, set := range sets {
+			elements, err := conn.GetSetElements(set)
+			if err != nil {
+				return nil, fmt.Errorf("list nft set %s: %w", set.Name, err)
+			}
+			sizes["set "+table.Name+" "+set.Name] = len(elements)
+		}
 	}
-	return stray, nil
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list nft chains: %w", err)
+	}
+	for _, chain := range chains {
+		rules, err := conn.GetRules(chain.Table, chain)
+		if err != nil {
+			return nil, fmt.Errorf("list nft chain %s: %w", chain.Name, err)
+		}
+		sizes["chain "+chain.Table.Name+" "+chain.Name] = len(rules)
+	}
+	return sizes, nil
 }
