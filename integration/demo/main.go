@@ -118,7 +118,7 @@ func (d *show) snapshot() string {
 		d.say.detail(m.Host, "%s recorded, stood still for %.0f ms", bytes(m.ImageBytes), m.FrozenMS)
 	}
 	for _, c := range cut.Channels {
-		d.say.detail(c.From+" → "+c.To, "%s in transit at the cut, part of it", bytes(c.InTransit))
+		d.say.detail(c.From+" → "+c.To, "%s in transit at the cut, and in it", bytes(c.InTransit))
 	}
 	d.say.act("it goes on", "the programs noticed nothing: %s words on hostA", count(d.received("hostA", "connect", 2)))
 	return cut.Cut
