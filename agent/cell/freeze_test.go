@@ -100,6 +100,37 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	c.passes(t, c.value())
 }
 
+// A member that does nothing but start programs is never left between vfork and exec.
+func TestFreezeWaitsForExec(t *testing.T) {
+	flavours(t, func(t *testing.T, g *Manager) {
+		b := newBell(t)
+		m := start(t, g, agent.Member{Command: member("spawn", b.path)})
+		b.wait(t)
+		gr := g.cg.group(m.Job, m.Name)
+		between := 0
+		for range 200 {
+			if err := gr.freeze(limit(t)); err != nil {
+				t.Fatal(err)
+			}
+			if _, child, err := gr.sharing(); err != nil {
+				t.Fatal(err)
+			} else if child != 0 {
+				between++
+			}
+			if err := errors.Join(gr.thaw(limit(t)), g.Freeze(limit(t), m)); err != nil {
+				t.Fatal(err)
+			}
+			if parent, child, err := gr.sharing(); err != nil || child != 0 {
+				t.Fatalf("%d waits for %d to execute something (%v)", parent, child, err)
+			}
+			if err := g.Thaw(limit(t), m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Logf("of 200 bare freezes %d met the member between vfork and exec", between)
+	})
+}
+
 func TestKill(t *testing.T) {
 	flavours(t, func(t *testing.T, g *Manager) {
 		for _, frozen := range []bool{false, true} {
