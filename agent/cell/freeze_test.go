@@ -216,6 +216,11 @@ func TestNewCellWaitsAndAdopts(t *testing.T) {
 		}
 		b.wait(t)
 		inner := innerOf(t, m, "/bin/dash")
+		if root, err := findInner(identity{Pid: m.InitPid}, inner); err != nil {
+			t.Fatal(err)
+		} else if err := enterDir(m.Cgroup, root); err != nil { // as CRIU leaves it: in the folder that freezes
+			t.Fatal(err)
+		}
 		m, err = g.Adopt(limit(t), m, inner)
 		if err != nil {
 			t.Fatal(err)
@@ -223,8 +228,8 @@ func TestNewCellWaitsAndAdopts(t *testing.T) {
 		if m.InnerPid != inner || m.Pid == 0 {
 			t.Errorf("adopted: %+v", m)
 		}
-		if procs, err := g.Processes(limit(t), m); err != nil || len(procs) != 2 {
-			t.Errorf("the cgroup has %+v, %v", procs, err)
+		if inside, err := g.cg.group(m.Job, m.Name).members(); err != nil || len(inside) != 2 {
+			t.Errorf("the cgroup has %v, %v", inside, err)
 		}
 		if _, err := g.Adopt(limit(t), m, inner); err != nil {
 			t.Errorf("adopt again: %v", err)
