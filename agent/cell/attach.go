@@ -136,7 +136,7 @@ func (g *Manager) checkFree(pid int) error {
 // the tree is looked at again until nothing of it is outside.
 func (g group) gather(root int) error {
 	for {
-		inside, err := g.procs()
+		inside, err := g.members()
 		if err != nil {
 			return err
 		}
@@ -161,6 +161,16 @@ func (g group) gather(root int) error {
 			return nil
 		}
 	}
+}
+
+// members lists the processes that are in all of the group's folders.
+func (g group) members() ([]int, error) {
+	all, err := g.procs()
+	if err != nil || g.v1 == "" || g.v2 == "" {
+		return all, err
+	}
+	second, err := procsOf(g.v2)
+	return slices.DeleteFunc(all, func(pid int) bool { return !slices.Contains(second, pid) }), err
 }
 
 // homes are the folders that the process is in now, in the order of dirs.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,14 +16,15 @@ import (
 	"ss/agent"
 )
 
-// Freeze returns when every task of m stands still. When that does not come to pass before ctx is
-// done, m runs again and the error names what does not stand still.
+// Freeze returns when every task of m stands still, and none of them between vfork(2) and exec: CRIU
+// can't dump that. When that does not come to pass before ctx is done, m runs again and the error
+// names what does not stand still.
 func (g *Manager) Freeze(ctx context.Context, m agent.Member) error {
 	gr, err := g.existing(m)
 	if err != nil {
 		return fmt.Errorf("freeze %s/%s: %w", m.Job, m.Name, err)
 	}
-	if err := gr.freeze(ctx); err != nil {
+	if err := gr.freezeWhole(ctx); err != nil {
 		stuck := gr.stuck()
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
@@ -83,6 +85,56 @@ func (g group) freeze(ctx context.Context) error {
 		return err
 	}
 	return g.waitEvents(ctx, "frozen 1")
+}
+
+// forkLimit is how long freezeWhole goes on to find two processes that share their memory.
+const forkLimit = 2 * time.Second
+
+// freezeWhole freezes, and as long as a process stands between vfork(2) and exec lets all run on and
+// freezes again: the parent waits in the kernel for its child then, where no tracer can stop it. It
+// is what posix_spawn(3), system(3) and every shell do, for some 100 µs each time.
+func (g group) freezeWhole(ctx context.Context) error {
+	limit := time.Now().Add(forkLimit)
+	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		if err := g.freeze(ctx); err != nil {
+			return err
+		}
+		parent, child, err := g.sharing()
+		if err != nil || child == 0 {
+			return err
+		}
+		if time.Now().After(limit) {
+			return fmt.Errorf("%s and %s share their memory, as between vfork and exec: CRIU can't dump that", whose(parent), whose(child))
+		}
+		if err := g.thaw(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-time.After(wait): // until it has come to exec, of which nothing tells
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// sharing finds a process of the group that uses the memory of its parent (kcmp(2)), or returns 0.
+func (g group) sharing() (parent, child int, err error) {
+	all, err := g.procs()
+	if err != nil || len(all) < 2 {
+		return 0, 0, err
+	}
+	for _, pid := range all {
+		s, err := readStat(pid)
+		if err != nil || s.dead() || !slices.Contains(all, s.ppid) {
+			continue
+		}
+		const kcmpVM = 1
+		order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(s.ppid), uintptr(pid), kcmpVM, 0, 0, 0)
+		if errno == 0 && order == 0 {
+			return s.ppid, pid, nil
+		}
+	}
+	return 0, 0, nil
 }
 
 // freezeV1 asks again until it is so: the v1 freezer has no event, and it gives up on a task that

@@ -100,6 +100,37 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	c.passes(t, c.value())
 }
 
+// A member that does nothing but start programs is never left between vfork and exec.
+func TestFreezeWaitsForExec(t *testing.T) {
+	flavours(t, func(t *testing.T, g *Manager) {
+		b := newBell(t)
+		m := start(t, g, agent.Member{Command: member("spawn", b.path)})
+		b.wait(t)
+		gr := g.cg.group(m.Job, m.Name)
+		between := 0
+		for range 200 {
+			if err := gr.freeze(limit(t)); err != nil {
+				t.Fatal(err)
+			}
+			if _, child, err := gr.sharing(); err != nil {
+				t.Fatal(err)
+			} else if child != 0 {
+				between++
+			}
+			if err := errors.Join(gr.thaw(limit(t)), g.Freeze(limit(t), m)); err != nil {
+				t.Fatal(err)
+			}
+			if parent, child, err := gr.sharing(); err != nil || child != 0 {
+				t.Fatalf("%d waits for %d to execute something (%v)", parent, child, err)
+			}
+			if err := g.Thaw(limit(t), m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Logf("of 200 bare freezes %d met the member between vfork and exec", between)
+	})
+}
+
 func TestKill(t *testing.T) {
 	flavours(t, func(t *testing.T, g *Manager) {
 		for _, frozen := range []bool{false, true} {
@@ -185,6 +216,11 @@ func TestNewCellWaitsAndAdopts(t *testing.T) {
 		}
 		b.wait(t)
 		inner := innerOf(t, m, "/bin/dash")
+		if root, err := findInner(identity{Pid: m.InitPid}, inner); err != nil {
+			t.Fatal(err)
+		} else if err := enterDir(m.Cgroup, root); err != nil { // as CRIU leaves it: in the folder that freezes
+			t.Fatal(err)
+		}
 		m, err = g.Adopt(limit(t), m, inner)
 		if err != nil {
 			t.Fatal(err)
@@ -192,8 +228,8 @@ func TestNewCellWaitsAndAdopts(t *testing.T) {
 		if m.InnerPid != inner || m.Pid == 0 {
 			t.Errorf("adopted: %+v", m)
 		}
-		if procs, err := g.Processes(limit(t), m); err != nil || len(procs) != 2 {
-			t.Errorf("the cgroup has %+v, %v", procs, err)
+		if inside, err := g.cg.group(m.Job, m.Name).members(); err != nil || len(inside) != 2 {
+			t.Errorf("the cgroup has %v, %v", inside, err)
 		}
 		if _, err := g.Adopt(limit(t), m, inner); err != nil {
 			t.Errorf("adopt again: %v", err)

@@ -23,7 +23,7 @@ import (
 // done it, and stay.
 func memberMain(what string, args []string) int {
 	acts := map[string]func([]string) (string, error){
-		"tree": actTree, "listen": actListen, "dial": actDial, "echo": actEcho, "talk": actTalk,
+		"tree": actTree, "listen": actListen, "dial": actDial, "echo": actEcho, "talk": actTalk, "spawn": actSpawn,
 		"io_uring": actIOUring, "perf": actPerf, "unix": actUnix, "udp": actUDP, "vsock": actVsock, "sysv": actSysV, "device": actDevice,
 	}
 	if what == "count" {
@@ -64,6 +64,16 @@ func actTree([]string) (string, error) {
 	for range 5 {
 		go func() { _ = unix.Pause() }() // a thread of its own
 	}
+	return "ready", nil
+}
+
+// actSpawn starts programs, one after the other; Go does so by way of vfork.
+func actSpawn([]string) (string, error) {
+	go func() {
+		for {
+			_ = exec.Command("true").Run()
+		}
+	}()
 	return "ready", nil
 }
 

@@ -25,7 +25,7 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 	if err != nil {
 		return nil, err
 	}
-	s := survey{seen: map[string]bool{}}
+	s := survey{group: gr, seen: map[string]bool{}}
 	if s.pids, err = gr.live(); err != nil {
 		return nil, err
 	}
@@ -47,6 +47,7 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 
 // survey collects obstacles, each text once.
 type survey struct {
+	group group
 	pids  []int // of the member
 	held  map[uint64]holder
 	seen  map[string]bool
@@ -72,8 +73,12 @@ func (s *survey) trees() {
 		if err != nil {
 			continue // it ended
 		}
+		now, err := s.group.procs() // after tree, so that it has what was born meanwhile
+		if err != nil {
+			continue
+		}
 		for _, p := range desc {
-			if !p.dead() && !slices.Contains(s.pids, p.pid) {
+			if _, err := readStat(p.pid); !p.dead() && !slices.Contains(now, p.pid) && err == nil {
 				s.add(p.pid, "has left the member's cgroup, so it would not be frozen with the rest; do not let it manage cgroups of its own")
 			}
 		}

@@ -31,13 +31,14 @@ func TestObstacles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	go func() {
+	accepted := make(chan net.Conn, 1)
+	go func() { // ends with the listener
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			defer c.Close()
+			accepted <- c
 		}
 	}()
 	for _, c := range []struct {
@@ -60,6 +61,9 @@ func TestObstacles(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m, _ := acting(t, g, c.act[0], c.act[1:]...)
+			if c.act[0] == "unix" && len(c.act) > 1 {
+				defer (<-accepted).Close()
+			}
 			got := obstacles(t, g, m)
 			if len(c.want) == 0 {
 				if len(got) != 0 {

@@ -216,7 +216,8 @@ func (g *Manager) endInit(ctx context.Context, id identity) error {
 	}
 }
 
-// sweep removes cells whose agent died before their PID 1 was told anything, and completes attaches.
+// sweep removes cells that ended before anything ran in them, as they do when the agent dies while
+// it makes them, and completes attaches.
 func (g *Manager) sweep() error {
 	ctx := context.Background()
 	recs, err := g.records()
@@ -232,7 +233,13 @@ func (g *Manager) sweep() error {
 			}
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(g.dir(r.Job, r.Name), initFile)); errors.Is(err, fs.ErrNotExist) {
+		dir := g.dir(r.Job, r.Name)
+		var init identity
+		if err := ifThere(readState(dir, initFile, &init)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(dir, rootFile)); errors.Is(err, fs.ErrNotExist) && !init.alive() {
 			errs = append(errs, g.discard(ctx, m))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -38,16 +39,11 @@ func TestStartRunsInACell(t *testing.T) {
 		if got := read(t, log); got != want {
 			t.Errorf("log %q, want %q", got, want)
 		}
-		for _, kind := range []string{"pid", "mnt", "ipc", "net", "uts"} {
-			theirs, err1 := namespace(m.InitPid, kind)
-			ours, err2 := namespace(os.Getpid(), kind)
-			if err := errors.Join(err1, err2); err != nil {
-				t.Fatal(err)
-			}
-			if own := kind == "pid" || kind == "mnt" || kind == "ipc"; own == (ours == theirs) {
-				t.Errorf("%s namespace: want its own %v", kind, own)
-			}
+		if f := strings.Fields(read(t, "/proc/"+strconv.Itoa(m.InitPid)+"/statm")); len(f) > 2 {
+			t.Logf("PID 1 has %s pages resident, %s of them shared with the file", f[1], f[2])
 		}
+		checkNamespaces(t, m)
+		checkInherited(t, m)
 		all, err := g.cg.group("job", m.Name).procs()
 		if err != nil || !slices.Contains(all, m.Pid) || slices.Contains(all, m.InitPid) {
 			t.Errorf("cgroup holds %v (%v), want %d and not PID 1 (%d)", all, err, m.Pid, m.InitPid)
@@ -57,18 +53,6 @@ func TestStartRunsInACell(t *testing.T) {
 		}
 		if procs, err := g.Processes(limit(t), m); err != nil || len(procs) == 0 || procs[0].RSS == 0 || procs[0].Pid != m.Pid {
 			t.Errorf("processes %+v, %v", procs, err)
-		}
-		for _, pid := range []int{m.Pid, m.InitPid} {
-			if err := eachFd([]int{pid}, func(pid, fd int, link string) {
-				if fd > 4 && !strings.HasPrefix(link, "anon_inode:") {
-					t.Errorf("%s inherited descriptor %d, %s", whose(pid), fd, link)
-				}
-			}); err != nil {
-				t.Error(err)
-			}
-		}
-		if v, err := statusField(m.Pid, "SigIgn"); err != nil || strings.Trim(v, "0") != "" {
-			t.Errorf("signals ignored in the member: %s, %v", v, err)
 		}
 		if _, err := g.Start(limit(t), agent.Member{Job: "job", Name: m.Name, Command: shell(":")}); !errors.Is(err, ErrExists) {
 			t.Errorf("the same name again: %v", err)
@@ -240,5 +224,37 @@ func TestIdentityOutlivesPidReuse(t *testing.T) {
 		if _, err := other.openPidfd(); other.Pid != 0 && !gone(err) {
 			t.Errorf("pidfd of %+v: %v", other, err)
 		}
+	}
+}
+
+// checkNamespaces checks which namespaces of the cell are its own.
+func checkNamespaces(t *testing.T, m agent.Member) {
+	t.Helper()
+	for _, kind := range []string{"pid", "mnt", "ipc", "net", "uts"} {
+		theirs, err1 := namespace(m.InitPid, kind)
+		ours, err2 := namespace(os.Getpid(), kind)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if own := kind == "pid" || kind == "mnt" || kind == "ipc"; own == (ours == theirs) {
+			t.Errorf("%s namespace: want its own %v", kind, own)
+		}
+	}
+}
+
+// checkInherited checks that nothing of the agent's own came along.
+func checkInherited(t *testing.T, m agent.Member) {
+	t.Helper()
+	for _, pid := range []int{m.Pid, m.InitPid} {
+		if err := eachFd([]int{pid}, func(pid, fd int, link string) {
+			if fd > 4 && !strings.HasPrefix(link, "anon_inode:") {
+				t.Errorf("%s inherited descriptor %d, %s", whose(pid), fd, link)
+			}
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	if v, err := statusField(m.Pid, "SigIgn"); err != nil || strings.Trim(v, "0") != "" {
+		t.Errorf("signals ignored in the member: %s, %v", v, err)
 	}
 }
