@@ -250,6 +250,10 @@ func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string
 	if err != nil {
 		return fmt.Errorf("%s: %w", rm.member.Name, err)
 	}
+	// Before the tree runs: what it forks must not draw a process number that CRIU will need.
+	if rm.member, err = r.a.cfg.Cells.Adopt(ctx, m, rm.criu.InnerPid()); err != nil {
+		return fmt.Errorf("%s: %w", rm.member.Name, err)
+	}
 	return nil
 }
 
@@ -305,10 +309,6 @@ func (r *Restoration) resumeHere(ctx context.Context) error {
 	for i := range r.members {
 		rm := &r.members[i]
 		if err := rm.criu.Resume(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", rm.member.Name, err))
-			continue
-		}
-		if _, err := r.a.cfg.Cells.Adopt(ctx, rm.member, rm.criu.InnerPid()); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", rm.member.Name, err))
 		}
 	}
