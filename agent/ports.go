@@ -184,7 +184,6 @@ type Checkpointer interface {
 	// Needs reads what the images need of the host they are restored on.
 	Needs(dir string) (Needs, error)
 	// Rewrite makes dst hold the images of src with every moved address replaced: what does not change is linked, src is not touched.
-	// closed are connections to be restored as closed (policy for outside connections).
 	Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 }
 

@@ -17,7 +17,7 @@ import (
 	"ss/store/images"
 )
 
-// RestorePlan is one host's part of a restore (R1).
+// RestorePlan is one host's part of a restore (R1 of docs/restore.md).
 type RestorePlan struct {
 	ID           string
 	Key          marker.Key

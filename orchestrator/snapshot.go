@@ -27,16 +27,16 @@ type SnapshotOptions struct {
 // The protocol's limits.
 const (
 	DefaultTimeout = 10 * time.Minute
-	lease          = 5 * time.Second
-	settle         = 25 * time.Millisecond
-	prepareTimeout = 60 * time.Second
-	abortTimeout   = 30 * time.Second
-	finishTimeout  = 30 * time.Second
+	lease          = 5 * time.Second       // M11: how long a host holds a snapshot without hearing of us
+	settle         = 25 * time.Millisecond // M5a: the longest that a recorded host waits for markers before it dumps
+	prepareTimeout = 60 * time.Second      // M1: checks, and the start of every CRIU
+	abortTimeout   = 30 * time.Second      // M10: for all acknowledgements of an abort
+	finishTimeout  = 30 * time.Second      // for all acknowledgements of a commit
 	// unsettledTries is how often an attempt is made again that met a connection just being made.
 	unsettledTries = 5
 )
 
-// Snapshot takes a cut of a job (M1–M12). Cancelling ctx aborts it, and Snapshot returns when every host
+// Snapshot takes a cut of a job (M1–M12 of docs/protocol.md). Cancelling ctx aborts it, and Snapshot returns when every host
 // that could be asked runs again.
 func (c *Cluster) Snapshot(ctx context.Context, opt SnapshotOptions) (store.Cut, error) {
 	for try := 1; ; try++ {
