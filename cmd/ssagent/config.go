@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"go.yaml.in/yaml/v3"
@@ -44,17 +45,37 @@ func loadConfig(path string) (config, error) {
 			*p = filepath.Join(filepath.Dir(path), *p)
 		}
 	}
-	if cfg.CRIU == "" {
-		cfg.CRIU = defaultCRIU()
-	}
+	cfg.CRIU = findCRIU(cfg.CRIU, filepath.Dir(path))
 	return cfg, nil
 }
 
-// defaultCRIU is the CRIU that scripts/install-criu brought, or else the system's.
-func defaultCRIU() string {
-	const ours = "/opt/ss/criu/bin/criu"
-	if _, err := os.Stat(ours); err == nil {
-		return ours
+// installedCRIU is where scripts/install-criu puts the CRIU that works on this kernel.
+const installedCRIU = "/opt/ss/criu/bin/criu"
+
+// findCRIU gives the absolute path of a CRIU: a name is looked up, a relative path counts from dir. Nothing named means
+// the one that install-criu brought, or else the system's. A CRIU that is nowhere is no reason not to start, since
+// members want their agent: the path is then where install-criu would put it, and ssctl host list says that none is there.
+func findCRIU(name, dir string) string {
+	if name == "" {
+		if _, err := os.Stat(installedCRIU); err == nil {
+			return installedCRIU
+		}
+		name = "criu"
 	}
-	return "criu"
+	if filepath.Base(name) != name {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		return name
+	}
+	if found, err := exec.LookPath(name); err == nil && filepath.IsAbs(found) {
+		return found
+	}
+	// Whoever starts the agent by hand may have a PATH without these.
+	for _, d := range []string{"/usr/local/sbin", "/usr/sbin"} {
+		if found, err := exec.LookPath(filepath.Join(d, name)); err == nil {
+			return found
+		}
+	}
+	return installedCRIU
 }
