@@ -120,7 +120,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 		return nil, err
 	}
 	for host, err := range missing {
-		if _, placed := job.Placement[host]; placed {
+		if len(job.Placement[host]) > 0 {
 			return nil, &fault.Error{Kind: fault.Unreachable, Host: host, Err: err, Next: "a cut needs every host of the job"}
 		}
 	}
