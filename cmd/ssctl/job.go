@@ -161,6 +161,7 @@ func (a *app) killCommand() *cobra.Command {
 				if err != nil {
 					return &fault.Error{Op: "kill", Job: argv[0], Err: err}
 				}
+				killed = append([]string{}, killed...) // never null
 				slices.Sort(killed)
 				return a.say(map[string]any{"schema": "ss/kill/1", "job": argv[0], "killed": killed}, "ended: %s\n", dash(strings.Join(killed, ", ")))
 			})
