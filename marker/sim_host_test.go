@@ -165,7 +165,7 @@ func (h *simHost) act(a Action) {
 		h.long(8000, func() { h.w.prepared(a.Key, h.id); h.end(a, PrepareDone{a.Key}) })
 	case ActRecord:
 		h.w.checkM1(a.Key)
-		h.long(3000, func() { h.freeze(a) })
+		h.long(h.w.plan.record, func() { h.freeze(a) })
 	case ActSettle:
 		if i := h.w.index(a.Peer); h.gates[i].closed {
 			h.gates[i].settling = true

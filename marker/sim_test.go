@@ -28,6 +28,7 @@ type plan struct {
 	connectRate float64
 	maxConns    int
 	drain       int // from the last marker to the seal, µs at most
+	record      int // until the members are frozen
 	dump, store int
 	crashes     map[int]*crash
 	jumps       []jump
@@ -59,11 +60,15 @@ func newPlan(rng *rand.Rand) plan {
 		delay:       500 + rng.IntN(4000),
 		connectRate: rng.Float64() * 0.1,
 		drain:       1 + rng.IntN(3000),
+		record:      500 + rng.IntN(10000),
 		dump:        1000 + rng.IntN(15000),
 		store:       1000 + rng.IntN(25000),
 		crashes:     make(map[int]*crash),
 	}
-	p.maxConns = 2*p.hosts + 8
+	p.maxConns = 4*p.hosts + 8
+	if rng.IntN(2) == 0 {
+		p.delay *= 4
+	}
 	if rng.IntN(2) == 0 {
 		p.packetLoss = rng.Float64() * 0.05
 	}
