@@ -45,7 +45,7 @@ func (f *Fault) Error() string {
 	return fmt.Sprintf("outside connection from %s to %s: no member of the job holds its other end; close it, add the other end to the job, or let outside connections be recorded as closed", from, c.ToAddr)
 }
 
-// CheckError is all that is wrong with a cut, in the order of Check's channels. Errors.As finds its first *Fault.
+// CheckError is all that is wrong with a cut, in the order of Check's channels. errors.As finds its first *Fault.
 type CheckError struct{ Faults []*Fault }
 
 // Error is the first fault and how many there are beside it.

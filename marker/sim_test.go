@@ -69,6 +69,10 @@ func newPlan(rng *rand.Rand) plan {
 	if rng.IntN(2) == 0 {
 		p.delay *= 4
 	}
+	if rng.IntN(3) == 0 {
+		p.record *= 5 // some hosts record long after others have dumped
+		p.dump /= 4
+	}
 	if rng.IntN(2) == 0 {
 		p.packetLoss = rng.Float64() * 0.05
 	}
@@ -313,7 +317,7 @@ func (s *simCoordinator) summary() string {
 	return "aborted: " + s.outcome.Cause.String()
 }
 
-// schedules is the number of schedules to run: SIM_SCHEDULES, or 10,000, or a tenth of it under the race detector or -short.
+// schedules is the number of schedules to run: SIM_SCHEDULES, or 10,000, or fewer under the race detector or -short.
 func schedules(t *testing.T) uint64 {
 	if s := os.Getenv("SIM_SCHEDULES"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
@@ -323,7 +327,7 @@ func schedules(t *testing.T) uint64 {
 		return n
 	}
 	if raceEnabled || testing.Short() {
-		return 1000
+		return 3000
 	}
 	return 10000
 }

@@ -76,7 +76,7 @@ const (
 
 	MsgPrepared // ready to record
 	MsgRecorded // frozen, listed, gates closed
-	MsgComplete // dumped and durable; Ends is set
+	MsgComplete // M9: dumped and durable, and no gate here is needed for anyone's record any more; Ends is set
 	MsgFailed   // cannot go on; Reason is set. Also the answer to a Prepare that is refused
 	MsgAborted  // running again with gates open, nothing partial left; Reason says what could not be undone
 	MsgDone     // Commit carried out; Reason says what could not be
@@ -238,7 +238,7 @@ const (
 	Recording                // ActRecord runs
 	Settling                 // recorded; waits, no longer than Settle, for the markers of its peers
 	Dumping                  // ActDump runs
-	Storing                  // members run (unless Stop); ActStore runs
+	Storing                  // members run (unless Stop); ActStore runs, or a gate is still needed for a peer's record
 	Complete                 // everything this host has to do is done; the outcome is the coordinator's
 	Finishing                // ActFinish runs
 	RollingBack              // ActRollback runs
