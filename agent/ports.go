@@ -122,6 +122,8 @@ type Gates interface {
 	Seal(ctx context.Context, job string) error
 	// Open releases what the gate holds, in order, and removes it. Opening what is not closed is no error.
 	Open(ctx context.Context, job, peer string) error
+	// Discard drops what the job's closed gates hold, which keeps them closed.
+	Discard(ctx context.Context, job string) error
 	// OpenAll opens every gate of the job.
 	OpenAll(ctx context.Context, job string) error
 	// Held is the number of packets that the job's gates hold now.
@@ -182,7 +184,6 @@ type Checkpointer interface {
 	// Needs reads what the images need of the host they are restored on.
 	Needs(dir string) (Needs, error)
 	// Rewrite makes dst hold the images of src with every moved address replaced: what does not change is linked, src is not touched.
-	// closed are connections to be restored as closed (policy for outside connections).
 	Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 }
 

@@ -17,8 +17,8 @@ type Epoch uint64
 // instants that reach it in Tick and nothing else; it never reads a clock.
 type Millis int64
 
-// Coordinator is the HostID that stands for the coordinator in From and To of a Message.
-const Coordinator HostID = ""
+// CoordinatorHost is the HostID that stands for the coordinator in From and To of a Message.
+const CoordinatorHost HostID = ""
 
 // Key says which attempt a message or an action belongs to.
 type Key struct {
@@ -69,17 +69,17 @@ type MessageType int
 const (
 	MsgPrepare     MessageType = iota + 1 // M1: check, lock the job, take the lease; Participants, Initiator, Stop and Lease are set
 	MsgStart                              // M1: record; goes to the initiator only
-	MsgRenew                              // M11: the lease lives on
+	MsgRenew                              // M11: the lease lives on; answered by repeating what was said last, in case it was lost
 	MsgAllRecorded                        // every participant has recorded: gates toward hosts without a channel may open
 	MsgCommit                             // M9: the cut exists
 	MsgAbort                              // M10: return to running
 
 	MsgPrepared // ready to record
 	MsgRecorded // frozen, listed, gates closed
-	MsgComplete // dumped and durable; Ends is set
+	MsgComplete // M9: dumped and durable, and no gate here is needed for anyone's record any more; Ends is set
 	MsgFailed   // cannot go on; Reason is set. Also the answer to a Prepare that is refused
-	MsgAborted  // running again with gates open, nothing partial left
-	MsgDone     // Commit carried out
+	MsgAborted  // running again with gates open, nothing partial left; Reason says what could not be undone
+	MsgDone     // Commit carried out; Reason says what could not be
 
 	MsgMarker // M3: "I have recorded; these are the channels I share with you"; Channels is set
 	MsgDumped // M6: "my dump is finished"
@@ -99,8 +99,32 @@ type Message struct {
 
 	Channels []string // MsgMarker: "local>remote" of the sender's connections with the receiver
 	Ends     []End    // MsgComplete
-	Reason   string   // MsgFailed, MsgAbort
+	Reason   string   // MsgFailed, MsgAbort, MsgAborted, MsgDone
+	Cause    Cause    // MsgFailed
 }
+
+// Cause sorts the reasons for which an attempt fails, so that nobody has to match their text.
+type Cause int
+
+// The causes. The first group comes from a participant in MsgFailed, the second from the coordinator.
+const (
+	CauseNone     Cause = iota
+	CauseRefused        // ActPrepare failed: what could be checked beforehand was in the way; nothing was frozen
+	CauseConflict       // another attempt of the job holds the host; it is never robbed, its lease must end first
+	CauseStale          // the Prepare's epoch is not newer than the newest that the host has seen
+	CauseAction         // record, dump or store failed
+	CauseLease          // the host heard nothing of the coordinator for as long as its lease lasted
+	CauseRestart        // the host's agent was restarted in the middle
+	CausePeer           // the host could not reach another participant
+
+	CauseUnreachable // the coordinator could not reach the host
+	CauseTimeout     // something took longer than its limit
+	CauseInterrupt   // the caller gave up
+	CauseCheck       // M8 does not hold, or a connection has no partner in the cut
+	CauseCommit      // the cut could not be made durable
+	CauseConfig      // the coordinator's Config makes no sense
+	CauseResolved    // an attempt that was in doubt is known not to have committed
+)
 
 // Event is something that happened at a participant or the coordinator. Exactly one of the event
 // types below.
@@ -146,7 +170,9 @@ type (
 	Begin struct{}
 	// Interrupt asks the coordinator to give up (Ctrl-C, a deadline of the caller).
 	Interrupt struct{ Reason string }
-	// Unreachable tells the coordinator that a message to a host could not be delivered.
+	// Unreachable tells a role that a message to a host could not be delivered. A participant that
+	// cannot reach a peer fails the attempt, so that nobody waits behind closed gates for a marker
+	// that never comes; of the coordinator's absence only its lease tells a participant.
 	Unreachable struct {
 		Host   HostID
 		Reason string
@@ -188,6 +214,7 @@ const (
 	ActRollback                       // (long) cancel what runs, undo a dump, thaw, open every gate, remove partial images, unlock the job. Ends in RollbackDone
 	ActFinish                         // (long) the cut exists: keep the images, unlock the job; with Kill, first kill the members behind closed gates, then open them. Ends in FinishDone
 	ActRelease                        // the lease is gone while the outcome is not known: thaw, open every gate, unlock the job, and keep the images until someone says whether the cut exists
+	ActDiscard                        // remove the images of Key: a released attempt that a later one has overtaken, and that is now known not to have committed. Touch nothing else
 )
 
 // Action is one thing for the participant's host to do.
@@ -211,7 +238,7 @@ const (
 	Recording                // ActRecord runs
 	Settling                 // recorded; waits, no longer than Settle, for the markers of its peers
 	Dumping                  // ActDump runs
-	Storing                  // members run (unless Stop); ActStore runs
+	Storing                  // members run (unless Stop); ActStore runs, or a gate is still needed for a peer's record
 	Complete                 // everything this host has to do is done; the outcome is the coordinator's
 	Finishing                // ActFinish runs
 	RollingBack              // ActRollback runs
@@ -230,18 +257,23 @@ type Ready struct {
 }
 
 // Entry is what a participant must find again after a crash of its agent: which attempt it was in,
-// how far it had come, and the highest epoch it has seen. An agent that starts and finds a Phase other than
-// Idle or Complete rolls back; one that finds Complete keeps the images until told.
+// how far it had come, and the highest epoch it has seen. An agent that starts hands it to Recover: a Phase other
+// than Idle, Complete or Finishing rolls back; Complete keeps the images until told; Finishing finishes.
 type Entry struct {
 	Key   Key
 	Phase Phase
 	Stop  bool
+
+	Fence Epoch // the highest epoch seen, where it is not Key's
+	Ends  []End // of a Complete attempt: what MsgComplete says
+	Doubt []Key // released attempts whose outcome is not known and that a later attempt has overtaken; their images must be kept
 }
 
 // Commit is the cut, checked.
 type Commit struct {
 	Key      Key
 	Channels []Channel
+	Outside  []End // ends without a partner, under OutsideClosed: to be restored as closed
 }
 
 // Outcome is how an attempt ended.
@@ -249,9 +281,13 @@ type Outcome struct {
 	Committed bool
 	// Reason says why it did not commit, naming the host where one is to blame.
 	Reason string
-	// Blame is the host that Reason speaks of, or Coordinator.
+	// Cause sorts Reason.
+	Cause Cause
+	// Blame is the host that Reason speaks of, or CoordinatorHost.
 	Blame HostID
 	// Unknown are the hosts that did not acknowledge: after an abort, those not known to run again;
 	// after a commit, those not known to have finished.
 	Unknown []HostID
+	// Notes is what hosts could not undo or finish, as "host: what", in order of hosts.
+	Notes []string
 }

@@ -1,0 +1,82 @@
+# The two commands most people want are `make demo` and `make test`. `make help` lists the others.
+#
+# demo, test and bench work on a fresh Debian or Ubuntu: as root they first install what is missing (scripts/setup).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+GO      := scripts/go
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# Where things are built: bin/ is for people, .build/ for the tests. Test programs are never built with the race
+# detector, as it makes them too slow and too strange to be ordinary programs.
+PRODUCTS := ./cmd/ssagent ./cmd/ssctl
+PROGRAMS := ./integration/progs/words ./integration/progs/ring ./integration/progs/tree ./integration/progs/echo ./integration/progs/counter
+TOOLS    := $(CURDIR)/.build/tools
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## watch a job survive the death of a host (root)
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory build programs
+	@SS_BIN=.build/bin $(GO) run ./integration/demo
+
+.PHONY: test
+test: ## run every test, integration included (root)
+	@scripts/test
+
+.PHONY: bench
+bench: ## measure a snapshot against a bare dump (root)
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build programs
+	@SS_BIN=.build/bin $(GO) run ./integration/bench
+
+.PHONY: build
+build: ## build ssagent and ssctl into bin/
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(PRODUCTS)
+	@mkdir -p .build/bin && cp bin/ssagent bin/ssctl .build/bin/
+
+.PHONY: programs
+programs: ## build the programs that tests take snapshots of
+	@CGO_ENABLED=0 $(GO) build -o .build/bin/ $(PROGRAMS)
+
+.PHONY: install
+install: build ## install the programs and the systemd unit below PREFIX
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib/systemd/system'
+	install -m 0755 bin/ssagent bin/ssctl '$(DESTDIR)$(PREFIX)/bin/'
+	sed 's|@bindir@|$(PREFIX)/bin|' packaging/ssagent.service.in > '$(DESTDIR)$(PREFIX)/lib/systemd/system/ssagent.service'
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## check format, vet, static analysis and import rules
+	@PATH="$$($(GO) env GOROOT)/bin:$$PATH" $(TOOLS)/golangci-lint run ./...
+	@echo 'PASS: lint'
+
+.PHONY: generate
+generate: $(TOOLS)/buf ## generate Go from the .proto files
+	@$(GO) build -o $(TOOLS)/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	@cd api/proto && PATH="$(TOOLS):$$PATH" $(TOOLS)/buf generate --template ../../tools/buf.gen.yaml
+	@echo 'PASS: generate'
+
+# Tools are built once, from the versions that tools/go.mod pins.
+$(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
+	@echo 'building golangci-lint (a few minutes, once)'
+	@$(GO) -C tools build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(TOOLS)/buf: tools/go.mod tools/go.sum
+	@echo 'building buf (a few minutes, once)'
+	@$(GO) -C tools build -o $@ github.com/bufbuild/buf/cmd/buf
+
+.PHONY: clean-hosts
+clean-hosts: ## remove what killed test runs have left
+	@$(GO) run ./integration/lab/cmd/cleanhosts
+
+.PHONY: clean
+clean: clean-hosts ## remove what was built
+	@rm -rf bin .build

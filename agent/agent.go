@@ -1,0 +1,405 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"ss/fault"
+	"ss/marker"
+	"ss/store/images"
+)
+
+// Participant says how to reach a host's agent and which addresses are the host's own.
+type Participant struct {
+	Host     string
+	Endpoint string
+	Addrs    []netip.Addr
+}
+
+// Peers reaches other agents. agent/rpc implements it over gRPC.
+type Peers interface {
+	Deliver(ctx context.Context, to Participant, m marker.Message) error
+	// PutImages stores this host's image set on another host; its digest is checked on both sides.
+	PutImages(ctx context.Context, to Participant, key images.Key) error
+	// SettleImages tells a holder of this host's images that they belong to a cut, or to nothing.
+	SettleImages(ctx context.Context, to Participant, key images.Key, committed bool) error
+	// GetImages brings the image set with that digest here, every byte checked.
+	GetImages(ctx context.Context, from Participant, key images.Key, digest string) error
+	// GetManifest reads an image set's manifest and nothing else.
+	GetManifest(ctx context.Context, from Participant, key images.Key) (images.Manifest, error)
+	// RestoreFate tells a peer that the restore has resumed here, or asks whether it has there. A peer that
+	// is asked and has not resumed will not resume any more.
+	RestoreFate(ctx context.Context, to Participant, job, id string, resumed bool) (bool, error)
+}
+
+// Config is what an Agent is made of.
+type Config struct {
+	Host     string
+	StateDir string // 0700, survives reboots
+	Cells    Cells
+	Gates    Gates
+	CRIU     Checkpointer
+	Images   *images.Store
+	Peers    Peers
+	Log      *slog.Logger
+}
+
+// Agent is one host's agent. Its methods are safe for concurrent use.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	journal journal
+
+	mu       sync.Mutex
+	runners  map[string]*runner      // by job
+	busy     map[string]string       // job → what holds it: "snapshot ID", "restore ID"
+	restores map[string]*Restoration // by restore id
+	closed   bool
+	work     sync.WaitGroup
+}
+
+var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// New makes an agent and undoes what an earlier one left unfinished: it rolls back attempts, removes
+// partial images and half-restored trees. When it returns, every member runs and every gate is open.
+func New(ctx context.Context, cfg Config) (*Agent, error) {
+	a := &Agent{
+		cfg: cfg, log: cfg.Log, journal: journal{dir: filepath.Join(cfg.StateDir, "journal")},
+		runners: map[string]*runner{}, busy: map[string]string{}, restores: map[string]*Restoration{},
+	}
+	for _, d := range []string{"journal", "locks", "restore"} {
+		if err := os.MkdirAll(filepath.Join(cfg.StateDir, d), 0o700); err != nil {
+			return nil, fmt.Errorf("prepare the state folder: %w", err)
+		}
+	}
+	if err := a.recover(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Close rolls back what runs and waits until it is done.
+func (a *Agent) Close(ctx context.Context) error {
+	a.mu.Lock()
+	a.closed = true
+	runners := a.runners
+	a.mu.Unlock()
+	for _, r := range runners {
+		r.stop()
+	}
+	done := make(chan struct{})
+	go func() { a.work.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for what runs to end: %w", ctx.Err())
+	}
+}
+
+// recover replays the journal.
+func (a *Agent) recover(ctx context.Context) error {
+	entries, err := a.journal.load()
+	if err != nil {
+		return err
+	}
+	for job, e := range entries {
+		r := a.newRunner(job)
+		p, ready := marker.Recover(marker.HostID(a.cfg.Host), marker.JobID(job), e)
+		r.p = p
+		if err := r.replay(ctx, e, ready); err != nil {
+			return fmt.Errorf("undo the unfinished snapshot %s of job %s: %w", e.Key.Snapshot, job, err)
+		}
+		a.runners[job] = r
+		r.start()
+	}
+	if err := a.recoverRestores(ctx); err != nil {
+		return err
+	}
+	if err := a.cfg.Images.RemovePartials(nil); err != nil {
+		return fmt.Errorf("remove partial images: %w", err)
+	}
+	return nil
+}
+
+// Info is what `ssctl host list` shows of a host.
+type Info struct {
+	Host      string
+	Kernel    string
+	Addrs     []netip.Addr
+	CRIU      string
+	CRIUError string
+	Gate      string
+	FreeBytes int64
+	InDoubt   []images.Key
+}
+
+// Info says who this host is and whether it can take part in a snapshot.
+func (a *Agent) Info(ctx context.Context) (Info, error) {
+	addrs, err := localAddrs()
+	if err != nil {
+		return Info{}, err
+	}
+	info := Info{Host: a.cfg.Host, Kernel: kernel(), Addrs: addrs, Gate: a.cfg.Gates.Mode()}
+	if info.CRIU, err = a.cfg.CRIU.Check(ctx); err != nil {
+		info.CRIUError = err.Error()
+	}
+	if info.FreeBytes, err = a.cfg.Images.Space(); err != nil {
+		return Info{}, fmt.Errorf("free space of the image folder: %w", err)
+	}
+	if info.InDoubt, err = a.inDoubt(); err != nil {
+		return Info{}, err
+	}
+	return info, nil
+}
+
+// inDoubt lists the image sets whose outcome this host does not know and that no running attempt owns.
+func (a *Agent) inDoubt() ([]images.Key, error) {
+	keys, err := a.cfg.Images.InDoubt()
+	if err != nil {
+		return nil, fmt.Errorf("list image sets in doubt: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.DeleteFunc(keys, func(k images.Key) bool {
+		return a.busy[k.Job] == "snapshot "+k.Snapshot
+	}), nil
+}
+
+// MemberInfo is a member with what it uses.
+type MemberInfo struct {
+	Member
+	RSS      int64
+	Channels int // connections times two directions
+}
+
+// Members lists the members of a job on this host, or of all jobs if job is empty.
+func (a *Agent) Members(ctx context.Context, job string) ([]MemberInfo, error) {
+	all, err := a.cfg.Cells.Members(ctx)
+	if err != nil {
+		return nil, a.fail("ps", job, err)
+	}
+	var out []MemberInfo
+	for _, m := range all {
+		if job != "" && m.Job != job {
+			continue
+		}
+		mi := MemberInfo{Member: m}
+		if m.State == Running {
+			if procs, err := a.cfg.Cells.Processes(ctx, m); err == nil {
+				for _, p := range procs {
+					mi.RSS += p.RSS
+				}
+			}
+			if socks, err := a.cfg.Cells.Sockets(ctx, m); err == nil {
+				for _, s := range socks {
+					if !s.Listening && s.Remote.IsValid() && !s.Remote.Addr().IsLoopback() {
+						mi.Channels += 2
+					}
+				}
+			}
+		}
+		out = append(out, mi)
+	}
+	return out, nil
+}
+
+// Run starts a member of a job.
+func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
+	if err := checkRun(m); err != nil {
+		return Member{}, a.fail("run", m.Job, err)
+	}
+	release, err := a.hold(m.Job, "run")
+	if err != nil {
+		return Member{}, a.fail("run", m.Job, err)
+	}
+	defer release()
+	if m.Name, err = a.nextName(ctx, m.Job); err != nil {
+		return Member{}, a.fail("run", m.Job, err)
+	}
+	got, err := a.cfg.Cells.Start(ctx, m)
+	if err != nil {
+		return Member{}, a.fail("run", m.Job, err)
+	}
+	a.log.Info("member started", "job", m.Job, "member", got.Name, "pid", got.Pid, "command", strings.Join(m.Command, " "))
+	return got, nil
+}
+
+func checkRun(m Member) error {
+	switch {
+	case !nameRE.MatchString(m.Job):
+		return fault.New(fault.Usage, fmt.Sprintf("%q is no job name", m.Job), "use letters, digits, dots, dashes and underscores, 64 at most")
+	case len(m.Command) == 0 || m.Command[0] == "":
+		return fault.New(fault.Usage, "no command", "give it after --")
+	}
+	for _, p := range []string{m.Dir, m.Log} {
+		if p != "" && !filepath.IsAbs(p) {
+			return fault.New(fault.Usage, fmt.Sprintf("%s is not an absolute path", p), "the path is looked up on the host: start it with /")
+		}
+	}
+	for _, kv := range m.Env {
+		if k, _, ok := strings.Cut(kv, "="); !ok || k == "" {
+			return fault.New(fault.Usage, fmt.Sprintf("%q is not K=V", kv), "")
+		}
+	}
+	return nil
+}
+
+// Attach takes a running tree in.
+func (a *Agent) Attach(ctx context.Context, job string, pid int) (Member, error) {
+	if !nameRE.MatchString(job) {
+		return Member{}, a.fail("attach", job, fault.New(fault.Usage, fmt.Sprintf("%q is no job name", job), ""))
+	}
+	release, err := a.hold(job, "attach")
+	if err != nil {
+		return Member{}, a.fail("attach", job, err)
+	}
+	defer release()
+	name, err := a.nextName(ctx, job)
+	if err != nil {
+		return Member{}, a.fail("attach", job, err)
+	}
+	m, err := a.cfg.Cells.Attach(ctx, Member{Job: job, Name: name, Pid: pid})
+	if err != nil {
+		return Member{}, a.fail("attach", job, err)
+	}
+	return m, nil
+}
+
+// Kill ends every member of a job on this host and forgets it.
+func (a *Agent) Kill(ctx context.Context, job string) ([]string, error) {
+	release, err := a.hold(job, "kill")
+	if err != nil {
+		return nil, a.fail("kill", job, err)
+	}
+	defer release()
+	killed, err := a.killMembers(ctx, job)
+	if err != nil {
+		return killed, a.fail("kill", job, err)
+	}
+	return killed, nil
+}
+
+func (a *Agent) killMembers(ctx context.Context, job string) ([]string, error) {
+	members, err := a.cfg.Cells.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	var errs []error
+	for _, m := range members {
+		if m.Job != job {
+			continue
+		}
+		if err := a.endMember(ctx, m); err != nil {
+			errs = append(errs, fmt.Errorf("kill %s: %w", m.Name, err))
+			continue
+		}
+		names = append(names, m.Name)
+	}
+	return names, errors.Join(errs...)
+}
+
+func (a *Agent) endMember(ctx context.Context, m Member) error {
+	if err := a.cfg.Cells.Kill(ctx, m); err != nil {
+		return err
+	}
+	return a.cfg.Cells.Forget(ctx, m)
+}
+
+// nextName gives the next member its name. Numbers of a job's ended members are not given again.
+func (a *Agent) nextName(ctx context.Context, job string) (string, error) {
+	members, err := a.cfg.Cells.Members(ctx)
+	if err != nil {
+		return "", err
+	}
+	prefix, n := a.cfg.Host+"-", 0
+	for _, m := range members {
+		if m.Job != job || !strings.HasPrefix(m.Name, prefix) {
+			continue
+		}
+		var i int
+		if _, err := fmt.Sscanf(m.Name[len(prefix):], "%d", &i); err == nil {
+			n = max(n, i)
+		}
+	}
+	return fmt.Sprintf("%s%d", prefix, n+1), nil
+}
+
+// running lists the running members of a job.
+func (a *Agent) running(ctx context.Context, job string) ([]Member, error) {
+	all, err := a.cfg.Cells.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(m Member) bool { return m.Job != job || m.State != Running }), nil
+}
+
+// hold takes the job for one thing at a time.
+func (a *Agent) hold(job, what string) (release func(), err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if other, ok := a.busy[job]; ok {
+		return nil, fault.New(fault.Conflict, fmt.Sprintf("job %s is busy with %s", job, other), "try again when that is over")
+	}
+	if a.closed {
+		return nil, fault.New(fault.Unreachable, "the agent is stopping", "try again when it is back")
+	}
+	a.busy[job] = what
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.busy[job] == what {
+			delete(a.busy, job)
+		}
+	}, nil
+}
+
+func (a *Agent) fail(op, job string, err error) error {
+	return &fault.Error{Op: op, Host: a.cfg.Host, Job: job, Err: err}
+}
+
+func localAddrs() ([]netip.Addr, error) {
+	ifs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list this host's addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, ia := range ifs {
+		p, err := netip.ParsePrefix(ia.String())
+		if err != nil {
+			continue
+		}
+		addr := p.Addr().Unmap().WithZone("")
+		if addr.IsLoopback() || addr.IsLinkLocalUnicast() {
+			continue
+		}
+		out = append(out, addr)
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out), nil
+}
+
+func kernel() string {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// cleanup gives work that must be done after a cancel its own deadline.
+func cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+}

@@ -1,0 +1,161 @@
+package agent
+
+import (
+	"sync"
+	"time"
+
+	"ss/marker"
+	"ss/store/images"
+)
+
+// Open is what a participant must know of an attempt beside the marker messages.
+type Open struct {
+	Key           marker.Key
+	Participants  []Participant
+	Copies        []Participant // where this host may put a copy of its images, best first
+	OutsideClosed bool
+}
+
+// Out is one thing for the coordinator. Exactly one field is set.
+type Out struct {
+	Message  *marker.Message
+	Progress *Progress
+	Report   *HostReport
+	Failure  error
+}
+
+// Progress says how far a phase is. Total is 0 where it is not known.
+type Progress struct {
+	Phase        string
+	Bytes, Total int64
+}
+
+// HostReport is what one host did in an attempt.
+type HostReport struct {
+	Members  []MemberReport
+	Phases   []PhaseTiming
+	Manifest string // digest of the image set
+	Copies   []string
+	CRIU     string
+	Bytes    int64
+}
+
+// MemberReport is one member's part of a HostReport.
+type MemberReport struct {
+	Member     Member
+	ImageBytes int64
+	Frozen     time.Duration // from the freeze until it ran again
+	Stall      time.Duration // from the freeze until its last gate opened
+}
+
+// PhaseTiming is when a phase began, counted from the attempt's first action on this host, and how long it took.
+type PhaseTiming struct {
+	Name            string
+	Start, Duration time.Duration
+}
+
+// Attempt is the coordinator's line to this host for one attempt.
+type Attempt struct {
+	r    *runner
+	open Open
+
+	mu    sync.Mutex
+	queue []Out
+	wake  chan struct{}
+}
+
+type joined struct {
+	marker.Event
+	attempt *Attempt
+}
+
+type hungUp struct {
+	marker.Event
+	key marker.Key
+}
+
+// Join opens the line for an attempt. The caller must Hangup.
+func (a *Agent) Join(open Open) (*Attempt, error) {
+	r, err := a.runnerOf(string(open.Key.Job))
+	if err != nil {
+		return nil, a.fail("snapshot", string(open.Key.Job), err)
+	}
+	at := &Attempt{r: r, open: open, wake: make(chan struct{}, 1)}
+	r.post(joined{attempt: at})
+	return at, nil
+}
+
+// Receive takes a message of the coordinator.
+func (at *Attempt) Receive(m marker.Message) { at.r.post(marker.Received{Message: m}) }
+
+// Hangup says that the coordinator's line is closed.
+func (at *Attempt) Hangup() { at.r.post(hungUp{key: at.open.Key}) }
+
+// Wake is signalled when there is something to Take.
+func (at *Attempt) Wake() <-chan struct{} { return at.wake }
+
+// Take gives what has come for the coordinator since the last call.
+func (at *Attempt) Take() []Out {
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	q := at.queue
+	at.queue = nil
+	return q
+}
+
+func (at *Attempt) put(o Out) {
+	at.mu.Lock()
+	at.queue = append(at.queue, o)
+	at.mu.Unlock()
+	select {
+	case at.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (at *Attempt) putFailure(err error) { at.put(Out{Failure: err}) }
+
+// Deliver takes a marker message of another agent. Messages of jobs that have no attempt here are
+// ignored, as M12 has it.
+func (a *Agent) Deliver(m marker.Message) {
+	a.mu.Lock()
+	r := a.runners[string(m.Key.Job)]
+	a.mu.Unlock()
+	if r != nil {
+		r.post(marker.Received{Message: m})
+	}
+}
+
+// resolved is the outcome of an attempt that its coordinator has left in doubt.
+type resolved struct {
+	marker.Event
+	snapshot  string
+	committed bool
+}
+
+// message is the outcome as the coordinator would have sent it; nil if the participant is in no doubt.
+func (r resolved) message(p marker.Participant, host string) marker.Event {
+	for _, k := range p.InDoubt() {
+		if string(k.Snapshot) != r.snapshot {
+			continue
+		}
+		m := marker.Message{Type: marker.MsgAbort, Key: k, From: marker.CoordinatorHost, To: marker.HostID(host)}
+		if r.committed {
+			m.Type = marker.MsgCommit
+		} else {
+			m.Reason = "its coordinator ended without a commit"
+		}
+		return marker.Received{Message: m}
+	}
+	return nil
+}
+
+// tellRunner hands the outcome of an attempt in doubt to the job's participant.
+func (a *Agent) tellRunner(k images.Key, committed bool) {
+	a.mu.Lock()
+	r := a.runners[k.Job]
+	a.mu.Unlock()
+	if r != nil && k.Host == a.cfg.Host {
+		r.post(resolved{snapshot: k.Snapshot, committed: committed})
+	}
+}

@@ -1,0 +1,290 @@
+package cell
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// hierarchies says where this host's cgroups are and which of them freezes.
+type hierarchies struct {
+	parent string
+	v2     string      // mount of the v2 hierarchy, "" if there is none
+	v1     string      // mount of the v1 freezer; "" if v2 freezes
+	mu     *sync.Mutex // making and removing the folders that members share
+}
+
+// cgroupMount is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+type cgroupMount struct{ point, fstype, options string }
+
+// findHierarchies picks the v2 hierarchy if it can freeze (Linux 5.2), else the v1 freezer, and then
+// still v2 for what only it can do: the cgroup's id, by which packets are matched.
+func findHierarchies(parent string, forceV1 bool) (hierarchies, error) {
+	mounts, err := cgroupMounts()
+	if err != nil {
+		return hierarchies{}, err
+	}
+	h := hierarchies{parent: parent, mu: new(sync.Mutex)}
+	var v1 string
+	for _, m := range mounts {
+		switch {
+		case m.fstype == "cgroup2" && h.v2 == "":
+			h.v2 = m.point
+		case m.fstype == "cgroup" && v1 == "" && slices.Contains(strings.Split(m.options, ","), "freezer"):
+			v1 = m.point
+		}
+	}
+	if h.v2 != "" && !forceV1 {
+		dir := filepath.Join(h.v2, parent)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return hierarchies{}, fmt.Errorf("make the parent cgroup: %w", err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.freeze")); err == nil {
+			return h, nil
+		}
+	}
+	if v1 == "" {
+		return hierarchies{}, errors.New("no cgroup hierarchy here can freeze processes: mount cgroup2 (Linux 5.2 or later) or the v1 freezer")
+	}
+	h.v1 = v1
+	return h, nil
+}
+
+func cgroupMounts() ([]cgroupMount, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("find cgroup mounts: %w", err)
+	}
+	defer f.Close()
+	var out []cgroupMount
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		left, right, ok := strings.Cut(s.Text(), " - ")
+		l, r := strings.Fields(left), strings.Fields(right)
+		if !ok || len(l) < 5 || len(r) < 3 || !strings.HasPrefix(r[0], "cgroup") {
+			continue
+		}
+		out = append(out, cgroupMount{point: unescape(l[4]), fstype: r[0], options: r[2]})
+	}
+	return out, s.Err()
+}
+
+// unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// group is one member's cgroup: a folder in v2, in the v1 freezer, or in both.
+type group struct {
+	h      hierarchies
+	v2, v1 string // "" where that hierarchy is not used
+}
+
+func (h hierarchies) group(job, name string) group {
+	g := group{h: h}
+	if h.v2 != "" {
+		g.v2 = filepath.Join(h.v2, h.parent, job, name)
+	}
+	if h.v1 != "" {
+		g.v1 = filepath.Join(h.v1, h.parent, job, name)
+	}
+	return g
+}
+
+// dir is the folder that freezes.
+func (g group) dir() string {
+	if g.v1 != "" {
+		return g.v1
+	}
+	return g.v2
+}
+
+func (g group) dirs() []string {
+	return slices.DeleteFunc([]string{g.v1, g.v2}, func(s string) bool { return s == "" })
+}
+
+// id is the v2 folder's inode number, by which the kernel and nftables name a cgroup.
+func (g group) id() uint64 {
+	var st syscall.Stat_t
+	if g.v2 == "" || syscall.Stat(g.v2, &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+// create makes the folders, empty and thawed.
+func (g group) create() error {
+	g.h.mu.Lock()
+	defer g.h.mu.Unlock()
+	for _, d := range g.dirs() {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fmt.Errorf("make the cgroup: %w", err)
+		}
+	}
+	left, err := g.procs()
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("cgroup %s is in use already, by %s; end it first", g.dir(), whose(left[0]))
+	}
+	return g.write(g.thawed())
+}
+
+// remove removes the folders, sub-cgroups that the member made included, and the job's and the
+// common parent's when nothing else is in them.
+func (g group) remove() error {
+	g.h.mu.Lock()
+	defer g.h.mu.Unlock()
+	var errs []error
+	for _, d := range g.dirs() {
+		if err := removeTree(d); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		job := filepath.Dir(d)
+		if os.Remove(job) == nil {
+			_ = os.Remove(filepath.Dir(job)) // another job's is in it, or it is empty: both are fine
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeTree removes a cgroup folder and those below it, which may be busy for an instant after
+// their last task has gone: for that the kernel has no event.
+func removeTree(dir string) error {
+	subs, err := subgroups(dir)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	for _, s := range subs {
+		if err := removeTree(s); err != nil {
+			return err
+		}
+	}
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || wait > time.Second {
+			return fmt.Errorf("remove cgroup %s: %w", dir, err)
+		}
+		<-time.After(wait)
+	}
+}
+
+// subgroups lists the cgroups right below dir. Most have none, which the link count tells at once.
+func subgroups(dir string) ([]string, error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if st.Nlink <= 2 {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		if e.IsDir() {
+			out = append(out, filepath.Join(dir, e.Name()))
+		}
+	}
+	return out, nil
+}
+
+// procs lists the processes of the group, of sub-cgroups too. A group that is not there has none.
+func (g group) procs() ([]int, error) {
+	out, err := procsOf(g.dir())
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	return out, err
+}
+
+func procsOf(dir string) ([]int, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil, fmt.Errorf("list the processes of a cgroup: %w", err)
+	}
+	var out []int
+	for f := range strings.FieldsSeq(string(b)) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 0 { // 0: in a PID namespace that we can't see
+			out = append(out, pid)
+		}
+	}
+	subs, err := subgroups(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range subs {
+		more, err := procsOf(s)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		out = append(out, more...)
+	}
+	return out, nil
+}
+
+// live is procs without those that have ended and are not reaped yet.
+func (g group) live() ([]int, error) {
+	all, err := g.procs()
+	return slices.DeleteFunc(all, func(pid int) bool {
+		s, err := readStat(pid)
+		return err != nil || s.dead()
+	}), err
+}
+
+// enter moves a process with all its threads into the group.
+func (g group) enter(pid int) error {
+	for _, d := range g.dirs() {
+		if err := enterDir(d, pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func enterDir(dir string, pid int) error {
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		return fmt.Errorf("move process %d into a cgroup: %w", pid, err)
+	}
+	return nil
+}
+
+// ownFolder returns the folder of the process's cgroup in the v2 hierarchy (mount point v2) or, with
+// v2 false, in the v1 freezer.
+func ownFolder(pid string, mount string, v2 bool) (string, error) {
+	b, err := os.ReadFile("/proc/" + pid + "/cgroup")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		if v2 && f[1] == "" || !v2 && slices.Contains(strings.Split(f[1], ","), "freezer") {
+			return filepath.Join(mount, f[2]), nil
+		}
+	}
+	return "", fmt.Errorf("/proc/%s/cgroup has no line for %s", pid, mount)
+}

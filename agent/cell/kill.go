@@ -1,0 +1,147 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
+)
+
+// Kill ends the whole tree, frozen or not, waits until it is gone, and removes cell, cgroup and
+// state. What its sockets leave in the kernel (FIN-WAIT and so on) is destroyed. Killing what is
+// not there is no error.
+//
+// The kernel says goodbye for each connection (FIN or RST) as the sockets close: with a closed gate
+// these packets are held like any other, and must not be let go toward restored peers.
+func (g *Manager) Kill(ctx context.Context, m agent.Member) error {
+	unlock, err := g.lock(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := g.discard(ctx, m); err != nil {
+		return fmt.Errorf("kill %s/%s: %w", m.Job, m.Name, err)
+	}
+	return nil
+}
+
+// Forget removes the last traces of an ended member. ErrRunning if it has not ended; forgetting
+// what is not there is no error.
+func (g *Manager) Forget(ctx context.Context, m agent.Member) error {
+	unlock, err := g.lock(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r, err := g.record(m)
+	if errors.Is(err, ErrUnknown) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	now, err := g.inspect(r)
+	if err != nil {
+		return err
+	}
+	if now.State != agent.Exited {
+		return fmt.Errorf("forget %s/%s: %w", m.Job, m.Name, ErrRunning)
+	}
+	return g.discard(ctx, m)
+}
+
+// discard ends and removes all there is of m. The caller holds its lock.
+func (g *Manager) discard(ctx context.Context, m agent.Member) error {
+	gr := g.cg.group(m.Job, m.Name)
+	live, err := gr.live()
+	if err != nil {
+		return err
+	}
+	var conns []diagSocket
+	if len(live) > 0 {
+		// Of sockets that can't be listed nothing is destroyed; that is no reason to let the tree live.
+		conns, _ = connections(live)
+	}
+	if err := gr.kill(ctx); err != nil {
+		return err
+	}
+	var init identity
+	err = readState(g.dir(m.Job, m.Name), initFile, &init)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil {
+		if err := g.endInit(ctx, init); err != nil {
+			return err
+		}
+	}
+	if err := destroy(conns); err != nil {
+		return err
+	}
+	if err := gr.remove(); err != nil {
+		return err
+	}
+	return g.removeDir(m.Job, m.Name)
+}
+
+// kill ends every process of the group and returns when none is left.
+func (g group) kill(ctx context.Context) error {
+	if _, err := os.Stat(g.dir()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if g.v1 == "" {
+		err := os.WriteFile(filepath.Join(g.v2, "cgroup.kill"), []byte("1"), 0)
+		if err == nil {
+			return g.waitEvents(ctx, "populated 0")
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("kill the cgroup: %w", err)
+		}
+	}
+	return g.killEach(ctx)
+}
+
+// killEach is for kernels without cgroup.kill (before 5.14) and for v1. Frozen processes can't fork
+// away from it; a v1-frozen one dies when it is thawed.
+func (g group) killEach(ctx context.Context) error {
+	for {
+		live, err := g.live()
+		if err != nil || len(live) == 0 {
+			return err
+		}
+		if err := g.freeze(ctx); err != nil {
+			return err
+		}
+		if live, err = g.live(); err != nil {
+			return err
+		}
+		var ids []identity
+		for _, pid := range live {
+			id, err := identify(pid)
+			if gone(err) {
+				continue
+			}
+			if err == nil {
+				ids = append(ids, id)
+				err = unix.Kill(pid, unix.SIGKILL)
+			}
+			if err != nil && !gone(err) {
+				return fmt.Errorf("kill process %d: %w", pid, err)
+			}
+		}
+		if err := g.thaw(ctx); err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if err := waitExit(ctx, id); err != nil {
+				return fmt.Errorf("wait for the end of process %d: %w", id.Pid, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package cell
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"ss/agent"
+)
+
+// Members lists what lives on this host, ended members too until Forget, by job and name. It reads
+// everything anew, so it does not matter which agent started them. A member whose cell waits for a
+// restore is running and has the Pid 0.
+func (g *Manager) Members(ctx context.Context) ([]agent.Member, error) {
+	recs, err := g.records()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]agent.Member, 0, len(recs))
+	for _, r := range recs {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		m, err := g.inspect(r)
+		if err != nil {
+			return nil, fmt.Errorf("look at member %s/%s: %w", r.Job, r.Name, err)
+		}
+		out = append(out, m)
+	}
+	slices.SortFunc(out, func(a, b agent.Member) int {
+		return cmp.Or(cmp.Compare(a.Job, b.Job), cmp.Compare(a.Name, b.Name))
+	})
+	return out, nil
+}
+
+func (g *Manager) record(m agent.Member) (record, error) {
+	var r record
+	err := readState(g.dir(m.Job, m.Name), memberFile, &r)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrUnknown
+	}
+	return r, err
+}
+
+// inspect is what can be said of a member now.
+func (g *Manager) inspect(r record) (agent.Member, error) {
+	gr := g.cg.group(r.Job, r.Name)
+	m := agent.Member{
+		Job: r.Job, Name: r.Name, Command: r.Command, Env: r.Env, Dir: r.Dir, Log: r.Log,
+		Attached: r.Kind == attached, Cgroup: gr.dir(), CgroupID: gr.id(), State: agent.Running,
+	}
+	var err error
+	if m.Frozen, err = gr.frozen(); err != nil {
+		return m, err
+	}
+	live, err := gr.live()
+	if err != nil {
+		return m, err
+	}
+	if r.Kind == attached {
+		g.inspectAttached(&m, r, live)
+		return m, nil
+	}
+	return m, g.inspectCell(&m, live)
+}
+
+func (g *Manager) inspectAttached(m *agent.Member, r record, live []int) {
+	switch {
+	case r.Root.alive():
+		m.Pid = r.Root.Pid
+	case len(live) > 0:
+		m.Pid = topOf(live)
+	default:
+		m.State, m.Exit = agent.Exited, "ended"
+	}
+	m.InnerPid = m.Pid
+}
+
+func (g *Manager) inspectCell(m *agent.Member, live []int) error {
+	dir := g.dir(m.Job, m.Name)
+	var init identity
+	var root rootRecord
+	var exit exitRecord
+	err := errors.Join(ifThere(readState(dir, initFile, &init)), ifThere(readState(dir, rootFile, &root)), ifThere(readState(dir, exitFile, &exit)))
+	if err != nil {
+		return err
+	}
+	m.InnerPid = root.InnerPid
+	alive := init.alive()
+	if alive {
+		m.InitPid = init.Pid
+	}
+	if len(live) == 0 && (!alive || exit.Status != "") {
+		m.State, m.Exit, m.InitPid = agent.Exited, exit.Status, 0
+		if m.Exit == "" {
+			m.Exit = "unknown: its cell ended with it (killed, or the host was restarted)"
+		}
+		return nil
+	}
+	if exit.Status != "" {
+		// The root has ended and what it left runs on, as a daemon's does: that is the tree now.
+		m.Pid = topOf(live)
+		if p, err := nsPids(m.Pid); err == nil && len(p) > 1 {
+			m.InnerPid = p[1]
+		}
+		return nil
+	}
+	for _, pid := range live {
+		if p, err := nsPids(pid); err == nil && len(p) > 1 && p[1] == root.InnerPid {
+			m.Pid = pid
+		}
+	}
+	return nil
+}
+
+func ifThere(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// tops returns the processes whose parent is not among them: one, if they are one tree.
+func tops(live []int) []int {
+	var out []int
+	for _, pid := range live {
+		if s, err := readStat(pid); err == nil && !slices.Contains(live, s.ppid) {
+			out = append(out, pid)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func topOf(live []int) int {
+	if t := tops(live); len(t) > 0 {
+		return t[0]
+	}
+	return 0
+}
+
+// Processes lists the processes of m by PID. One that ends meanwhile is left out.
+func (g *Manager) Processes(ctx context.Context, m agent.Member) ([]agent.Process, error) {
+	gr, err := g.existing(m)
+	if errors.Is(err, ErrUnknown) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	live, err := gr.live()
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(live)
+	out := make([]agent.Process, 0, len(live))
+	for _, pid := range live {
+		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
+		if err != nil {
+			continue
+		}
+		pages := int64(0)
+		if f := strings.Fields(string(b)); len(f) > 1 {
+			pages, _ = strconv.ParseInt(f[1], 10, 64) // the kernel's own number
+		}
+		out = append(out, agent.Process{Pid: pid, Command: command(pid), RSS: pages * int64(os.Getpagesize())})
+	}
+	return out, ctx.Err()
+}

@@ -1,0 +1,295 @@
+package cell
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
+)
+
+// Obstacles lists what CRIU (4.2) could not dump of m, each with the process and what to do about
+// it. An empty list is no promise: CRIU has the last word. The member may run meanwhile.
+func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, error) {
+	gr, err := g.existing(m)
+	if errors.Is(err, ErrUnknown) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := survey{group: gr, seen: map[string]bool{}}
+	if s.pids, err = gr.live(); err != nil {
+		return nil, err
+	}
+	slices.Sort(s.pids)
+	if s.held, err = socketInodes(s.pids); err != nil {
+		return nil, err
+	}
+	s.trees()
+	for _, pid := range s.pids {
+		s.process(pid)
+		s.mappings(pid)
+	}
+	err = errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), ctx.Err())
+	if err != nil {
+		return nil, fmt.Errorf("look for what CRIU could not dump of %s/%s: %w", m.Job, m.Name, err)
+	}
+	return s.found, nil
+}
+
+// survey collects obstacles, each text once.
+type survey struct {
+	group group
+	pids  []int // of the member
+	held  map[uint64]holder
+	seen  map[string]bool
+	found []string
+}
+
+func (s *survey) add(pid int, format string, args ...any) {
+	text := whose(pid) + " " + fmt.Sprintf(format, args...)
+	if !s.seen[text] {
+		s.seen[text] = true
+		s.found = append(s.found, text)
+	}
+}
+
+// trees checks that the member is one tree, whole.
+func (s *survey) trees() {
+	all := tops(s.pids)
+	for _, pid := range all[min(1, len(all)):] {
+		s.add(pid, "does not descend from %s: CRIU dumps one tree; make it a member of its own, or start it without a double fork (not as a daemon)", whose(all[0]))
+	}
+	for _, root := range all {
+		desc, err := tree(root)
+		if err != nil {
+			continue // it ended
+		}
+		now, err := s.group.procs() // after tree, so that it has what was born meanwhile
+		if err != nil {
+			continue
+		}
+		for _, p := range desc {
+			if _, err := readStat(p.pid); !p.dead() && !slices.Contains(now, p.pid) && err == nil {
+				s.add(p.pid, "has left the member's cgroup, so it would not be frozen with the rest; do not let it manage cgroups of its own")
+			}
+		}
+	}
+}
+
+// process looks at what /proc/PID says of a process as a whole.
+func (s *survey) process(pid int) {
+	if v, err := statusField(pid, "TracerPid"); err == nil && v != "0" {
+		tracer, _ := strconv.Atoi(v)
+		s.add(pid, "is being traced by %s, and a process has one tracer only: end that debugger or strace", whose(tracer))
+	}
+	for _, kind := range []string{"net", "pid", "user"} {
+		theirs, err := namespace(pid, kind)
+		if err != nil {
+			continue
+		}
+		if root, err := namespace(s.pids[0], kind); err == nil && root != theirs {
+			s.add(pid, "runs in a %s namespace of its own within the member: CRIU dumps no nested containers; make it a member of its own", kind)
+		}
+	}
+}
+
+// mappings looks for memory that is not the process's alone to restore.
+func (s *survey) mappings(pid int) {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/maps")
+	if err != nil {
+		return // it ended
+	}
+	defer f.Close()
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		fields := strings.Fields(sc.Text())
+		if len(fields) < 6 {
+			continue
+		}
+		switch path := strings.Join(fields[5:], " "); {
+		case strings.Contains(path, "anon_inode:[io_uring]"):
+			s.ioUring(pid)
+		case strings.HasPrefix(path, "/SYSV"):
+			s.add(pid, "uses System V shared memory (%s): have it use POSIX shared memory or mmap instead", path)
+		case isDevice(path):
+			s.add(pid, "maps the device %s, whose state CRIU can't save: close it before the snapshot, or run it without", path)
+		}
+	}
+}
+
+func (s *survey) ioUring(pid int) {
+	s.add(pid, "uses io_uring, which CRIU can't dump: turn it off in the program (libuv and Node: UV_USE_IO_URING=0), or with sysctl kernel.io_uring_disabled=2 before it starts")
+}
+
+// dumpableDevices are the device files that CRIU reopens as they are.
+var dumpableDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/ptmx", "/dev/pts/ptmx"}
+
+func isDevice(path string) bool {
+	return strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/") && !strings.HasPrefix(path, "/dev/mqueue/") &&
+		!slices.Contains(dumpableDevices, strings.TrimSuffix(path, " (deleted)"))
+}
+
+// dumpableAnon are the anonymous inodes that CRIU knows.
+var dumpableAnon = []string{"[eventfd]", "[eventpoll]", "inotify", "[signalfd]", "[timerfd]", "[fanotify]", "[pidfd]", "bpf-map"}
+
+// descriptors looks at every open file but sockets.
+func (s *survey) descriptors() error {
+	ptmx := map[int]bool{}
+	mounts := map[int]map[string]bool{}
+	type file struct {
+		pid, fd int
+		link    string
+	}
+	var files []file
+	err := eachFd(s.pids, func(pid, fd int, link string) {
+		files = append(files, file{pid, fd, link})
+		ptmx[pid] = ptmx[pid] || strings.HasSuffix(link, "/ptmx")
+	})
+	for _, f := range files {
+		anon, isAnon := strings.CutPrefix(f.link, "anon_inode:")
+		switch {
+		case anon == "[io_uring]":
+			s.ioUring(f.pid)
+		case isAnon && !slices.Contains(dumpableAnon, anon):
+			s.add(f.pid, "holds a %s descriptor (%d), which CRIU can't dump: close it before the snapshot", strings.Trim(anon, "[]"), f.fd)
+		case strings.HasPrefix(f.link, "/dev/pts/") || f.link == "/dev/tty" || f.link == "/dev/console":
+			if !slices.ContainsFunc(s.pids, func(pid int) bool { return ptmx[pid] }) {
+				s.add(f.pid, "has the terminal %s open (descriptor %d), whose other end is not part of the member: start it with its input and output redirected", f.link, f.fd)
+			}
+		case isDevice(f.link):
+			s.add(f.pid, "has the device %s open (descriptor %d), whose state CRIU can't save: close it before the snapshot", f.link, f.fd)
+		case strings.HasPrefix(f.link, "/") && !strings.HasSuffix(f.link, " (deleted)"):
+			if mounts[f.pid] == nil {
+				mounts[f.pid] = mountIDs(f.pid)
+			}
+			if id := mountID(f.pid, f.fd); id != "" && len(mounts[f.pid]) > 0 && !mounts[f.pid][id] {
+				s.add(f.pid, "holds %s (descriptor %d), opened in another mount namespace, where CRIU can't find it: start the program with nsenter --net rather than ip netns exec, or reopen the file", f.link, f.fd)
+			}
+		}
+	}
+	return err
+}
+
+// mountIDs returns the mounts of a process's mount namespace.
+func mountIDs(pid int) map[string]bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/mountinfo")
+	if err != nil {
+		return nil
+	}
+	out := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		id, _, _ := strings.Cut(line, " ")
+		out[id] = true
+	}
+	return out
+}
+
+func mountID(pid, fd int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if id, ok := strings.CutPrefix(line, "mnt_id:"); ok {
+			return strings.TrimSpace(id)
+		}
+	}
+	return ""
+}
+
+// sockets looks at every socket's family and protocol.
+func (s *survey) sockets(ctx context.Context) error {
+	return borrow(ctx, s.held, func(h holder, fd int) {
+		domain, err1 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		protocol, err2 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		if err1 != nil || err2 != nil {
+			return
+		}
+		switch domain {
+		case unix.AF_INET, unix.AF_INET6:
+			s.inetSocket(h, fd, protocol)
+		case unix.AF_UNIX, unix.AF_NETLINK, unix.AF_PACKET:
+		default:
+			s.add(h.pid, "holds a socket of family %s (descriptor %d), which CRIU can't dump: close it before the snapshot", familyName(domain), h.fd)
+		}
+	})
+}
+
+func (s *survey) inetSocket(h holder, fd, protocol int) {
+	switch protocol {
+	case unix.IPPROTO_TCP:
+		if ulp, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_ULP); err == nil && ulp != "" {
+			s.add(h.pid, "has handed TLS to the kernel for a connection (descriptor %d, %s), which CRIU can't dump: turn kernel TLS off in the program", h.fd, ulp)
+		}
+	case unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE:
+	case protocolMPTCP:
+		s.add(h.pid, "uses multipath TCP (descriptor %d), which CRIU can't dump; Go programs do so since Go 1.24: start it with GODEBUG=multipathtcp=0 in its environment", h.fd)
+	default:
+		if t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && t == unix.SOCK_RAW {
+			return
+		}
+		s.add(h.pid, "holds a socket of IP protocol %d (descriptor %d), which CRIU can't dump: close it before the snapshot", protocol, h.fd)
+	}
+}
+
+func familyName(domain int) string {
+	names := map[int]string{
+		unix.AF_VSOCK: "AF_VSOCK", unix.AF_ALG: "AF_ALG (the kernel's cryptography)", unix.AF_XDP: "AF_XDP", unix.AF_RDS: "AF_RDS",
+		unix.AF_IB: "AF_IB (RDMA)", unix.AF_SMC: "AF_SMC", unix.AF_TIPC: "AF_TIPC", unix.AF_CAN: "AF_CAN", unix.AF_BLUETOOTH: "AF_BLUETOOTH",
+	}
+	if n, ok := names[domain]; ok {
+		return n
+	}
+	return strconv.Itoa(domain)
+}
+
+// unixSockets looks for connections to processes that are not part of the member.
+func (s *survey) unixSockets() error {
+	if len(s.held) == 0 {
+		return nil
+	}
+	peers, err := unixPeers()
+	if err != nil {
+		return err
+	}
+	outside := map[uint64]holder{} // peer inode → our end
+	for ino, h := range s.held {
+		if peer := peers[ino]; peer != 0 {
+			if _, inside := s.held[peer]; !inside {
+				outside[peer] = h
+			}
+		}
+	}
+	if len(outside) == 0 {
+		return nil
+	}
+	all, err := pids()
+	if err != nil {
+		return err
+	}
+	owners := map[uint64]int{}
+	err = eachFd(all, func(pid, _ int, link string) {
+		if ino, ok := socketInode(link); ok {
+			if _, want := outside[ino]; want && owners[ino] == 0 {
+				owners[ino] = pid
+			}
+		}
+	})
+	for peer, h := range outside {
+		to := "a socket that no process here holds"
+		if pid := owners[peer]; pid != 0 {
+			to = whose(pid)
+		}
+		s.add(h.pid, "has a UNIX socket (descriptor %d) connected to %s, which is not part of the member: close it before the snapshot, or have the program do without", h.fd, to)
+	}
+	return err
+}

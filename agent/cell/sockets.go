@@ -1,0 +1,177 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
+)
+
+// holder is one descriptor that refers to a socket.
+type holder struct{ pid, fd int }
+
+// Sockets lists m's TCP sockets: those that its processes hold, and those that its listeners are
+// about to hold (SYN-RECV, and established but not accepted). MPTCP sockets and connected UDP
+// sockets are listed with that Protocol. Made for a frozen member: of one that runs the answer may
+// be old when it arrives.
+func (g *Manager) Sockets(ctx context.Context, m agent.Member) ([]agent.Socket, error) {
+	gr, err := g.existing(m)
+	if errors.Is(err, ErrUnknown) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out, err := socketsOf(gr, m.Name)
+	if err != nil {
+		return nil, fmt.Errorf("list the sockets of %s/%s: %w", m.Job, m.Name, err)
+	}
+	return out, ctx.Err()
+}
+
+func socketsOf(gr group, member string) ([]agent.Socket, error) {
+	all, err := gr.procs()
+	if err != nil {
+		return nil, err
+	}
+	held, err := socketInodes(all)
+	if err != nil || len(held) == 0 {
+		return nil, err
+	}
+	c, err := dialDiag()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	tcp, err := inetDumpAll(c, unix.IPPROTO_TCP, liveStates)
+	if err != nil {
+		return nil, err
+	}
+	mptcp, err := inetDumpAll(c, protocolMPTCP, liveStates)
+	if err != nil {
+		return nil, err
+	}
+	udp, err := inetDumpAll(c, unix.IPPROTO_UDP, 1<<stEstablished)
+	if err != nil {
+		return nil, err
+	}
+	col := collector{member: member, held: held, commands: map[int]string{}}
+	col.add(mptcp, "mptcp")
+	tcp = slices.DeleteFunc(tcp, func(s diagSocket) bool { // a subflow is listed with its owner's inode
+		return s.inode != 0 && slices.ContainsFunc(mptcp, func(m diagSocket) bool { return m.inode == s.inode })
+	})
+	col.add(tcp, "tcp")
+	col.add(udp, "udp-connected")
+	col.addPending(tcp)
+	return col.out, nil
+}
+
+// collector turns the kernel's sockets into a member's.
+type collector struct {
+	member   string
+	held     map[uint64]holder
+	commands map[int]string
+	out      []agent.Socket
+}
+
+func (c *collector) add(socks []diagSocket, protocol string) {
+	for _, s := range socks {
+		if h, ok := c.held[s.inode]; ok {
+			c.out = append(c.out, c.socket(s, protocol, h))
+		}
+	}
+}
+
+func (c *collector) socket(s diagSocket, protocol string, h holder) agent.Socket {
+	cmd, ok := c.commands[h.pid]
+	if !ok {
+		cmd = command(h.pid)
+		c.commands[h.pid] = cmd
+	}
+	out := agent.Socket{
+		Member: c.member, Pid: h.pid, Command: cmd, Inode: s.inode,
+		Local: s.local, Remote: s.remote, Protocol: protocol, Unacked: s.unacked,
+		HalfOpen: protocol != "udp-connected" && (s.state == stSynSent || s.state == stSynRecv),
+	}
+	if s.state == stListen {
+		out.Listening, out.Remote, out.Wildcard = true, netip.AddrPort{}, s.local.Addr().IsUnspecified()
+	}
+	return out
+}
+
+// addPending adds the connections that no program holds yet but one of the member's listeners will:
+// a SYN that was answered, and a finished handshake that waits for accept(2). Both have the inode 0.
+func (c *collector) addPending(tcp []diagSocket) {
+	listeners := slices.DeleteFunc(slices.Clone(c.out), func(s agent.Socket) bool { return !s.Listening })
+	for _, s := range tcp {
+		if s.inode != 0 || s.state != stSynRecv && s.state != stEstablished && s.state != stCloseWait {
+			continue
+		}
+		for _, l := range listeners {
+			if l.Local.Port() == s.local.Port() && (l.Wildcard || l.Local.Addr() == s.local.Addr()) {
+				p := c.socket(s, "tcp", holder{pid: l.Pid})
+				p.HalfOpen = true
+				c.out = append(c.out, p)
+				break
+			}
+		}
+	}
+}
+
+// socketInodes maps the inode of every socket that the processes hold to one of its descriptors.
+func socketInodes(pids []int) (map[uint64]holder, error) {
+	out := map[uint64]holder{}
+	err := eachFd(pids, func(pid, fd int, link string) {
+		if ino, ok := socketInode(link); ok {
+			if _, known := out[ino]; !known {
+				out[ino] = holder{pid, fd}
+			}
+		}
+	})
+	return out, err
+}
+
+func socketInode(link string) (uint64, bool) {
+	s, ok := strings.CutPrefix(link, "socket:[")
+	if !ok {
+		return 0, false
+	}
+	ino, err := strconv.ParseUint(strings.TrimSuffix(s, "]"), 10, 64)
+	return ino, err == nil
+}
+
+// eachFd calls f with every descriptor of the processes and what it refers to. A process that ends
+// meanwhile holds nothing.
+func eachFd(pids []int, f func(pid, fd int, link string)) error {
+	buf := make([]byte, 4096)
+	for _, pid := range pids {
+		d, err := os.Open("/proc/" + strconv.Itoa(pid) + "/fd")
+		if err != nil {
+			if gone(err) {
+				continue
+			}
+			return fmt.Errorf("list the descriptors of process %d: %w", pid, err)
+		}
+		names, err := d.Readdirnames(-1)
+		for _, name := range names {
+			fd, convErr := strconv.Atoi(name)
+			n, linkErr := unix.Readlinkat(int(d.Fd()), name, buf)
+			if convErr == nil && linkErr == nil {
+				f(pid, fd, string(buf[:n]))
+			}
+		}
+		_ = d.Close()
+		if err != nil && !gone(err) {
+			return fmt.Errorf("list the descriptors of process %d: %w", pid, err)
+		}
+	}
+	return nil
+}

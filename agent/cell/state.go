@@ -1,0 +1,211 @@
+package cell
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"ss/agent"
+)
+
+// Files of a member's folder, StateDir/members/JOB/MEMBER. Each is written once, whole or not at
+// all; who writes it is said here.
+const (
+	memberFile  = "member.json" // the agent, before anything else: a record
+	initFile    = "init.json"   // the agent, before PID 1 may act: its identity
+	rootFile    = "root.json"   // PID 1: the tree has a root (rootRecord)
+	exitFile    = "exit.json"   // PID 1: the root has ended (exitRecord)
+	controlFile = "control"     // PID 1 of a cell made for a restore: its socket
+)
+
+// kind says how a member came to be.
+type kind string
+
+const (
+	started  kind = "started"  // by Start
+	restored kind = "restored" // by NewCell, and CRIU
+	attached kind = "attached" // by Attach
+)
+
+// record is what member.json holds.
+type record struct {
+	Job     string   `json:"job"`
+	Name    string   `json:"name"`
+	Kind    kind     `json:"kind"`
+	Command []string `json:"command"`
+	Env     []string `json:"env,omitempty"`
+	Dir     string   `json:"dir"`
+	Log     string   `json:"log,omitempty"`
+	Root    identity `json:"root,omitzero"` // attached trees
+}
+
+func newRecord(m agent.Member, k kind) record {
+	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log}
+}
+
+type rootRecord struct {
+	InnerPid int `json:"inner_pid"`
+}
+
+type exitRecord struct {
+	Status string `json:"status"` // as os.ProcessState prints it
+}
+
+func (g *Manager) membersDir() string { return filepath.Join(g.cfg.StateDir, "members") }
+
+func (g *Manager) dir(job, name string) string { return filepath.Join(g.membersDir(), job, name) }
+
+// writeState writes v to dir/name so that after a crash either all of it is there or nothing.
+func writeState(dir, name string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	return writeAtomic(dir, name, append(b, '\n'))
+}
+
+func writeAtomic(dir, name string, b []byte) (err error) {
+	f, err := os.CreateTemp(dir, "."+name+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write %s: %w", filepath.Join(dir, name), errors.Join(err, f.Close()))
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	if err := syncDir(dir); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// readState reads what writeState wrote. fs.ErrNotExist if there is no such file.
+func readState(dir, name string, v any) error {
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read %s: %w", filepath.Join(dir, name), err)
+	}
+	return nil
+}
+
+// makeDir makes the member's folder. ErrExists if it is there already.
+func (g *Manager) makeDir(job, name string) (string, error) {
+	dir := g.dir(job, name)
+	// A Forget of the job's last member may remove the job's folder between the two steps.
+	for {
+		if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+			return "", fmt.Errorf("make the job's folder: %w", err)
+		}
+		err := os.Mkdir(dir, 0o700)
+		switch {
+		case err == nil:
+			return dir, syncDir(filepath.Dir(dir))
+		case errors.Is(err, fs.ErrExist):
+			return "", fmt.Errorf("member %s of job %s: %w", name, job, ErrExists)
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", fmt.Errorf("make the member's folder: %w", err)
+		}
+	}
+}
+
+// removeDir removes the member's folder, member.json last: as long as it is there, so is the member.
+func (g *Manager) removeDir(job, name string) error {
+	dir := g.dir(job, name)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == memberFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(dir)) // fails while the job has other members, as it should
+	return nil
+}
+
+// records reads every member.json. A folder without one is not a member yet, or no more.
+func (g *Manager) records() ([]record, error) {
+	jobs, err := os.ReadDir(g.membersDir())
+	if err != nil {
+		return nil, fmt.Errorf("list members: %w", err)
+	}
+	var out []record
+	for _, j := range jobs {
+		names, err := os.ReadDir(filepath.Join(g.membersDir(), j.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list members of %s: %w", j.Name(), err)
+		}
+		for _, n := range names {
+			var r record
+			err := readState(g.dir(j.Name(), n.Name()), memberFile, &r)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+// nextName returns a name that no member of the job was ever given on this host.
+func (g *Manager) nextName(job string) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	dir := filepath.Join(g.cfg.StateDir, "names")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the folder of names: %w", err)
+	}
+	n := 0
+	b, err := os.ReadFile(filepath.Join(dir, job))
+	if err == nil {
+		n, err = strconv.Atoi(strings.TrimSpace(string(b)))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the job's last member number: %w", err)
+	}
+	n++
+	return g.cfg.Host + "-" + strconv.Itoa(n), writeAtomic(dir, job, []byte(strconv.Itoa(n)+"\n"))
+}

@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"context"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"ss/store/images"
+)
+
+// Check is R1 on this host: everything that would make the restore fail here, at once. Nothing is touched.
+func (r *Restoration) Check(ctx context.Context) ([]string, error) {
+	var faults []string
+	if _, err := r.a.cfg.CRIU.Check(ctx); err != nil {
+		faults = append(faults, err.Error())
+	}
+	local, err := localAddrs()
+	if err != nil {
+		return nil, err
+	}
+	held, err := r.heldPorts(ctx)
+	if err != nil {
+		return nil, r.wrap("checking", err)
+	}
+	var size int64
+	for _, part := range r.plan.Parts {
+		man, err := r.manifest(ctx, part)
+		if err != nil {
+			faults = append(faults, fmt.Sprintf("images of %s: %v", part.Host, err))
+			continue
+		}
+		r.manifests[part.Host] = man
+		for _, f := range man.Files {
+			size += f.Size
+		}
+		meta, err := metaOf(man)
+		if err != nil {
+			faults = append(faults, err.Error())
+			continue
+		}
+		for _, m := range part.Members {
+			mm, ok := meta.Members[m.Name]
+			if !ok {
+				faults = append(faults, fmt.Sprintf("the images of %s hold no member %s", part.Host, m.Name))
+				continue
+			}
+			faults = append(faults, r.checkMember(m, mm, local, held)...)
+		}
+	}
+	if free, err := r.a.cfg.Images.Space(); err == nil && size > free {
+		faults = append(faults, fmt.Sprintf("the images need %d MiB and %d MiB are free", size>>20, free>>20))
+	}
+	return faults, nil
+}
+
+// manifest finds the part's manifest here or at one of its holders.
+func (r *Restoration) manifest(ctx context.Context, part RestorePart) (images.Manifest, error) {
+	key := r.key(part.Host)
+	man, err := r.a.cfg.Images.Manifest(key)
+	if err == nil {
+		return man, nil
+	}
+	errs := []error{err}
+	for _, src := range part.Sources {
+		if src.Host == r.a.cfg.Host {
+			continue
+		}
+		if man, err = r.a.cfg.Peers.GetManifest(ctx, src, key); err == nil {
+			return man, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", src.Host, err))
+	}
+	return images.Manifest{}, errors.Join(errs...)
+}
+
+// heldPorts are the ports that live members of the job hold here: they end before the restore.
+func (r *Restoration) heldPorts(ctx context.Context) (map[uint16]bool, error) {
+	members, err := r.a.running(ctx, r.job())
+	if err != nil {
+		return nil, err
+	}
+	held := map[uint16]bool{}
+	for _, m := range members {
+		socks, err := r.a.cfg.Cells.Sockets(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range socks {
+			held[s.Local.Port()] = true
+		}
+	}
+	return held, nil
+}
+
+func (r *Restoration) checkMember(m Member, mm MemberMeta, local []netip.Addr, held map[uint16]bool) []string {
+	var faults []string
+	add := func(format string, args ...any) {
+		faults = append(faults, m.Name+": "+fmt.Sprintf(format, args...))
+	}
+	stored := map[string]bool{}
+	for _, f := range mm.Files {
+		stored[f.Path] = true
+	}
+	for _, f := range mm.Needs.Files {
+		if !stored[f.Path] {
+			if err := checkFile(f); err != nil {
+				add("%v", err)
+			}
+		}
+	}
+	for _, d := range mm.Needs.Dirs {
+		if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
+			add("there is no folder %s; make it", d)
+		}
+	}
+	for _, l := range mm.Needs.Listen {
+		l = r.moved(l)
+		if held[l.Port()] {
+			continue
+		}
+		if err := canListen(l); err != nil {
+			add("port %s: %v; end what uses it", l, err)
+		}
+	}
+	for _, c := range mm.Needs.Conns {
+		addr := r.moved(c.Local).Addr()
+		if !addr.IsLoopback() && !slices.Contains(local, addr) {
+			add("its connection with %s uses the address %s, which is not of this host: give --remap, or the host that address", c.Remote, addr)
+		}
+	}
+	return faults
+}
+
+func (r *Restoration) moved(ap netip.AddrPort) netip.AddrPort {
+	if to, ok := r.plan.Moved[ap.Addr()]; ok {
+		return netip.AddrPortFrom(to, ap.Port())
+	}
+	return ap
+}
+
+// checkFile compares a file that the images refer to with what this host has.
+func checkFile(f NeededFile) error {
+	if strings.HasPrefix(f.Path, "/dev/") || strings.HasPrefix(f.Path, "/proc/") || strings.HasSuffix(f.Path, " (deleted)") {
+		return nil
+	}
+	fi, err := os.Stat(f.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("there is no %s; install it", f.Path)
+	}
+	if err != nil {
+		return err
+	}
+	if f.BuildID != "" {
+		if id := buildID(f.Path); id != f.BuildID {
+			return fmt.Errorf("%s is another build (build id %s, the images need %s); install the same package", f.Path, orNone(id), f.BuildID)
+		}
+	} else if f.Size > 0 && fi.Mode().IsRegular() && fi.Size() != f.Size {
+		return fmt.Errorf("%s has %d bytes, the images need %d; copy the same file here", f.Path, fi.Size(), f.Size)
+	}
+	return nil
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// buildID reads the GNU build id note of an ELF file; "" if it has none.
+func buildID(path string) string {
+	f, err := elf.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	s := f.Section(".note.gnu.build-id")
+	if s == nil {
+		return ""
+	}
+	b, err := s.Data()
+	if err != nil || len(b) < 16 {
+		return ""
+	}
+	// Elf64_Nhdr: name size, description size, type, then "GNU\0", then the id.
+	n := f.ByteOrder.Uint32(b[4:8])
+	if int(n) > len(b)-16 {
+		return ""
+	}
+	return hex.EncodeToString(b[16 : 16+n])
+}
+
+// canListen tries the port.
+func canListen(ap netip.AddrPort) error {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), "tcp", ap.String())
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}

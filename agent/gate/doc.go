@@ -1,0 +1,29 @@
+// Package gate holds and releases a job's packets to and from a peer host. It implements
+// agent.Gates with nftables and NFQUEUE, both by netlink.
+//
+// One nft table of the inet family carries everything. It belongs to the netlink socket of the
+// Keeper (flag owner, Linux 5.12), so the kernel removes it when the agent ends, however it ends:
+// no gate outlives its keeper. Two base chains stand in it for as long as the Keeper lives, without
+// a rule while nothing is closed. A closed gate adds chains of its own, which the base chains jump
+// to, and which look a packet's addresses and ports up in sets; a thousand connections cost one rule.
+// Every change is one batch, which the kernel applies whole or not at all.
+//
+//	output, input ──► gN-out, gN-in ──► gN: queue
+//	                  (sets: which packets)  (what becomes of them)
+//
+// What a closed gate matches goes to an NFQUEUE of its own, and its verdict is withheld until the gate
+// opens. A packet that waits there counts as sent and not acknowledged for its socket, which has the
+// kernel's retransmission wait as well: packets are late, none is lost, none is sent twice. When no process
+// listens to a queue any more, the kernel drops what is in it and TCP sends it again.
+//
+// Output is held at priority raw, before connection tracking and NAT, input after them: both see a
+// packet's addresses as the socket does.
+//
+// Limits. Only TCP is held. A packet that two closed gates of different jobs describe (a connection
+// between two jobs) is held by the one that closed first. Whoever unregisters any netfilter hook in the same
+// network namespace (the removal of a base chain, for one) makes the kernel drop every queued packet there,
+// of all queues: TCP recovers, after a retransmission.
+//
+// It may import agent, for the types in its methods, and the netlink and nftables libraries, which no
+// other package needs.
+package gate

@@ -1,0 +1,5 @@
+// Package rpc is the agent's gRPC server, and its client to other agents. It translates between
+// protobuf types and those of package agent, and does nothing else.
+//
+// It may import agent, store, marker, fault, the wire (api/...) and grpc.
+package rpc

@@ -1,0 +1,193 @@
+package rpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"ss/agent"
+	"ss/api/identity"
+	ssv1 "ss/api/proto/ss/v1"
+	"ss/api/wire"
+	"ss/fault"
+	"ss/marker"
+	"ss/store/images"
+)
+
+// Peers reaches other agents over gRPC. It implements agent.Peers.
+type Peers struct {
+	creds  *identity.Credentials
+	images *images.Store
+
+	mu    sync.Mutex
+	conns map[string]*grpc.ClientConn // by host and endpoint
+}
+
+// NewPeers makes a Peers that shows creds and accepts nothing but the agent of the host that it dials.
+func NewPeers(creds *identity.Credentials, imgs *images.Store) *Peers {
+	return &Peers{creds: creds, images: imgs, conns: map[string]*grpc.ClientConn{}}
+}
+
+// Close ends every connection.
+func (p *Peers) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		_ = c.Close() // nothing is under way when the agent stops
+	}
+	clear(p.conns)
+}
+
+func (p *Peers) client(to agent.Participant) (ssv1.PeerClient, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id := to.Host + " " + to.Endpoint
+	conn, ok := p.conns[id]
+	if !ok {
+		var err error
+		conn, err = grpc.NewClient("passthrough:///"+to.Endpoint,
+			grpc.WithTransportCredentials(credentials.NewTLS(p.creds.Client(identity.RoleAgent, to.Host))),
+			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+			// A peer's agent that was restarted should be found again at once, not after gRPC's usual two minutes.
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+				MinConnectTimeout: time.Second,
+			}),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+		)
+		if err != nil {
+			return nil, wire.Error(to.Host, err)
+		}
+		p.conns[id] = conn
+	}
+	return ssv1.NewPeerClient(conn), nil
+}
+
+// Deliver hands over a marker message. It waits, as long as ctx allows, for a peer that is not there.
+func (p *Peers) Deliver(ctx context.Context, to agent.Participant, m marker.Message) error {
+	c, err := p.client(to)
+	if err != nil {
+		return err
+	}
+	_, err = c.Deliver(ctx, &ssv1.DeliverRequest{Message: wire.ToMessage(m)}, grpc.WaitForReady(true))
+	return wire.Error(to.Host, err)
+}
+
+// PutImages stores one of this host's image sets on another host.
+func (p *Peers) PutImages(ctx context.Context, to agent.Participant, key images.Key) error {
+	c, err := p.client(to)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx) // whatever goes wrong, the stream ends
+	defer cancel()
+	stream, err := c.PutImages(ctx)
+	if err != nil {
+		return wire.Error(to.Host, err)
+	}
+	first := true
+	err = p.images.Send(ctx, key, func(f images.Frame) error {
+		frame := toFrame(f)
+		if first {
+			frame.Key, first = toImageKey(key), false
+		}
+		return stream.Send(frame)
+	})
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	resp, err := stream.CloseAndRecv()
+	if err != nil {
+		return wire.Error(to.Host, err)
+	}
+	man, err := p.images.Manifest(key)
+	if err != nil {
+		return err
+	}
+	if resp.GetDigest() != man.Digest {
+		return fault.New(fault.Integrity, fmt.Sprintf("%s stored images with the digest %s, and %s was sent", to.Host, resp.GetDigest(), man.Digest), "")
+	}
+	return nil
+}
+
+// SettleImages tells a holder what became of this host's images.
+func (p *Peers) SettleImages(ctx context.Context, to agent.Participant, key images.Key, committed bool) error {
+	c, err := p.client(to)
+	if err != nil {
+		return err
+	}
+	_, err = c.SettleImages(ctx, &ssv1.SettleImagesRequest{Key: toImageKey(key), Committed: committed})
+	return wire.Error(to.Host, err)
+}
+
+// GetImages brings an image set here.
+func (p *Peers) GetImages(ctx context.Context, from agent.Participant, key images.Key, digest string) error {
+	c, err := p.client(from)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.GetImages(ctx, &ssv1.GetImagesRequest{Key: toImageKey(key)})
+	if err != nil {
+		return wire.Error(from.Host, err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return wire.Error(from.Host, err)
+	}
+	rcv, err := p.images.Receive(key, digest)
+	if err != nil {
+		return err
+	}
+	_, err = receive(ctx, rcv, first, func() (*ssv1.ImageFrame, error) {
+		f, err := stream.Recv()
+		if err != nil && !errors.Is(err, io.EOF) {
+			err = wire.Error(from.Host, err)
+		}
+		return f, err
+	})
+	if err != nil {
+		return errors.Join(imageFault(err), rcv.Discard())
+	}
+	return nil
+}
+
+// GetManifest reads an image set's manifest.
+func (p *Peers) GetManifest(ctx context.Context, from agent.Participant, key images.Key) (images.Manifest, error) {
+	c, err := p.client(from)
+	if err != nil {
+		return images.Manifest{}, err
+	}
+	resp, err := c.GetManifest(ctx, &ssv1.GetManifestRequest{Key: toImageKey(key)})
+	if err != nil {
+		return images.Manifest{}, wire.Error(from.Host, err)
+	}
+	var man images.Manifest
+	if err := json.Unmarshal(resp.GetJson(), &man); err != nil {
+		return images.Manifest{}, fmt.Errorf("manifest from %s: %w", from.Host, err)
+	}
+	return man, nil
+}
+
+// RestoreFate tells a peer that a restore has resumed here, or asks whether it has there.
+func (p *Peers) RestoreFate(ctx context.Context, to agent.Participant, job, id string, resumed bool) (bool, error) {
+	c, err := p.client(to)
+	if err != nil {
+		return false, err
+	}
+	resp, err := c.RestoreFate(ctx, &ssv1.RestoreFateRequest{Job: job, Id: id, Resumed: resumed})
+	if err != nil {
+		return false, wire.Error(to.Host, err)
+	}
+	return resp.GetResumed(), nil
+}

@@ -1,0 +1,248 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"ss/agent"
+	"ss/api/identity"
+	ssv1 "ss/api/proto/ss/v1"
+	"ss/api/wire"
+	"ss/store/images"
+)
+
+// Policy says which role may call what. A method that is not in it is denied to everyone.
+func Policy() identity.Policy {
+	admin := []identity.Role{identity.RoleAdmin}
+	reader := []identity.Role{identity.RoleAdmin, identity.RoleObserver}
+	peer := []identity.Role{identity.RoleAgent}
+	anyone := []identity.Role{identity.RoleAdmin, identity.RoleObserver, identity.RoleAgent}
+	return identity.Policy{
+		ssv1.Agent_Info_FullMethodName:          reader,
+		ssv1.Agent_Members_FullMethodName:       reader,
+		ssv1.Agent_VerifyImages_FullMethodName:  reader,
+		ssv1.Agent_Run_FullMethodName:           admin,
+		ssv1.Agent_Attach_FullMethodName:        admin,
+		ssv1.Agent_Kill_FullMethodName:          admin,
+		ssv1.Agent_Snapshot_FullMethodName:      admin,
+		ssv1.Agent_Restore_FullMethodName:       admin,
+		ssv1.Agent_RemoveImages_FullMethodName:  admin,
+		ssv1.Agent_ResolveImages_FullMethodName: admin,
+
+		ssv1.Peer_Deliver_FullMethodName:      peer,
+		ssv1.Peer_PutImages_FullMethodName:    peer,
+		ssv1.Peer_SettleImages_FullMethodName: peer,
+		ssv1.Peer_GetImages_FullMethodName:    peer,
+		ssv1.Peer_GetManifest_FullMethodName:  peer,
+		ssv1.Peer_RestoreFate_FullMethodName:  peer,
+
+		healthpb.Health_Check_FullMethodName: anyone,
+		healthpb.Health_Watch_FullMethodName: anyone,
+	}
+}
+
+// NewServer makes the agent's gRPC server: mutual TLS, the Policy, health.
+func NewServer(a *agent.Agent, imgs *images.Store, creds *identity.Credentials, version string) *grpc.Server {
+	policy := Policy()
+	s := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(creds.Server())),
+		grpc.UnaryInterceptor(policy.Unary()),
+		grpc.StreamInterceptor(policy.Stream()),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
+		grpc.MaxRecvMsgSize(64<<20),
+	)
+	ssv1.RegisterAgentServer(s, &agentServer{a: a, version: version})
+	ssv1.RegisterPeerServer(s, &peerServer{a: a, images: imgs})
+	h := health.NewServer()
+	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	healthpb.RegisterHealthServer(s, h)
+	return s
+}
+
+type agentServer struct {
+	ssv1.UnimplementedAgentServer
+	a       *agent.Agent
+	version string
+}
+
+func (s *agentServer) Info(ctx context.Context, _ *ssv1.InfoRequest) (*ssv1.InfoResponse, error) {
+	i, err := s.a.Info(ctx)
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	resp := &ssv1.InfoResponse{
+		Host: i.Host, Version: s.version, Kernel: i.Kernel, Addrs: wire.ToAddrs(i.Addrs), Criu: i.CRIU, CriuError: i.CRIUError,
+		Gate: i.Gate, FreeBytes: i.FreeBytes,
+	}
+	for _, k := range i.InDoubt {
+		resp.InDoubt = append(resp.InDoubt, toImageKey(k))
+	}
+	return resp, nil
+}
+
+func (s *agentServer) Members(ctx context.Context, req *ssv1.MembersRequest) (*ssv1.MembersResponse, error) {
+	members, err := s.a.Members(ctx, req.GetJob())
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	resp := &ssv1.MembersResponse{}
+	for _, m := range members {
+		pm := toMember(m.Member)
+		pm.Rss, pm.Channels = m.RSS, int32(m.Channels)
+		resp.Members = append(resp.Members, pm)
+	}
+	return resp, nil
+}
+
+func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunResponse, error) {
+	m, err := s.a.Run(ctx, agent.Member{
+		Job: req.GetJob(), Command: req.GetCommand(), Env: req.GetEnv(), Dir: req.GetDir(), Log: req.GetLog(),
+	})
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.RunResponse{Member: toMember(m)}, nil
+}
+
+func (s *agentServer) Attach(ctx context.Context, req *ssv1.AttachRequest) (*ssv1.AttachResponse, error) {
+	m, err := s.a.Attach(ctx, req.GetJob(), int(req.GetPid()))
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.AttachResponse{Member: toMember(m)}, nil
+}
+
+func (s *agentServer) Kill(ctx context.Context, req *ssv1.KillRequest) (*ssv1.KillResponse, error) {
+	killed, err := s.a.Kill(ctx, req.GetJob())
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.KillResponse{Killed: killed}, nil
+}
+
+func (s *agentServer) VerifyImages(ctx context.Context, req *ssv1.VerifyImagesRequest) (*ssv1.VerifyImagesResponse, error) {
+	v, err := s.a.VerifyImages(ctx, fromImageKey(req.GetKey()), req.GetDigest())
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.VerifyImagesResponse{Ends: wire.ToEnds(v.Ends), Bytes: v.Bytes, Files: int32(v.Files)}, nil
+}
+
+func (s *agentServer) RemoveImages(ctx context.Context, req *ssv1.RemoveImagesRequest) (*ssv1.RemoveImagesResponse, error) {
+	n, err := s.a.RemoveCut(ctx, req.GetJob(), req.GetSnapshot())
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.RemoveImagesResponse{Removed: int32(n)}, nil
+}
+
+func (s *agentServer) ResolveImages(ctx context.Context, req *ssv1.ResolveImagesRequest) (*ssv1.ResolveImagesResponse, error) {
+	if err := s.a.Resolve(ctx, fromImageKeys(req.GetCommitted()), fromImageKeys(req.GetAborted())); err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.ResolveImagesResponse{}, nil
+}
+
+// Snapshot carries an attempt's messages both ways until the coordinator hangs up.
+func (s *agentServer) Snapshot(stream grpc.BidiStreamingServer[ssv1.SnapshotRequest, ssv1.SnapshotResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	open, err := fromOpen(first.GetOpen())
+	if err != nil {
+		return wire.Status(err)
+	}
+	at, err := s.a.Join(open)
+	if err != nil {
+		return wire.Status(err)
+	}
+	defer at.Hangup()
+	gone := make(chan error, 1)
+	go func() {
+		for {
+			req, err := stream.Recv()
+			if err != nil {
+				gone <- err
+				return
+			}
+			if m := req.GetMessage(); m != nil {
+				at.Receive(wire.FromMessage(m))
+			}
+		}
+	}()
+	for {
+		select {
+		case <-at.Wake():
+			for _, o := range at.Take() {
+				if err := stream.Send(toOut(o)); err != nil {
+					return err
+				}
+			}
+		case <-gone: // the coordinator has closed its side, or is gone: either way it hears no more
+			return nil
+		}
+	}
+}
+
+// Restore carries out one host's part of a restore, a step at a time.
+func (s *agentServer) Restore(stream grpc.BidiStreamingServer[ssv1.RestoreRequest, ssv1.RestoreResponse]) (err error) {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	plan, err := fromPlan(first.GetPlan())
+	if err != nil {
+		return wire.Status(err)
+	}
+	r, err := s.a.StartRestore(plan)
+	if err != nil {
+		return wire.Status(err)
+	}
+	defer func() {
+		if cerr := r.Close(stream.Context()); cerr != nil && err == nil {
+			err = wire.Status(cerr)
+		}
+	}()
+	// The plan itself is answered, so that the caller knows that this host holds the job.
+	if err := stream.Send(&ssv1.RestoreResponse{}); err != nil {
+		return err
+	}
+	for {
+		req, err := stream.Recv()
+		if err != nil || req.GetStep() == ssv1.RestoreStep_RESTORE_STEP_ABORT {
+			return nil // Close backs out of what has not resumed
+		}
+		resp := &ssv1.RestoreResponse{Step: req.GetStep()}
+		var serr error
+		resp.Faults, serr = restoreStep(stream.Context(), r, req.GetStep())
+		resp.Failure = wire.ToFailure(serr)
+		if err := stream.Send(resp); err != nil {
+			return nil
+		}
+	}
+}
+
+func restoreStep(ctx context.Context, r *agent.Restoration, step ssv1.RestoreStep) ([]string, error) {
+	switch step {
+	case ssv1.RestoreStep_RESTORE_STEP_CHECK:
+		return r.Check(ctx)
+	case ssv1.RestoreStep_RESTORE_STEP_FETCH:
+		return nil, r.Fetch(ctx)
+	case ssv1.RestoreStep_RESTORE_STEP_FENCE:
+		return nil, r.Fence(ctx)
+	case ssv1.RestoreStep_RESTORE_STEP_RESTORE:
+		return nil, r.Restore(ctx)
+	case ssv1.RestoreStep_RESTORE_STEP_RESUME:
+		return nil, r.Resume(context.WithoutCancel(ctx))
+	}
+	return nil, fmt.Errorf("this agent knows no restore step %d", step)
+}

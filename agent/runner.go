@@ -1,0 +1,351 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"ss/fault"
+	"ss/marker"
+	"ss/store/images"
+)
+
+// runner owns one job's marker.Participant on this host: one goroutine steps it, everyone else
+// sends it events.
+type runner struct {
+	a      *Agent
+	job    string
+	events chan marker.Event
+	quit   chan struct{}
+	start_ time.Time // the zero of the participant's clock
+
+	// Owned by the goroutine of loop.
+	p        marker.Participant
+	attempts map[marker.Key]*Attempt
+	cur      *work // what the participant's current attempt holds; nil while Idle
+}
+
+func (a *Agent) newRunner(job string) *runner {
+	return &runner{
+		a: a, job: job, events: make(chan marker.Event, 64), quit: make(chan struct{}), start_: time.Now(),
+		p:        marker.NewParticipant(marker.HostID(a.cfg.Host), marker.JobID(job), 0),
+		attempts: map[marker.Key]*Attempt{},
+	}
+}
+
+// runnerOf finds or makes the job's runner.
+func (a *Agent) runnerOf(job string) (*runner, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil, fault.New(fault.Unreachable, "the agent is stopping", "try again when it is back")
+	}
+	r, ok := a.runners[job]
+	if !ok {
+		r = a.newRunner(job)
+		a.runners[job] = r
+		r.start()
+	}
+	return r, nil
+}
+
+func (r *runner) start() {
+	r.a.work.Add(1)
+	go func() {
+		defer r.a.work.Done()
+		r.loop()
+	}()
+}
+
+// stop asks the loop to end; what it holds is rolled back first. It is called once, by Agent.Close.
+func (r *runner) stop() { close(r.quit) }
+
+// post hands an event to the loop, unless the loop has ended.
+func (r *runner) post(ev marker.Event) {
+	select {
+	case r.events <- ev:
+	case <-r.quit:
+	}
+}
+
+func (r *runner) now() marker.Millis { return marker.Millis(time.Since(r.start_).Milliseconds()) }
+
+func (r *runner) loop() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if d := r.p.Deadline(); d > 0 {
+			timer.Reset(time.Duration(d-r.now()) * time.Millisecond)
+		} else {
+			timer.Stop()
+		}
+		select {
+		case ev := <-r.events:
+			r.handle(ev)
+		case <-timer.C:
+			r.step(marker.Tick{Now: r.now()})
+		case <-r.quit:
+			r.abandon()
+			return
+		}
+	}
+}
+
+// handle is step for the events of the protocol and the three of this package's own.
+func (r *runner) handle(ev marker.Event) {
+	switch ev := ev.(type) {
+	case joined:
+		r.attempts[ev.attempt.open.Key] = ev.attempt
+		return
+	case hungUp:
+		delete(r.attempts, ev.key)
+		// Nobody else can make this attempt commit: its coordinator is gone. A host that has not said
+		// Complete need not wait for the lease to run out.
+		if r.p.Key() == ev.key && r.p.Phase() != marker.Idle && r.p.Phase() < marker.Complete {
+			r.step(marker.Received{Message: marker.Message{
+				Type: marker.MsgAbort, Key: ev.key, From: marker.CoordinatorHost, To: marker.HostID(r.a.cfg.Host),
+				Reason: "the coordinator is gone",
+			}})
+		}
+		return
+	}
+	if res, ok := ev.(resolved); ok {
+		ev = res.message(r.p, r.a.cfg.Host)
+		if ev == nil {
+			return
+		}
+	}
+	r.step(marker.Tick{Now: r.now()}) // so that spans count from the event, not from the last one
+	r.step(ev)
+}
+
+func (r *runner) step(ev marker.Event) {
+	p, ready, err := r.p.Step(ev)
+	if err != nil {
+		// The core refused the event and is unchanged. That is a defect of this agent, never of a peer.
+		r.a.log.Error("impossible event", "job", r.job, "event", fmt.Sprintf("%T", ev), "error", err)
+		return
+	}
+	r.p = p
+	r.execute(ready)
+}
+
+// execute does the work of one Ready, in field order.
+func (r *runner) execute(ready marker.Ready) {
+	if ready.Journal != nil {
+		if err := r.a.journal.put(*ready.Journal); err != nil {
+			// Without its intent on disk nothing may start: a crash now would leave a frozen member behind.
+			r.a.log.Error("journal", "job", r.job, "error", err)
+			if ready.Journal.Phase != marker.Idle {
+				for _, act := range ready.Actions {
+					r.failed(act, err)
+				}
+				r.send(ready.Messages)
+				return
+			}
+		}
+	}
+	for _, act := range ready.Actions {
+		r.act(act)
+	}
+	r.send(ready.Messages)
+}
+
+func (r *runner) failed(act marker.Action, err error) {
+	if a := r.attempts[act.Key]; a != nil {
+		a.putFailure(err)
+	}
+	// Not post: the loop itself is often the caller, and the channel may be full.
+	r.a.work.Add(1)
+	go func() {
+		defer r.a.work.Done()
+		r.post(marker.ActionFailed{Key: act.Key, Action: act.Type, Reason: err.Error()})
+	}()
+}
+
+// act starts a long action or does a short one.
+func (r *runner) act(act marker.Action) {
+	if r.cur == nil || r.cur.key != act.Key && act.Type != marker.ActDiscard {
+		r.cur = r.newWork(act.Key)
+	}
+	w := r.cur
+	w.phase(act)
+	switch act.Type {
+	case marker.ActPrepare:
+		r.long(act, w.prepare)
+	case marker.ActRecord:
+		r.long(act, w.record)
+	case marker.ActDump:
+		r.long(act, w.dump)
+	case marker.ActStore:
+		r.long(act, w.store)
+	case marker.ActRollback:
+		r.undo(act, func(ctx context.Context) marker.Event { return w.rollback(ctx, act.Reason) })
+	case marker.ActFinish:
+		r.undo(act, func(ctx context.Context) marker.Event { return w.finish(ctx, act.Kill) })
+	case marker.ActSettle:
+		r.short(act, func(ctx context.Context) error { return w.settle(ctx, string(act.Peer)) })
+	case marker.ActThaw:
+		r.short(act, w.thaw)
+	case marker.ActOpen:
+		r.short(act, func(ctx context.Context) error { return w.open_(ctx, string(act.Peer)) })
+	case marker.ActRelease:
+		r.short(act, w.release)
+	case marker.ActDiscard:
+		r.short(act, func(context.Context) error { return r.a.cfg.Images.Remove(r.imagesOf(act.Key)) })
+	}
+}
+
+func (r *runner) imagesOf(key marker.Key) images.Key {
+	return images.Key{Job: r.job, Snapshot: string(key.Snapshot), Host: r.a.cfg.Host}
+}
+
+// long runs an action that a rollback cancels.
+func (r *runner) long(act marker.Action, do func(context.Context) (marker.Event, error)) {
+	w := r.cur
+	w.running.Add(1)
+	r.a.work.Add(1)
+	go func() {
+		defer r.a.work.Done()
+		ev, err := do(w.ctx)
+		cancelled := w.ctx.Err() != nil
+		w.running.Done()
+		switch {
+		case cancelled: // the rollback that cancelled it answers for it
+		case err != nil:
+			r.a.log.Warn("snapshot", "job", r.job, "snapshot", act.Key.Snapshot, "phase", actionName(act.Type), "error", err)
+			err = r.wrap(act, err)
+			w.putFailure(err)
+			r.post(marker.ActionFailed{Key: act.Key, Action: act.Type, Reason: err.Error()})
+		default:
+			r.post(ev)
+		}
+	}()
+}
+
+// undo runs the action that ends an attempt: it is never cancelled, and has a deadline of its own.
+func (r *runner) undo(act marker.Action, do func(context.Context) marker.Event) {
+	w := r.cur
+	r.a.work.Add(1)
+	go func() {
+		defer r.a.work.Done()
+		ctx, cancel := cleanup(w.ctx)
+		defer cancel()
+		r.post(do(ctx))
+	}()
+}
+
+// short does an action in the loop's own goroutine: it must not wait for anyone.
+func (r *runner) short(act marker.Action, do func(context.Context) error) {
+	ctx, cancel := cleanup(r.cur.ctx)
+	defer cancel()
+	if err := do(ctx); err != nil {
+		r.failed(act, r.wrap(act, err))
+	}
+}
+
+func (r *runner) wrap(act marker.Action, err error) error {
+	return &fault.Error{Op: "snapshot", Host: r.a.cfg.Host, Job: r.job, Snapshot: string(act.Key.Snapshot), Phase: actionName(act.Type), Err: err}
+}
+
+func actionName(t marker.ActionType) string {
+	names := map[marker.ActionType]string{
+		marker.ActPrepare: "preparing", marker.ActRecord: "recording", marker.ActSettle: "settling", marker.ActDump: "dumping",
+		marker.ActThaw: "thawing", marker.ActOpen: "opening a gate", marker.ActStore: "storing", marker.ActRollback: "rolling back",
+		marker.ActFinish: "finishing", marker.ActRelease: "releasing",
+	}
+	return names[t]
+}
+
+// send delivers messages: the coordinator's through its stream, the others' to their agents.
+func (r *runner) send(msgs []marker.Message) {
+	for _, m := range msgs {
+		if m.To == marker.CoordinatorHost {
+			if a := r.attempts[m.Key]; a != nil {
+				a.put(Out{Message: &m})
+			}
+			continue
+		}
+		to, ok := r.cur.participant(string(m.To))
+		if !ok {
+			r.a.log.Error("message to a host that takes no part", "job", r.job, "host", m.To)
+			continue
+		}
+		r.a.work.Add(1)
+		w := r.cur
+		go func() {
+			defer r.a.work.Done()
+			r.deliver(w, to, m)
+		}()
+	}
+}
+
+// deliver hands a message to a peer. One that does not take it within deliverTimeout is as good as
+// gone: the members must not stand behind closed gates for it.
+func (r *runner) deliver(w *work, to Participant, m marker.Message) {
+	ctx, cancel := context.WithTimeout(w.life, deliverTimeout)
+	defer cancel()
+	err := r.a.cfg.Peers.Deliver(ctx, to, m)
+	if err == nil || w.life.Err() != nil {
+		return
+	}
+	r.a.log.Warn("message not delivered", "job", r.job, "host", to.Host, "error", err)
+	r.post(marker.Unreachable{Host: m.To, Reason: err.Error()})
+}
+
+const deliverTimeout = 2 * time.Second
+
+// abandon rolls back what the job is in, as Close wants it. A host that is Complete keeps its images.
+func (r *runner) abandon() {
+	if r.cur == nil || r.p.Phase() == marker.Idle {
+		return
+	}
+	ctx, cancel := cleanup(context.Background())
+	defer cancel()
+	var err error
+	if r.p.Phase() == marker.Complete {
+		err = r.cur.release(ctx)
+	} else if done, ok := r.cur.rollback(ctx, "the agent stops").(marker.RollbackDone); ok && done.Err != "" {
+		err = errors.New(done.Err)
+	}
+	if err != nil {
+		r.a.log.Error("snapshot not undone", "job", r.job, "error", err)
+	}
+}
+
+// replay carries out what marker.Recover asks for, before the agent serves anyone.
+func (r *runner) replay(ctx context.Context, e marker.Entry, ready marker.Ready) error {
+	for _, act := range ready.Actions {
+		w := r.newWork(act.Key)
+		w.held = true // an agent that starts serves nobody else yet
+		var ev marker.Event
+		switch act.Type {
+		case marker.ActRollback:
+			ev = w.rollback(ctx, act.Reason)
+		case marker.ActFinish:
+			ev = w.finish(ctx, act.Kill)
+		case marker.ActRelease:
+			if err := w.release(ctx); err != nil {
+				return err
+			}
+			continue
+		default:
+			return fmt.Errorf("recovery asks for action %d", act.Type)
+		}
+		if done, ok := ev.(marker.RollbackDone); ok && done.Err != "" {
+			return errors.New(done.Err)
+		}
+		p, next, err := r.p.Step(ev)
+		if err != nil {
+			return err
+		}
+		r.p = p
+		if next.Journal != nil {
+			if err := r.a.journal.put(*next.Journal); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

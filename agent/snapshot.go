@@ -1,0 +1,490 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"ss/fault"
+	"ss/marker"
+	"ss/store/images"
+)
+
+// settleBound is the longest that a host waits, once it knows its peers' records, for its own
+// connections to have nothing in flight. It is far below TCP's smallest retransmission timeout
+// (200 ms on Linux), and it is spent only where a packet is still under way.
+const settleBound = 15 * time.Millisecond
+
+// work is what one attempt holds on this host: the members and their CRIUs, the image folder, the
+// gates. One action runs at a time, but for the short ones, which touch only the gates.
+type work struct {
+	a    *Agent
+	key  marker.Key
+	open Open
+	out  *Attempt // nil when the agent was restarted
+
+	ctx     context.Context // ends when the attempt is rolled back
+	cancel  context.CancelFunc
+	life    context.Context // ends when the attempt is over, however it ends
+	end     context.CancelFunc
+	running sync.WaitGroup
+
+	held     bool   // the job is this attempt's: its members and gates are its to touch
+	free     func() // lets the job go
+	members  []Member
+	lockFile string
+	dumps    []Dump
+	partial  *images.Partial
+	sealed   bool
+	unwatch  func() error
+	dumping  bool // a CRIU has been let go: its end may leave something to heal
+	copies   []Participant
+	logSizes map[string]int64
+
+	mu       sync.Mutex
+	begun    time.Time
+	frozenAt time.Time
+	thawedAt time.Time
+	openedAt time.Time
+	gates    map[string]bool // closed gates by peer
+	allOpen  chan struct{}
+	phases   []PhaseTiming
+	reports  []MemberReport
+	settled  map[string]bool
+}
+
+func (r *runner) newWork(key marker.Key) *work {
+	w := &work{
+		a: r.a, key: key, free: func() {}, begun: time.Now(),
+		gates: map[string]bool{}, allOpen: make(chan struct{}), logSizes: map[string]int64{}, settled: map[string]bool{},
+		lockFile: filepath.Join(r.a.cfg.StateDir, "locks", r.job+".criu"),
+	}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	w.life, w.end = context.WithCancel(context.Background())
+	if at := r.attempts[key]; at != nil {
+		w.open, w.out = at.open, at
+	}
+	return w
+}
+
+func (w *work) job() string { return string(w.key.Job) }
+func (w *work) images() images.Key {
+	return images.Key{Job: w.job(), Snapshot: string(w.key.Snapshot), Host: w.a.cfg.Host}
+}
+
+func (w *work) putFailure(err error) {
+	if w.out != nil {
+		w.out.putFailure(err)
+	}
+}
+
+func (w *work) participant(host string) (Participant, bool) {
+	i := slices.IndexFunc(w.open.Participants, func(p Participant) bool { return p.Host == host })
+	if i < 0 {
+		return Participant{}, false
+	}
+	return w.open.Participants[i], true
+}
+
+// phase notes when an action began, for the report and the person who watches.
+func (w *work) phase(act marker.Action) {
+	if act.Type == marker.ActOpen || act.Type == marker.ActSettle || act.Type == marker.ActThaw {
+		return
+	}
+	w.mu.Lock()
+	w.phases = append(w.phases, PhaseTiming{Name: actionName(act.Type), Start: time.Since(w.begun)})
+	w.mu.Unlock()
+	w.progress(0, 0)
+}
+
+func (w *work) progress(bytes, total int64) {
+	if w.out == nil {
+		return
+	}
+	w.mu.Lock()
+	name := w.phases[len(w.phases)-1].Name
+	w.mu.Unlock()
+	w.out.put(Out{Progress: &Progress{Phase: name, Bytes: bytes, Total: total}})
+}
+
+// each runs do for every member at once and joins the errors.
+func (w *work) each(do func(i int, m Member) error) error {
+	errs := make([]error, len(w.members))
+	var wg sync.WaitGroup
+	for i, m := range w.members {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := do(i, m); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", m.Name, err)
+			}
+		}()
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// prepare is M1: everything that can fail without touching a member fails here.
+func (w *work) prepare(ctx context.Context) (marker.Event, error) {
+	free, err := w.a.hold(w.job(), "snapshot "+string(w.key.Snapshot))
+	if err != nil {
+		return nil, err
+	}
+	w.free, w.held = free, true
+	if w.members, err = w.a.running(ctx, w.job()); err != nil {
+		return nil, err
+	}
+	if len(w.members) == 0 {
+		return nil, fault.New(fault.NotFound, "no member of the job runs here", "see ssctl ps "+w.job())
+	}
+	if _, err := w.a.cfg.CRIU.Check(ctx); err != nil {
+		return nil, &fault.Error{Kind: fault.Refused, Err: err}
+	}
+	if err := w.preflight(ctx); err != nil {
+		return nil, err
+	}
+	if w.partial, err = w.a.cfg.Images.Begin(w.images()); err != nil {
+		return nil, err
+	}
+	if w.unwatch, err = w.a.cfg.Cells.Watch(ctx, w.members, w.lockFile); err != nil {
+		return nil, fmt.Errorf("start the watcher: %w", err)
+	}
+	// CRIU starts now and waits, so that its start is not part of the time the members stand still.
+	w.dumps = make([]Dump, len(w.members))
+	err = w.each(func(i int, m Member) error {
+		dir, err := w.imageDir(m)
+		if err != nil {
+			return err
+		}
+		w.dumps[i], err = w.a.cfg.CRIU.StartDump(ctx, DumpSpec{Member: m, Dir: dir, LockFile: w.lockFile})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return marker.PrepareDone{Key: w.key}, nil
+}
+
+func (w *work) imageDir(m Member) (string, error) {
+	dir, err := w.partial.Dir(m.Name)
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, imagesFolder)
+	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// preflight refuses what CRIU could not dump, what has a connection to the outside, and what would not fit.
+func (w *work) preflight(ctx context.Context) error {
+	var obstacles []string
+	var size int64
+	socks, err := w.sockets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range w.members {
+		obs, err := w.a.cfg.Cells.Obstacles(ctx, m)
+		if err != nil {
+			return fmt.Errorf("look for what CRIU cannot dump: %w", err)
+		}
+		obstacles = append(obstacles, obs...)
+		procs, err := w.a.cfg.Cells.Processes(ctx, m)
+		if err != nil {
+			return err
+		}
+		for _, p := range procs {
+			size += p.RSS
+		}
+	}
+	if !w.open.OutsideClosed {
+		obstacles = append(obstacles, w.outside(socks)...)
+	}
+	if len(obstacles) > 0 {
+		return &fault.Error{Kind: fault.Refused, Err: fmt.Errorf("%d thing(s) stand in the way:\n  %s", len(obstacles), strings.Join(obstacles, "\n  "))}
+	}
+	free, err := w.a.cfg.Images.Space()
+	if err != nil {
+		return err
+	}
+	if need := size + size/10 + 16<<20; need > free {
+		return fault.New(fault.Refused, fmt.Sprintf("the images need about %d MiB and %d MiB are free", need>>20, free>>20), "make room, or remove cuts with ssctl rm")
+	}
+	return nil
+}
+
+// outside lists the connections whose other end is on no host of the job.
+func (w *work) outside(socks []Socket) []string {
+	ours := map[Conn]bool{}
+	for _, s := range socks {
+		ours[Conn{s.Local, s.Remote}] = true
+	}
+	var out []string
+	for _, s := range socks {
+		if s.Listening || s.HalfOpen || !s.Remote.IsValid() || w.peerOf(s.Remote.Addr()) != "" || ours[Conn{s.Remote, s.Local}] {
+			continue
+		}
+		out = append(out, fmt.Sprintf("process %d (%s) has a connection with %s, which is no host of the job: close it, or make its other end a member", s.Pid, s.Command, s.Remote))
+	}
+	return out
+}
+
+// peerOf names the participant that has the address; "" if none has.
+func (w *work) peerOf(addr netip.Addr) string {
+	for _, p := range w.open.Participants {
+		if slices.Contains(p.Addrs, addr) {
+			return p.Host
+		}
+	}
+	return ""
+}
+
+func (w *work) sockets(ctx context.Context) ([]Socket, error) {
+	all := make([][]Socket, len(w.members))
+	err := w.each(func(i int, m Member) (err error) {
+		all[i], err = w.a.cfg.Cells.Sockets(ctx, m)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list sockets: %w", err)
+	}
+	return slices.Concat(all...), nil
+}
+
+// record is M2 and M4: freeze, list, close. The instant of return is the recorded instant.
+func (w *work) record(ctx context.Context) (marker.Event, error) {
+	w.mu.Lock()
+	w.frozenAt = time.Now()
+	w.mu.Unlock()
+	if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.Freeze(ctx, m) }); err != nil {
+		return nil, fmt.Errorf("freeze: %w", err)
+	}
+	socks, err := w.sockets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gates, peers := w.plan(socks)
+	w.mu.Lock()
+	for _, g := range gates {
+		w.gates[g.Peer] = true
+	}
+	w.mu.Unlock()
+	if err := w.a.cfg.Gates.Close(ctx, gates); err != nil {
+		return nil, fmt.Errorf("close the gates: %w", err)
+	}
+	// A kernel completes handshakes by itself: what came in between the list and the gate would be in
+	// nobody's record.
+	after, err := w.sockets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := unsettled(socks, after); err != nil {
+		return nil, err
+	}
+	if len(gates) == 0 {
+		close(w.allOpen)
+	}
+	if w.gates[w.a.cfg.Host] {
+		if err := w.settle(ctx, w.a.cfg.Host); err != nil {
+			return nil, err
+		}
+	}
+	return marker.RecordDone{Key: w.key, Peers: peers}, nil
+}
+
+// unsettled refuses connections that are being made: they settle in a moment, and CRIU can't dump them.
+func unsettled(before, after []Socket) error {
+	known := map[Conn]bool{}
+	for _, s := range before {
+		known[Conn{s.Local, s.Remote}] = true
+	}
+	for _, s := range after {
+		if s.HalfOpen || !known[Conn{s.Local, s.Remote}] {
+			return fault.New(fault.Unsettled, fmt.Sprintf("the connection %s with %s of process %d (%s) was being made", s.Local, s.Remote, s.Pid, s.Command), "try again")
+		}
+	}
+	return nil
+}
+
+// plan makes the gates of the job on this host, one toward each participant, and the channels by peer.
+func (w *work) plan(socks []Socket) ([]Gate, map[marker.HostID][]string) {
+	peers := map[marker.HostID][]string{}
+	var listen []netip.AddrPort
+	var cgroups []uint64
+	conns := map[string][]Conn{}
+	for _, s := range socks {
+		switch {
+		case s.Listening:
+			listen = append(listen, s.Local)
+		case !s.Remote.IsValid():
+		case s.Remote.Addr().IsLoopback() || w.peerOf(s.Remote.Addr()) == w.a.cfg.Host:
+			conns[w.a.cfg.Host] = append(conns[w.a.cfg.Host], Conn{s.Local, s.Remote})
+		default:
+			if peer := w.peerOf(s.Remote.Addr()); peer != "" {
+				conns[peer] = append(conns[peer], Conn{s.Local, s.Remote})
+				peers[marker.HostID(peer)] = append(peers[marker.HostID(peer)], s.Local.String()+">"+s.Remote.String())
+			}
+		}
+	}
+	for _, m := range w.members {
+		if m.CgroupID != 0 {
+			cgroups = append(cgroups, m.CgroupID)
+		}
+	}
+	var gates []Gate
+	for _, p := range w.open.Participants {
+		g := Gate{Job: w.job(), Peer: p.Host, Addrs: p.Addrs, Conns: conns[p.Host]}
+		if p.Host != w.a.cfg.Host {
+			g.Listen, g.Cgroups = listen, cgroups
+		} else if len(g.Conns) == 0 {
+			continue
+		}
+		gates = append(gates, g)
+	}
+	return gates, peers
+}
+
+// settle is M5a: what both kernels already hold flows through the closed gate.
+func (w *work) settle(ctx context.Context, peer string) error {
+	if err := w.a.cfg.Gates.Settle(ctx, w.job(), peer); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.settled[peer] = true
+	w.mu.Unlock()
+	return nil
+}
+
+// quiesce waits until nothing is in flight on the channels of the peers whose records are known.
+func (w *work) quiesce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleBound)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.PushAcks(ctx, m) }); err != nil {
+			return fmt.Errorf("acknowledge: %w", err)
+		}
+		socks, err := w.sockets(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(socks, func(s Socket) bool { return s.Unacked > 0 && w.isSettled(s) }) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil // a retransmission later costs less than waiting longer
+		}
+	}
+}
+
+func (w *work) isSettled(s Socket) bool {
+	peer := w.peerOf(s.Remote.Addr())
+	if s.Remote.Addr().IsLoopback() {
+		peer = w.a.cfg.Host
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.settled[peer]
+}
+
+// dump is M5 and M7.
+func (w *work) dump(ctx context.Context) (marker.Event, error) {
+	if err := w.quiesce(ctx); err != nil && ctx.Err() != nil {
+		return nil, err
+	}
+	if err := w.a.cfg.Gates.Seal(ctx, w.job()); err != nil {
+		return nil, fmt.Errorf("seal the gates: %w", err)
+	}
+	stop := w.watchSize(ctx)
+	defer stop()
+	w.dumping = true
+	ends := make([][]marker.End, len(w.members))
+	reports := make([]MemberReport, len(w.members))
+	err := w.each(func(i int, m Member) error {
+		res, err := w.dumps[i].Run(ctx)
+		if err != nil {
+			return err
+		}
+		reports[i] = MemberReport{Member: m, ImageBytes: res.Bytes}
+		dir, err := w.imageDir(m)
+		if err != nil {
+			return err
+		}
+		if ends[i], err = w.a.cfg.CRIU.Ends(dir); err != nil {
+			return fmt.Errorf("read the connections in the images: %w", err)
+		}
+		for j := range ends[i] {
+			ends[i][j].Host, ends[i][j].Member = marker.HostID(w.a.cfg.Host), m.Name
+		}
+		return w.copyFiles(ctx, m, dir, whileFrozen)
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.dumping = false
+	w.mu.Lock()
+	w.reports = reports
+	w.mu.Unlock()
+	return marker.DumpDone{Key: w.key, Ends: slices.Concat(ends...)}, nil
+}
+
+// thaw lets the members run. The gate toward this host itself has nothing to wait for.
+func (w *work) thaw(ctx context.Context) error {
+	if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.Thaw(ctx, m) }); err != nil {
+		return fmt.Errorf("thaw: %w", err)
+	}
+	w.mu.Lock()
+	w.thawedAt = time.Now()
+	self := w.gates[w.a.cfg.Host]
+	w.mu.Unlock()
+	if self {
+		return w.open_(ctx, w.a.cfg.Host)
+	}
+	return nil
+}
+
+// open_ opens the gate toward one peer.
+func (w *work) open_(ctx context.Context, peer string) error {
+	if err := w.a.cfg.Gates.Open(ctx, w.job(), peer); err != nil {
+		return fmt.Errorf("open the gate toward %s: %w", peer, err)
+	}
+	w.opened(peer)
+	return nil
+}
+
+func (w *work) opened(peers ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range peers {
+		if !w.gates[p] {
+			continue
+		}
+		delete(w.gates, p)
+		if len(w.gates) == 0 {
+			w.openedAt = time.Now()
+			close(w.allOpen)
+		}
+	}
+}
+
+// openAll opens whatever is closed.
+func (w *work) openAll(ctx context.Context) error {
+	err := w.a.cfg.Gates.OpenAll(ctx, w.job())
+	w.mu.Lock()
+	peers := make([]string, 0, len(w.gates))
+	for p := range w.gates {
+		peers = append(peers, p)
+	}
+	w.mu.Unlock()
+	w.opened(peers...)
+	return err
+}

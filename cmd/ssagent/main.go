@@ -1,0 +1,161 @@
+// ssagent is one host's agent. It runs as root, from systemd or by hand.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"ss/agent"
+	"ss/agent/cell"
+	"ss/agent/criu"
+	"ss/agent/gate"
+	"ss/agent/rpc"
+	"ss/api/identity"
+	"ss/store/images"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// Subcommands that the agent starts itself with, in processes of their own.
+const (
+	cellInit  = "cell-init"
+	cellWatch = "cell-watch"
+	criuExec  = "criu-exec"
+)
+
+func main() {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case cellInit:
+			os.Exit(cell.InitMain(os.Args[2:]))
+		case cellWatch:
+			os.Exit(cell.WatchMain(os.Args[2:]))
+		case criuExec:
+			os.Exit(criu.ExecMain(os.Args[2:]))
+		}
+	}
+	if err := command().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "ssagent:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	var configFile, stateDir string
+	cmd := &cobra.Command{
+		Use:           "ssagent --config FILE",
+		Short:         "The agent of one host: records, holds and restores the members of jobs",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := loadConfig(configFile)
+			if err != nil {
+				return err
+			}
+			if stateDir != "" {
+				cfg.StateDir = stateDir
+			}
+			return run(cfg)
+		},
+	}
+	cmd.Flags().StringVar(&configFile, "config", "/etc/ss/agent.yaml", "configuration that ssctl host add wrote")
+	cmd.Flags().StringVar(&stateDir, "state-dir", "", "where images and the journal live (default: state_dir of the configuration, or /var/lib/ss)")
+	return cmd
+}
+
+// run wires the agent, serves until it is told to stop, and undoes what is unfinished.
+func run(cfg config) error {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if os.Geteuid() != 0 {
+		return errors.New("it must run as root: CRIU, namespaces and gates need it")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+
+	creds, err := identity.LoadBundle(cfg.Cert, cfg.Key, cfg.CA)
+	if err != nil {
+		return err
+	}
+	if id := creds.Identity(); id.Role != identity.RoleAgent || id.Name != cfg.Host {
+		return fmt.Errorf("the certificate %s is %s's, not that of the agent of %s: use the bundle that ssctl host add wrote for this host", cfg.Cert, id, cfg.Host)
+	}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	gates, err := gate.New(gate.Options{Host: cfg.Host})
+	if err != nil {
+		return fmt.Errorf("gates: %w", err)
+	}
+	defer func() {
+		if err := gates.Shutdown(); err != nil {
+			log.Error("gates", "error", err)
+		}
+	}()
+	cells, err := cell.New(cell.Config{Host: cfg.Host, StateDir: cfg.StateDir, CgroupParent: cfg.Cgroup, Exe: []string{exe}})
+	if err != nil {
+		return fmt.Errorf("cells: %w", err)
+	}
+	runner, err := criu.New(criu.Config{Path: cfg.CRIU, Exe: []string{exe, criuExec}, WorkDir: filepath.Join(cfg.StateDir, "criu")})
+	if err != nil {
+		return fmt.Errorf("criu: %w", err)
+	}
+	imgs, err := images.Open(filepath.Join(cfg.StateDir, "images"))
+	if err != nil {
+		return fmt.Errorf("images: %w", err)
+	}
+	peers := rpc.NewPeers(creds, imgs)
+	defer peers.Close()
+	a, err := agent.New(ctx, agent.Config{
+		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Images: imgs, Peers: peers, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	return serve(ctx, cfg, a, imgs, creds, log)
+}
+
+func serve(ctx context.Context, cfg config, a *agent.Agent, imgs *images.Store, creds *identity.Credentials, log *slog.Logger) error {
+	l, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return err
+	}
+	s := rpc.NewServer(a, imgs, creds, version)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	log.Info("serving", "host", cfg.Host, "addr", l.Addr().String(), "version", version)
+	// Without a NOTIFY_SOCKET this does nothing: an agent started by hand has nobody to tell.
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		log.Warn("sd_notify", "error", err)
+	}
+	select {
+	case err = <-served:
+		return err
+	case <-ctx.Done():
+	}
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) // see above
+	log.Info("stopping")
+	end, cancel := context.WithTimeout(context.Background(), 45*time.Second)
+	defer cancel()
+	err = a.Close(end)
+	s.Stop()
+	<-served
+	return err
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ss/api/identity"
+	"ss/orchestrator"
+	"ss/orchestrator/remote"
+	"ss/store"
+)
+
+// app is what every command shares: the global flags and what they open.
+type app struct {
+	dir     string
+	output  string
+	timeout time.Duration
+	quiet   bool
+	noColor bool
+
+	stdout, stderr io.Writer
+	screen         *screen
+}
+
+func newApp() *app { return &app{stdout: os.Stdout, stderr: os.Stderr} }
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ssctl",
+		Short: "Distributed snapshots of UNIX processes",
+		Long: "ssctl records a consistent global state of a job that runs on several hosts, while it runs,\n" +
+			"and puts the whole job back, a lost host's part on another, with its connections alive.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.output != "table" && a.output != "json" {
+				return usage("-o takes table or json, not %q", a.output)
+			}
+			if os.Getenv("NO_COLOR") != "" {
+				a.noColor = true
+			}
+			a.screen = newScreen(a.stderr, a.quiet, a.noColor)
+			return nil
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
+	f := root.PersistentFlags()
+	f.StringVar(&a.dir, "dir", defaultDir(), "the cluster's folder (SSCTL_DIR)")
+	f.StringVarP(&a.output, "output", "o", "table", "table or json")
+	f.DurationVar(&a.timeout, "timeout", 0, "give up after this long (0: the command's own limit)")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "no progress")
+	f.BoolVar(&a.noColor, "no-color", false, "no colours (NO_COLOR)")
+	root.AddCommand(a.initCommand(), a.hostCommand(), a.runCommand(), a.attachCommand(), a.psCommand(), a.snapshotCommand(),
+		a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.killCommand(), a.rmCommand(), a.versionCommand())
+	return root
+}
+
+// args checks the number of arguments, with the usage line where it is wrong.
+func args(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, got []string) error {
+		if len(got) < least || most >= 0 && len(got) > most {
+			return usage("usage: ssctl %s", strings.TrimPrefix(cmd.UseLine(), "ssctl "))
+		}
+		return nil
+	}
+}
+
+func defaultDir() string {
+	if d := os.Getenv("SSCTL_DIR"); d != "" {
+		return d
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/ssctl"
+	}
+	if d := os.Getenv("XDG_DATA_HOME"); d != "" {
+		return filepath.Join(d, "ssctl")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "ssctl"
+	}
+	return filepath.Join(home, ".local", "share", "ssctl")
+}
+
+// with opens the cluster for one command.
+func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.Cluster) error) error {
+	cat, err := store.Open(a.dir)
+	if err != nil {
+		return err
+	}
+	defer cat.Close()
+	creds, err := identity.LoadBundle(filepath.Join(a.dir, "admin.crt"), filepath.Join(a.dir, "admin.key"), filepath.Join(a.dir, "ca.crt"))
+	if err != nil {
+		return err
+	}
+	dialer := remote.NewDialer(creds)
+	defer dialer.Close()
+	if a.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, a.timeout, fmt.Errorf("--timeout %s is over", a.timeout))
+		defer cancel()
+	}
+	defer a.screen.finish()
+	return do(ctx, &orchestrator.Cluster{Catalogue: cat, Dial: dialer.Dial, Progress: a.screen.progress, Notice: a.screen.notice})
+}
+
+func (a *app) complain(err error) {
+	if a.screen != nil {
+		a.screen.finish()
+	}
+	fmt.Fprintln(a.stderr, "ssctl:", err)
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Show the version", Args: args(0, 0),
+		RunE: func(*cobra.Command, []string) error {
+			if a.json() {
+				return a.print(map[string]any{"schema": "ss/version/1", "version": version})
+			}
+			_, err := fmt.Fprintln(a.stdout, "ssctl", version)
+			return err
+		},
+	}
+}

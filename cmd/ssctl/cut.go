@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ss/orchestrator"
+	"ss/store"
+)
+
+type cutMemberJSON struct {
+	Host       string   `json:"host"`
+	Name       string   `json:"name"`
+	Pid        int      `json:"pid"`
+	Command    []string `json:"command"`
+	ImageBytes int64    `json:"image_bytes"`
+	FrozenMs   float64  `json:"frozen_ms"`
+	StallMs    float64  `json:"stall_ms"`
+}
+
+type channelJSON struct {
+	From       string `json:"from"`
+	To         string `json:"to"`
+	FromMember string `json:"from_member"`
+	ToMember   string `json:"to_member"`
+	FromAddr   string `json:"from_addr"`
+	ToAddr     string `json:"to_addr"`
+	InTransit  uint32 `json:"in_transit_bytes"`
+	SndUna     uint32 `json:"snd_una"`
+	RcvNxt     uint32 `json:"rcv_nxt"`
+	WriteSeq   uint32 `json:"write_seq"`
+}
+
+type cutHostJSON struct {
+	Host     string           `json:"host"`
+	Addrs    []string         `json:"addrs"`
+	Manifest string           `json:"manifest"`
+	Copies   []string         `json:"copies"`
+	Phases   []store.CutPhase `json:"phases"`
+}
+
+type cutJSON struct {
+	Schema    string          `json:"schema,omitempty"`
+	Cut       string          `json:"cut"`
+	Job       string          `json:"job"`
+	Epoch     uint64          `json:"epoch"`
+	Time      time.Time       `json:"time"`
+	Label     string          `json:"label,omitempty"`
+	Stopped   bool            `json:"stopped"`
+	Bytes     int64           `json:"bytes"`
+	InTransit int64           `json:"in_transit_bytes"`
+	StallMs   float64         `json:"stall_ms"`
+	TotalMs   float64         `json:"total_ms"`
+	CRIU      string          `json:"criu"`
+	Hosts     []cutHostJSON   `json:"hosts"`
+	Members   []cutMemberJSON `json:"members"`
+	Channels  []channelJSON   `json:"channels"`
+}
+
+func toCutJSON(c store.Cut) cutJSON {
+	out := cutJSON{Cut: c.ID, Job: c.Job, Epoch: c.Epoch, Time: c.Time, Label: c.Label, Stopped: c.Stopped, Bytes: c.Bytes(),
+		InTransit: c.InTransit(), StallMs: stall(c), TotalMs: c.TotalMs, CRIU: c.CRIUVersion,
+		Hosts: []cutHostJSON{}, Members: []cutMemberJSON{}, Channels: []channelJSON{}}
+	for _, h := range c.Hosts {
+		out.Hosts = append(out.Hosts, cutHostJSON{Host: h.Host, Addrs: h.Addrs, Manifest: h.Manifest, Copies: h.Copies, Phases: h.Phases})
+		for _, m := range h.Members {
+			out.Members = append(out.Members, cutMemberJSON{Host: h.Host, Name: m.Name, Pid: m.Pid, Command: m.Command,
+				ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs})
+		}
+	}
+	for _, ch := range c.Channels {
+		out.Channels = append(out.Channels, channelJSON{From: ch.FromHost, To: ch.ToHost, FromMember: ch.FromMember, ToMember: ch.ToMember,
+			FromAddr: ch.FromAddr, ToAddr: ch.ToAddr, InTransit: ch.InTransit, SndUna: ch.SndUna, RcvNxt: ch.RcvNxt, WriteSeq: ch.WriteSeq})
+	}
+	return out
+}
+
+// stall is the longest that any member's channels stood still.
+func stall(c store.Cut) float64 {
+	longest := 0.0
+	for _, h := range c.Hosts {
+		for _, m := range h.Members {
+			longest = max(longest, m.StallMs)
+		}
+	}
+	return longest
+}
+
+func hostNames(c store.Cut) string {
+	var names []string
+	for _, h := range c.Hosts {
+		names = append(names, h.Host)
+	}
+	return strings.Join(names, ",")
+}
+
+func (a *app) snapshotCommand() *cobra.Command {
+	var opt orchestrator.SnapshotOptions
+	cmd := &cobra.Command{
+		Use: "snapshot JOB", Short: "Record a consistent cut of a running job", Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			opt.Job, opt.Timeout = argv[0], a.timeout
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				cut, err := c.Snapshot(ctx, opt)
+				if err != nil {
+					return err
+				}
+				a.screen.finish()
+				if a.json() {
+					j := toCutJSON(cut)
+					j.Schema = "ss/snapshot/1"
+					return a.print(j)
+				}
+				_, err = fmt.Fprintf(a.stdout, "%s: %d members on %s, %s of images, %s in transit, longest stall %s, all running again after %s\n",
+					cut.ID, members(cut), hostNames(cut), size(cut.Bytes()), size(cut.InTransit()), ms(stall(cut)), ms(cut.TotalMs))
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&opt.Stop, "stop", false, "end the members once the cut exists; if it fails they run on")
+	cmd.Flags().StringVar(&opt.Initiator, "initiator", "", "host that records first")
+	cmd.Flags().StringVar(&opt.Label, "label", "", "text to find it by")
+	return cmd
+}
+
+func members(c store.Cut) int {
+	n := 0
+	for _, h := range c.Hosts {
+		n += len(h.Members)
+	}
+	return n
+}
+
+func (a *app) listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list [JOB]", Short: "List cuts, oldest first", Args: args(0, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
+				job := ""
+				if len(argv) == 1 {
+					job = argv[0]
+					if _, err := c.Catalogue.Job(job); err != nil {
+						return err
+					}
+				}
+				cuts, err := c.Catalogue.Cuts(job)
+				if err != nil {
+					return err
+				}
+				return a.showCuts(cuts)
+			})
+		},
+	}
+}
+
+func (a *app) showCuts(cuts []store.Cut) error {
+	out := []cutJSON{}
+	rows := [][]string{{"CUT", "JOB", "TIME", "HOSTS", "SIZE", "IN TRANSIT", "STALL", "LABEL"}}
+	for _, c := range cuts {
+		out = append(out, toCutJSON(c))
+		rows = append(rows, []string{c.ID, c.Job, c.Time.Local().Format("2006-01-02 15:04:05"), hostNames(c), size(c.Bytes()), size(c.InTransit()), ms(stall(c)), dash(c.Label)})
+	}
+	if a.json() {
+		return a.print(map[string]any{"schema": "ss/list/1", "cuts": out})
+	}
+	return a.table(rows)
+}
+
+func (a *app) showCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "show CUT", Short: "Show a cut: members, channels with their bytes in transit, timings", Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
+				cut, err := c.Catalogue.Cut("", argv[0])
+				if err != nil {
+					return err
+				}
+				if a.json() {
+					j := toCutJSON(cut)
+					j.Schema = "ss/cut/1"
+					return a.print(j)
+				}
+				return a.showCut(cut)
+			})
+		},
+	}
+}
+
+func (a *app) showCut(c store.Cut) error {
+	fmt.Fprintf(a.stdout, "cut %s of job %s, epoch %d, %s%s\n", c.ID, c.Job, c.Epoch, c.Time.Local().Format(time.RFC1123), labelled(c))
+	fmt.Fprintf(a.stdout, "%s of images, %s in transit, all running again after %s, CRIU %s\n\n", size(c.Bytes()), size(c.InTransit()), ms(c.TotalMs), c.CRIUVersion)
+	rows := [][]string{{"MEMBER", "HOST", "PID", "IMAGES", "FROZEN", "STALL", "COMMAND"}}
+	for _, h := range c.Hosts {
+		for _, m := range h.Members {
+			rows = append(rows, []string{m.Name, h.Host, fmt.Sprint(m.Pid), size(m.ImageBytes), ms(m.FrozenMs), ms(m.StallMs), short(strings.Join(m.Command, " "), 50)})
+		}
+	}
+	if err := a.table(rows); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout)
+	rows = [][]string{{"CHANNEL", "FROM", "TO", "IN TRANSIT", "SND_UNA", "RCV_NXT", "WRITE_SEQ"}}
+	for _, ch := range c.Channels {
+		rows = append(rows, []string{ch.FromHost + " → " + ch.ToHost, ch.FromAddr, ch.ToAddr, size(int64(ch.InTransit)),
+			fmt.Sprint(ch.SndUna), fmt.Sprint(ch.RcvNxt), fmt.Sprint(ch.WriteSeq)})
+	}
+	if err := a.table(rows); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout)
+	rows = [][]string{{"HOST", "COPIES ON", "PHASES"}}
+	for _, h := range c.Hosts {
+		var phases []string
+		for _, p := range h.Phases {
+			if p.DurationMs > 0 {
+				phases = append(phases, p.Name+" "+ms(p.DurationMs))
+			}
+		}
+		rows = append(rows, []string{h.Host, strings.Join(h.Copies, ","), strings.Join(phases, ", ")})
+	}
+	return a.table(rows)
+}
+
+func labelled(c store.Cut) string {
+	s := ""
+	if c.Stopped {
+		s = ", stopped with it"
+	}
+	if c.Label != "" {
+		s += ", " + c.Label
+	}
+	return s
+}
+
+func (a *app) verifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "verify CUT", Short: "Read every byte of every copy of a cut, and check its channels anew", Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				res, err := c.Verify(ctx, argv[0])
+				if err != nil {
+					return err
+				}
+				a.screen.finish()
+				return a.showVerified(res)
+			})
+		},
+	}
+}
+
+func (a *app) showVerified(res orchestrator.VerifyResult) error {
+	type copyJSON struct {
+		Host   string `json:"host"`
+		Holder string `json:"holder"`
+		Files  int    `json:"files"`
+		Bytes  int64  `json:"bytes"`
+	}
+	out := []copyJSON{}
+	rows := [][]string{{"IMAGES OF", "COPY ON", "FILES", "SIZE", "STATE"}}
+	for _, cp := range res.Copies {
+		out = append(out, copyJSON{cp.Host, cp.Holder, cp.Files, cp.Bytes})
+		rows = append(rows, []string{cp.Host, cp.Holder, fmt.Sprint(cp.Files), size(cp.Bytes), "whole"})
+	}
+	if a.json() {
+		return a.print(map[string]any{"schema": "ss/verify/1", "cut": res.Cut.ID, "copies": out, "channels": res.Channels})
+	}
+	if err := a.table(rows); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s is whole, and its %d channels are consistent\n", res.Cut.ID, res.Channels)
+	return err
+}
+
+func (a *app) rmCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm CUT", Short: "Remove a cut and its images", Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				cut, err := c.Remove(ctx, argv[0])
+				if err != nil {
+					return err
+				}
+				return a.say(map[string]any{"schema": "ss/rm/1", "cut": cut.ID}, "%s is removed\n", cut.ID)
+			})
+		},
+	}
+}

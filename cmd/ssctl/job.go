@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ss/fault"
+	"ss/orchestrator"
+)
+
+type memberJSON struct {
+	Job      string   `json:"job"`
+	Name     string   `json:"name"`
+	Host     string   `json:"host"`
+	Pid      int      `json:"pid"`
+	Command  []string `json:"command"`
+	State    string   `json:"state"`
+	Exit     string   `json:"exit,omitempty"`
+	RSS      int64    `json:"rss_bytes"`
+	Channels int      `json:"channels"`
+	Attached bool     `json:"attached,omitempty"`
+}
+
+func toMemberJSON(m orchestrator.Member) memberJSON {
+	state := m.State
+	if m.Frozen {
+		state = "frozen"
+	}
+	return memberJSON{Job: m.Job, Name: m.Name, Host: m.Host, Pid: m.Pid, Command: m.Command, State: state, Exit: m.Exit,
+		RSS: m.RSS, Channels: m.Channels, Attached: m.Attached}
+}
+
+func (a *app) started(m orchestrator.Member) error {
+	return a.say(struct {
+		Schema string `json:"schema"`
+		memberJSON
+	}{"ss/member/1", toMemberJSON(m)}, "%s runs on %s as process %d\n", m.Name, m.Host, m.Pid)
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var host, cwd, log string
+	var env []string
+	cmd := &cobra.Command{
+		Use: "run JOB --host HOST -- CMD ARG…", Short: "Start a member of a job on a host",
+		Args: func(cmd *cobra.Command, argv []string) error {
+			if cmd.ArgsLenAtDash() != 1 || len(argv) < 2 {
+				return usage("usage: ssctl run JOB --host HOST [--env K=V] [--cwd DIR] [--log FILE] -- CMD ARG…")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			if host == "" {
+				return usage("--host is needed")
+			}
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				m, err := c.Run(ctx, host, orchestrator.Member{Job: argv[0], Command: argv[1:], Env: env, Dir: cwd, Log: log})
+				if err != nil {
+					return err
+				}
+				return a.started(m)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&host, "host", "", "where it runs")
+	cmd.Flags().StringArrayVar(&env, "env", nil, "K=V, added to its environment; may be repeated")
+	cmd.Flags().StringVar(&cwd, "cwd", "", "its working directory on the host")
+	cmd.Flags().StringVar(&log, "log", "", "file on the host for its output, appended to")
+	return cmd
+}
+
+func (a *app) attachCommand() *cobra.Command {
+	var host string
+	var pid int
+	cmd := &cobra.Command{
+		Use: "attach JOB --host HOST --pid N", Short: "Take a running process tree in as a member", Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			if host == "" || pid <= 0 {
+				return usage("--host and --pid are needed")
+			}
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				m, err := c.Attach(ctx, host, argv[0], pid)
+				if err != nil {
+					return err
+				}
+				return a.started(m)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&host, "host", "", "where it runs")
+	cmd.Flags().IntVar(&pid, "pid", 0, "root of the tree, as the host sees it")
+	return cmd
+}
+
+func (a *app) psCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "ps [JOB]", Short: "Show members: host, pid, command, state, memory, channels", Args: args(0, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				job := ""
+				if len(argv) == 1 {
+					job = argv[0]
+					if _, err := c.Catalogue.Job(job); err != nil {
+						return err
+					}
+				}
+				members, missing, err := c.Members(ctx, job)
+				if err != nil {
+					return err
+				}
+				return a.showMembers(members, missing)
+			})
+		},
+	}
+}
+
+func (a *app) showMembers(members []orchestrator.Member, missing map[string]error) error {
+	out := []memberJSON{}
+	rows := [][]string{{"JOB", "MEMBER", "HOST", "PID", "STATE", "RSS", "CHANNELS", "COMMAND"}}
+	for _, m := range members {
+		j := toMemberJSON(m)
+		out = append(out, j)
+		state := j.State
+		if j.Exit != "" {
+			state += " (" + j.Exit + ")"
+		}
+		rows = append(rows, []string{m.Job, m.Name, m.Host, fmt.Sprint(m.Pid), state, size(m.RSS), fmt.Sprint(m.Channels), short(strings.Join(m.Command, " "), 60)})
+	}
+	silent := map[string]string{}
+	for host, err := range missing {
+		silent[host] = err.Error()
+	}
+	if a.json() {
+		return a.print(map[string]any{"schema": "ss/ps/1", "members": out, "unreachable": silent})
+	}
+	if err := a.table(rows); err != nil {
+		return err
+	}
+	for host, text := range silent {
+		a.screen.notice(host + ": " + text)
+	}
+	return nil
+}
+
+func short(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}
+
+func (a *app) killCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "kill JOB", Short: "End a job on every host; its cuts stay", Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				killed, err := c.Kill(ctx, argv[0])
+				if err != nil {
+					return &fault.Error{Op: "kill", Job: argv[0], Err: err}
+				}
+				killed = append([]string{}, killed...) // never null
+				slices.Sort(killed)
+				return a.say(map[string]any{"schema": "ss/kill/1", "job": argv[0], "killed": killed}, "ended: %s\n", dash(strings.Join(killed, ", ")))
+			})
+		},
+	}
+}

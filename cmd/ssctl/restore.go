@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ss/orchestrator"
+)
+
+func (a *app) restoreCommand() *cobra.Command {
+	var opt orchestrator.RestoreOptions
+	var remap []string
+	cmd := &cobra.Command{
+		Use: "restore CUT|latest", Short: "Put a cut back: the whole job, or nothing", Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			opt.Cut = argv[0]
+			var err error
+			if opt.Remap, err = parseRemap(remap); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				res, err := c.Restore(ctx, opt)
+				a.screen.finish()
+				if opt.DryRun && res.Plan.Cut.ID != "" {
+					if perr := a.showPlan(res.Plan); perr != nil {
+						return perr
+					}
+				}
+				if err != nil || opt.DryRun {
+					return err
+				}
+				return a.showRestored(res)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&opt.Job, "job", "", "with latest: of this job")
+	cmd.Flags().StringArrayVar(&remap, "remap", nil, "hostA=hostC: hostA's part goes to hostC; may be repeated")
+	cmd.Flags().BoolVar(&opt.DryRun, "dry-run", false, "show the plan and all that stands in its way, and touch nothing")
+	return cmd
+}
+
+// parseRemap reads hostA=hostC pairs.
+func parseRemap(pairs []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, p := range pairs {
+		from, to, ok := strings.Cut(p, "=")
+		if !ok || from == "" || to == "" || strings.Contains(to, "=") {
+			return nil, usage("--remap takes hostA=hostC, not %q", p)
+		}
+		if _, twice := out[from]; twice {
+			return nil, usage("--remap names %s twice", from)
+		}
+		out[from] = to
+	}
+	return out, nil
+}
+
+type partJSON struct {
+	From    string   `json:"from"`
+	To      string   `json:"to"`
+	Members []string `json:"members"`
+	Sources []string `json:"sources"`
+}
+
+type planJSON struct {
+	Parts  []partJSON        `json:"parts"`
+	Moved  map[string]string `json:"moved"`
+	Faults []faultJSON       `json:"faults"`
+}
+
+type faultJSON struct {
+	Host string `json:"host"`
+	Text string `json:"text"`
+}
+
+func toPlanJSON(p orchestrator.RestorePlan) planJSON {
+	out := planJSON{Parts: []partJSON{}, Moved: map[string]string{}, Faults: []faultJSON{}}
+	for _, part := range p.Parts {
+		j := partJSON{From: part.From, To: part.To, Sources: part.Sources}
+		for _, m := range part.Members {
+			j.Members = append(j.Members, m.Name)
+		}
+		out.Parts = append(out.Parts, j)
+	}
+	for from, to := range p.Moved {
+		out.Moved[from.String()] = to.String()
+	}
+	for _, f := range p.Faults {
+		out.Faults = append(out.Faults, faultJSON(f))
+	}
+	return out
+}
+
+func (a *app) showPlan(p orchestrator.RestorePlan) error {
+	if a.json() {
+		return a.print(struct {
+			Schema string `json:"schema"`
+			Cut    string `json:"cut"`
+			Job    string `json:"job"`
+			planJSON
+		}{"ss/restore-plan/1", p.Cut.ID, p.Cut.Job, toPlanJSON(p)})
+	}
+	fmt.Fprintf(a.stdout, "cut %s of job %s\n", p.Cut.ID, p.Cut.Job)
+	rows := [][]string{{"PART OF", "GOES TO", "MEMBERS", "IMAGES ON"}}
+	for _, part := range toPlanJSON(p).Parts {
+		rows = append(rows, []string{part.From, part.To, strings.Join(part.Members, ","), strings.Join(part.Sources, ",")})
+	}
+	if err := a.table(rows); err != nil {
+		return err
+	}
+	for from, to := range p.Moved {
+		fmt.Fprintf(a.stdout, "address %s becomes %s in every image\n", from, to)
+	}
+	if len(p.Faults) == 0 {
+		fmt.Fprintln(a.stdout, "nothing stands in the way")
+	}
+	return nil
+}
+
+func (a *app) showRestored(res orchestrator.RestoreResult) error {
+	total := float64(res.Total.Microseconds()) / 1000
+	if a.json() {
+		return a.print(struct {
+			Schema  string             `json:"schema"`
+			Cut     string             `json:"cut"`
+			Job     string             `json:"job"`
+			TotalMs float64            `json:"total_ms"`
+			StepsMs map[string]float64 `json:"steps_ms"`
+			planJSON
+		}{"ss/restore/1", res.Plan.Cut.ID, res.Plan.Cut.Job, total, res.StepsMs, toPlanJSON(res.Plan)})
+	}
+	for _, p := range res.Plan.Parts {
+		word := "in place"
+		if p.From != p.To {
+			word = "from " + p.From
+		}
+		fmt.Fprintf(a.stdout, "%s: %d member(s) %s\n", p.To, len(p.Members), word)
+	}
+	_, err := fmt.Fprintf(a.stdout, "job %s runs again from %s, after %s\n", res.Plan.Cut.Job, res.Plan.Cut.ID, ms(total))
+	return err
+}

@@ -1,0 +1,86 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// BinVariable names the environment variable that says where the programs under test are. When it is not set, the lab
+// builds them from the source tree that the running test belongs to.
+const BinVariable = "SS_BIN"
+
+// sources are the packages that are built, by the name of the program each becomes.
+var sources = map[string]string{
+	"ssagent": "./cmd/ssagent",
+	"ssctl":   "./cmd/ssctl",
+	"words":   "./integration/progs/words",
+	"ring":    "./integration/progs/ring",
+	"tree":    "./integration/progs/tree",
+	"echo":    "./integration/progs/echo",
+	"counter": "./integration/progs/counter",
+}
+
+var (
+	binMutex sync.Mutex
+	binDir   string
+	built    = map[string]string{}
+)
+
+// Binary returns the path of one of the project's programs: ssagent, ssctl, or a test program.
+func Binary(name string) (string, error) {
+	if dir := os.Getenv(BinVariable); dir != "" {
+		path, err := filepath.Abs(filepath.Join(dir, name))
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		if err != nil {
+			return "", fmt.Errorf("find %s: %w; build it with: make build", name, err)
+		}
+		return path, nil
+	}
+	binMutex.Lock()
+	defer binMutex.Unlock()
+	if path := built[name]; path != "" {
+		return path, nil
+	}
+	path, err := build(name)
+	if err == nil {
+		built[name] = path
+	}
+	return path, err
+}
+
+// build compiles a program into a folder of this process, which the next lab's Clean removes when this process is dead.
+func build(name string) (string, error) {
+	source, ok := sources[name]
+	if !ok {
+		return "", fmt.Errorf("no program %q", name)
+	}
+	if binDir == "" {
+		dir, err := makeDir("bin-")
+		if err != nil {
+			return "", err
+		}
+		if err := writeState(dir, nil); err != nil {
+			return "", err
+		}
+		binDir = dir
+	}
+	gomod, err := exec.CommandContext(context.Background(), "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the source tree: %w", err)
+	}
+	path := filepath.Join(binDir, name)
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-o", path, source)
+	cmd.Dir = filepath.Dir(strings.TrimSpace(string(gomod)))
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+	}
+	return path, nil
+}

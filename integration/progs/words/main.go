@@ -1,0 +1,120 @@
+// Words sends a stream of numbered words to its partner at full speed, receives one, and checks every word of it.
+//
+//	words serve   -listen ADDR [flags]
+//	words connect -to ADDR [flags]
+//
+// Both directions run until one side has sent -words words, or the file -until appears; the other side then ends its own
+// stream too. SIGUSR1 prints what has passed so far and the longest gap between two arrivals since the last time.
+//
+//go:debug multipathtcp=0
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"ss/integration/progs/internal/ballast"
+	"ss/integration/progs/internal/meet"
+	"ss/integration/progs/internal/standstill"
+)
+
+// progressEvery is how often a line says how far things are.
+const progressEvery = time.Second
+
+func main() {
+	summary, err := run(os.Args[1:], os.Stdout)
+	line, status := meet.Verdict("words", summary, err)
+	fmt.Println(line)
+	os.Exit(status)
+}
+
+// options are the command line.
+type options struct {
+	role, listen, to string
+	stop             meet.Stopper
+	ballast          int
+	gap              time.Duration
+}
+
+func parse(args []string, out io.Writer) (options, error) {
+	var o options
+	if len(args) == 0 || args[0] != "serve" && args[0] != "connect" {
+		return o, fmt.Errorf("usage: words serve|connect [flags]")
+	}
+	o.role = args[0]
+	flags := flag.NewFlagSet("words", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.StringVar(&o.listen, "listen", "", "`address` to wait at (serve)")
+	flags.StringVar(&o.to, "to", "", "`address` of the partner (connect)")
+	flags.Uint64Var(&o.stop.Limit, "words", 0, "stop after so many words; 0: do not")
+	flags.StringVar(&o.stop.File, "until", "", "stop when this `file` appears")
+	flags.IntVar(&o.ballast, "ballast", 0, "`MiB` of memory to hold and to check at the end")
+	flags.DurationVar(&o.gap, "gap", 0, "print every gap between two arrivals that is at least so long")
+	return o, flags.Parse(args[1:])
+}
+
+func run(args []string, out io.Writer) (summary string, err error) {
+	o, err := parse(args, out)
+	if err != nil {
+		return "", err
+	}
+	load := ballast.New(o.ballast)
+	var conn *net.TCPConn
+	if o.role == "serve" {
+		var closeListener func() error
+		conn, closeListener, err = meet.Accept(o.listen)
+		if err != nil {
+			return "", err
+		}
+		defer closeListener()
+	} else if conn, err = meet.Dial(o.to); err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	fmt.Fprintf(out, "words: connected %s %s\n", conn.LocalAddr(), conn.RemoteAddr())
+
+	e := &exchange{conn: conn, stop: o.stop, arrivals: standstill.New(out, o.gap), peerDone: make(chan struct{})}
+	stopReports := e.reportTo(out)
+	err = e.run(o.role)
+	stopReports()
+	if err == nil {
+		err = load.Check()
+	}
+	return fmt.Sprintf("sent=%d received=%d ballast=%dMiB longest gap %v",
+		e.sent.Load(), e.received.Load(), o.ballast, e.longest()), err
+}
+
+// reportTo prints progress now and then, and statistics on SIGUSR1, until the returned function is called.
+func (e *exchange) reportTo(out io.Writer) (stop func()) {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	tick := time.NewTicker(progressEvery)
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-tick.C:
+				fmt.Fprintf(out, "progress sent=%d received=%d\n", e.sent.Load(), e.received.Load())
+			case <-asked:
+				fmt.Fprintf(out, "stats sent=%d received=%d %v\n", e.sent.Load(), e.received.Load(), e.arrivals.Reset())
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(asked)
+		tick.Stop()
+		close(quit)
+		<-done
+	}
+}
+
+func (e *exchange) longest() standstill.Gap { return e.arrivals.Longest() }

@@ -1,0 +1,196 @@
+package marker
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// FaultKind says what is wrong with a channel of a cut.
+type FaultKind int
+
+// What can be wrong with a channel.
+const (
+	FaultOrphan    FaultKind = iota + 1 // bytes are received that were never sent: rcv_nxt > write_seq
+	FaultLost                           // bytes are acknowledged that were never received: snd_una > rcv_nxt
+	FaultQueue                          // the sending end contradicts itself: snd_una > write_seq
+	FaultOutside                        // the other end is in no member of the job
+	FaultDuplicate                      // two ends have the same addresses
+)
+
+// Fault is one thing that is wrong with a cut.
+type Fault struct {
+	Kind    FaultKind
+	Channel Channel // of FaultOutside and FaultDuplicate only the sending end is known
+	Other   string  // FaultDuplicate: host and member of the second end
+}
+
+// Error names the channel and what is wrong with it.
+func (f *Fault) Error() string {
+	c := f.Channel
+	from := fmt.Sprintf("%s of %s (%s)", c.FromAddr, c.FromMember, c.From)
+	way := fmt.Sprintf("channel from %s to %s of %s (%s)", from, c.ToAddr, c.ToMember, c.To)
+	switch f.Kind {
+	case FaultOrphan:
+		return fmt.Sprintf("%s: orphan message: %d bytes received and never sent (rcv_nxt %d, write_seq %d)", way, c.RcvNxt-c.WriteSeq, c.RcvNxt, c.WriteSeq)
+	case FaultLost:
+		return fmt.Sprintf("%s: lost message: %d bytes acknowledged and never received (snd_una %d, rcv_nxt %d)", way, c.SndUna-c.RcvNxt, c.SndUna, c.RcvNxt)
+	case FaultQueue:
+		return fmt.Sprintf("%s: broken send queue (snd_una %d, write_seq %d)", way, c.SndUna, c.WriteSeq)
+	case FaultDuplicate:
+		return fmt.Sprintf("connection %s to %s: a second end with the same addresses is held by %s", from, c.ToAddr, f.Other)
+	}
+	return fmt.Sprintf("outside connection from %s to %s: no member of the job holds its other end; close it, add the other end to the job, or let outside connections be recorded as closed", from, c.ToAddr)
+}
+
+// CheckError is all that is wrong with a cut, in the order of Check's channels. errors.As finds its first *Fault.
+type CheckError struct{ Faults []*Fault }
+
+// Error is the first fault and how many there are beside it.
+func (e *CheckError) Error() string {
+	first := e.Faults[0].Error()
+	if more := len(e.Faults) - 1; more > 0 {
+		return fmt.Sprintf("%s (and %d more)", first, more)
+	}
+	return first
+}
+
+// Unwrap returns the faults.
+func (e *CheckError) Unwrap() []error {
+	all := make([]error, len(e.Faults))
+	for i, f := range e.Faults {
+		all[i] = f
+	}
+	return all
+}
+
+// blamed is the host that the first fault of a *CheckError speaks of.
+func blamed(err error) HostID {
+	var f *Fault
+	if errors.As(err, &f) {
+		return f.Channel.From
+	}
+	return CoordinatorHost
+}
+
+// Check pairs the ends of all members and checks both directions of every connection (M8), modulo 2^32:
+//
+//	p.snd_una ≤ q.rcv_nxt ≤ p.write_seq
+//
+// It returns the channels, one per direction, sorted by host, member and address of the sending end.
+// Connections within a host, and within a member, are channels like others. If anything is wrong it
+// returns a *CheckError.
+func Check(ends []End, policy OutsidePolicy) ([]Channel, error) {
+	ends, partners, doubles := pair(ends)
+	var channels []Channel
+	var faults []*Fault
+	for i, e := range ends {
+		if j, ok := doubles[i]; ok {
+			other := fmt.Sprintf("%s (%s)", ends[j].Member, ends[j].Host)
+			faults = append(faults, &Fault{Kind: FaultDuplicate, Channel: halfChannel(e), Other: other})
+			continue
+		}
+		j, ok := partners[i]
+		if !ok {
+			if policy != OutsideClosed {
+				faults = append(faults, &Fault{Kind: FaultOutside, Channel: halfChannel(e)})
+			}
+			continue
+		}
+		c := channel(e, ends[j])
+		if kind := c.fault(); kind != 0 {
+			faults = append(faults, &Fault{Kind: kind, Channel: c})
+		}
+		channels = append(channels, c)
+	}
+	if len(faults) > 0 {
+		return nil, &CheckError{Faults: faults}
+	}
+	return channels, nil
+}
+
+// Outside returns the ends that have no partner, in Check's order: what OutsideClosed leaves out of the channels.
+func Outside(ends []End) []End {
+	ends, partners, doubles := pair(ends)
+	var outside []End
+	for i, e := range ends {
+		_, paired := partners[i]
+		_, double := doubles[i]
+		if !paired && !double {
+			outside = append(outside, e)
+		}
+	}
+	return outside
+}
+
+// tuple identifies an end. A loopback address means another thing on every host.
+type tuple struct {
+	host          HostID
+	local, remote string
+}
+
+func (e End) tuple() tuple {
+	t := tuple{local: e.Local, remote: e.Remote}
+	if loopback(e.Local) || loopback(e.Remote) {
+		t.host = e.Host
+	}
+	return t
+}
+
+// loopback tells by the text of an address and port, as netip.AddrPort prints it.
+func loopback(addr string) bool {
+	return strings.HasPrefix(addr, "127.") || strings.HasPrefix(addr, "[::1]")
+}
+
+// pair sorts the ends and finds for each its partner, or else the other end that has the same addresses.
+func pair(unsorted []End) (ends []End, partners, doubles map[int]int) {
+	ends = slices.Clone(unsorted)
+	slices.SortStableFunc(ends, func(a, b End) int {
+		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Member, b.Member),
+			cmp.Compare(a.Local, b.Local), cmp.Compare(a.Remote, b.Remote))
+	})
+	partners, doubles = make(map[int]int, len(ends)), make(map[int]int)
+	first := make(map[tuple]int, len(ends))
+	for i, e := range ends {
+		if j, ok := first[e.tuple()]; ok {
+			doubles[j] = i
+			doubles[i] = j
+			continue
+		}
+		first[e.tuple()] = i
+	}
+	for i, e := range ends {
+		t := e.tuple()
+		if j, ok := first[tuple{t.host, t.remote, t.local}]; ok {
+			partners[i] = j // a connection of a port with itself has one end, its own partner
+		}
+	}
+	return ends, partners, doubles
+}
+
+func halfChannel(e End) Channel {
+	return Channel{From: e.Host, FromMember: e.Member, FromAddr: e.Local, ToAddr: e.Remote, SndUna: e.SndUna, WriteSeq: e.WriteSeq}
+}
+
+func channel(from, to End) Channel {
+	c := halfChannel(from)
+	c.To, c.ToMember = to.Host, to.Member
+	c.RcvNxt = to.RcvNxt
+	c.InTransit = c.WriteSeq - c.RcvNxt
+	return c
+}
+
+// fault checks M8. Sequence numbers are compared as RFC 9293, 3.4 has it: no queue is longer than 2^31 bytes.
+func (c Channel) fault() FaultKind {
+	switch {
+	case int32(c.WriteSeq-c.SndUna) < 0:
+		return FaultQueue
+	case int32(c.RcvNxt-c.SndUna) < 0:
+		return FaultLost
+	case int32(c.WriteSeq-c.RcvNxt) < 0:
+		return FaultOrphan
+	}
+	return 0
+}

@@ -1,0 +1,375 @@
+package marker
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Config is what a coordinator must know of the attempt that it drives. Of the limits, 0 means none.
+type Config struct {
+	Key          Key
+	Participants []HostID // in any order
+	Initiator    HostID   // one of them; records first
+	Stop         bool     // members stay frozen and are killed by the commit
+	Outside      OutsidePolicy
+
+	Lease  Millis // how long a participant that hears nothing holds out; renewed three times as often
+	Settle Millis // the longest that a recorded participant waits for its peers before it dumps
+
+	PrepareTimeout Millis // until all are prepared
+	Timeout        Millis // until all are complete
+	AbortTimeout   Millis // until all that an abort reaches run again
+	FinishTimeout  Millis // until all have carried out the commit
+}
+
+// Stage is where a coordinator stands. It only goes forward.
+type Stage int
+
+// The stages of a coordinator.
+const (
+	StageNew        Stage = iota // Begin is awaited
+	StagePreparing               // M1: everyone prepares
+	StageRunning                 // they record, dump and store
+	StageCommitting              // M9: Ready.Commit is being made durable
+	StageFinishing               // the cut exists; everyone is told
+	StageAborting                // M10: everyone returns to running
+	StageOver                    // Ready.Outcome is out
+)
+
+// Progress is how far the coordinator knows a host to be.
+type Progress int
+
+// The progress of a host, as its messages tell it.
+const (
+	HostUntouched Progress = iota
+	HostContacted          // a Prepare, or the outcome, is on its way to it
+	HostPrepared
+	HostRecorded
+	HostComplete
+	HostDone    // it has carried out the commit
+	HostAborted // it runs again
+)
+
+// Coordinator is the role of the one who asked for the cut, for one attempt. It is a value, like Participant.
+type Coordinator struct {
+	cfg      Config
+	verdict  verdict
+	stage    Stage
+	now      Millis // of the latest Tick
+	hosts    []host // sorted by name; never changed in place
+	prepared Millis // instant at which PrepareTimeout ends, 0 if it does not
+	complete Millis // Timeout
+	ended    Millis // AbortTimeout or FinishTimeout
+	renew    Millis // M11: the next renewal
+	outcome  Outcome
+	faults   faults
+}
+
+// verdict is what a Resolver knows of its attempt's outcome.
+type verdict int
+
+const (
+	undecided verdict = iota
+	committed
+	notCommitted
+)
+
+// host is what the coordinator knows of one participant.
+type host struct {
+	id          HostID
+	progress    Progress
+	ends        []End
+	note        string
+	unreachable bool // M10: it has never answered and cannot be reached, so an abort does not wait for it
+}
+
+// NewCoordinator returns a coordinator that waits for Begin.
+func NewCoordinator(cfg Config) Coordinator {
+	c := Coordinator{cfg: cfg}
+	for _, id := range newHostSet(cfg.Participants) {
+		c.hosts = append(c.hosts, host{id: id})
+	}
+	return c
+}
+
+// NewResolver returns a coordinator for an attempt that its own coordinator has left in doubt: after
+// Begin it tells the participants the outcome and waits for their acknowledgements. exists says whether
+// the cut exists. Before it says false the caller must have made sure that the attempt's own
+// coordinator, should it be alive, cannot commit any more.
+func NewResolver(cfg Config, exists bool) Coordinator {
+	c := NewCoordinator(cfg)
+	c.verdict = notCommitted
+	if exists {
+		c.verdict = committed
+	}
+	return c
+}
+
+// Phase is the coordinator's stage.
+func (c Coordinator) Phase() Stage { return c.stage }
+
+// Key is the attempt's key.
+func (c Coordinator) Key() Key { return c.cfg.Key }
+
+// Hosts lists the participants, sorted.
+func (c Coordinator) Hosts() []HostID {
+	ids := make([]HostID, len(c.hosts))
+	for i, h := range c.hosts {
+		ids[i] = h.id
+	}
+	return ids
+}
+
+// HostPhase is how far a participant is known to be; HostUntouched if it is none.
+func (c Coordinator) HostPhase(id HostID) Progress {
+	if i := c.index(id); i >= 0 {
+		return c.hosts[i].progress
+	}
+	return HostUntouched
+}
+
+// Deadline is the next instant at which a Tick changes something, 0 if there is none.
+func (c Coordinator) Deadline() Millis {
+	next := Millis(0)
+	for _, at := range c.timers() {
+		if at != 0 && (next == 0 || at < next) {
+			next = at
+		}
+	}
+	return next
+}
+
+// timers lists the instants that matter in this stage.
+func (c *Coordinator) timers() []Millis {
+	switch c.stage {
+	case StagePreparing:
+		return []Millis{c.renew, c.prepared, c.complete}
+	case StageRunning:
+		return []Millis{c.renew, c.complete}
+	case StageCommitting:
+		return []Millis{c.renew}
+	case StageFinishing, StageAborting:
+		return []Millis{c.renew, c.ended}
+	}
+	return nil
+}
+
+// Step applies one event and returns the next state and the work it makes. It performs no I/O and
+// reads no clock: spans count from the latest Tick, so the caller gives it a Tick before every other
+// event. A *TransitionError or *ConfigError leaves the state as it is.
+func (c Coordinator) Step(ev Event) (Coordinator, Ready, error) {
+	next, out := c, Ready{}
+	next.hosts = slices.Clone(c.hosts)
+	if err := next.apply(ev, &out); err != nil {
+		return c, Ready{}, err
+	}
+	return next, out, nil
+}
+
+func (c *Coordinator) apply(ev Event, out *Ready) error {
+	switch ev := ev.(type) {
+	case Tick:
+		c.tick(ev.Now, out)
+		return nil
+	case Received:
+		c.receive(ev.Message, out)
+		return nil
+	case Unreachable:
+		c.unreachable(ev, out)
+		return nil
+	case Interrupt:
+		c.interrupt(ev.Reason, out)
+		return nil
+	case Begin:
+		if c.stage == StageNew {
+			return c.begin(out)
+		}
+	case CommitDone:
+		if c.stage == StageCommitting {
+			c.finish(out)
+			return nil
+		}
+	case CommitFailed:
+		if c.stage == StageCommitting {
+			c.abort(out, CauseCommit, CoordinatorHost, "the cut could not be made durable: "+ev.Reason)
+			return nil
+		}
+	}
+	return &TransitionError{
+		Role:  "coordinator",
+		Event: ev,
+		State: fmt.Sprintf("%s (%s, epoch %d)", c.stage, c.cfg.Key.Snapshot, c.cfg.Key.Epoch),
+	}
+}
+
+func (c *Coordinator) begin(out *Ready) error {
+	set := newHostSet(c.cfg.Participants)
+	switch {
+	case len(set) == 0:
+		return &ConfigError{"the job has no participants"}
+	case set.has(CoordinatorHost):
+		return &ConfigError{"a participant has no name"}
+	case c.verdict == undecided && !set.has(c.cfg.Initiator):
+		return &ConfigError{fmt.Sprintf("initiator %q is not among the participants", c.cfg.Initiator)}
+	case c.cfg.Lease <= 0 || c.cfg.Settle < 0:
+		return &ConfigError{"lease or settle time is not positive"}
+	}
+	for i := range c.hosts {
+		c.hosts[i].progress = HostContacted
+	}
+	switch c.verdict {
+	case committed:
+		c.finish(out)
+		return nil
+	case notCommitted:
+		c.abort(out, CauseResolved, CoordinatorHost, "the cut was never committed")
+		return nil
+	}
+	c.stage = StagePreparing
+	c.prepared = c.after(c.cfg.PrepareTimeout)
+	c.complete = c.after(c.cfg.Timeout)
+	c.renew = c.now + c.interval()
+	c.tellAll(out)
+	return nil
+}
+
+// after returns the instant at which a limit that begins now ends, 0 if there is no limit.
+func (c *Coordinator) after(limit Millis) Millis {
+	if limit == 0 {
+		return 0
+	}
+	return c.now + limit
+}
+
+// interval is the time between two renewals, which also is the one between two attempts to tell a host something.
+func (c *Coordinator) interval() Millis { return max(c.cfg.Lease/3, 1) }
+
+func (c *Coordinator) tick(now Millis, out *Ready) {
+	if now < c.now {
+		return
+	}
+	c.now = now
+	due := func(at Millis) bool { return at != 0 && now >= at }
+	switch {
+	case c.stage == StagePreparing && due(c.prepared):
+		c.abort(out, CauseTimeout, c.slowest(HostPrepared), fmt.Sprintf("not all hosts were prepared within %d ms: %s", c.cfg.PrepareTimeout, c.laggards(HostPrepared)))
+	case (c.stage == StagePreparing || c.stage == StageRunning) && due(c.complete):
+		c.abort(out, CauseTimeout, c.slowest(HostComplete), fmt.Sprintf("not all hosts were complete within %d ms: %s", c.cfg.Timeout, c.laggards(HostComplete)))
+	case (c.stage == StageFinishing || c.stage == StageAborting) && due(c.ended):
+		c.over(out)
+	case c.stage != StageNew && c.stage != StageOver && due(c.renew):
+		c.renew = now + c.interval()
+		c.tellAll(out)
+	}
+}
+
+func (c *Coordinator) interrupt(reason string, out *Ready) {
+	switch c.stage {
+	case StageNew:
+		c.stage = StageOver
+		c.outcome = Outcome{Cause: CauseInterrupt, Reason: reason}
+		c.publish(out)
+	case StagePreparing, StageRunning:
+		c.abort(out, CauseInterrupt, CoordinatorHost, reason)
+	}
+}
+
+func (c *Coordinator) unreachable(ev Unreachable, out *Ready) {
+	i := c.index(ev.Host)
+	if i < 0 {
+		return
+	}
+	switch c.stage {
+	case StagePreparing, StageRunning:
+		c.hosts[i].unreachable = c.hosts[i].progress < HostPrepared
+		c.abort(out, CauseUnreachable, ev.Host, fmt.Sprintf("%s is unreachable: %s", ev.Host, ev.Reason))
+	case StageAborting:
+		c.hosts[i].unreachable = c.hosts[i].progress < HostPrepared
+		c.maybeOver(out)
+	}
+}
+
+// abort gives the attempt up (M10). Only what comes before the commit leads here.
+func (c *Coordinator) abort(out *Ready, cause Cause, blame HostID, reason string) {
+	c.stage = StageAborting
+	c.outcome = Outcome{Cause: cause, Blame: blame, Reason: reason}
+	c.ended = c.after(c.cfg.AbortTimeout)
+	c.renew = c.now + c.interval()
+	c.tellAll(out)
+	c.maybeOver(out)
+}
+
+// finish: the cut exists (M9).
+func (c *Coordinator) finish(out *Ready) {
+	c.stage = StageFinishing
+	c.outcome = Outcome{Committed: true}
+	c.ended = c.after(c.cfg.FinishTimeout)
+	c.renew = c.now + c.interval()
+	c.tellAll(out)
+}
+
+// maybeOver ends the attempt when everyone that is waited for has acknowledged its outcome.
+func (c *Coordinator) maybeOver(out *Ready) {
+	for _, h := range c.hosts {
+		if !c.acknowledged(h) && !(c.stage == StageAborting && h.unreachable) {
+			return
+		}
+	}
+	c.over(out)
+}
+
+func (c *Coordinator) acknowledged(h host) bool {
+	if c.stage == StageFinishing {
+		return h.progress == HostDone
+	}
+	return h.progress == HostAborted
+}
+
+func (c *Coordinator) over(out *Ready) {
+	for _, h := range c.hosts {
+		if !c.acknowledged(h) {
+			c.outcome.Unknown = append(c.outcome.Unknown, h.id)
+		}
+		if h.note != "" {
+			c.outcome.Notes = append(c.outcome.Notes, string(h.id)+": "+h.note)
+		}
+	}
+	c.stage = StageOver
+	c.publish(out)
+}
+
+func (c *Coordinator) publish(out *Ready) {
+	o := c.outcome
+	o.Unknown, o.Notes = slices.Clone(o.Unknown), slices.Clone(o.Notes)
+	out.Outcome = &o
+}
+
+// reached says whether every host is at least so far.
+func (c *Coordinator) reached(p Progress) bool { return c.slowest(p) == CoordinatorHost }
+
+// slowest is the first host that is not so far, CoordinatorHost if there is none.
+func (c *Coordinator) slowest(p Progress) HostID {
+	for _, h := range c.hosts {
+		if h.progress < p {
+			return h.id
+		}
+	}
+	return CoordinatorHost
+}
+
+// laggards describes the hosts that are not so far.
+func (c *Coordinator) laggards(p Progress) string {
+	var late []string
+	for _, h := range c.hosts {
+		if h.progress < p {
+			late = append(late, fmt.Sprintf("%s (%s)", h.id, h.progress))
+		}
+	}
+	return strings.Join(late, ", ")
+}
+
+// index finds a host, -1 if it takes no part.
+func (c *Coordinator) index(id HostID) int {
+	return slices.IndexFunc(c.hosts, func(h host) bool { return h.id == id })
+}

@@ -1,0 +1,173 @@
+package marker
+
+import (
+	"fmt"
+	"slices"
+)
+
+// receive takes a participant's message. One of another attempt, or one that the attempt has left
+// behind, changes nothing: a reply cannot revive what was aborted (M12).
+func (c *Coordinator) receive(m Message, out *Ready) {
+	i := c.index(m.From)
+	if m.To != CoordinatorHost || i < 0 || m.Key != c.cfg.Key && !c.faults.noFence {
+		return
+	}
+	switch c.stage {
+	case StagePreparing, StageRunning:
+		c.underWay(i, m, out)
+	case StageFinishing:
+		if m.Type == MsgDone {
+			c.acknowledge(i, HostDone, m.Reason, out)
+		}
+	case StageAborting:
+		if m.Type == MsgAborted {
+			c.acknowledge(i, HostAborted, m.Reason, out)
+		}
+	}
+}
+
+// underWay takes a message before the commit.
+func (c *Coordinator) underWay(i int, m Message, out *Ready) {
+	id := c.hosts[i].id
+	switch m.Type {
+	case MsgPrepared:
+		c.advance(i, HostPrepared, out)
+	case MsgRecorded:
+		c.advance(i, HostRecorded, out)
+	case MsgComplete:
+		if c.hosts[i].progress < HostComplete {
+			c.hosts[i].ends = ownedBy(id, m.Ends)
+			c.advance(i, HostComplete, out)
+		}
+	case MsgFailed:
+		c.abort(out, m.Cause, id, fmt.Sprintf("%s: %s", id, m.Reason))
+	case MsgAborted:
+		// It has given up by itself, and the message that said why was lost.
+		c.hosts[i].progress, c.hosts[i].note = HostAborted, m.Reason
+		c.abort(out, CauseAction, id, fmt.Sprintf("%s: gave the snapshot up", id))
+	}
+}
+
+// ownedBy returns the ends with their host filled in: nobody speaks for another host.
+func ownedBy(id HostID, ends []End) []End {
+	ends = slices.Clone(ends)
+	for i := range ends {
+		ends[i].Host = id
+	}
+	return ends
+}
+
+// advance notes how far a host is and takes the step that it was the last one to hold up, if any.
+// Messages may overtake each other, so one message can make more than one step possible.
+func (c *Coordinator) advance(i int, p Progress, out *Ready) {
+	if c.hosts[i].progress >= p {
+		return
+	}
+	before := *c
+	before.hosts = slices.Clone(c.hosts)
+	c.hosts[i].progress = p
+	if c.stage == StagePreparing && c.reached(HostPrepared) {
+		c.stage = StageRunning
+		c.send(out, Message{Type: MsgStart, To: c.cfg.Initiator})
+	}
+	if !before.reached(HostRecorded) && c.reached(HostRecorded) {
+		for _, h := range c.hosts {
+			c.send(out, Message{Type: MsgAllRecorded, To: h.id})
+		}
+	}
+	if c.allComplete() {
+		c.commit(out)
+	}
+}
+
+func (c *Coordinator) allComplete() bool {
+	complete, recorded := 0, 0
+	for _, h := range c.hosts {
+		if h.progress >= HostComplete {
+			complete++
+		}
+		if h.progress >= HostRecorded {
+			recorded++
+		}
+	}
+	if c.faults.commitEarly {
+		return complete >= len(c.hosts)-1 && recorded == len(c.hosts)
+	}
+	return complete == len(c.hosts)
+}
+
+// commit checks the cut (M8) and asks for it to be made durable (M9).
+func (c *Coordinator) commit(out *Ready) {
+	var ends []End
+	for _, h := range c.hosts {
+		ends = append(ends, h.ends...)
+	}
+	channels, err := Check(ends, c.cfg.Outside)
+	if err != nil && !c.faults.commitEarly {
+		c.abort(out, CauseCheck, blamed(err), err.Error())
+		return
+	}
+	c.stage = StageCommitting
+	out.Commit = &Commit{Key: c.cfg.Key, Channels: channels, Outside: Outside(ends)}
+}
+
+// acknowledge notes that a host has carried out the outcome.
+func (c *Coordinator) acknowledge(i int, p Progress, note string, out *Ready) {
+	c.hosts[i].progress = p
+	if note != "" {
+		c.hosts[i].note = note
+	}
+	c.maybeOver(out)
+}
+
+// tellAll tells every host what it has to know in this stage and has not acknowledged, again and again: what was
+// lost is made good, and what was not does no harm.
+func (c *Coordinator) tellAll(out *Ready) {
+	for _, h := range c.hosts {
+		c.tell(h, out)
+	}
+}
+
+func (c *Coordinator) tell(h host, out *Ready) {
+	switch c.stage {
+	case StageFinishing:
+		if h.progress != HostDone {
+			c.send(out, Message{Type: MsgCommit, To: h.id})
+		}
+	case StageAborting:
+		if h.progress != HostAborted {
+			c.send(out, Message{Type: MsgAbort, To: h.id, Reason: c.outcome.Reason})
+		}
+	case StagePreparing, StageRunning, StageCommitting:
+		if h.progress == HostContacted {
+			c.send(out, c.prepare(h.id))
+			return
+		}
+		c.send(out, Message{Type: MsgRenew, To: h.id, Lease: c.cfg.Lease})
+		if c.stage == StageRunning && h.id == c.cfg.Initiator && h.progress == HostPrepared {
+			c.send(out, Message{Type: MsgStart, To: h.id})
+		}
+		if c.reached(HostRecorded) {
+			c.send(out, Message{Type: MsgAllRecorded, To: h.id})
+		}
+	}
+}
+
+func (c *Coordinator) prepare(to HostID) Message {
+	return Message{
+		Type:         MsgPrepare,
+		To:           to,
+		Participants: c.Hosts(),
+		Initiator:    c.cfg.Initiator,
+		Stop:         c.cfg.Stop,
+		Lease:        c.cfg.Lease,
+		Settle:       c.cfg.Settle,
+	}
+}
+
+// send addresses a message and appends it.
+func (c *Coordinator) send(out *Ready, m Message) {
+	m.Key = c.cfg.Key
+	m.From = CoordinatorHost
+	out.Messages = append(out.Messages, m)
+}

@@ -1,0 +1,43 @@
+package marker
+
+import "strconv"
+
+// name returns the i-th of names, or kind and the number where there is none.
+func name(names []string, kind string, i int) string {
+	if i >= 0 && i < len(names) && names[i] != "" {
+		return names[i]
+	}
+	return kind + "(" + strconv.Itoa(i) + ")"
+}
+
+var (
+	messageNames = []string{"", "Prepare", "Start", "Renew", "AllRecorded", "Commit", "Abort",
+		"Prepared", "Recorded", "Complete", "Failed", "Aborted", "Done", "Marker", "Dumped"}
+	actionNames = []string{"", "Prepare", "Record", "Settle", "Dump", "Thaw", "Open", "Store",
+		"Rollback", "Finish", "Release", "Discard"}
+	phaseNames = []string{"idle", "preparing", "prepared", "recording", "settling", "dumping",
+		"storing", "complete", "finishing", "rolling back"}
+	causeNames = []string{"none", "refused", "conflict", "stale epoch", "action failed", "lease ran out",
+		"agent restarted", "peer unreachable", "unreachable", "timeout", "interrupted", "check failed",
+		"commit failed", "bad config", "resolved"}
+	stageNames    = []string{"new", "preparing", "running", "committing", "finishing", "aborting", "over"}
+	progressNames = []string{"untouched", "contacted", "prepared", "recorded", "complete", "done", "aborted"}
+)
+
+// String is the message's name without its prefix.
+func (t MessageType) String() string { return name(messageNames, "Message", int(t)) }
+
+// String is the action's name without its prefix.
+func (t ActionType) String() string { return name(actionNames, "Action", int(t)) }
+
+// String is the phase in lower case.
+func (p Phase) String() string { return name(phaseNames, "Phase", int(p)) }
+
+// String is the cause in a few words.
+func (c Cause) String() string { return name(causeNames, "Cause", int(c)) }
+
+// String is the stage in lower case.
+func (s Stage) String() string { return name(stageNames, "Stage", int(s)) }
+
+// String is the progress in lower case.
+func (p Progress) String() string { return name(progressNames, "Progress", int(p)) }

@@ -1,0 +1,462 @@
+package marker
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Participant is one host's role in the snapshots of one job. It is a value: Step returns the next
+// state and leaves the old one as it was, so both can go on.
+type Participant struct {
+	host HostID
+	job  JobID
+	now  Millis // of the latest Tick
+
+	highest Epoch // M12: a Prepare must be above it
+	last    Key   // of the attempt that ended last
+	aborted bool  // last ended in a rollback
+	doubt   []Key // see Entry.Doubt; never changed in place
+
+	a      attempt
+	faults faults
+}
+
+// attempt is what a participant knows about the attempt that holds its host. It is the zero value while Idle.
+type attempt struct {
+	key    Key
+	phase  Phase
+	logged Phase // of the latest journal entry
+
+	participants hostSet
+	initiator    HostID
+	stop         bool
+	lease        Millis // M11: the instant at which it runs out
+	settle       Millis // M5a: the longest wait
+	settleEnd    Millis // M5a: the instant at which the wait ends
+
+	triggered   bool                // M2: a Start or a Marker came before the host was prepared
+	peers       map[HostID][]string // the channels, by the participant at their other end; never changed in place
+	marked      hostSet             // whose Marker, or Dumped, has come
+	mutual      hostSet             // of those, the ones that name channels with this host
+	dumped      hostSet             // whose Dumped has come
+	allRecorded bool
+
+	stored   bool
+	ends     []End
+	opened   hostSet // toward whom this host's gate is open, or with stop may be
+	released bool    // M11: the lease ran out while the attempt was Complete
+
+	cause  Cause
+	reason string // why it fails, or what MsgDone has to add
+}
+
+// NewParticipant returns an idle participant that has seen no epoch above highest.
+func NewParticipant(host HostID, job JobID, highest Epoch) Participant {
+	return Participant{host: host, job: job, highest: highest}
+}
+
+// Recover returns the participant that an agent goes on with when it finds entry after a crash, and
+// what it has to do first. The agent's death has opened the gates and thawed the members, so what
+// was not Complete is rolled back. What was Complete reached no peer's record any more when it was
+// journaled (M9): it is let go of as if its lease had run out, and its images wait for the outcome.
+func Recover(host HostID, job JobID, entry Entry) (Participant, Ready) {
+	p := NewParticipant(host, job, max(entry.Key.Epoch, entry.Fence))
+	p.doubt = slices.Clone(entry.Doubt)
+	var out Ready
+	if entry.Phase == Idle {
+		p.last = entry.Key
+		return p, out
+	}
+	p.a = attempt{key: entry.Key, phase: entry.Phase, logged: entry.Phase, stop: entry.Stop}
+	switch entry.Phase {
+	case Complete:
+		p.a.ends = slices.Clone(entry.Ends)
+		p.release(&out)
+		p.say(&out)
+	case Finishing:
+		p.act(&out, Action{Type: ActFinish, Kill: p.a.stop})
+	default:
+		p.fail(&out, CauseRestart, "the agent was restarted in the middle of it")
+	}
+	return p, out
+}
+
+// Phase is where the host stands in the current attempt.
+func (p Participant) Phase() Phase { return p.a.phase }
+
+// Key is the current attempt's key, or while Idle that of the one that ended last.
+func (p Participant) Key() Key {
+	if p.a.phase == Idle {
+		return p.last
+	}
+	return p.a.key
+}
+
+// Epoch is the highest epoch that the participant has seen: a Prepare must be above it.
+func (p Participant) Epoch() Epoch { return p.highest }
+
+// Released says that the attempt is Complete, but the host has let go of it because its lease ran
+// out or its agent was restarted: members run, gates are open, and the images wait for the outcome.
+func (p Participant) Released() bool { return p.a.released }
+
+// InDoubt lists the attempts whose images must be kept until their outcome is known.
+func (p Participant) InDoubt() []Key {
+	keys := slices.Clone(p.doubt)
+	if p.a.phase == Complete {
+		keys = append(keys, p.a.key)
+	}
+	return keys
+}
+
+// Deadline is the next instant at which a Tick changes something, 0 if there is none.
+func (p Participant) Deadline() Millis {
+	switch {
+	case p.a.phase == Settling:
+		return min(p.a.settleEnd, p.a.lease)
+	case p.leased():
+		return p.a.lease
+	}
+	return 0
+}
+
+// leased says whether the lease matters.
+func (p *Participant) leased() bool {
+	return p.a.phase != Idle && p.a.phase < Finishing && !p.a.released
+}
+
+// Step applies one event and returns the next state and the work it makes. It performs no I/O and
+// reads no clock: spans count from the latest Tick, so the caller gives it a Tick before every other
+// event. A *TransitionError leaves the state as it is.
+func (p Participant) Step(ev Event) (Participant, Ready, error) {
+	next, out := p, Ready{}
+	if !next.apply(ev, &out) {
+		return p, Ready{}, &TransitionError{
+			Role:  "participant " + string(p.host),
+			Event: ev,
+			State: fmt.Sprintf("%s (%s, epoch %d)", p.a.phase, p.Key().Snapshot, p.Key().Epoch),
+		}
+	}
+	return next, out, nil
+}
+
+// apply reports false if the event is impossible; p may not have changed then.
+func (p *Participant) apply(ev Event, out *Ready) bool {
+	switch ev := ev.(type) {
+	case Tick:
+		p.tick(ev.Now, out)
+		return true
+	case Received:
+		p.receive(ev.Message, out)
+		return true
+	case Unreachable:
+		p.unreachable(ev, out)
+		return true
+	case PrepareDone:
+		return p.completes(ev.Key, Preparing, func() { p.prepared(out) })
+	case RecordDone:
+		return p.completes(ev.Key, Recording, func() { p.recorded(ev.Peers, out) })
+	case DumpDone:
+		return p.completes(ev.Key, Dumping, func() { p.dumped(ev.Ends, out) })
+	case StoreDone:
+		if p.a.stored && p.a.phase == Storing && ev.Key == p.a.key {
+			return false
+		}
+		return p.completes(ev.Key, Storing, func() { p.stored(out) })
+	case RollbackDone:
+		return p.completes(ev.Key, RollingBack, func() { p.rolledBack(ev.Err, out) })
+	case FinishDone:
+		return p.completes(ev.Key, Finishing, func() { p.finished(out) })
+	case ActionFailed:
+		return p.actionFailed(ev, out)
+	}
+	return false
+}
+
+// completes runs do if the current attempt waits in phase for what key says has ended. What an
+// older attempt or a rollback has made pointless is ignored. It reports false for what cannot be.
+func (p *Participant) completes(key Key, phase Phase, do func()) bool {
+	switch {
+	case key.Job != p.job:
+		return false
+	case p.a.phase != Idle && key == p.a.key:
+		if p.a.phase == phase {
+			do()
+			return true
+		}
+		return p.a.phase == RollingBack
+	}
+	return key.Epoch < p.Key().Epoch
+}
+
+func (p *Participant) tick(now Millis, out *Ready) {
+	if now < p.now {
+		return
+	}
+	p.now = now
+	if p.leased() && now >= p.a.lease && !p.faults.noLease {
+		if p.a.phase == Complete {
+			p.release(out)
+		} else {
+			p.fail(out, CauseLease, "its lease ran out: it heard nothing of the coordinator")
+		}
+		return
+	}
+	p.maybeDump(out)
+}
+
+// unreachable fails the attempt if a peer that it needs cannot be reached.
+func (p *Participant) unreachable(ev Unreachable, out *Ready) {
+	if p.a.phase != Idle && p.a.phase < Complete && p.a.participants.has(ev.Host) {
+		p.fail(out, CausePeer, fmt.Sprintf("cannot reach %s: %s", ev.Host, ev.Reason))
+	}
+}
+
+func (p *Participant) prepared(out *Ready) {
+	p.a.phase = Prepared
+	p.say(out)
+	if p.a.triggered {
+		p.record(out)
+	}
+}
+
+// record begins the record: M2's one and only.
+func (p *Participant) record(out *Ready) {
+	p.a.phase = Recording
+	p.journal(out)
+	p.act(out, Action{Type: ActRecord})
+	if p.faults.announceEarly {
+		p.say(out)
+		p.mark(out)
+	}
+}
+
+// recorded: every gate is closed, so this is the recorded instant. Now, and not before, others may know (M3).
+func (p *Participant) recorded(peers map[HostID][]string, out *Ready) {
+	p.a.peers = make(map[HostID][]string, len(peers))
+	for q, channels := range peers {
+		if p.a.participants.has(q) && len(channels) > 0 {
+			p.a.peers[q] = slices.Clone(channels)
+		}
+	}
+	p.a.phase = Settling
+	p.a.settleEnd = p.now + p.a.settle
+	p.say(out)
+	p.mark(out)
+	for _, q := range p.a.participants {
+		if p.settles(q) {
+			p.act(out, Action{Type: ActSettle, Peer: q})
+		}
+	}
+	p.maybeDump(out)
+}
+
+// settles says whether packets of existing connections may flow between this host and q: both have
+// recorded, and both know it (M5a). Of connections that only one of them lists nothing flows. Both ends
+// of a connection between members of this host are recorded at once.
+func (p *Participant) settles(q HostID) bool {
+	_, listed := p.a.peers[q]
+	return listed && (q == p.host || p.a.mutual.has(q))
+}
+
+// maybeDump ends the settle phase when nobody is left to wait for, or no time.
+func (p *Participant) maybeDump(out *Ready) {
+	if p.a.phase != Settling {
+		return
+	}
+	if p.now < p.a.settleEnd {
+		for q := range p.a.peers {
+			if q != p.host && !p.a.marked.has(q) {
+				return
+			}
+		}
+	}
+	p.a.phase = Dumping
+	p.act(out, Action{Type: ActDump})
+}
+
+// dumped: the members may run, and the gates open toward all who have come as far (M5, M6).
+func (p *Participant) dumped(ends []End, out *Ready) {
+	p.a.phase = Storing
+	p.a.ends = slices.Clone(ends)
+	if !p.a.stop {
+		p.act(out, Action{Type: ActThaw})
+	}
+	p.sayDumped(out)
+	p.openGates(out)
+	p.act(out, Action{Type: ActStore})
+}
+
+// mayOpen says whether the gate toward q may open once this host's own dump is finished (M6).
+func (p *Participant) mayOpen(q HostID) bool {
+	_, channel := p.a.peers[q]
+	switch {
+	case q == p.host || p.faults.openEarly:
+		return true
+	case channel:
+		return p.a.dumped.has(q)
+	}
+	return p.a.allRecorded || p.faults.openUnconnected
+}
+
+// openGates opens the gates that may open. Members that will be killed keep theirs closed, but it
+// counts all the same whether they might be open: see maybeComplete.
+func (p *Participant) openGates(out *Ready) {
+	if p.a.phase != Storing && !(p.faults.completeEarly && p.a.phase == Complete) {
+		return
+	}
+	for _, q := range p.a.participants {
+		if p.a.opened.has(q) || !p.mayOpen(q) {
+			continue
+		}
+		p.a.opened = p.a.opened.with(q)
+		if !p.a.stop {
+			p.act(out, Action{Type: ActOpen, Peer: q})
+		}
+	}
+	p.maybeComplete(out)
+}
+
+func (p *Participant) stored(out *Ready) {
+	p.a.stored = true
+	p.maybeComplete(out)
+}
+
+// maybeComplete: the host is complete when its images are durable and no gate has to be closed any
+// more for anybody's record. So whatever becomes of a complete host, be it a crash of its agent, which opens
+// its gates, it cannot spoil a cut that the coordinator may commit (M9).
+func (p *Participant) maybeComplete(out *Ready) {
+	if p.a.phase != Storing || !p.a.stored {
+		return
+	}
+	if len(p.a.opened) < len(p.a.participants) && !p.faults.completeEarly {
+		return
+	}
+	p.a.phase = Complete
+	p.journal(out)
+	p.say(out)
+}
+
+// release lets go of a complete attempt whose outcome is not known (M11).
+func (p *Participant) release(out *Ready) {
+	p.a.released = true
+	if p.a.stop {
+		p.a.reason = "members run on: the host had to let go of them before it heard of the commit"
+	}
+	p.act(out, Action{Type: ActRelease})
+}
+
+// fail gives the attempt up and tells the coordinator why (M10).
+func (p *Participant) fail(out *Ready, cause Cause, reason string) {
+	p.a.cause, p.a.reason = cause, reason
+	p.rollback(out, reason)
+	p.say(out)
+}
+
+func (p *Participant) rollback(out *Ready, reason string) {
+	wasComplete := p.a.phase == Complete
+	p.a.phase = RollingBack
+	if wasComplete {
+		p.journal(out) // or a restart would take what is half removed for complete
+	}
+	p.act(out, Action{Type: ActRollback, Reason: reason})
+}
+
+func (p *Participant) rolledBack(trouble string, out *Ready) {
+	p.idle(out)
+	p.aborted = true
+	p.send(out, Message{Type: MsgAborted, Key: p.last, Reason: trouble})
+}
+
+func (p *Participant) finished(out *Ready) {
+	reason := p.a.reason
+	p.idle(out)
+	p.aborted = false
+	p.send(out, Message{Type: MsgDone, Key: p.last, Reason: reason})
+}
+
+func (p *Participant) idle(out *Ready) {
+	p.last = p.a.key
+	p.a = attempt{}
+	p.journal(out)
+}
+
+// actionFailed: whatever fails, the attempt fails, except where the attempt is over already.
+func (p *Participant) actionFailed(ev ActionFailed, out *Ready) bool {
+	giveUp := func() { p.fail(out, CauseAction, ev.Action.failure()+ev.Reason) }
+	switch ev.Action {
+	case ActPrepare:
+		return p.completes(ev.Key, Preparing, func() { p.fail(out, CauseRefused, ev.Reason) })
+	case ActRecord:
+		return p.completes(ev.Key, Recording, giveUp)
+	case ActDump:
+		return p.completes(ev.Key, Dumping, giveUp)
+	case ActStore:
+		return p.completes(ev.Key, Storing, giveUp)
+	case ActRollback:
+		return p.completes(ev.Key, RollingBack, func() { p.rolledBack(ev.Reason, out) })
+	case ActFinish:
+		return p.completes(ev.Key, Finishing, func() { p.a.reason = ev.Reason; p.finished(out) })
+	case ActSettle, ActThaw, ActOpen:
+		return p.completes(ev.Key, p.a.phase, func() { p.shortFailed(giveUp, out) })
+	case ActRelease, ActDiscard:
+		return ev.Key.Job == p.job
+	}
+	return false
+}
+
+// shortFailed handles the failure of an action that ended when it was carried out.
+func (p *Participant) shortFailed(giveUp func(), out *Ready) {
+	switch {
+	case p.a.phase == Complete && !p.a.released:
+		p.release(out) // it can no longer give up, and this is the other way to open and thaw
+	case p.a.phase < Complete:
+		giveUp()
+	}
+}
+
+// failure begins the sentence that says what failed.
+func (t ActionType) failure() string {
+	switch t {
+	case ActRecord:
+		return "could not freeze the members and close the gates: "
+	case ActDump:
+		return "could not dump: "
+	case ActStore:
+		return "could not store the images: "
+	case ActSettle:
+		return "could not let the connections settle: "
+	case ActThaw:
+		return "could not thaw the members: "
+	}
+	return "could not open a gate: "
+}
+
+func (p *Participant) act(out *Ready, a Action) {
+	a.Key = p.a.key
+	out.Actions = append(out.Actions, a)
+}
+
+// journal asks for the entry that Recover needs for the present state.
+func (p *Participant) journal(out *Ready) {
+	p.a.logged = p.a.phase
+	p.rewrite(out)
+}
+
+// rewrite asks for the entry that was last written, with the fence and the doubts of now.
+func (p *Participant) rewrite(out *Ready) {
+	e := Entry{Key: p.Key(), Phase: p.a.logged, Stop: p.a.stop, Doubt: slices.Clone(p.doubt)}
+	if p.highest > e.Key.Epoch {
+		e.Fence = p.highest
+	}
+	if e.Phase == Complete {
+		e.Ends = slices.Clone(p.a.ends)
+	}
+	out.Journal = &e
+}
+
+// peersInOrder lists the hosts with which this one shares a channel, except itself.
+func (p *Participant) peersInOrder() []HostID {
+	hosts := slices.Sorted(maps.Keys(p.a.peers))
+	return slices.DeleteFunc(hosts, func(q HostID) bool { return q == p.host })
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package marker
+
+const raceEnabled = true

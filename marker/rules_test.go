@@ -1,0 +1,444 @@
+package marker
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+)
+
+// The tests of this file are named after the rules of docs/protocol.md.
+
+var key1 = Key{Job: "job", Snapshot: "s1", Epoch: 1}
+
+// rig drives one participant, host A of the participants A, B and C. A shares a channel with B.
+type rig struct {
+	t     *testing.T
+	p     Participant
+	all   Ready // everything that it ever asked for
+	fresh Ready // of the latest event
+}
+
+func newRig(t *testing.T) *rig { return &rig{t: t, p: NewParticipant("A", "job", 0)} }
+
+func (r *rig) do(events ...Event) *rig {
+	r.t.Helper()
+	for _, ev := range events {
+		next, out, err := r.p.Step(ev)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.p, r.fresh = next, out
+		r.all.Actions = append(r.all.Actions, out.Actions...)
+		r.all.Messages = append(r.all.Messages, out.Messages...)
+	}
+	return r
+}
+
+func prepare(key Key, more ...func(*Message)) Received {
+	m := Message{Type: MsgPrepare, Key: key, To: "A", Participants: []HostID{"A", "B", "C"}, Initiator: "A", Lease: 100, Settle: 10}
+	for _, f := range more {
+		f(&m)
+	}
+	return Received{m}
+}
+
+func stopping(m *Message) { m.Stop = true }
+
+func initiator(id HostID) func(*Message) { return func(m *Message) { m.Initiator = id } }
+
+func from(id HostID, t MessageType) Received {
+	m := Message{Type: t, Key: key1, From: id, To: "A"}
+	if t == MsgMarker && id == "B" {
+		m.Channels = []string{"B:1>A:1"}
+	}
+	if t == MsgRenew {
+		m.Lease = 100
+	}
+	return Received{m}
+}
+
+var recordDone = RecordDone{Key: key1, Peers: map[HostID][]string{"B": {"A:1>B:1"}}}
+
+// to brings the participant to a phase by the shortest way.
+func (r *rig) to(phase Phase, more ...func(*Message)) *rig {
+	r.t.Helper()
+	way := []struct {
+		phase  Phase
+		events []Event
+	}{
+		{Preparing, []Event{Tick{1}, prepare(key1, more...)}},
+		{Prepared, []Event{PrepareDone{key1}}},
+		{Recording, []Event{from(CoordinatorHost, MsgStart)}},
+		{Settling, []Event{recordDone}},
+		{Dumping, []Event{from("B", MsgMarker)}},
+		{Storing, []Event{DumpDone{Key: key1}}},
+		{Complete, []Event{from("B", MsgDumped), from(CoordinatorHost, MsgAllRecorded), StoreDone{key1}}},
+		{Finishing, []Event{from(CoordinatorHost, MsgCommit)}},
+	}
+	for _, w := range way {
+		if w.phase <= phase {
+			r.do(w.events...)
+		}
+	}
+	if r.p.Phase() != phase {
+		r.t.Fatalf("is %s, not %s", r.p.Phase(), phase)
+	}
+	return r
+}
+
+func (r *rig) count(a ActionType) (n int) {
+	for _, x := range r.all.Actions {
+		if x.Type == a {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *rig) sent(m MessageType) (to []HostID) {
+	for _, x := range r.all.Messages {
+		if x.Type == m {
+			to = append(to, x.To)
+		}
+	}
+	return to
+}
+
+func (r *rig) opened() (peers []HostID) {
+	for _, x := range r.all.Actions {
+		if x.Type == ActOpen {
+			peers = append(peers, x.Peer)
+		}
+	}
+	return peers
+}
+
+func (r *rig) want(what string, got, want any) {
+	r.t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		r.t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+var early = []Phase{Preparing, Prepared, Recording, Settling, Dumping, Storing}
+
+func TestM1NoHostRecordsBeforeAllPrepared(t *testing.T) {
+	c := begun(t, Config{})
+	c.do(reply("A", MsgPrepared), reply("B", MsgPrepared), reply("A", MsgPrepared))
+	if c.c.Phase() != StagePreparing {
+		t.Fatalf("with C not prepared the coordinator is %s", c.c.Phase())
+	}
+	c.do(reply("C", MsgPrepared))
+	if len(c.fresh.Messages) != 1 || c.fresh.Messages[0].Type != MsgStart || c.fresh.Messages[0].To != "A" {
+		t.Errorf("when all are prepared it sends %v", c.fresh.Messages)
+	}
+	r := newRig(t).to(Preparing).do(from("B", MsgMarker))
+	r.want("records before it is prepared", r.count(ActRecord), 0)
+	r.do(PrepareDone{key1})
+	r.want("records when it is, for a Marker that came before", r.count(ActRecord), 1)
+}
+
+func TestM2RecordsOnce(t *testing.T) {
+	r := newRig(t).to(Prepared, initiator("B"))
+	again := []Event{from(CoordinatorHost, MsgStart), from("B", MsgMarker), from("C", MsgMarker), prepare(key1)}
+	for _, ev := range []Event{recordDone, DumpDone{Key: key1}, StoreDone{key1}} {
+		r.do(again...)
+		r.do(ev)
+	}
+	r.do(from("B", MsgDumped), from(CoordinatorHost, MsgAllRecorded)).do(again...).do(from(CoordinatorHost, MsgCommit)).do(again...)
+	r.do(FinishDone{key1}).do(again...)
+	r.want("records", r.count(ActRecord), 1)
+	r.want("phase", r.p.Phase(), Idle)
+}
+
+func TestM3MarkersAfterTheRecordOnly(t *testing.T) {
+	r := newRig(t).to(Recording)
+	r.want("markers before the gates are closed", r.sent(MsgMarker), []HostID(nil))
+	r.do(recordDone)
+	r.want("markers of the initiator", r.sent(MsgMarker), []HostID{"B", "C"})
+	r = newRig(t).to(Settling, initiator("B"))
+	r.want("markers of another host", r.sent(MsgMarker), []HostID{"B"})
+}
+
+func TestM5DumpsWithoutWaitingForAnyoneLongerThanSettle(t *testing.T) {
+	r := newRig(t).to(Settling).do(Tick{10})
+	r.want("dumps before the settle time is over", r.count(ActDump), 0)
+	r.want("deadline", r.p.Deadline(), Millis(11))
+	r.do(Tick{11})
+	r.want("dumps after it", r.count(ActDump), 1)
+	alone := newRig(t).to(Recording).do(RecordDone{Key: key1})
+	alone.want("dumps of a host without channels", alone.count(ActDump), 1)
+}
+
+func TestM5aNothingSettlesAfterTheSeal(t *testing.T) {
+	r := newRig(t).to(Settling).do(Tick{11})
+	r.do(from("B", MsgMarker))
+	r.want("settles", r.count(ActSettle), 0)
+	both := newRig(t).to(Settling).do(from("B", MsgMarker))
+	both.want("work when the last marker is in", []ActionType{both.fresh.Actions[0].Type, both.fresh.Actions[1].Type}, []ActionType{ActSettle, ActDump})
+}
+
+func TestM5aOnlyConnectionsThatBothEndsListSettle(t *testing.T) {
+	r := newRig(t).to(Settling)
+	r.do(Received{Message{Type: MsgMarker, Key: key1, From: "B", To: "A"}})
+	r.want("settles with a peer that lists no channel", r.count(ActSettle), 0)
+	r = newRig(t).to(Settling)
+	r.do(Received{Message{Type: MsgMarker, Key: key1, From: "C", To: "A", Channels: []string{"C:1>A:2"}}})
+	r.want("settles with a peer with which this host lists none", r.count(ActSettle), 0)
+	r.do(Tick{11}, DumpDone{Key: key1})
+	r.want("the news that it waits for", r.sent(MsgDumped), []HostID{"B", "C"})
+}
+
+func TestM6GatesOpenWhenTheirPeerHasComeAsFar(t *testing.T) {
+	r := newRig(t).to(Dumping).do(from("B", MsgDumped), from(CoordinatorHost, MsgAllRecorded))
+	r.want("open before the own dump is finished", r.opened(), []HostID(nil))
+	r.do(DumpDone{Key: key1})
+	r.want("open after it", r.opened(), []HostID{"A", "B", "C"})
+
+	r = newRig(t).to(Storing)
+	r.want("open without news of others", r.opened(), []HostID{"A"})
+	r.do(from(CoordinatorHost, MsgAllRecorded))
+	r.want("open when all have recorded", r.opened(), []HostID{"A", "C"})
+	r.do(from("B", MsgDumped))
+	r.want("open when the peer has dumped, too", r.opened(), []HostID{"A", "C", "B"})
+}
+
+func TestM9CompleteOnlyWhenNoGateIsNeeded(t *testing.T) {
+	r := newRig(t).to(Storing).do(StoreDone{key1}, from("B", MsgDumped))
+	r.want("phase while C may not have recorded", r.p.Phase(), Storing)
+	r.do(from(CoordinatorHost, MsgAllRecorded))
+	r.want("phase then", r.p.Phase(), Complete)
+	r.want("journal", r.fresh.Journal.Phase, Complete)
+}
+
+func TestM9CommitsOnlyWhatIsCompleteAndNeverAbortsAfter(t *testing.T) {
+	c := begun(t, Config{}).prepared()
+	c.do(reply("A", MsgComplete), reply("B", MsgComplete))
+	if c.c.Phase() != StageRunning {
+		t.Fatalf("with C not complete the coordinator is %s", c.c.Phase())
+	}
+	c.do(reply("C", MsgComplete))
+	if c.fresh.Commit == nil {
+		t.Fatal("no commit")
+	}
+	for _, ev := range []Event{Interrupt{"late"}, Unreachable{Host: "B"}, reply("B", MsgFailed), Tick{1 << 40}} {
+		c.do(ev)
+	}
+	c.do(CommitDone{}).do(Interrupt{"late"}, Unreachable{Host: "B"}, reply("B", MsgFailed), reply("B", MsgAborted))
+	if c.c.Phase() != StageFinishing {
+		t.Errorf("after the commit the coordinator is %s", c.c.Phase())
+	}
+	c.do(reply("A", MsgDone), reply("C", MsgDone), Tick{1 << 41})
+	if o := c.fresh.Outcome; o == nil || !o.Committed || !slices.Equal(o.Unknown, []HostID{"B"}) {
+		t.Errorf("outcome %+v", o)
+	}
+}
+
+func TestM10AbortInEveryPhaseReturnsToRunning(t *testing.T) {
+	for _, phase := range append(early, Complete) {
+		for _, stop := range []bool{false, true} {
+			r := newRig(t).to(phase, func(m *Message) { m.Stop = stop })
+			r.do(from(CoordinatorHost, MsgAbort), from(CoordinatorHost, MsgAbort))
+			r.want(phase.String()+": rollbacks", r.count(ActRollback), 1)
+			r.want(phase.String()+": acknowledged before it is done", len(r.sent(MsgAborted)), 0)
+			r.do(RollbackDone{Key: key1, Err: "gate stuck"})
+			r.want(phase.String()+": phase", r.p.Phase(), Idle)
+			r.want(phase.String()+": answer", r.fresh.Messages[0].Reason, "gate stuck")
+			r.do(from(CoordinatorHost, MsgAbort))
+			r.want(phase.String()+": acknowledges again", len(r.sent(MsgAborted)), 2)
+		}
+	}
+}
+
+func TestM10AnyFailureRollsBack(t *testing.T) {
+	for phase, action := range map[Phase]ActionType{Preparing: ActPrepare, Recording: ActRecord, Settling: ActSettle, Dumping: ActDump, Storing: ActStore} {
+		r := newRig(t).to(phase).do(ActionFailed{Key: key1, Action: action, Reason: "no luck"})
+		r.want(phase.String()+": rollbacks", r.count(ActRollback), 1)
+		r.want(phase.String()+": failures told", len(r.sent(MsgFailed)), 1)
+	}
+	r := newRig(t).to(Complete).do(ActionFailed{Key: key1, Action: ActOpen, Reason: "no luck"})
+	r.want("what is left when the host may not give up", r.count(ActRelease), 1)
+	r = newRig(t).to(Finishing).do(ActionFailed{Key: key1, Action: ActFinish, Reason: "cgroup busy"})
+	r.want("finish that fails: phase", r.p.Phase(), Idle)
+	r.want("finish that fails: answer", r.fresh.Messages[0].Reason, "cgroup busy")
+}
+
+func TestM11LeaseEndsEveryPhase(t *testing.T) {
+	for _, phase := range early {
+		r := newRig(t).to(phase)
+		r.do(Tick{50})
+		if r.p.Phase() == Settling || r.p.Phase() == Dumping {
+			r.want(phase.String()+": deadline", r.p.Deadline(), Millis(101))
+		}
+		r.do(from(CoordinatorHost, MsgRenew), Tick{149})
+		r.want(phase.String()+": rollbacks before the end", r.count(ActRollback), 0)
+		r.do(Tick{150})
+		r.want(phase.String()+": rollbacks", r.count(ActRollback), 1)
+		r.want(phase.String()+": failures told", len(r.sent(MsgFailed)), 1)
+	}
+}
+
+func TestM11CompleteIsReleasedAndKeepsItsImages(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		r := newRig(t).to(Complete, func(m *Message) { m.Stop = stop }).do(Tick{101})
+		r.want("releases", r.count(ActRelease), 1)
+		r.want("rollbacks", r.count(ActRollback), 0)
+		r.want("deadline", r.p.Deadline(), Millis(0))
+		r.do(from(CoordinatorHost, MsgCommit))
+		r.want("late commit kills", r.fresh.Actions, []Action{{Type: ActFinish, Key: key1}})
+		r.do(FinishDone{key1})
+		r.want("says that members run on", r.fresh.Messages[0].Reason != "", stop)
+	}
+	r := newRig(t).to(Complete).do(Tick{101}, from(CoordinatorHost, MsgAbort))
+	r.want("late abort: rollbacks", r.count(ActRollback), 1)
+	killed := newRig(t).to(Complete, stopping).do(from(CoordinatorHost, MsgCommit))
+	killed.want("a commit in time kills", killed.fresh.Actions, []Action{{Type: ActFinish, Key: key1, Kill: true}})
+}
+
+func TestM12OldEpochsAndOtherAttemptsAreIgnored(t *testing.T) {
+	for _, phase := range append([]Phase{Idle}, append(early, Complete, Finishing)...) {
+		r := newRig(t)
+		if phase != Idle {
+			r.to(phase)
+		}
+		for _, epoch := range []Epoch{0, 2} {
+			for m := MsgStart; m <= MsgDumped; m++ {
+				if m == MsgAbort {
+					continue // is answered
+				}
+				for _, id := range []HostID{CoordinatorHost, "B", "stranger"} {
+					before := r.p
+					r.do(Received{Message{Type: m, Key: Key{Job: "job", Snapshot: "s", Epoch: epoch}, From: id, To: "A"}})
+					if len(r.fresh.Actions) > 0 || !reflect.DeepEqual(before, r.p) {
+						t.Errorf("%s: %s of epoch %d from %q changed something: %+v", phase, m, epoch, id, r.fresh)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestM12AbortFencesItsEpoch(t *testing.T) {
+	r := newRig(t).do(from(CoordinatorHost, MsgAbort))
+	r.want("answer", r.sent(MsgAborted), []HostID{CoordinatorHost})
+	r.want("journal", *r.fresh.Journal, Entry{Fence: 1})
+	r.do(prepare(key1))
+	r.want("refusal of a late Prepare", r.fresh.Messages[0].Cause, CauseStale)
+	p, _ := Recover("A", "job", Entry{Fence: 1})
+	r.p = p
+	r.do(prepare(key1))
+	r.want("refusal after a restart", r.fresh.Messages[0].Cause, CauseStale)
+}
+
+func TestM12NobodyIsRobbed(t *testing.T) {
+	newer := Key{Job: "job", Snapshot: "s2", Epoch: 2}
+	for _, phase := range append(early, Complete, Finishing) {
+		r := newRig(t).to(phase).do(prepare(newer))
+		r.want(phase.String()+": cause", r.fresh.Messages[0].Cause, CauseConflict)
+		r.want(phase.String()+": phase", r.p.Phase(), phase)
+	}
+	r := newRig(t).to(Complete).do(Tick{101}, prepare(newer))
+	r.want("takes the place of a released one", r.p.Key(), newer)
+	r.want("in doubt", r.p.InDoubt(), []Key{key1})
+	r.do(from(CoordinatorHost, MsgAbort))
+	r.want("discards when it hears that there is no such cut", r.fresh.Actions, []Action{{Type: ActDiscard, Key: key1}})
+	r.want("in doubt then", len(r.p.InDoubt()), 0)
+}
+
+func TestM12RepliesDoNotReviveAnAbortedAttempt(t *testing.T) {
+	c := begun(t, Config{}).prepared().do(Interrupt{"stop"})
+	for _, m := range []MessageType{MsgPrepared, MsgRecorded, MsgComplete, MsgDone} {
+		c.do(reply("A", m), reply("B", m), reply("C", m))
+		if c.c.Phase() != StageAborting || len(c.fresh.Messages) > 0 || c.fresh.Commit != nil {
+			t.Errorf("%s: %s, %+v", m, c.c.Phase(), c.fresh)
+		}
+	}
+}
+
+func TestRecover(t *testing.T) {
+	for phase, want := range map[Phase]ActionType{Preparing: ActRollback, Recording: ActRollback, RollingBack: ActRollback, Complete: ActRelease, Finishing: ActFinish} {
+		p, out := Recover("A", "job", Entry{Key: key1, Phase: phase, Stop: true, Ends: []End{{Local: "x"}}})
+		if len(out.Actions) != 1 || out.Actions[0].Type != want || out.Actions[0].Kill != (phase == Finishing) {
+			t.Errorf("%s: %+v", phase, out.Actions)
+		}
+		if p.Epoch() != 1 || p.Key() != key1 {
+			t.Errorf("%s: epoch %d, key %v", phase, p.Epoch(), p.Key())
+		}
+	}
+	if p, out := Recover("A", "job", Entry{Key: key1, Phase: Idle}); p.Phase() != Idle || p.Epoch() != 1 || len(out.Actions)+len(out.Messages) > 0 {
+		t.Errorf("idle: %s, %+v", p.Phase(), out)
+	}
+}
+
+func TestImpossibleTransitionsAreErrors(t *testing.T) {
+	r := newRig(t).to(Finishing).do(FinishDone{key1})
+	for _, ev := range []Event{recordDone, PrepareDone{Key{Job: "job", Epoch: 9}}, DumpDone{Key: Key{Job: "other"}}, Begin{}, nil} {
+		before := r.p
+		next, out, err := r.p.Step(ev)
+		var wrong *TransitionError
+		if !errors.As(err, &wrong) || !reflect.DeepEqual(next, before) || !reflect.DeepEqual(out, Ready{}) {
+			t.Errorf("%T: %v, %+v", ev, err, out)
+		}
+	}
+	r.do(StoreDone{Key{Job: "job", Snapshot: "s0"}}) // of an older attempt
+	c := NewCoordinator(Config{Participants: []HostID{"A"}, Initiator: "B", Lease: 1})
+	var config *ConfigError
+	if _, _, err := c.Step(Begin{}); !errors.As(err, &config) {
+		t.Errorf("bad config: %v", err)
+	}
+	for _, ev := range []Event{CommitDone{}, CommitFailed{}, PrepareDone{}} {
+		if _, _, err := c.Step(ev); err == nil {
+			t.Errorf("coordinator takes %T", ev)
+		}
+	}
+}
+
+// TestStatesBranch: two futures of one state do not see each other.
+func TestStatesBranch(t *testing.T) {
+	r := newRig(t).to(Storing)
+	before := fmt.Sprintf("%+v", r.p)
+	left, _, _ := r.p.Step(from("B", MsgDumped))
+	right, out, _ := r.p.Step(from(CoordinatorHost, MsgAllRecorded))
+	if fmt.Sprintf("%+v", r.p) != before {
+		t.Error("Step changed the old state")
+	}
+	if len(out.Actions) != 1 || out.Actions[0].Peer != "C" || reflect.DeepEqual(left, right) {
+		t.Errorf("one future shows in the other: %+v", out)
+	}
+}
+
+// coordinatorRig drives a coordinator of A, B and C.
+type coordinatorRig struct {
+	t     *testing.T
+	c     Coordinator
+	fresh Ready
+}
+
+func begun(t *testing.T, cfg Config) *coordinatorRig {
+	cfg.Key, cfg.Participants, cfg.Initiator, cfg.Lease = key1, []HostID{"C", "A", "B"}, "A", 90
+	cfg.AbortTimeout, cfg.FinishTimeout = 500, 500
+	r := &coordinatorRig{t: t, c: NewCoordinator(cfg)}
+	return r.do(Tick{1}, Begin{})
+}
+
+func (r *coordinatorRig) do(events ...Event) *coordinatorRig {
+	r.t.Helper()
+	for _, ev := range events {
+		next, out, err := r.c.Step(ev)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.c, r.fresh = next, out
+	}
+	return r
+}
+
+func (r *coordinatorRig) prepared() *coordinatorRig {
+	return r.do(reply("A", MsgPrepared), reply("B", MsgPrepared), reply("C", MsgPrepared))
+}
+
+func reply(id HostID, t MessageType) Received {
+	return Received{Message{Type: t, Key: key1, From: id, To: CoordinatorHost}}
+}

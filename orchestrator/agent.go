@@ -1,0 +1,165 @@
+package orchestrator
+
+import (
+	"context"
+	"net/netip"
+
+	"ss/marker"
+	"ss/store"
+	"ss/store/images"
+)
+
+// Host is a host's agent, as the catalogue knows it.
+type Host struct {
+	Name     string
+	Endpoint string
+}
+
+// HostInfo is what an agent says of itself.
+type HostInfo struct {
+	Host      string
+	Version   string
+	Kernel    string
+	Addrs     []netip.Addr
+	CRIU      string
+	CRIUError string
+	Gate      string
+	FreeBytes int64
+	InDoubt   []images.Key
+}
+
+// Member is a member as its agent sees it.
+type Member struct {
+	Host     string
+	Job      string
+	Name     string
+	Command  []string
+	Env      []string
+	Dir      string
+	Log      string
+	Pid      int
+	State    string
+	Exit     string
+	RSS      int64
+	Channels int
+	Attached bool
+	Frozen   bool
+}
+
+// Participant is a host that takes part, with its addresses.
+type Participant struct {
+	Host
+	Addrs []netip.Addr
+}
+
+// Agent is one host's agent.
+type Agent interface {
+	Info(ctx context.Context) (HostInfo, error)
+	Members(ctx context.Context, job string) ([]Member, error)
+	Run(ctx context.Context, m Member) (Member, error)
+	Attach(ctx context.Context, job string, pid int) (Member, error)
+	Kill(ctx context.Context, job string) ([]string, error)
+	VerifyImages(ctx context.Context, key images.Key, digest string) (Verified, error)
+	RemoveImages(ctx context.Context, job, snapshot string) error
+	ResolveImages(ctx context.Context, committed, aborted []images.Key) error
+	// Snapshot opens the line for one attempt. It lives until ctx ends or Close.
+	Snapshot(ctx context.Context, open Open) (SnapshotLine, error)
+	// Restore opens the line for one restore.
+	Restore(ctx context.Context, plan HostPlan) (RestoreLine, error)
+}
+
+// Verified is what an agent found in a whole image set.
+type Verified struct {
+	Ends  []marker.End
+	Bytes int64
+	Files int
+}
+
+// Open is what a participant must know of an attempt beside the marker messages.
+type Open struct {
+	Key          marker.Key
+	Participants []Participant
+	Copies       []Participant
+}
+
+// SnapshotLine is the coordinator's line to one participant.
+type SnapshotLine interface {
+	Send(m marker.Message) error
+	// Recv waits for the next thing; any error means that the line is gone.
+	Recv() (FromHost, error)
+	Close() error
+}
+
+// FromHost is one thing that came over a SnapshotLine. Exactly one field is set.
+type FromHost struct {
+	Message  *marker.Message
+	Progress *Progress
+	Report   *HostReport
+	Failure  error
+}
+
+// Progress says how far a host is.
+type Progress struct {
+	Host         string
+	Phase        string
+	Bytes, Total int64
+}
+
+// HostReport is what one host did in an attempt.
+type HostReport struct {
+	Members  []MemberReport
+	Phases   []store.CutPhase
+	Manifest string
+	Copies   []string
+	CRIU     string
+	Bytes    int64
+}
+
+// MemberReport is one member's part of it.
+type MemberReport struct {
+	Member     Member
+	ImageBytes int64
+	FrozenMs   float64
+	StallMs    float64
+}
+
+// Step is one step of a restore on a host.
+type Step int
+
+// The steps, in order. Abort may come at any time.
+const (
+	StepCheck Step = iota
+	StepFetch
+	StepFence
+	StepRestore
+	StepResume
+	StepAbort
+)
+
+func (s Step) String() string {
+	return [...]string{"checking", "fetching", "fencing", "restoring", "resuming", "backing out"}[s]
+}
+
+// RestoreLine is the line to one host of a restore. When it closes before StepResume, the host backs out.
+type RestoreLine interface {
+	// Do has the host carry out a step, and returns the faults that StepCheck found.
+	Do(ctx context.Context, s Step) (faults []string, err error)
+	Close() error
+}
+
+// HostPlan is one host's part of a restore.
+type HostPlan struct {
+	ID           string
+	Key          marker.Key
+	Parts        []Part
+	Moved        map[netip.Addr]netip.Addr
+	Participants []Participant
+}
+
+// Part is one source host's image set.
+type Part struct {
+	Host    string
+	Digest  string
+	Members []store.CutMember
+	Sources []Participant
+}

@@ -1,0 +1,285 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"ss/fault"
+	"ss/store"
+	"ss/store/images"
+)
+
+// Cluster is what ssctl works on: the catalogue and a way to reach each host's agent.
+type Cluster struct {
+	Catalogue *store.Catalogue
+	Dial      func(Host) (Agent, error)
+	// Progress is told how far each host is. It may be nil; it must not block.
+	Progress func(Progress)
+	// Notice is told what a person should know and no command can fail for. It may be nil.
+	Notice func(text string)
+}
+
+// askTimeout bounds a question to an agent that does no work for it.
+const askTimeout = 5 * time.Second
+
+func (c *Cluster) progress(host, phase string) {
+	if c.Progress != nil {
+		c.Progress(Progress{Host: host, Phase: phase})
+	}
+}
+
+func (c *Cluster) notice(format string, args ...any) {
+	if c.Notice != nil {
+		c.Notice(fmt.Sprintf(format, args...))
+	}
+}
+
+// HostStatus is a registered host and what its agent says.
+type HostStatus struct {
+	store.Host
+	Info HostInfo
+	Err  error // why it did not answer
+}
+
+func (h HostStatus) participant() Participant {
+	return Participant{Host: Host{Name: h.Name, Endpoint: h.Addr}, Addrs: h.Info.Addrs}
+}
+
+// Hosts asks every registered host, all at once.
+func (c *Cluster) Hosts(ctx context.Context) ([]HostStatus, error) {
+	hosts, err := c.Catalogue.Hosts()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]HostStatus, len(hosts))
+	var wg sync.WaitGroup
+	for i, h := range hosts {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			out[i].Host = h
+			out[i].Info, out[i].Err = c.ask(ctx, h)
+		}()
+	}
+	wg.Wait()
+	return out, nil
+}
+
+func (c *Cluster) ask(ctx context.Context, h store.Host) (HostInfo, error) {
+	a, err := c.agent(h)
+	if err != nil {
+		return HostInfo{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	info, err := a.Info(ctx)
+	if err == nil && info.Host != h.Name {
+		err = fmt.Errorf("the agent at %s says that it is %s", h.Addr, info.Host)
+	}
+	return info, err
+}
+
+func (c *Cluster) agent(h store.Host) (Agent, error) {
+	return c.Dial(Host{Name: h.Name, Endpoint: h.Addr})
+}
+
+// host finds a registered host and its agent.
+func (c *Cluster) host(name string) (store.Host, Agent, error) {
+	hosts, err := c.Catalogue.Hosts()
+	if err != nil {
+		return store.Host{}, nil, err
+	}
+	i := slices.IndexFunc(hosts, func(h store.Host) bool { return h.Name == name })
+	if i < 0 {
+		var known []string
+		for _, h := range hosts {
+			known = append(known, h.Name)
+		}
+		return store.Host{}, nil, fault.New(fault.NotFound, fmt.Sprintf("there is no host %q", name), "the hosts are: "+orNone(strings.Join(known, ", ")))
+	}
+	a, err := c.agent(hosts[i])
+	return hosts[i], a, err
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none yet (ssctl host add)"
+	}
+	return s
+}
+
+// Run starts a member. The job comes into being with its first member.
+func (c *Cluster) Run(ctx context.Context, host string, m Member) (Member, error) {
+	return c.start(ctx, host, m.Job, func(ctx context.Context, a Agent) (Member, error) { return a.Run(ctx, m) })
+}
+
+// Attach takes a running tree in.
+func (c *Cluster) Attach(ctx context.Context, host, job string, pid int) (Member, error) {
+	return c.start(ctx, host, job, func(ctx context.Context, a Agent) (Member, error) { return a.Attach(ctx, job, pid) })
+}
+
+func (c *Cluster) start(ctx context.Context, host, job string, do func(context.Context, Agent) (Member, error)) (Member, error) {
+	_, a, err := c.host(host)
+	if err != nil {
+		return Member{}, err
+	}
+	m, err := do(ctx, a)
+	if err != nil {
+		return Member{}, err
+	}
+	if err := c.Catalogue.AddMember(job, host, m.Name); err != nil {
+		return Member{}, fmt.Errorf("member %s runs on %s, but the catalogue does not say so: %w", m.Name, host, err)
+	}
+	return m, nil
+}
+
+// Members lists the members of a job, or of all, on every host that answers; the others are named in missing.
+func (c *Cluster) Members(ctx context.Context, job string) (members []Member, missing map[string]error, err error) {
+	hosts, err := c.Catalogue.Hosts()
+	if err != nil {
+		return nil, nil, err
+	}
+	missing = map[string]error{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, h := range hosts {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			got, err := c.membersOf(ctx, h, job)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				missing[h.Name] = err
+			}
+			members = append(members, got...)
+		}()
+	}
+	wg.Wait()
+	slices.SortFunc(members, func(a, b Member) int {
+		return strings.Compare(a.Job+"\x00"+a.Host+"\x00"+a.Name, b.Job+"\x00"+b.Host+"\x00"+b.Name)
+	})
+	return members, missing, nil
+}
+
+func (c *Cluster) membersOf(ctx context.Context, h store.Host, job string) ([]Member, error) {
+	a, err := c.agent(h)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return a.Members(ctx, job)
+}
+
+// Kill ends a job on every host. It names the hosts that could not be asked.
+func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err error) {
+	j, err := c.Catalogue.Job(job)
+	if err != nil {
+		return nil, err
+	}
+	statuses, err := c.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var hosts []store.Host
+	for _, h := range statuses {
+		if h.Err != nil && len(j.Placement[h.Name]) == 0 {
+			c.notice("%s does not answer; the catalogue knows of no member there", h.Name)
+			continue
+		}
+		hosts = append(hosts, h.Host)
+	}
+	return c.killOn(ctx, job, hosts)
+}
+
+func (c *Cluster) killOn(ctx context.Context, job string, hosts []store.Host) (killed []string, err error) {
+	errs := make([]error, len(hosts))
+	names := make([][]string, len(hosts))
+	var wg sync.WaitGroup
+	for i, h := range hosts {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			a, err := c.agent(h)
+			if err == nil {
+				names[i], err = a.Kill(ctx, job)
+			}
+			errs[i] = err
+		}()
+	}
+	wg.Wait()
+	return slices.Concat(names...), errors.Join(errs...)
+}
+
+// Remove deletes a cut: first from the catalogue, so that nobody restores what is going, then its images.
+func (c *Cluster) Remove(ctx context.Context, ref string) (store.Cut, error) {
+	cut, err := c.Catalogue.Cut("", ref)
+	if err != nil {
+		return store.Cut{}, err
+	}
+	if err := c.Catalogue.DeleteCut(cut.ID); err != nil {
+		return store.Cut{}, err
+	}
+	for _, name := range holders(cut) {
+		_, a, err := c.host(name)
+		if err == nil {
+			err = a.RemoveImages(ctx, cut.Job, cut.ID)
+		}
+		if err != nil {
+			c.notice("images of %s are left on %s: %v", cut.ID, name, err)
+		}
+	}
+	return cut, nil
+}
+
+func holders(cut store.Cut) []string {
+	var names []string
+	for _, h := range cut.Hosts {
+		names = append(names, h.Copies...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// resolve tells hosts the outcome of attempts that they hold images of and do not know the end of: an
+// ssctl died before it could say so.
+func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
+	attempts, err := c.Catalogue.Attempts()
+	if err != nil {
+		return err
+	}
+	live := map[string]bool{} // read before the cuts: an attempt that commits meanwhile is in one of the two
+	for _, at := range attempts {
+		live[at.ID] = at.Live
+	}
+	for _, h := range hosts {
+		if h.Err != nil || len(h.Info.InDoubt) == 0 {
+			continue
+		}
+		var committed, aborted []images.Key
+		for _, k := range h.Info.InDoubt {
+			switch _, err := c.Catalogue.Cut("", k.Snapshot); {
+			case err == nil:
+				committed = append(committed, k)
+			case !errors.Is(err, store.ErrNotFound):
+				return err
+			case !live[k.Snapshot]:
+				aborted = append(aborted, k)
+			}
+		}
+		a, err := c.agent(h.Host)
+		if err != nil {
+			return err
+		}
+		if err := a.ResolveImages(ctx, committed, aborted); err != nil {
+			c.notice("images in doubt on %s are not settled: %v", h.Name, err)
+		}
+	}
+	return nil
+}

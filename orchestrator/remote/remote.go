@@ -1,0 +1,263 @@
+package remote
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"ss/api/identity"
+	ssv1 "ss/api/proto/ss/v1"
+	"ss/api/wire"
+	"ss/marker"
+	"ss/orchestrator"
+	"ss/store/images"
+)
+
+// connectTimeout is how long an agent may take to accept a connection. A host that is dead answers
+// nothing at all, and a restore waits this long before it believes that.
+const connectTimeout = 2 * time.Second
+
+// Dialer keeps one connection per host.
+type Dialer struct {
+	creds *identity.Credentials
+
+	mu    sync.Mutex
+	conns map[orchestrator.Host]*grpc.ClientConn
+}
+
+// NewDialer makes a Dialer that shows creds and accepts nothing but the agent of the host that it dials.
+func NewDialer(creds *identity.Credentials) *Dialer {
+	return &Dialer{creds: creds, conns: map[orchestrator.Host]*grpc.ClientConn{}}
+}
+
+// Dial gives the agent of a host. Nothing is sent before the first call.
+func (d *Dialer) Dial(h orchestrator.Host) (orchestrator.Agent, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	conn, ok := d.conns[h]
+	if !ok {
+		var err error
+		conn, err = grpc.NewClient("passthrough:///"+h.Endpoint,
+			grpc.WithTransportCredentials(credentials.NewTLS(d.creds.Client(identity.RoleAgent, h.Name))),
+			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+		)
+		if err != nil {
+			return nil, wire.Error(h.Name, err)
+		}
+		d.conns[h] = conn
+	}
+	return &agent{host: h.Name, client: ssv1.NewAgentClient(conn)}, nil
+}
+
+// Close ends every connection.
+func (d *Dialer) Close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.conns {
+		_ = c.Close() // the process is about to end, and nothing is under way
+	}
+	clear(d.conns)
+}
+
+type agent struct {
+	host   string
+	client ssv1.AgentClient
+}
+
+func (a *agent) Info(ctx context.Context) (orchestrator.HostInfo, error) {
+	r, err := a.client.Info(ctx, &ssv1.InfoRequest{})
+	if err != nil {
+		return orchestrator.HostInfo{}, wire.Error(a.host, err)
+	}
+	addrs, err := wire.FromAddrs(r.GetAddrs())
+	if err != nil {
+		return orchestrator.HostInfo{}, err
+	}
+	info := orchestrator.HostInfo{
+		Host: r.GetHost(), Version: r.GetVersion(), Kernel: r.GetKernel(), Addrs: addrs, CRIU: r.GetCriu(), CRIUError: r.GetCriuError(),
+		Gate: r.GetGate(), FreeBytes: r.GetFreeBytes(),
+	}
+	for _, k := range r.GetInDoubt() {
+		info.InDoubt = append(info.InDoubt, images.Key{Job: k.GetJob(), Snapshot: k.GetSnapshot(), Host: k.GetHost()})
+	}
+	return info, nil
+}
+
+func (a *agent) Members(ctx context.Context, job string) ([]orchestrator.Member, error) {
+	r, err := a.client.Members(ctx, &ssv1.MembersRequest{Job: job})
+	if err != nil {
+		return nil, wire.Error(a.host, err)
+	}
+	var out []orchestrator.Member
+	for _, m := range r.GetMembers() {
+		out = append(out, a.member(m))
+	}
+	return out, nil
+}
+
+func (a *agent) Run(ctx context.Context, m orchestrator.Member) (orchestrator.Member, error) {
+	r, err := a.client.Run(ctx, &ssv1.RunRequest{Job: m.Job, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log})
+	if err != nil {
+		return orchestrator.Member{}, wire.Error(a.host, err)
+	}
+	return a.member(r.GetMember()), nil
+}
+
+func (a *agent) Attach(ctx context.Context, job string, pid int) (orchestrator.Member, error) {
+	r, err := a.client.Attach(ctx, &ssv1.AttachRequest{Job: job, Pid: int32(pid)})
+	if err != nil {
+		return orchestrator.Member{}, wire.Error(a.host, err)
+	}
+	return a.member(r.GetMember()), nil
+}
+
+func (a *agent) Kill(ctx context.Context, job string) ([]string, error) {
+	r, err := a.client.Kill(ctx, &ssv1.KillRequest{Job: job})
+	if err != nil {
+		return nil, wire.Error(a.host, err)
+	}
+	return r.GetKilled(), nil
+}
+
+func (a *agent) VerifyImages(ctx context.Context, key images.Key, digest string) (orchestrator.Verified, error) {
+	r, err := a.client.VerifyImages(ctx, &ssv1.VerifyImagesRequest{Key: toImageKey(key), Digest: digest})
+	if err != nil {
+		return orchestrator.Verified{}, wire.Error(a.host, err)
+	}
+	return orchestrator.Verified{Ends: wire.FromEnds(r.GetEnds()), Bytes: r.GetBytes(), Files: int(r.GetFiles())}, nil
+}
+
+func (a *agent) RemoveImages(ctx context.Context, job, snapshot string) error {
+	_, err := a.client.RemoveImages(ctx, &ssv1.RemoveImagesRequest{Job: job, Snapshot: snapshot})
+	return wire.Error(a.host, err)
+}
+
+func (a *agent) ResolveImages(ctx context.Context, committed, aborted []images.Key) error {
+	req := &ssv1.ResolveImagesRequest{}
+	for _, k := range committed {
+		req.Committed = append(req.Committed, toImageKey(k))
+	}
+	for _, k := range aborted {
+		req.Aborted = append(req.Aborted, toImageKey(k))
+	}
+	_, err := a.client.ResolveImages(ctx, req)
+	return wire.Error(a.host, err)
+}
+
+func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestrator.SnapshotLine, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := a.client.Snapshot(ctx)
+	if err == nil {
+		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: &ssv1.SnapshotOpen{
+			Key: wire.ToKey(open.Key), Participants: toParticipants(open.Participants), Copies: toParticipants(open.Copies),
+		}}})
+	}
+	if err != nil {
+		cancel()
+		return nil, wire.Error(a.host, err)
+	}
+	return &snapshotLine{host: a.host, agent: a, stream: stream, cancel: cancel}, nil
+}
+
+type snapshotLine struct {
+	host   string
+	agent  *agent
+	stream grpc.BidiStreamingClient[ssv1.SnapshotRequest, ssv1.SnapshotResponse]
+	cancel context.CancelFunc
+}
+
+// Send sends one message; the coordinator's one goroutine calls it.
+func (l *snapshotLine) Send(m marker.Message) error {
+	err := l.stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Message{Message: wire.ToMessage(m)}})
+	return wire.Error(l.host, err)
+}
+
+func (l *snapshotLine) Recv() (orchestrator.FromHost, error) {
+	r, err := l.stream.Recv()
+	if err != nil {
+		return orchestrator.FromHost{}, wire.Error(l.host, err)
+	}
+	switch {
+	case r.GetMessage() != nil:
+		m := wire.FromMessage(r.GetMessage())
+		return orchestrator.FromHost{Message: &m}, nil
+	case r.GetProgress() != nil:
+		p := r.GetProgress()
+		return orchestrator.FromHost{Progress: &orchestrator.Progress{Phase: p.GetPhase(), Bytes: p.GetBytes(), Total: p.GetTotal()}}, nil
+	case r.GetReport() != nil:
+		return orchestrator.FromHost{Report: l.agent.report(r.GetReport())}, nil
+	}
+	return orchestrator.FromHost{Failure: wire.FromFailure(r.GetFailure())}, nil
+}
+
+func (l *snapshotLine) Close() error {
+	err := l.stream.CloseSend()
+	l.cancel()
+	return wire.Error(l.host, err)
+}
+
+func (a *agent) Restore(ctx context.Context, plan orchestrator.HostPlan) (orchestrator.RestoreLine, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := a.client.Restore(ctx)
+	if err == nil {
+		err = stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Plan{Plan: toPlan(plan)}})
+	}
+	if err == nil {
+		_, err = stream.Recv() // the host holds the job, or says why not
+	}
+	if err != nil {
+		cancel()
+		return nil, wire.Error(a.host, err)
+	}
+	return &restoreLine{host: a.host, stream: stream, cancel: cancel}, nil
+}
+
+type restoreLine struct {
+	host   string
+	stream grpc.BidiStreamingClient[ssv1.RestoreRequest, ssv1.RestoreResponse]
+	cancel context.CancelFunc
+}
+
+var steps = map[orchestrator.Step]ssv1.RestoreStep{
+	orchestrator.StepCheck:   ssv1.RestoreStep_RESTORE_STEP_CHECK,
+	orchestrator.StepFetch:   ssv1.RestoreStep_RESTORE_STEP_FETCH,
+	orchestrator.StepFence:   ssv1.RestoreStep_RESTORE_STEP_FENCE,
+	orchestrator.StepRestore: ssv1.RestoreStep_RESTORE_STEP_RESTORE,
+	orchestrator.StepResume:  ssv1.RestoreStep_RESTORE_STEP_RESUME,
+	orchestrator.StepAbort:   ssv1.RestoreStep_RESTORE_STEP_ABORT,
+}
+
+// Do sends a step and waits for its answer. When ctx ends first the line breaks, and the host backs out.
+func (l *restoreLine) Do(ctx context.Context, s orchestrator.Step) ([]string, error) {
+	stop := context.AfterFunc(ctx, l.cancel)
+	defer stop()
+	if err := l.stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Step{Step: steps[s]}}); err != nil {
+		_, err = l.stream.Recv() // gRPC has the reason there
+		return nil, wire.Error(l.host, err)
+	}
+	r, err := l.stream.Recv()
+	if err != nil {
+		return nil, wire.Error(l.host, err)
+	}
+	return r.GetFaults(), wire.FromFailure(r.GetFailure())
+}
+
+// Close hangs up and waits until the host has settled what it was in: resumed, or backed out.
+func (l *restoreLine) Close() error {
+	defer l.cancel()
+	if err := l.stream.CloseSend(); err != nil {
+		return wire.Error(l.host, err)
+	}
+	for {
+		if _, err := l.stream.Recv(); err != nil {
+			return closing(l.host, err)
+		}
+	}
+}

@@ -1,0 +1,73 @@
+package remote
+
+import (
+	"errors"
+	"io"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	ssv1 "ss/api/proto/ss/v1"
+	"ss/api/wire"
+	"ss/orchestrator"
+	"ss/store"
+	"ss/store/images"
+)
+
+// closing is what ended a line that was to end.
+func closing(host string, err error) error {
+	if errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled {
+		return nil
+	}
+	return wire.Error(host, err)
+}
+
+func toImageKey(k images.Key) *ssv1.ImageKey {
+	return &ssv1.ImageKey{Job: k.Job, Snapshot: k.Snapshot, Host: k.Host}
+}
+
+func toParticipants(in []orchestrator.Participant) []*ssv1.Participant {
+	var out []*ssv1.Participant
+	for _, p := range in {
+		out = append(out, &ssv1.Participant{Host: p.Name, Endpoint: p.Endpoint, Addrs: wire.ToAddrs(p.Addrs)})
+	}
+	return out
+}
+
+func (a *agent) member(m *ssv1.Member) orchestrator.Member {
+	return orchestrator.Member{
+		Host: a.host, Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(),
+		Pid: int(m.GetPid()), State: m.GetState(), Exit: m.GetExit(), RSS: m.GetRss(), Channels: int(m.GetChannels()),
+		Attached: m.GetAttached(), Frozen: m.GetFrozen(),
+	}
+}
+
+func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
+	out := &orchestrator.HostReport{Manifest: r.GetManifestDigest(), Copies: r.GetCopies(), CRIU: r.GetCriu(), Bytes: r.GetBytes()}
+	for _, m := range r.GetMembers() {
+		out.Members = append(out.Members, orchestrator.MemberReport{
+			Member: a.member(m.GetMember()), ImageBytes: m.GetImageBytes(), FrozenMs: m.GetFrozenMs(), StallMs: m.GetStallMs(),
+		})
+	}
+	for _, p := range r.GetPhases() {
+		out.Phases = append(out.Phases, store.CutPhase{Name: p.GetName(), StartMs: p.GetStartMs(), DurationMs: p.GetDurationMs()})
+	}
+	return out
+}
+
+func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
+	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), Participants: toParticipants(p.Participants)}
+	for from, to := range p.Moved {
+		out.Moves = append(out.Moves, &ssv1.AddrMove{From: from.String(), To: to.String()})
+	}
+	for _, part := range p.Parts {
+		pp := &ssv1.RestorePart{Host: part.Host, Digest: part.Digest, Sources: toParticipants(part.Sources)}
+		for _, m := range part.Members {
+			pp.Members = append(pp.Members, &ssv1.Member{
+				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log,
+			})
+		}
+		out.Parts = append(out.Parts, pp)
+	}
+	return out
+}

@@ -1,0 +1,418 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"ss/fault"
+	"ss/marker"
+	"ss/store"
+)
+
+// RestoreOptions is what the one who restores may choose.
+type RestoreOptions struct {
+	Cut    string // id, unique prefix of one, or "latest"
+	Job    string // with "latest": of this job
+	Remap  map[string]string
+	DryRun bool
+}
+
+// RestorePlan says what a restore would do (R1), and all that stands in its way.
+type RestorePlan struct {
+	Cut    store.Cut
+	Parts  []PlannedPart
+	Moved  map[netip.Addr]netip.Addr
+	Faults []Fault
+}
+
+// PlannedPart is one source host's members on their way to a target.
+type PlannedPart struct {
+	From, To string
+	Members  []store.CutMember
+	Sources  []string // hosts that hold the images and answer
+}
+
+// Fault is one thing that would make a restore fail.
+type Fault struct {
+	Host string
+	Text string
+}
+
+// RestoreResult is what a restore did.
+type RestoreResult struct {
+	Plan    RestorePlan
+	Total   time.Duration
+	StepsMs map[string]float64 // by step
+}
+
+// Restore puts a cut back (R1–R5 of docs/restore.md): all of it, or nothing.
+func (c *Cluster) Restore(ctx context.Context, opt RestoreOptions) (RestoreResult, error) {
+	began := time.Now()
+	r, err := c.planRestore(ctx, opt)
+	if err != nil {
+		return RestoreResult{}, &fault.Error{Op: "restore", Job: opt.Job, Snapshot: opt.Cut, Err: err}
+	}
+	res := RestoreResult{Plan: r.plan, StepsMs: map[string]float64{}}
+	r.res = &res
+	if opt.DryRun {
+		err = r.check(ctx)
+	} else {
+		err = r.run(ctx)
+	}
+	res.Plan, res.Total = r.plan, time.Since(began)
+	if err != nil {
+		return res, &fault.Error{Op: "restore", Job: r.plan.Cut.Job, Snapshot: r.plan.Cut.ID, Err: err}
+	}
+	return res, nil
+}
+
+// restore is one restore under way.
+type restore struct {
+	c     *Cluster
+	plan  RestorePlan
+	res   *RestoreResult
+	hosts map[string]HostStatus // every registered host
+	key   marker.Key
+	id    string
+	lines map[string]RestoreLine // by target
+}
+
+// planRestore is R1 as far as the catalogue and the hosts' own words go.
+func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore, error) {
+	cut, err := c.Catalogue.Cut(opt.Job, opt.Cut)
+	if err != nil {
+		return nil, err
+	}
+	if opt.Job != "" && cut.Job != opt.Job {
+		return nil, fault.New(fault.NotFound, fmt.Sprintf("cut %s is one of job %s", cut.ID, cut.Job), "")
+	}
+	statuses, err := c.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &restore{c: c, hosts: map[string]HostStatus{}, lines: map[string]RestoreLine{}}
+	r.key = marker.Key{Job: marker.JobID(cut.Job), Snapshot: marker.SnapshotID(cut.ID), Epoch: marker.Epoch(cut.Epoch)}
+	for _, h := range statuses {
+		r.hosts[h.Name] = h
+	}
+	r.plan = RestorePlan{Cut: cut, Moved: map[netip.Addr]netip.Addr{}}
+	if err := r.checkRemap(opt.Remap); err != nil {
+		return nil, err
+	}
+	for _, ch := range cut.Hosts {
+		to := ch.Host
+		if t, ok := opt.Remap[ch.Host]; ok {
+			to = t
+		}
+		if err := r.planPart(ch, to); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+func (r *restore) checkRemap(remap map[string]string) error {
+	for from, to := range remap {
+		if !slices.ContainsFunc(r.plan.Cut.Hosts, func(h store.CutHost) bool { return h.Host == from }) {
+			return fault.New(fault.NotFound, fmt.Sprintf("the cut has no part of host %q", from), "see ssctl show "+r.plan.Cut.ID)
+		}
+		if _, ok := r.hosts[to]; !ok {
+			return fault.New(fault.NotFound, fmt.Sprintf("there is no host %q to go to", to), "see ssctl host list")
+		}
+	}
+	return nil
+}
+
+func (r *restore) planPart(ch store.CutHost, to string) error {
+	target, ok := r.hosts[to]
+	if !ok {
+		return fault.New(fault.NotFound, fmt.Sprintf("host %s of the cut is not registered any more", to), fmt.Sprintf("give --remap %s=HOST", ch.Host))
+	}
+	if target.Err != nil {
+		return &fault.Error{Kind: fault.Unreachable, Host: to, Err: target.Err, Next: fmt.Sprintf("if it is gone, give --remap %s=HOST", ch.Host)}
+	}
+	part := PlannedPart{From: ch.Host, To: to, Members: ch.Members}
+	for _, name := range ch.Copies {
+		if h, ok := r.hosts[name]; ok && h.Err == nil {
+			part.Sources = append(part.Sources, name)
+		}
+	}
+	if len(part.Sources) == 0 {
+		return fault.New(fault.Unreachable, fmt.Sprintf("no host that answers holds the images of %s (they are on %s)", ch.Host, strings.Join(ch.Copies, ", ")), "bring one of them back")
+	}
+	if err := r.move(ch, target); err != nil {
+		return err
+	}
+	r.plan.Parts = append(r.plan.Parts, part)
+	return nil
+}
+
+// move plans the addresses of one part. An address that the target has stays as it is.
+func (r *restore) move(ch store.CutHost, target HostStatus) error {
+	for _, s := range ch.Addrs {
+		from, err := netip.ParseAddr(s)
+		if err != nil {
+			return fmt.Errorf("address %q in the catalogue: %w", s, err)
+		}
+		if slices.Contains(target.Info.Addrs, from) {
+			continue
+		}
+		to, ok := nearest(from, target.Info.Addrs)
+		if !ok {
+			if r.uses(from) {
+				r.plan.Faults = append(r.plan.Faults, Fault{target.Name, fmt.Sprintf("it has no address of the family of %s, which %s's connections use", from, ch.Host)})
+			}
+			continue
+		}
+		r.plan.Moved[from] = to
+	}
+	return nil
+}
+
+// nearest is the address of the same family that has the longest prefix in common: the one on the same network.
+func nearest(from netip.Addr, to []netip.Addr) (best netip.Addr, ok bool) {
+	bits := -1
+	for _, a := range to {
+		if a.Is4() != from.Is4() {
+			continue
+		}
+		if n := commonBits(a, from); n > bits {
+			best, bits = a, n
+		}
+	}
+	return best, bits >= 0
+}
+
+func commonBits(a, b netip.Addr) int {
+	for n := a.BitLen(); n > 0; n-- {
+		p, err := a.Prefix(n)
+		if err == nil && p.Contains(b) {
+			return n
+		}
+	}
+	return 0
+}
+
+// uses tells whether a channel of the cut has the address.
+func (r *restore) uses(a netip.Addr) bool {
+	return slices.ContainsFunc(r.plan.Cut.Channels, func(ch store.CutChannel) bool {
+		ap, err := netip.ParseAddrPort(ch.FromAddr)
+		return err == nil && ap.Addr() == a
+	})
+}
+
+// targets are the hosts that get a part, each once.
+func (r *restore) targets() []string {
+	var names []string
+	for _, p := range r.plan.Parts {
+		names = append(names, p.To)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// open opens the lines, which takes the job on every target.
+func (r *restore) open(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx) // an interrupted restore still has an abort to send
+	var all []Participant
+	for _, name := range r.targets() {
+		all = append(all, r.hosts[name].participant())
+	}
+	for _, name := range r.targets() {
+		plan := HostPlan{ID: r.id, Key: r.key, Moved: r.plan.Moved, Participants: all}
+		for _, p := range r.plan.Parts {
+			if p.To == name {
+				plan.Parts = append(plan.Parts, r.part(p))
+			}
+		}
+		a, err := r.c.agent(r.hosts[name].Host)
+		if err != nil {
+			return err
+		}
+		line, err := a.Restore(ctx, plan)
+		if err != nil {
+			return err
+		}
+		r.lines[name] = line
+	}
+	return nil
+}
+
+func (r *restore) part(p PlannedPart) Part {
+	part := Part{Host: p.From, Members: p.Members}
+	for _, ch := range r.plan.Cut.Hosts {
+		if ch.Host == p.From {
+			part.Digest = ch.Manifest
+		}
+	}
+	for _, s := range p.Sources {
+		part.Sources = append(part.Sources, r.hosts[s].participant())
+	}
+	return part
+}
+
+// each has every target carry out a step, all at once.
+func (r *restore) each(ctx context.Context, s Step) error {
+	began := time.Now()
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	for name, line := range r.lines {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			r.c.progress(name, s.String())
+			faults, err := line.Do(ctx, s)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+			}
+			for _, f := range faults {
+				r.plan.Faults = append(r.plan.Faults, Fault{name, f})
+			}
+		}()
+	}
+	wg.Wait()
+	r.res.StepsMs[s.String()] = float64(time.Since(began).Microseconds()) / 1000
+	slices.SortFunc(r.plan.Faults, func(a, b Fault) int { return strings.Compare(a.Host+a.Text, b.Host+b.Text) })
+	return errors.Join(errs...)
+}
+
+// check has every target look for what would make the restore fail there. Nothing is touched.
+func (r *restore) check(ctx context.Context) error {
+	r.id = "check-" + string(r.key.Snapshot)
+	defer r.close()
+	if err := r.open(ctx); err != nil {
+		return err
+	}
+	return r.checked(r.each(ctx, StepCheck))
+}
+
+func (r *restore) checked(err error) error {
+	if err != nil {
+		return err
+	}
+	if len(r.plan.Faults) == 0 {
+		return nil
+	}
+	var lines []string
+	for _, f := range r.plan.Faults {
+		lines = append(lines, f.Host+": "+f.Text)
+	}
+	return fault.New(fault.Refused, fmt.Sprintf("%d thing(s) stand in the way:\n  %s", len(lines), strings.Join(lines, "\n  ")), "nothing was touched")
+}
+
+// run is R1 to R5.
+func (r *restore) run(ctx context.Context) error {
+	at, err := r.c.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindRestore, Job: r.plan.Cut.Job, Hosts: r.targets()})
+	if err != nil {
+		return err
+	}
+	r.id = at.ID
+	err = r.steps(ctx)
+	r.close()
+	if err == nil {
+		err = r.replace()
+	}
+	return errors.Join(err, r.c.Catalogue.EndAttempt(at.ID))
+}
+
+func (r *restore) steps(ctx context.Context) error {
+	if err := r.open(ctx); err != nil {
+		return err
+	}
+	if err := r.checked(r.each(ctx, StepCheck)); err != nil {
+		return err
+	}
+	if err := r.each(ctx, StepFetch); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "nothing was touched"}
+	}
+	if err := r.fence(ctx); err != nil {
+		return r.broken(ctx, err)
+	}
+	if err := r.each(ctx, StepRestore); err != nil {
+		return r.broken(ctx, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return r.broken(ctx, context.Cause(ctx))
+	}
+	// R5: from the first word of this step on there is no way back, and an interrupt comes too late.
+	if err := r.each(context.WithoutCancel(ctx), StepResume); err != nil {
+		return r.halfResumed(ctx, err)
+	}
+	return nil
+}
+
+// fence ends the job wherever it still lives: on the targets behind their gates, and on the hosts that
+// get no part.
+func (r *restore) fence(ctx context.Context) error {
+	if err := r.each(ctx, StepFence); err != nil {
+		return err
+	}
+	var others []store.Host
+	for name, h := range r.hosts {
+		switch {
+		case r.lines[name] != nil:
+		case h.Err == nil:
+			others = append(others, h.Host)
+		case slices.ContainsFunc(r.plan.Cut.Hosts, func(ch store.CutHost) bool { return ch.Host == name }):
+			r.c.notice("%s does not answer: make sure that it is dead, its old members may still run there", name)
+		}
+	}
+	_, err := r.c.killOn(ctx, r.plan.Cut.Job, others)
+	return err
+}
+
+// broken says how a restore ended that had begun to end the live members.
+func (r *restore) broken(ctx context.Context, err error) error {
+	kind := fault.RolledBack
+	if ctx.Err() != nil {
+		kind = fault.Interrupted
+	}
+	return &fault.Error{Kind: kind, Err: err, Next: "every host has backed out: the job is stopped, its cut is untouched, restore it again"}
+}
+
+// halfResumed ends a job of which one host failed at the very last step: never half a job.
+func (r *restore) halfResumed(ctx context.Context, err error) error {
+	r.close()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+	defer cancel()
+	var all []store.Host
+	for _, name := range r.targets() {
+		all = append(all, r.hosts[name].Host)
+	}
+	if _, kerr := r.c.killOn(ctx, r.plan.Cut.Job, all); kerr != nil {
+		err = errors.Join(err, kerr)
+	}
+	return &fault.Error{Kind: fault.RolledBack, Err: err, Next: "a host failed while it resumed, so all were stopped: the cut is untouched, restore it again"}
+}
+
+// replace writes down where the members live now.
+func (r *restore) replace() error {
+	placement := map[string][]string{}
+	for _, p := range r.plan.Parts {
+		for _, m := range p.Members {
+			placement[p.To] = append(placement[p.To], m.Name)
+		}
+	}
+	return r.c.Catalogue.SetPlacement(r.plan.Cut.Job, placement)
+}
+
+func (r *restore) close() {
+	for name, l := range r.lines {
+		if err := l.Close(); err != nil {
+			r.c.notice("%s: %v", name, err)
+		}
+	}
+	clear(r.lines)
+}

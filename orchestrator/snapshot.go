@@ -1,0 +1,460 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"ss/fault"
+	"ss/marker"
+	"ss/store"
+)
+
+// SnapshotOptions is what the one who asks for a cut may choose.
+type SnapshotOptions struct {
+	Job       string
+	Stop      bool
+	Initiator string // "" takes the first host by name
+	Label     string
+	Timeout   time.Duration // of the whole attempt, up to the commit; 0 takes DefaultTimeout
+}
+
+// The protocol's limits.
+const (
+	DefaultTimeout = 10 * time.Minute
+	lease          = 5 * time.Second       // M11: how long a host holds a snapshot without hearing of us
+	settle         = 25 * time.Millisecond // M5a: the longest that a recorded host waits for markers before it dumps
+	prepareTimeout = 60 * time.Second      // M1: checks, and the start of every CRIU
+	abortTimeout   = 30 * time.Second      // M10: for all acknowledgements of an abort
+	finishTimeout  = 30 * time.Second      // for all acknowledgements of a commit
+	// unsettledTries is how often an attempt is made again that met a connection just being made.
+	unsettledTries = 5
+)
+
+// Snapshot takes a cut of a job (M1–M12 of docs/protocol.md). Cancelling ctx aborts it, and Snapshot returns when every host
+// that could be asked runs again.
+func (c *Cluster) Snapshot(ctx context.Context, opt SnapshotOptions) (store.Cut, error) {
+	for try := 1; ; try++ {
+		cut, err := c.snapshotOnce(ctx, opt)
+		if !fault.Is(err, fault.Unsettled) {
+			return cut, err
+		}
+		if try == unsettledTries {
+			return cut, &fault.Error{Kind: fault.RolledBack, Op: "snapshot", Job: opt.Job, Err: err,
+				Next: fmt.Sprintf("%d attempts met connections being made; the job runs on: try again", try)}
+		}
+		c.notice("a connection was being made; trying again")
+	}
+}
+
+func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.Cut, error) {
+	began := time.Now()
+	a, err := c.planSnapshot(ctx, opt)
+	if err != nil {
+		return store.Cut{}, &fault.Error{Op: "snapshot", Job: opt.Job, Err: err}
+	}
+	a.began = began
+	defer a.close()
+	a.open(ctx)
+	outcome := a.drive(ctx)
+	if !outcome.Committed {
+		return store.Cut{}, errors.Join(a.failure(outcome), c.Catalogue.EndAttempt(a.key.snapshotID()))
+	}
+	for _, h := range outcome.Unknown {
+		c.notice("%s has not said that it finished; its agent will when it can", h)
+	}
+	for _, n := range outcome.Notes {
+		c.notice("%s", n)
+	}
+	return a.cut, nil
+}
+
+// attempt is one attempt at a cut, on the coordinator's side. The goroutine of drive owns it.
+type attempt struct {
+	c     *Cluster
+	opt   SnapshotOptions
+	key   attemptKey
+	hosts []HostStatus // the participants
+	all   []HostStatus // every registered host that answers: where copies may go
+	began time.Time
+	zero  time.Time // of the coordinator's clock
+
+	lines  map[marker.HostID]SnapshotLine
+	events chan marker.Event
+	done   chan struct{}
+	reads  sync.WaitGroup
+
+	mu       sync.Mutex
+	reports  map[string]HostReport
+	failures map[marker.HostID]error
+
+	core    marker.Coordinator
+	started bool
+	cut     store.Cut
+}
+
+type attemptKey marker.Key
+
+func (k attemptKey) snapshotID() string { return string(k.Snapshot) }
+
+// planSnapshot finds who takes part, and writes the intent down.
+func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attempt, error) {
+	job, err := c.Catalogue.Job(opt.Job)
+	if err != nil {
+		return nil, err
+	}
+	all, err := c.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.resolve(ctx, all); err != nil {
+		return nil, err
+	}
+	members, missing, err := c.Members(ctx, opt.Job)
+	if err != nil {
+		return nil, err
+	}
+	for host, err := range missing {
+		if len(job.Placement[host]) > 0 {
+			return nil, &fault.Error{Kind: fault.Unreachable, Host: host, Err: err, Next: "a cut needs every host of the job"}
+		}
+	}
+	running := map[string]bool{}
+	for _, m := range members {
+		if m.State == "running" {
+			running[m.Host] = true
+		}
+	}
+	if len(running) == 0 {
+		return nil, fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+opt.Job)
+	}
+	a := &attempt{
+		c: c, opt: opt, zero: time.Now(), lines: map[marker.HostID]SnapshotLine{}, events: make(chan marker.Event, 64),
+		done: make(chan struct{}), reports: map[string]HostReport{}, failures: map[marker.HostID]error{},
+	}
+	for _, h := range all {
+		if h.Err == nil {
+			a.all = append(a.all, h)
+			if running[h.Name] {
+				a.hosts = append(a.hosts, h)
+			}
+		}
+	}
+	if len(a.all) < 2 {
+		return nil, fault.New(fault.Refused, "there is no second host to hold a copy of the images", "add one with ssctl host add")
+	}
+	return a, a.intend()
+}
+
+func (a *attempt) intend() error {
+	initiator := a.opt.Initiator
+	ids := a.ids()
+	if initiator == "" {
+		initiator = string(ids[0])
+	}
+	if !slices.Contains(ids, marker.HostID(initiator)) {
+		return fault.New(fault.NotFound, fmt.Sprintf("the initiator %q has no member of the job", initiator), fmt.Sprintf("choose one of %v", ids))
+	}
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = string(id)
+	}
+	at, err := a.c.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: a.opt.Job, Hosts: names})
+	if err != nil {
+		return err
+	}
+	a.key = attemptKey{Job: marker.JobID(a.opt.Job), Snapshot: marker.SnapshotID(at.ID), Epoch: marker.Epoch(at.Epoch)}
+	timeout := a.opt.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	a.core = marker.NewCoordinator(marker.Config{
+		Key: marker.Key(a.key), Participants: ids, Initiator: marker.HostID(initiator), Stop: a.opt.Stop,
+		Lease: millis(lease), Settle: millis(settle), PrepareTimeout: millis(min(prepareTimeout, timeout)), Timeout: millis(timeout),
+		AbortTimeout: millis(abortTimeout), FinishTimeout: millis(finishTimeout),
+	})
+	return nil
+}
+
+func millis(d time.Duration) marker.Millis { return marker.Millis(d.Milliseconds()) }
+
+func (a *attempt) ids() []marker.HostID {
+	var ids []marker.HostID
+	for _, h := range a.hosts {
+		ids = append(ids, marker.HostID(h.Name))
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (a *attempt) participants(hosts []HostStatus) []Participant {
+	var out []Participant
+	for _, h := range hosts {
+		out = append(out, h.participant())
+	}
+	return out
+}
+
+// open opens the line to every participant. A line that cannot be opened is an event like any other.
+func (a *attempt) open(ctx context.Context) {
+	// An interrupted snapshot still has an abort to send: the lines outlive ctx.
+	ctx = context.WithoutCancel(ctx)
+	for _, h := range a.hosts {
+		id := marker.HostID(h.Name)
+		line, err := a.openOne(ctx, h)
+		if err != nil {
+			a.fail(id, err)
+			a.reads.Add(1)
+			go func() {
+				defer a.reads.Done()
+				a.post(marker.Unreachable{Host: id, Reason: err.Error()})
+			}()
+			continue
+		}
+		a.lines[id] = line
+		a.reads.Add(1)
+		go func() {
+			defer a.reads.Done()
+			a.read(id, line)
+		}()
+	}
+}
+
+func (a *attempt) openOne(ctx context.Context, h HostStatus) (SnapshotLine, error) {
+	agent, err := a.c.agent(h.Host)
+	if err != nil {
+		return nil, err
+	}
+	return agent.Snapshot(ctx, Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts), Copies: a.copiesFor(h)})
+}
+
+// copiesFor orders the hosts that may hold a copy of h's images: those with the most room first.
+func (a *attempt) copiesFor(h HostStatus) []Participant {
+	others := slices.DeleteFunc(slices.Clone(a.all), func(o HostStatus) bool { return o.Name == h.Name })
+	slices.SortStableFunc(others, func(x, y HostStatus) int {
+		// Hosts on one disk, or nearly equal ones, should not all choose the same: start from h's own place.
+		const near = 1 << 30
+		if d := y.Info.FreeBytes - x.Info.FreeBytes; d > near || d < -near {
+			return int(d >> 30)
+		}
+		return ringDistance(h.Name, x.Name, a.all) - ringDistance(h.Name, y.Name, a.all)
+	})
+	return a.participants(others)
+}
+
+// ringDistance is how many places after from to stands in the list of hosts, which is closed to a ring.
+func ringDistance(from, to string, all []HostStatus) int {
+	at := func(name string) int { return slices.IndexFunc(all, func(h HostStatus) bool { return h.Name == name }) }
+	return (at(to) - at(from) + len(all)) % len(all)
+}
+
+func (a *attempt) post(ev marker.Event) {
+	select {
+	case a.events <- ev:
+	case <-a.done:
+	}
+}
+
+func (a *attempt) fail(host marker.HostID, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.failures[host] == nil {
+		a.failures[host] = err
+	}
+}
+
+// read turns what comes over one line into events until the line is gone.
+func (a *attempt) read(id marker.HostID, line SnapshotLine) {
+	for {
+		in, err := line.Recv()
+		switch {
+		case err != nil:
+			select {
+			case <-a.done:
+			default:
+				a.fail(id, err)
+				a.post(marker.Unreachable{Host: id, Reason: err.Error()})
+			}
+			return
+		case in.Message != nil:
+			a.post(marker.Received{Message: *in.Message})
+		case in.Failure != nil:
+			a.fail(id, in.Failure)
+		case in.Report != nil:
+			a.mu.Lock()
+			a.reports[string(id)] = *in.Report
+			a.mu.Unlock()
+		case in.Progress != nil && a.c.Progress != nil:
+			in.Progress.Host = string(id)
+			a.c.Progress(*in.Progress)
+		}
+	}
+}
+
+// drive steps the coordinator until the attempt is over.
+func (a *attempt) drive(ctx context.Context) marker.Outcome {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	interrupted := ctx.Done()
+	if out := a.step(marker.Begin{}); out != nil {
+		return *out
+	}
+	for {
+		if d := a.core.Deadline(); d > 0 {
+			timer.Reset(time.Duration(d-a.now()) * time.Millisecond)
+		} else {
+			timer.Stop()
+		}
+		var ev marker.Event
+		select {
+		case ev = <-a.events:
+		case <-timer.C:
+			ev = marker.Tick{Now: a.now()}
+		case <-interrupted:
+			interrupted = nil
+			ev = marker.Interrupt{Reason: context.Cause(ctx).Error()}
+		}
+		if out := a.step(marker.Tick{Now: a.now()}); out != nil {
+			return *out
+		}
+		if out := a.step(ev); out != nil {
+			return *out
+		}
+	}
+}
+
+func (a *attempt) now() marker.Millis { return millis(time.Since(a.zero)) }
+
+// step applies one event and does the work of its Ready. A non-nil Outcome ends the attempt.
+func (a *attempt) step(ev marker.Event) *marker.Outcome {
+	core, ready, err := a.core.Step(ev)
+	if err != nil {
+		return &marker.Outcome{Reason: err.Error(), Cause: marker.CauseConfig}
+	}
+	a.core = core
+	if ready.Commit != nil {
+		// M9: from the instant that this transaction is durable, the cut exists.
+		a.cut = a.build(*ready.Commit)
+		next := marker.Event(marker.CommitDone{})
+		if err := a.c.Catalogue.CommitCut(a.cut); err != nil {
+			next = marker.CommitFailed{Reason: err.Error()}
+		}
+		return a.step(next)
+	}
+	for _, m := range ready.Messages {
+		if m.Type == marker.MsgStart {
+			a.started = true
+		}
+		line := a.lines[m.To]
+		if line == nil {
+			continue // its Unreachable is on the way
+		}
+		if err := line.Send(m); err != nil {
+			a.fail(m.To, err)
+			a.reads.Add(1)
+			go func() {
+				defer a.reads.Done()
+				a.post(marker.Unreachable{Host: m.To, Reason: err.Error()})
+			}()
+		}
+	}
+	return ready.Outcome
+}
+
+// build makes the catalogue's record of the cut.
+func (a *attempt) build(commit marker.Commit) store.Cut {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	cut := store.Cut{ID: a.key.snapshotID(), Job: a.opt.Job, Epoch: uint64(a.key.Epoch), Time: time.Now().UTC(), Label: a.opt.Label, Stopped: a.opt.Stop}
+	prepared := time.Duration(0)
+	for _, h := range a.hosts {
+		rep := a.reports[h.Name]
+		ch := store.CutHost{Host: h.Name, Manifest: rep.Manifest, Copies: rep.Copies, Phases: rep.Phases}
+		for _, addr := range h.Info.Addrs {
+			ch.Addrs = append(ch.Addrs, addr.String())
+		}
+		for _, m := range rep.Members {
+			ch.Members = append(ch.Members, store.CutMember{
+				Name: m.Member.Name, Command: m.Member.Command, Env: m.Member.Env, Dir: m.Member.Dir, Log: m.Member.Log,
+				Pid: m.Member.Pid, ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs,
+			})
+		}
+		for _, p := range rep.Phases {
+			if p.Name == "running" {
+				prepared = max(prepared, time.Duration(p.StartMs*float64(time.Millisecond)))
+			}
+		}
+		cut.CRIUVersion = rep.CRIU
+		cut.Hosts = append(cut.Hosts, ch)
+	}
+	cut.TotalMs = float64((a.zero.Sub(a.began) + prepared).Microseconds()) / 1000
+	for _, ch := range commit.Channels {
+		cut.Channels = append(cut.Channels, store.CutChannel{
+			FromHost: string(ch.From), FromMember: ch.FromMember, FromAddr: ch.FromAddr,
+			ToHost: string(ch.To), ToMember: ch.ToMember, ToAddr: ch.ToAddr,
+			InTransit: ch.InTransit, SndUna: ch.SndUna, RcvNxt: ch.RcvNxt, WriteSeq: ch.WriteSeq,
+		})
+	}
+	return cut
+}
+
+// failure says why the attempt did not commit, and which hosts are not known to run again.
+func (a *attempt) failure(out marker.Outcome) error {
+	a.mu.Lock()
+	cause := a.failures[out.Blame]
+	a.mu.Unlock()
+	f := &fault.Error{Op: "snapshot", Job: a.opt.Job, Host: string(out.Blame), Snapshot: a.key.snapshotID(), Err: errors.New(out.Reason)}
+	if cause != nil {
+		f.Err = cause
+	}
+	switch {
+	case out.Cause == marker.CauseInterrupt:
+		f.Kind = fault.Interrupted
+	case fault.Is(cause, fault.Unsettled):
+		f.Kind = fault.Unsettled
+	case out.Cause == marker.CauseConflict:
+		f.Kind = fault.Conflict
+	case out.Cause == marker.CauseCheck:
+		f.Kind = fault.Refused
+	case a.started:
+		f.Kind = fault.RolledBack
+	case fault.KindOf(cause) != fault.Failed:
+		f.Kind = fault.KindOf(cause)
+	case out.Cause == marker.CauseUnreachable:
+		f.Kind = fault.Unreachable
+	case out.Cause == marker.CauseRefused:
+		f.Kind = fault.Refused
+	default:
+		f.Kind = fault.RolledBack
+	}
+	f.Next = "the job runs on, nothing of this attempt is left"
+	if len(out.Unknown) > 0 {
+		f.Next = fmt.Sprintf("not known to run again: %s; each lets its members run by itself within %s", joinHosts(out.Unknown), lease)
+	}
+	if len(out.Notes) > 0 {
+		f.Next += "; " + strings.Join(out.Notes, "; ")
+	}
+	return f
+}
+
+func joinHosts(ids []marker.HostID) string {
+	var s []string
+	for _, id := range ids {
+		s = append(s, string(id))
+	}
+	return strings.Join(s, ", ")
+}
+
+// close hangs up.
+func (a *attempt) close() {
+	close(a.done)
+	for _, id := range slices.Sorted(maps.Keys(a.lines)) {
+		_ = a.lines[id].Close() // nothing more is said on it
+	}
+	a.reads.Wait()
+}

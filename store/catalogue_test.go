@@ -1,0 +1,372 @@
+package store
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
+)
+
+func create(t *testing.T) *Catalogue {
+	t.Helper()
+	c, err := Create(filepath.Join(t.TempDir(), "ss"), Cluster{ID: "abc", Created: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { check(t, c.Close()) })
+	return c
+}
+
+// reopen is what another process would see.
+func reopen(t *testing.T, c *Catalogue) *Catalogue {
+	t.Helper()
+	o, err := Open(c.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { check(t, o.Close()) })
+	return o
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantErr(t *testing.T, err, want error, words ...string) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("error %v, want one that is %v", err, want)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("error %q does not say %q", err, w)
+		}
+	}
+}
+
+func begin(t *testing.T, c *Catalogue, job string) Attempt {
+	t.Helper()
+	a, err := c.BeginAttempt(Attempt{Kind: KindSnapshot, Job: job, Hosts: []string{"hostB", "hostA"}, Phase: "prepare"})
+	check(t, err)
+	return a
+}
+
+func sample(a Attempt) Cut {
+	return Cut{
+		ID: a.ID, Job: a.Job, Epoch: a.Epoch, Time: now(), Label: "before the upgrade", Stopped: true,
+		Hosts: []CutHost{{
+			Host: "hostA", Addrs: []string{"10.0.0.1", "fd00::1"},
+			Members: []CutMember{{Name: "hostA-1", Command: []string{"stream", "--to", "x"}, Env: []string{"A=b<c>&d"}, Dir: "/srv", Log: "/log",
+				Pid: 4711, InnerPid: 1001, ImageBytes: 1 << 29, FrozenMs: 512.25, StallMs: 530.5}},
+			Phases:   []CutPhase{{"freeze", 1.5, 0.25}, {"dump", 1.75, 510}},
+			Manifest: strings.Repeat("ab", 32), Copies: []string{"hostA", "hostB"},
+		}},
+		Channels: []CutChannel{{FromHost: "hostA", FromMember: "hostA-1", FromAddr: "10.0.0.1:4000", ToHost: "hostB", ToMember: "hostB-1",
+			ToAddr: "10.0.0.2:5000", InTransit: 4096, SndUna: 1<<32 - 100, RcvNxt: 1<<32 - 10, WriteSeq: 4086}},
+		TotalMs: 611.5, CRIUVersion: "4.2.1",
+	}
+}
+
+func commit(t *testing.T, c *Catalogue, job string) Cut {
+	t.Helper()
+	cut := sample(begin(t, c, job))
+	check(t, c.CommitCut(cut))
+	return cut
+}
+
+func TestCreateAndOpen(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	_, err := Open(dir)
+	wantErr(t, err, ErrNotFound, "ssctl init")
+	if _, err := os.Stat(dir); err == nil {
+		t.Fatal("Open made a folder")
+	}
+	want := Cluster{ID: "abc", Created: time.Now().UTC().Round(0)}
+	c, err := Create(dir, want)
+	check(t, err)
+	got, err := c.Cluster()
+	check(t, err)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatal(diff)
+	}
+	_, err = Create(dir, Cluster{ID: "other"})
+	wantErr(t, err, ErrConflict)
+	got, err = reopen(t, c).Cluster()
+	check(t, err)
+	if got.ID != "abc" {
+		t.Fatalf("cluster %q", got.ID)
+	}
+	entries, err := os.ReadDir(dir)
+	check(t, err)
+	if len(entries) != 1 {
+		t.Fatalf("left behind: %v", entries)
+	}
+	for path, mode := range map[string]os.FileMode{dir: 0o700, c.path(): 0o600} {
+		info, err := os.Stat(path)
+		check(t, err)
+		if info.Mode().Perm() != mode {
+			t.Errorf("%s has mode %04o", path, info.Mode().Perm())
+		}
+		check(t, os.Chmod(path, mode|0o040))
+		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "chmod") {
+			t.Errorf("%s open to the group: %v", path, err)
+		}
+		check(t, os.Chmod(path, mode))
+	}
+	check(t, c.Check())
+}
+
+func TestHosts(t *testing.T) {
+	c := create(t)
+	a := Host{Name: "hostA", Addr: "10.0.0.1:7070", Added: now()}
+	b := Host{Name: "hostB", Addr: "10.0.0.2:7070", Added: now()}
+	check(t, c.AddHost(b))
+	check(t, c.AddHost(a))
+	wantErr(t, c.AddHost(a), ErrConflict, "hostA")
+	wantErr(t, c.AddHost(Host{Name: "../x", Addr: "y"}), ErrInvalid)
+	wantErr(t, c.AddHost(Host{Name: "x"}), ErrInvalid)
+	got, err := reopen(t, c).Hosts()
+	check(t, err)
+	if diff := cmp.Diff([]Host{a, b}, got); diff != "" {
+		t.Fatal(diff)
+	}
+	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	wantErr(t, c.RemoveHost("hostA"), ErrConflict, "ring", "hostA-1")
+	check(t, c.RemoveMember("ring", "hostA", "hostA-1"))
+	check(t, c.RemoveHost("hostA"))
+	wantErr(t, c.RemoveHost("hostA"), ErrNotFound)
+	_, err = c.Host("hostA")
+	wantErr(t, err, ErrNotFound, `"hostA"`)
+	h, err := c.Host("hostB")
+	check(t, err)
+	if diff := cmp.Diff(b, h); diff != "" {
+		t.Fatal(diff)
+	}
+}
+
+func TestJobs(t *testing.T) {
+	c := create(t)
+	_, err := c.Job("ring")
+	wantErr(t, err, ErrNotFound, "job", "ring")
+	check(t, c.AddMember("ring", "hostA", "hostA-2"))
+	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddMember("ring", "hostB", "hostB-1"))
+	wantErr(t, c.AddMember("ring", "hostB", "hostA-1"), ErrConflict)
+	wantErr(t, c.RemoveMember("none", "hostB", "m"), ErrNotFound)
+	check(t, c.RemoveMember("ring", "hostB", "hostB-1"))
+	j, err := reopen(t, c).Job("ring")
+	check(t, err)
+	want := map[string][]string{"hostA": {"hostA-1", "hostA-2"}, "hostB": {}}
+	if diff := cmp.Diff(want, j.Placement); diff != "" {
+		t.Fatal(diff)
+	}
+	check(t, c.SetPlacement("ring", map[string][]string{"hostC": {"hostA-1", "hostA-2"}}))
+	j, err = c.Job("ring")
+	check(t, err)
+	want = map[string][]string{"hostA": {}, "hostB": {}, "hostC": {"hostA-1", "hostA-2"}}
+	if diff := cmp.Diff(want, j.Placement); diff != "" {
+		t.Fatal(diff)
+	}
+
+	for want := uint64(1); want <= 3; want++ {
+		got, err := reopen(t, c).NextEpoch("ring")
+		check(t, err)
+		if got != want {
+			t.Fatalf("epoch %d, want %d", got, want)
+		}
+	}
+	cut := commit(t, c, "ring")
+	wantErr(t, c.RemoveJob("ring"), ErrConflict)
+	check(t, c.DeleteCut(cut.ID))
+	check(t, c.RemoveJob("ring"))
+	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	jobs, err := c.Jobs()
+	check(t, err)
+	if len(jobs) != 1 || jobs[0].Epoch != 4 {
+		t.Fatalf("a job made anew starts at epoch %+v, want 4", jobs)
+	}
+	_, err = c.NextEpoch("none")
+	wantErr(t, err, ErrNotFound)
+	check(t, c.Check())
+}
+
+func TestAttempts(t *testing.T) {
+	c := create(t)
+	_, err := c.BeginAttempt(Attempt{Kind: KindSnapshot, Job: "ring"})
+	wantErr(t, err, ErrNotFound)
+	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddMember("other", "hostA", "hostA-1"))
+	_, err = c.BeginAttempt(Attempt{Job: "ring"})
+	wantErr(t, err, ErrInvalid)
+
+	first := begin(t, c, "ring")
+	if diff := cmp.Diff([]string{"hostA", "hostB"}, first.Hosts); diff != "" {
+		t.Fatal(diff)
+	}
+	second := reopen(t, c)
+	_, err = second.BeginAttempt(Attempt{Kind: KindRestore, Job: "ring"})
+	wantErr(t, err, ErrConflict, first.ID, "ring")
+	wantErr(t, second.EndAttempt(first.ID), ErrConflict)
+	begin(t, second, "other") // another job is none of its business
+	check(t, c.SetPhase(first.ID, "record"))
+	first.Phase = "record"
+
+	got, err := second.Attempts()
+	check(t, err)
+	got = slices.DeleteFunc(got, func(a Attempt) bool { return a.Job != "ring" })
+	if diff := cmp.Diff([]Attempt{first}, got); diff != "" {
+		t.Fatal(diff)
+	}
+
+	// The first ssctl ends without a word: its attempt is stale, stays listed, and blocks nothing.
+	check(t, c.Close())
+	third := begin(t, second, "ring")
+	if third.Epoch != first.Epoch+1 {
+		t.Fatalf("epoch %d after %d", third.Epoch, first.Epoch)
+	}
+	live := map[string]bool{}
+	got, err = second.Attempts()
+	check(t, err)
+	for _, a := range got {
+		live[a.ID] = a.Live
+	}
+	if live[first.ID] || !live[third.ID] || len(live) != 3 {
+		t.Fatalf("live: %v", live)
+	}
+	check(t, second.EndAttempt(first.ID))
+	check(t, second.EndAttempt(first.ID))
+	wantErr(t, c.CommitCut(sample(first)), ErrConflict) // it was ended: it must not come back to life
+	check(t, second.EndAttempt(third.ID))
+	begin(t, c, "ring")
+	check(t, c.Check())
+}
+
+func TestCuts(t *testing.T) {
+	c := create(t)
+	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	_, err := c.Cut("", Latest)
+	wantErr(t, err, ErrNotFound)
+
+	a := begin(t, c, "ring")
+	cut := sample(a)
+	wrong := cut
+	wrong.Epoch++
+	wantErr(t, c.CommitCut(wrong), ErrConflict)
+	_, err = c.Cut("", a.ID)
+	wantErr(t, err, ErrNotFound)
+	check(t, c.CommitCut(cut))
+	wantErr(t, c.CommitCut(cut), ErrConflict)
+	got, err := reopen(t, c).Cut("", a.ID)
+	check(t, err)
+	if diff := cmp.Diff(cut, got); diff != "" {
+		t.Fatal(diff)
+	}
+	if attempts, err := c.Attempts(); err != nil || len(attempts) != 0 {
+		t.Fatalf("attempts after commit: %v, %v", attempts, err)
+	}
+	if left, _ := os.ReadDir(c.lockDir()); len(left) != 0 {
+		t.Fatalf("locks after commit: %v", left)
+	}
+
+	check(t, c.DeleteCut(cut.ID))
+	wantErr(t, c.DeleteCut(cut.ID), ErrNotFound)
+	if cut.Bytes() != 1<<29 || cut.InTransit() != 4096 {
+		t.Errorf("sums: %d, %d", cut.Bytes(), cut.InTransit())
+	}
+	check(t, c.Check())
+}
+
+func TestFindCut(t *testing.T) {
+	c := create(t)
+	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddMember("bank", "hostA", "hostA-1"))
+	cut, cut2 := commit(t, c, "ring"), commit(t, c, "ring")
+	cut3 := commit(t, c, "bank")
+	for _, tt := range []struct {
+		job, ref string
+		want     string
+		err      error
+	}{
+		{"ring", Latest, cut2.ID, nil},
+		{"bank", Latest, cut3.ID, nil},
+		{"", Latest, "", ErrAmbiguous},
+		{"none", Latest, "", ErrNotFound},
+		{"", cut.ID, cut.ID, nil},
+		{"", "2", "", ErrAmbiguous},
+		{"bank", "2", cut3.ID, nil},
+		{"bank", cut.ID, "", ErrNotFound},
+		{"", "zz", "", ErrNotFound},
+		{"", "", "", ErrNotFound},
+	} {
+		got, err := c.Cut(tt.job, tt.ref)
+		if tt.err != nil {
+			wantErr(t, err, tt.err)
+		} else if err != nil || got.ID != tt.want {
+			t.Errorf("Cut(%q, %q) = %q, %v, want %q", tt.job, tt.ref, got.ID, err, tt.want)
+		}
+	}
+	ids := func(job string) (ids []string) {
+		cuts, err := c.Cuts(job)
+		check(t, err)
+		for _, c := range cuts {
+			ids = append(ids, c.ID)
+		}
+		return ids
+	}
+	if diff := cmp.Diff([]string{cut.ID, cut2.ID}, ids("ring")); diff != "" {
+		t.Error(diff)
+	}
+	if len(ids("")) != 3 {
+		t.Errorf("all: %v", ids(""))
+	}
+}
+
+func TestIDsSort(t *testing.T) {
+	at := time.Date(2026, 11, 22, 10, 45, 1, 0, time.UTC)
+	var ids []string
+	for i := range 2000 {
+		ids = append(ids, newID(at.Add(time.Duration(i)*time.Millisecond), uint16(i*7919)))
+	}
+	if !slices.IsSorted(ids) {
+		t.Fatal("ids do not sort as their times do")
+	}
+	if len(ids[0]) != len("20261122-104501-x7k2") || !strings.HasPrefix(ids[0], "20261122-104501-00") {
+		t.Fatal(ids[0])
+	}
+}
+
+func TestUnknownVersions(t *testing.T) {
+	c := create(t)
+	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	raw := func(bucket, key, value string) {
+		check(t, c.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(key), []byte(value)) }))
+	}
+	untouched := func(f func() error) {
+		t.Helper()
+		before, err := os.ReadFile(c.path())
+		check(t, err)
+		wantErr(t, f(), ErrUnknownVersion, "newer ssctl")
+		after, err := os.ReadFile(c.path())
+		check(t, err)
+		if !slices.Equal(before, after) {
+			t.Fatal("the file was changed")
+		}
+	}
+	raw(bucketJobs, "ring", `{"schema":2,"new":"shape"}`)
+	untouched(func() error { return c.AddMember("ring", "hostB", "x") })
+	untouched(func() error { _, err := c.Jobs(); return err })
+	untouched(func() error { return c.Check() })
+	raw(bucketMeta, keyLayout, "2")
+	untouched(func() error { _, err := Open(c.dir); return err })
+	untouched(func() error { return c.AddHost(Host{Name: "a", Addr: "b"}) })
+}

@@ -1,0 +1,140 @@
+package store
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.etcd.io/bbolt"
+)
+
+// Latest is the reference to a job's newest cut.
+const Latest = "latest"
+
+// CommitCut makes the cut exist and ends the attempt of the same id, in one durable transaction (M9).
+// If the attempt is not in the catalogue any more, or is not of this job and epoch, there is no cut and the error
+// wraps ErrConflict. After any other error ask Cut whether it exists before telling anyone.
+func (c *Catalogue) CommitCut(cut Cut) error {
+	cut.Time = cut.Time.Round(0).UTC()
+	err := c.update(func(tx *bbolt.Tx) error {
+		a, ok, err := get[Attempt](tx, bucketAttempts, cut.ID)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("its attempt was ended meanwhile: %w", ErrConflict)
+		}
+		if a.Kind != KindSnapshot || a.Job != cut.Job || a.Epoch != cut.Epoch {
+			return fmt.Errorf("its attempt is a %s of job %q, epoch %d, not %q, %d: %w", a.Kind, a.Job, a.Epoch, cut.Job, cut.Epoch, ErrConflict)
+		}
+		if _, ok, err := get[Cut](tx, bucketCuts, cut.ID); err != nil || ok {
+			return fmt.Errorf("a cut of that id exists: %w", cmp.Or(err, ErrConflict))
+		}
+		if err := remove(tx, bucketAttempts, cut.ID); err != nil {
+			return err
+		}
+		return put(tx, bucketCuts, cut.ID, cut)
+	})
+	if err != nil {
+		return fmt.Errorf("commit cut %s: %w", cut.ID, err)
+	}
+	// The cut exists, whatever becomes of the lock's file: the next BeginAttempt sweeps it.
+	_ = c.dropLock(cut.ID)
+	return nil
+}
+
+// Cuts lists the cuts of a job by epoch, or of all jobs by time if job is empty; oldest first.
+func (c *Catalogue) Cuts(job string) (cuts []Cut, err error) {
+	err = c.view(func(tx *bbolt.Tx) error {
+		cuts, err = cutsOf(tx, job)
+		return err
+	})
+	return cuts, err
+}
+
+// Cut finds the cut that ref means: a whole id, the beginning of only one, or "latest". job, if it is
+// not empty, leaves the cuts of other jobs out. The error wraps ErrNotFound or ErrAmbiguous; "latest" is ambiguous
+// when several jobs have cuts and none is named.
+func (c *Catalogue) Cut(job, ref string) (cut Cut, err error) {
+	err = c.view(func(tx *bbolt.Tx) error {
+		cut, err = findCut(tx, job, ref)
+		return err
+	})
+	return cut, err
+}
+
+// DeleteCut forgets a cut. The id must be whole. Its images are the hosts' to remove, afterwards: a
+// cut without images is worse than images without a cut.
+func (c *Catalogue) DeleteCut(id string) error {
+	return c.update(func(tx *bbolt.Tx) error {
+		if _, err := need[Cut](tx, bucketCuts, id); err != nil {
+			return err
+		}
+		return remove(tx, bucketCuts, id)
+	})
+}
+
+func cutsOf(tx *bbolt.Tx, job string) ([]Cut, error) {
+	cuts, err := all[Cut](tx, bucketCuts, "")
+	if err != nil {
+		return nil, err
+	}
+	if job != "" {
+		cuts = slices.DeleteFunc(cuts, func(c Cut) bool { return c.Job != job })
+		// Within a job the epoch says what came first, whatever was done to the clock.
+		slices.SortStableFunc(cuts, func(a, b Cut) int { return cmp.Compare(a.Epoch, b.Epoch) })
+		return cuts, nil
+	}
+	slices.SortStableFunc(cuts, func(a, b Cut) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })
+	return cuts, nil
+}
+
+func findCut(tx *bbolt.Tx, job, ref string) (Cut, error) {
+	of := ""
+	if job != "" {
+		of = fmt.Sprintf(" of job %q", job)
+	}
+	if ref == Latest {
+		return latestCut(tx, job, of)
+	}
+	if ref == "" {
+		return Cut{}, fmt.Errorf("no cut named: %w", ErrNotFound)
+	}
+	cuts, err := all[Cut](tx, bucketCuts, ref)
+	if err != nil {
+		return Cut{}, err
+	}
+	if job != "" {
+		cuts = slices.DeleteFunc(cuts, func(c Cut) bool { return c.Job != job })
+	}
+	switch {
+	case len(cuts) == 0:
+		return Cut{}, fmt.Errorf("no cut %q%s: %w", ref, of, ErrNotFound)
+	case len(cuts) == 1 || cuts[0].ID == ref: // a whole id comes before those that it begins
+		return cuts[0], nil
+	}
+	ids := make([]string, len(cuts))
+	for i, c := range cuts {
+		ids[i] = c.ID
+	}
+	return Cut{}, fmt.Errorf("cut %q%s may be %s: %w", ref, of, strings.Join(ids, ", "), ErrAmbiguous)
+}
+
+func latestCut(tx *bbolt.Tx, job, of string) (Cut, error) {
+	cuts, err := cutsOf(tx, job)
+	if err != nil {
+		return Cut{}, err
+	}
+	if len(cuts) == 0 {
+		return Cut{}, fmt.Errorf("no cut%s yet: %w", of, ErrNotFound)
+	}
+	var jobs []string
+	for _, c := range cuts {
+		jobs = append(jobs, c.Job)
+	}
+	if jobs = sorted(jobs); len(jobs) > 1 {
+		return Cut{}, fmt.Errorf("latest cut of which job, %s?: %w", strings.Join(jobs, ", "), ErrAmbiguous)
+	}
+	return slices.MaxFunc(cuts, func(a, b Cut) int { return cmp.Compare(a.Epoch, b.Epoch) }), nil
+}

@@ -1,0 +1,235 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"ss/store/internal/disk"
+)
+
+// validName refuses what could not be a file's name as well.
+func validName(noun, name string) error {
+	if !disk.ValidName(name) {
+		return fmt.Errorf("%s %q: use 1 to 63 letters, digits, '.', '-' and '_', a letter or digit first: %w", noun, name, ErrInvalid)
+	}
+	return nil
+}
+
+// now is the present as it is stored: without a monotonic part, in UTC.
+func now() time.Time { return time.Now().Round(0).UTC() }
+
+// AddHost registers a host. A zero Added means now. One of that name makes the error wrap ErrConflict.
+func (c *Catalogue) AddHost(h Host) error {
+	if err := validName("host", h.Name); err != nil {
+		return err
+	}
+	if h.Addr == "" {
+		return fmt.Errorf("host %q has no address: %w", h.Name, ErrInvalid)
+	}
+	if h.Added.IsZero() {
+		h.Added = now()
+	}
+	h.Added = h.Added.Round(0).UTC()
+	return c.update(func(tx *bbolt.Tx) error {
+		if _, ok, err := get[Host](tx, bucketHosts, h.Name); err != nil {
+			return err
+		} else if ok {
+			return fmt.Errorf("host %q is registered already: %w", h.Name, ErrConflict)
+		}
+		return put(tx, bucketHosts, h.Name, h)
+	})
+}
+
+// RemoveHost forgets a host. One that has members of a job is refused with ErrConflict.
+func (c *Catalogue) RemoveHost(name string) error {
+	return c.update(func(tx *bbolt.Tx) error {
+		if _, err := need[Host](tx, bucketHosts, name); err != nil {
+			return err
+		}
+		jobs, err := all[Job](tx, bucketJobs, "")
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if members := j.Placement[name]; len(members) > 0 {
+				return fmt.Errorf("host %q has members of job %q (%q): kill the job, or restore it elsewhere, first: %w", name, j.Name, members, ErrConflict)
+			}
+		}
+		return remove(tx, bucketHosts, name)
+	})
+}
+
+// Hosts lists the registered hosts by name.
+func (c *Catalogue) Hosts() (hosts []Host, err error) {
+	err = c.view(func(tx *bbolt.Tx) error {
+		hosts, err = all[Host](tx, bucketHosts, "")
+		return err
+	})
+	return hosts, err
+}
+
+// Host finds one registered host.
+func (c *Catalogue) Host(name string) (h Host, err error) {
+	err = c.view(func(tx *bbolt.Tx) error {
+		h, err = need[Host](tx, bucketHosts, name)
+		return err
+	})
+	return h, err
+}
+
+// Jobs lists the jobs by name.
+func (c *Catalogue) Jobs() (jobs []Job, err error) {
+	err = c.view(func(tx *bbolt.Tx) error {
+		if jobs, err = all[Job](tx, bucketJobs, ""); err != nil {
+			return err
+		}
+		for i := range jobs {
+			if jobs[i].Epoch, _, err = get[uint64](tx, bucketEpochs, jobs[i].Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return jobs, err
+}
+
+// Job finds one job.
+func (c *Catalogue) Job(name string) (j Job, err error) {
+	err = c.view(func(tx *bbolt.Tx) error {
+		if j, err = need[Job](tx, bucketJobs, name); err != nil {
+			return err
+		}
+		j.Epoch, _, err = get[uint64](tx, bucketEpochs, name)
+		return err
+	})
+	return j, err
+}
+
+// AddMember notes that a host has a member of a job, and makes the job if it is new.
+func (c *Catalogue) AddMember(job, host, member string) error {
+	return c.changeJob(job, true, func(j *Job) error {
+		if err := validName("member", member); err != nil {
+			return err
+		}
+		if err := validName("host", host); err != nil {
+			return err
+		}
+		for other, members := range j.Placement {
+			if slices.Contains(members, member) && other != host {
+				return fmt.Errorf("member %q of job %q is on host %q: %w", member, job, other, ErrConflict)
+			}
+		}
+		j.Placement[host] = sorted(append(j.Placement[host], member))
+		return nil
+	})
+}
+
+// RemoveMember notes that a member is gone. Its host stays among those that had members. A member
+// that is not there is no error.
+func (c *Catalogue) RemoveMember(job, host, member string) error {
+	return c.changeJob(job, false, func(j *Job) error {
+		if _, ok := j.Placement[host]; ok {
+			j.Placement[host] = slices.DeleteFunc(j.Placement[host], func(m string) bool { return m == member })
+		}
+		return nil
+	})
+}
+
+// SetPlacement replaces where the members of a job are, after a restore, and makes the job if it is
+// new. Hosts that had members stay listed, without any.
+func (c *Catalogue) SetPlacement(job string, placement map[string][]string) error {
+	return c.changeJob(job, true, func(j *Job) error {
+		for host := range j.Placement {
+			j.Placement[host] = []string{}
+		}
+		for host, members := range placement {
+			if err := validName("host", host); err != nil {
+				return err
+			}
+			for _, m := range members {
+				if err := validName("member", m); err != nil {
+					return err
+				}
+			}
+			j.Placement[host] = sorted(slices.Clone(members))
+		}
+		return nil
+	})
+}
+
+// RemoveJob forgets a job, but not its epoch. One with cuts or attempts is refused with ErrConflict.
+func (c *Catalogue) RemoveJob(name string) error {
+	return c.update(func(tx *bbolt.Tx) error {
+		if _, err := need[Job](tx, bucketJobs, name); err != nil {
+			return err
+		}
+		cuts, err := cutsOf(tx, name)
+		if err != nil {
+			return err
+		}
+		attempts, err := attemptsOf(tx, name)
+		if err != nil {
+			return err
+		}
+		if len(cuts)+len(attempts) > 0 {
+			return fmt.Errorf("job %q has %d cuts and %d attempts: remove its cuts first: %w", name, len(cuts), len(attempts), ErrConflict)
+		}
+		return remove(tx, bucketJobs, name)
+	})
+}
+
+// NextEpoch draws the next epoch of a job. When it returns, no later call, in whatever process, gives
+// that one again. BeginAttempt draws one by itself.
+func (c *Catalogue) NextEpoch(job string) (epoch uint64, err error) {
+	err = c.update(func(tx *bbolt.Tx) error {
+		if _, err := need[Job](tx, bucketJobs, job); err != nil {
+			return err
+		}
+		epoch, err = drawEpoch(tx, job)
+		return err
+	})
+	return epoch, err
+}
+
+func drawEpoch(tx *bbolt.Tx, job string) (uint64, error) {
+	last, _, err := get[uint64](tx, bucketEpochs, job)
+	if err != nil {
+		return 0, err
+	}
+	return last + 1, put(tx, bucketEpochs, job, last+1)
+}
+
+// changeJob applies f to a job in one transaction.
+func (c *Catalogue) changeJob(name string, create bool, f func(*Job) error) error {
+	if err := validName("job", name); err != nil {
+		return err
+	}
+	return c.update(func(tx *bbolt.Tx) error {
+		j, ok, err := get[Job](tx, bucketJobs, name)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			if !create {
+				return fmt.Errorf("no job %q: %w", name, ErrNotFound)
+			}
+			j = Job{Name: name, Created: now()}
+		}
+		if j.Placement == nil {
+			j.Placement = map[string][]string{}
+		}
+		if err := f(&j); err != nil {
+			return err
+		}
+		return put(tx, bucketJobs, name, j)
+	})
+}
+
+// sorted sorts names and drops the doubles.
+func sorted(names []string) []string {
+	slices.Sort(names)
+	return append([]string{}, slices.Compact(names)...)
+}

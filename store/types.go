@@ -1,0 +1,128 @@
+package store
+
+import "time"
+
+// Cluster is what the catalogue belongs to.
+type Cluster struct {
+	ID      string    `json:"id"` // as the cluster's authority drew it
+	Created time.Time `json:"created"`
+}
+
+// Host is a registered host.
+type Host struct {
+	Name  string    `json:"name"`
+	Addr  string    `json:"addr"` // of its agent: address and port
+	Added time.Time `json:"added"`
+}
+
+// Job is a named set of members that are recorded and restored together.
+type Job struct {
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	// Placement maps every host that has or had members of the job to those it has, sorted.
+	Placement map[string][]string `json:"placement"`
+	// Epoch is the last one that was drawn; 0 if none was.
+	Epoch uint64 `json:"-"`
+}
+
+// The kinds of attempts.
+const (
+	KindSnapshot = "snapshot"
+	KindRestore  = "restore"
+)
+
+// Attempt is a snapshot or a restore that has begun and not ended. It is written before the first
+// message leaves, so what an ssctl that died left behind can be found.
+type Attempt struct {
+	ID      string    `json:"id"` // of a snapshot: the cut's, if it commits
+	Kind    string    `json:"kind"`
+	Job     string    `json:"job"`
+	Epoch   uint64    `json:"epoch"`
+	Started time.Time `json:"started"`
+	Hosts   []string  `json:"hosts"`
+	Phase   string    `json:"phase"`
+	Pid     int       `json:"pid"` // of the ssctl that made it, for people
+	// Live says that its ssctl is alive, on the kernel's word (a lock). Where it is not, the attempt is
+	// stale: it blocks nothing, and EndAttempt is due once its hosts have been told.
+	Live bool `json:"-"`
+}
+
+// Cut is one recorded state of a job.
+type Cut struct {
+	ID          string       `json:"id"`
+	Job         string       `json:"job"`
+	Epoch       uint64       `json:"epoch"`
+	Time        time.Time    `json:"time"`
+	Label       string       `json:"label,omitempty"`
+	Stopped     bool         `json:"stopped"` // the members were stopped with it
+	Hosts       []CutHost    `json:"hosts"`
+	Channels    []CutChannel `json:"channels"`
+	TotalMs     float64      `json:"total_ms"` // from the first message until all ran again
+	CRIUVersion string       `json:"criu_version"`
+}
+
+// CutHost is one host's part of a cut.
+type CutHost struct {
+	Host     string      `json:"host"`
+	Addrs    []string    `json:"addrs"`
+	Members  []CutMember `json:"members"`
+	Phases   []CutPhase  `json:"phases"`
+	Manifest string      `json:"manifest"` // digest of its images' manifest, hex SHA-256
+	Copies   []string    `json:"copies"`   // hosts that hold its images
+}
+
+// CutMember is one member in a cut.
+type CutMember struct {
+	Name       string   `json:"name"`
+	Command    []string `json:"command"`
+	Env        []string `json:"env,omitempty"`
+	Dir        string   `json:"dir,omitempty"`
+	Log        string   `json:"log,omitempty"`
+	Pid        int      `json:"pid"`
+	InnerPid   int      `json:"inner_pid"`
+	ImageBytes int64    `json:"image_bytes"`
+	FrozenMs   float64  `json:"frozen_ms"` // how long it stood still
+	StallMs    float64  `json:"stall_ms"`  // how long its channels did
+}
+
+// CutPhase is one phase of a host's snapshot. The offset counts from the attempt's start.
+type CutPhase struct {
+	Name       string  `json:"name"`
+	StartMs    float64 `json:"start_ms"`
+	DurationMs float64 `json:"duration_ms"`
+}
+
+// CutChannel is one direction of one connection, with the TCP sequence numbers of both recorded ends
+// (RFC 9293, 3.4).
+type CutChannel struct {
+	FromHost   string `json:"from_host"`
+	FromMember string `json:"from_member"`
+	FromAddr   string `json:"from_addr"`
+	ToHost     string `json:"to_host"`
+	ToMember   string `json:"to_member"`
+	ToAddr     string `json:"to_addr"`
+	InTransit  uint32 `json:"in_transit_bytes"`
+	SndUna     uint32 `json:"snd_una"`
+	RcvNxt     uint32 `json:"rcv_nxt"`
+	WriteSeq   uint32 `json:"write_seq"`
+}
+
+// Bytes is the size of all the cut's images, each counted once.
+func (c Cut) Bytes() int64 {
+	var n int64
+	for _, h := range c.Hosts {
+		for _, m := range h.Members {
+			n += m.ImageBytes
+		}
+	}
+	return n
+}
+
+// InTransit is the number of bytes that were in transit when the cut was recorded.
+func (c Cut) InTransit() int64 {
+	var n int64
+	for _, ch := range c.Channels {
+		n += int64(ch.InTransit)
+	}
+	return n
+}
