@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -142,13 +143,14 @@ func TestCgroupHoldsNewConnections(t *testing.T) {
 	a, b := newHosts(t, "")
 	by := newBystander(t, a, b)
 	l := b.listen(t, netip.IPv6Unspecified())
+	top := fmt.Sprintf("ssgate-test-%d", os.Getpid())
 	for _, test := range []struct {
 		name string
 		path string
 		to   netip.Addr
 	}{
-		{"level 1 v4", "ssgate-test", b.v4},
-		{"level 3 v6", "ssgate-test/job/member", b.v6},
+		{"level 1 v4", top, b.v4},
+		{"level 3 v6", top + "/job/member", b.v6},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			fd, id := newCgroup(t, test.path)
