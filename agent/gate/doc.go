@@ -12,9 +12,14 @@
 //	                  (sets: which packets)  (what becomes of them)
 //
 // What a closed gate matches goes to an NFQUEUE of its own, and its verdict is withheld until the gate
-// opens. A packet that waits there counts as sent and not acknowledged for its socket, which has the
-// kernel's retransmission wait as well: packets are late, none is lost, none is sent twice. When no process
-// listens to a queue any more, the kernel drops what is in it and TCP sends it again.
+// opens: packets are late, and none is lost. A socket whose retransmission timer runs out meanwhile does not
+// send again what its own host's gate holds still (the kernel sees that the packet has not left), but it
+// does send again what the other host's gate holds. Settle, before a long wait, leaves nothing to time out.
+// When no process listens to a queue any more, the kernel drops what is in it, and TCP sends it again.
+//
+// A gate opens in this order: what it holds goes on its way; the queue is told to let pass in the kernel
+// whatever comes; the rules go; a grace period later, when no packet can be under the old rules, the queue is
+// unbound. So no packet overtakes another, but for the odd one within a few microseconds.
 //
 // Output is held at priority raw, before connection tracking and NAT, input after them: both see a
 // packet's addresses as the socket does.

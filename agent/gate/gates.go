@@ -15,7 +15,8 @@ import (
 
 // Close closes all the given gates in one transaction of the kernel. When it returns, no packet that they
 // describe passes. A gate that is closed already also holds what the new description adds; if it was settled,
-// it holds everything again. On error, no gate has been closed that was not closed before.
+// it holds everything again. On error, no gate has been closed that was not closed before; only if waiting for
+// the packets in flight failed, all are, and OpenAll opens them.
 func (k *Keeper) Close(ctx context.Context, gates []agent.Gate) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("close gates: %w", err)
@@ -205,7 +206,7 @@ func (k *Keeper) OpenAll(_ context.Context, job string) error {
 }
 
 // open opens the gates that which names. Packets pass before the rules go, so that one that no longer meets a
-// rule finds few before it to overtake.
+// rule finds none before it to overtake.
 func (k *Keeper) open(which func(gateKey) bool) error {
 	opening := map[gateKey]*gate{}
 	var errs error

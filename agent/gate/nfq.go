@@ -30,7 +30,10 @@ const (
 	nfqCmdUnbind = 2
 
 	nfqCopyPacket = 2
-	nfqFlagGSO    = 1 << 2 // NFQA_CFG_F_GSO: hand packets over unsegmented, with checksums still to be done
+	// NFQA_CFG_F_FAIL_OPEN: let pass what does not fit into the queue.
+	nfqFlagFailOpen = 1 << 0
+	// NFQA_CFG_F_GSO: hand packets over unsegmented, with checksums still to be done.
+	nfqFlagGSO = 1 << 2
 
 	nfDrop   = 0
 	nfAccept = 1
@@ -70,8 +73,7 @@ func bindMessage(num uint16) netlink.Message {
 		netlink.Attribute{Type: nfqaCfgCmd, Data: []byte{nfqCmdBind, 0, 0, 0}},
 		netlink.Attribute{Type: nfqaCfgParams, Data: append(be32(copyRange), nfqCopyPacket)},
 		netlink.Attribute{Type: nfqaCfgMaxLen, Data: be32(maxQueued)},
-		// No NFQA_CFG_F_FAIL_OPEN: what a full queue cannot hold must not pass.
-		netlink.Attribute{Type: nfqaCfgMask, Data: be32(nfqFlagGSO)},
+		netlink.Attribute{Type: nfqaCfgMask, Data: be32(nfqFlagGSO | nfqFlagFailOpen)},
 		netlink.Attribute{Type: nfqaCfgFlags, Data: be32(nfqFlagGSO)},
 	)
 }
@@ -83,7 +85,23 @@ func unbindMessage(num uint16) netlink.Message {
 
 // syncMessage changes nothing; its acknowledgement comes after the news of every packet queued before.
 func syncMessage(num uint16) netlink.Message {
-	return nfqMessage(nfqMsgConfig, netlink.Acknowledge, num, netlink.Attribute{Type: nfqaCfgMaxLen, Data: be32(maxQueued)})
+	return nfqMessage(nfqMsgConfig, netlink.Acknowledge, num)
+}
+
+// failOpenMessage says whether packets that do not fit into the queue pass (or are dropped, as while a gate is closed).
+func failOpenMessage(num uint16, pass bool) netlink.Message {
+	flags := uint32(0)
+	if pass {
+		flags = nfqFlagFailOpen
+	}
+	return nfqMessage(nfqMsgConfig, 0, num,
+		netlink.Attribute{Type: nfqaCfgMask, Data: be32(nfqFlagFailOpen)},
+		netlink.Attribute{Type: nfqaCfgFlags, Data: be32(flags)})
+}
+
+// maxLenMessage says how many packets fit into the queue.
+func maxLenMessage(num uint16, packets uint32) netlink.Message {
+	return nfqMessage(nfqMsgConfig, 0, num, netlink.Attribute{Type: nfqaCfgMaxLen, Data: be32(packets)})
 }
 
 // verdictMessage decides about one packet, or, with batch, about all packets up to and including id.

@@ -127,8 +127,8 @@ func (q *queue) arrive(p packet) {
 }
 
 // send sends without waiting; the kernel has carried a verdict out, with all that follows for the packet, when it returns.
-func (q *queue) send(m netlink.Message) error {
-	if _, err := q.nl.Send(m); err != nil {
+func (q *queue) send(msgs ...netlink.Message) error {
+	if _, err := q.nl.SendMessages(msgs); err != nil {
 		return fmt.Errorf("queue %d: %w", q.num, err)
 	}
 	return nil
@@ -139,17 +139,21 @@ func (q *queue) send(m netlink.Message) error {
 func (q *queue) letPass(pass passing) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	var err error
+	if q.pass == passAll && pass != passAll {
+		err = q.send(maxLenMessage(q.num, maxQueued), failOpenMessage(q.num, false))
+	}
 	q.pass = pass
 	switch pass {
 	case passData:
-		return q.releaseData()
+		err = errors.Join(err, q.releaseData())
 	case passAll:
-		return q.releaseAll(nfAccept)
+		err = errors.Join(err, q.releaseAll(nfAccept), q.passInKernel())
 	}
-	return nil
+	return errors.Join(err, q.failed)
 }
 
-// releaseAll gives every packet in the queue the same verdict.
+// releaseAll gives every packet that has been heard of the same verdict.
 func (q *queue) releaseAll(verdict uint32) error {
 	for len(q.held) > 0 {
 		n := min(batchSize, len(q.held))
@@ -159,11 +163,17 @@ func (q *queue) releaseAll(verdict uint32) error {
 		q.held = q.held[n:]
 	}
 	q.held = nil
-	if verdict != nfAccept {
-		return nil
-	}
-	// Ids compare modulo 2^32 (nfq_id_after): this one is after all that are queued and not heard of yet.
-	return q.send(verdictMessage(q.num, q.last+1<<30, verdict, true))
+	return nil
+}
+
+// passInKernel has the kernel accept packets on the spot: no packet fits into the queue, and those pass. If
+// they went on to take the way through this process, the first ones that no longer meet a rule would overtake them.
+// All of it is one system call, so that next to nothing arrives between the last packet that was queued and
+// the first that is not. A batch verdict on an empty queue is answered with ENOENT, and does no harm.
+func (q *queue) passInKernel() error {
+	// Ids compare modulo 2^32 (nfq_id_after): this one is after all that are queued, heard of or not.
+	rest := verdictMessage(q.num, q.last+1<<30, nfAccept, true)
+	return q.send(failOpenMessage(q.num, true), rest, rest, rest, maxLenMessage(q.num, 0), rest)
 }
 
 // releaseData lets everything go but handshakes. A batch verdict takes all packets up to an id, so it
