@@ -23,8 +23,8 @@ type StoredFile struct {
 	Name  string `json:"name"` // in the member's files folder
 	Size  int64  `json:"size"`
 	Mode  uint32 `json:"mode"`
-	Uid   int    `json:"uid"`
-	Gid   int    `json:"gid"`
+	UID   int    `json:"uid"`
+	GID   int    `json:"gid"`
 	After bool   `json:"after"` // only ever appended to: its head was copied after the thaw
 }
 
@@ -106,7 +106,7 @@ func (w *work) chooseFiles(m Member, images string) ([]StoredFile, error) {
 		}
 		f := StoredFile{
 			Path: n.Path, Name: fmt.Sprintf("%d", len(files)), Size: st.Size, Mode: st.Mode & 0o7777,
-			Uid: int(st.Uid), Gid: int(st.Gid), After: n.Append,
+			UID: int(st.Uid), GID: int(st.Gid), After: n.Append,
 		}
 		if !f.After {
 			frozen += f.Size
@@ -160,7 +160,7 @@ func putBack(src string, f StoredFile) error {
 	if err := copyHead(src, tmp, f.Size); err != nil {
 		return errors.Join(err, ignoreGone(os.Remove(tmp)))
 	}
-	err := errors.Join(os.Chown(tmp, f.Uid, f.Gid), os.Chmod(tmp, os.FileMode(f.Mode).Perm()), os.Rename(tmp, f.Path))
+	err := errors.Join(os.Chown(tmp, f.UID, f.GID), os.Chmod(tmp, os.FileMode(f.Mode).Perm()), os.Rename(tmp, f.Path))
 	if err != nil {
 		return errors.Join(err, ignoreGone(os.Remove(tmp)))
 	}

@@ -18,7 +18,7 @@ type runner struct {
 	job    string
 	events chan marker.Event
 	quit   chan struct{}
-	start_ time.Time // the zero of the participant's clock
+	zero   time.Time // the zero of the participant's clock
 
 	// Owned by the goroutine of loop.
 	p        marker.Participant
@@ -28,7 +28,7 @@ type runner struct {
 
 func (a *Agent) newRunner(job string) *runner {
 	return &runner{
-		a: a, job: job, events: make(chan marker.Event, 64), quit: make(chan struct{}), start_: time.Now(),
+		a: a, job: job, events: make(chan marker.Event, 64), quit: make(chan struct{}), zero: time.Now(),
 		p:        marker.NewParticipant(marker.HostID(a.cfg.Host), marker.JobID(job), 0),
 		attempts: map[marker.Key]*Attempt{},
 	}
@@ -69,7 +69,7 @@ func (r *runner) post(ev marker.Event) {
 	}
 }
 
-func (r *runner) now() marker.Millis { return marker.Millis(time.Since(r.start_).Milliseconds()) }
+func (r *runner) now() marker.Millis { return marker.Millis(time.Since(r.zero).Milliseconds()) }
 
 func (r *runner) loop() {
 	timer := time.NewTimer(time.Hour)
@@ -189,7 +189,7 @@ func (r *runner) act(act marker.Action) {
 	case marker.ActThaw:
 		r.short(act, w.thaw)
 	case marker.ActOpen:
-		r.short(act, func(ctx context.Context) error { return w.open_(ctx, string(act.Peer)) })
+		r.short(act, func(ctx context.Context) error { return w.openGate(ctx, string(act.Peer)) })
 	case marker.ActRelease:
 		r.short(act, w.release)
 	case marker.ActDiscard:

@@ -447,13 +447,13 @@ func (w *work) thaw(ctx context.Context) error {
 	self := w.gates[w.a.cfg.Host]
 	w.mu.Unlock()
 	if self {
-		return w.open_(ctx, w.a.cfg.Host)
+		return w.openGate(ctx, w.a.cfg.Host)
 	}
 	return nil
 }
 
-// open_ opens the gate toward one peer.
-func (w *work) open_(ctx context.Context, peer string) error {
+// openGate opens the gate toward one peer.
+func (w *work) openGate(ctx context.Context, peer string) error {
 	if err := w.a.cfg.Gates.Open(ctx, w.job(), peer); err != nil {
 		return fmt.Errorf("open the gate toward %s: %w", peer, err)
 	}

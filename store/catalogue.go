@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"ss/store/internal/disk"
 )
@@ -50,7 +51,7 @@ func Create(dir string, cluster Cluster) (*Catalogue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create catalogue: %w", err)
 	}
-	defer os.RemoveAll(temp)
+	defer func() { _ = os.RemoveAll(temp) }() // a leftover is empty or a catalogue that nobody names
 	fresh := filepath.Join(temp, fileName)
 	db, err := bbolt.Open(fresh, 0o600, nil)
 	if err != nil {
@@ -231,7 +232,7 @@ func (c *Catalogue) openError(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("open catalogue: %w: %w", err, ErrNotFound)
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return fmt.Errorf("open catalogue %s: %w: %w", c.path(), err, ErrCorrupt)
 	}
 	return fmt.Errorf("open catalogue: %w", err)

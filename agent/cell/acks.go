@@ -24,8 +24,9 @@ func (g *Manager) PushAcks(ctx context.Context, m agent.Member) error {
 		if err := quickAck(fd); err != nil {
 			return err
 		}
-		if unread, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err != nil || unread == 0 {
-			return nil // not connected, or nothing waits
+		unread, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+		if err != nil || unread == 0 {
+			return nil //nolint:nilerr // EINVAL says that it is not connected: there is nobody to acknowledge to
 		}
 		if err := forceAck(fd); err != nil {
 			return fmt.Errorf("descriptor %d of %s: %w", h.fd, whose(h.pid), err)

@@ -306,7 +306,7 @@ func (p *pid1) ended(status string) error {
 // describe says how a process ended, in the words of os.ProcessState.
 func describe(ws unix.WaitStatus) string {
 	if ws.Signaled() {
-		s := "signal: " + syscall.Signal(ws.Signal()).String()
+		s := "signal: " + ws.Signal().String()
 		if ws.CoreDump() {
 			s += " (core dumped)"
 		}

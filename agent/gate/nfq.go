@@ -11,7 +11,7 @@ import (
 
 // The messages of nfnetlink_queue, from include/uapi/linux/netfilter/nfnetlink_queue.h.
 const (
-	nfqMsgPacket       = unix.NFNL_SUBSYS_QUEUE<<8 | 0
+	nfqMsgPacket       = unix.NFNL_SUBSYS_QUEUE << 8 // NFQNL_MSG_PACKET is 0
 	nfqMsgVerdict      = unix.NFNL_SUBSYS_QUEUE<<8 | 1
 	nfqMsgConfig       = unix.NFNL_SUBSYS_QUEUE<<8 | 2
 	nfqMsgVerdictBatch = unix.NFNL_SUBSYS_QUEUE<<8 | 3
@@ -178,7 +178,7 @@ func afterIPv6(b []byte) []byte {
 	}
 	next, rest := b[6], b[40:]
 	for len(rest) >= 8 {
-		n := 0
+		var n int
 		switch next {
 		case unix.IPPROTO_TCP:
 			return rest

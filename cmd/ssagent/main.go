@@ -133,13 +133,13 @@ func run(cfg config) error {
 }
 
 func serve(ctx context.Context, cfg config, a *agent.Agent, imgs *images.Store, creds *identity.Credentials, log *slog.Logger) error {
-	l, err := net.Listen("tcp", cfg.Listen)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
 		return err
 	}
 	s := rpc.NewServer(a, imgs, creds, version)
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
+	go func() { served <- s.Serve(l) }() // ended by Stop, below
 	log.Info("serving", "host", cfg.Host, "addr", l.Addr().String(), "version", version)
 	// Without a NOTIFY_SOCKET this does nothing: an agent started by hand has nobody to tell.
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
@@ -150,12 +150,16 @@ func serve(ctx context.Context, cfg config, a *agent.Agent, imgs *images.Store, 
 		return err
 	case <-ctx.Done():
 	}
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) // see above
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyStopping); err != nil {
+		log.Warn("sd_notify", "error", err)
+	}
 	log.Info("stopping")
 	end, cancel := context.WithTimeout(context.Background(), 45*time.Second)
 	defer cancel()
 	err = a.Close(end)
 	s.Stop()
-	<-served
+	if serr := <-served; err == nil {
+		err = serr
+	}
 	return err
 }
