@@ -166,12 +166,12 @@ func (s *agentServer) Snapshot(stream grpc.BidiStreamingServer[ssv1.SnapshotRequ
 		return wire.Status(err)
 	}
 	defer at.Hangup()
-	gone := make(chan error, 1)
+	gone := make(chan struct{})
 	go func() {
 		for {
 			req, err := stream.Recv()
 			if err != nil {
-				gone <- err
+				close(gone)
 				return
 			}
 			if m := req.GetMessage(); m != nil {
