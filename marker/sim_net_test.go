@@ -43,6 +43,7 @@ type socket struct {
 	state          socketState
 	isn            uint32 // of what this end sends
 	una, nxt       uint32
+	top            uint32 // the highest that nxt has been
 	rcv            uint32
 	out            []byte // from una on
 	in             []byte // received, not read
@@ -183,8 +184,11 @@ func (w *world) data(c *conn, e *socket, s segment) {
 	if e.state < sockQueued {
 		return
 	}
-	if acked := s.ack - e.una; acked > 0 && acked <= e.nxt-e.una {
+	if acked := s.ack - e.una; acked > 0 && acked <= e.top-e.una {
 		e.out = e.out[acked:]
+		if e.nxt-e.una < acked {
+			e.nxt = s.ack // it was on the way of being sent again
+		}
 		e.una = s.ack
 		e.idle = 0
 		w.push(c, e)
@@ -214,6 +218,9 @@ func (w *world) push(c *conn, e *socket) {
 		data := append([]byte(nil), e.out[from:from+n]...)
 		w.transmit(segment{conn: c.id, side: e.side, seq: e.nxt, ack: e.rcv, data: data})
 		e.nxt += n
+		if sent := e.nxt - e.una; sent > e.top-e.una {
+			e.top = e.nxt
+		}
 	}
 }
 
@@ -317,7 +324,7 @@ func (w *world) connect(from, to int) *conn {
 	c := &conn{id: len(w.conns), connect: w.hosts[from].vc}
 	for i, h := range [2]int{from, to} {
 		isn := uint32(0) - uint32(w.rng.IntN(2000))
-		c.ends[i] = socket{host: h, side: i, isn: isn, una: isn, nxt: isn}
+		c.ends[i] = socket{host: h, side: i, isn: isn, una: isn, nxt: isn, top: isn}
 	}
 	c.ends[0].state = sockSyn
 	w.conns = append(w.conns, c)

@@ -282,8 +282,14 @@ func (s *simCoordinator) over(o *Outcome) {
 	if o.Committed != (s.w.catalog[s.c.Key()] != nil) {
 		s.w.fail("outcome of %s: %+v, but in the catalogue: %v", s.c.Key().Snapshot, *o, !o.Committed)
 	}
-	if strings.Contains(o.Reason, "orphan message") || strings.Contains(o.Reason, "lost message") || strings.Contains(o.Reason, "send queue") {
-		s.w.fail("a cut of which every host is complete breaks M8: %s", o.Reason)
+	if o.Cause == CauseCheck {
+		var ends []End
+		for _, h := range s.c.hosts {
+			ends = append(ends, h.ends...)
+		}
+		if _, err := Check(ends, OutsideClosed); err != nil {
+			s.w.fail("a cut of which every host is complete breaks M8: %v", err)
+		}
 	}
 	for _, h := range s.w.hosts {
 		acknowledged := s.c.HostPhase(h.name) == HostAborted
