@@ -29,6 +29,8 @@ type Participant struct {
 
 // Peers reaches other agents. agent/rpc implements it over gRPC.
 type Peers interface {
+	// Reach makes the connection and asks the peer whether it serves.
+	Reach(ctx context.Context, to Participant) error
 	Deliver(ctx context.Context, to Participant, m marker.Message) error
 	// PutImages stores this host's image set on another host; its digest is checked on both sides.
 	PutImages(ctx context.Context, to Participant, key images.Key) error

@@ -150,6 +150,9 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	if err := w.preflight(ctx); err != nil {
 		return nil, err
 	}
+	if err := w.reachPeers(ctx); err != nil {
+		return nil, err
+	}
 	if w.partial, err = w.a.cfg.Images.Begin(w.images()); err != nil {
 		return nil, err
 	}
@@ -170,6 +173,27 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 		return nil, err
 	}
 	return marker.PrepareDone{Key: w.key}, nil
+}
+
+// reachPeers makes the connections that markers will travel on: while members stand still there is no
+// time for a TLS handshake, and no use in finding out that a peer cannot be reached.
+func (w *work) reachPeers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
+	defer cancel()
+	errs := make([]error, len(w.open.Participants))
+	var wg sync.WaitGroup
+	for i, p := range w.open.Participants {
+		if p.Host == w.a.cfg.Host {
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = w.a.cfg.Peers.Reach(ctx, p)
+		}()
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func (w *work) imageDir(m Member) (string, error) {

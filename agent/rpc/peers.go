@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
 	"ss/agent"
@@ -48,6 +49,14 @@ func (p *Peers) Close() {
 }
 
 func (p *Peers) client(to agent.Participant) (ssv1.PeerClient, error) {
+	conn, err := p.conn(to)
+	if err != nil {
+		return nil, err
+	}
+	return ssv1.NewPeerClient(conn), nil
+}
+
+func (p *Peers) conn(to agent.Participant) (*grpc.ClientConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	id := to.Host + " " + to.Endpoint
@@ -69,7 +78,23 @@ func (p *Peers) client(to agent.Participant) (ssv1.PeerClient, error) {
 		}
 		p.conns[id] = conn
 	}
-	return ssv1.NewPeerClient(conn), nil
+	return conn, nil
+}
+
+// Reach makes the connection and asks the peer whether it serves.
+func (p *Peers) Reach(ctx context.Context, to agent.Participant) error {
+	conn, err := p.conn(to)
+	if err != nil {
+		return err
+	}
+	resp, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil {
+		return wire.Error(to.Host, err)
+	}
+	if s := resp.GetStatus(); s != healthpb.HealthCheckResponse_SERVING {
+		return fault.New(fault.Unreachable, fmt.Sprintf("the agent of %s is %s", to.Host, s), "")
+	}
+	return nil
 }
 
 // Deliver hands over a marker message. It waits, as long as ctx allows, for a peer that is not there.
