@@ -49,11 +49,8 @@ type Dump struct {
 
 // bareDump dumps a member that runs, in its own namespaces, to its host's disk, and throws the images away.
 func (j *job) bareDump(m *member) Dump {
-	dir := m.host.Path("/srv/bare")
-	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
-		j.Fatalf("bare dump: %v", err)
-	}
-	defer os.RemoveAll(dir)
+	dir, clear := j.bareFolder(m)
+	defer clear()
 	j.settleDisk()
 	speak := func() {}
 	if j.lock == lockSkip {
@@ -76,16 +73,26 @@ func (j *job) bareDump(m *member) Dump {
 	return Dump{Wall: ms(wall), Still: m.longest("still", began), Frozen: st.Frozen, CRIU: st}
 }
 
+// bareFolder makes a folder on the member's host, /srv/bare there, and returns how to remove it.
+func (j *job) bareFolder(m *member) (dir string, clear func()) {
+	dir = m.host.Path("/srv/bare")
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
+		j.Fatalf("make a folder: %v", err)
+	}
+	return dir, func() {
+		if err := os.RemoveAll(dir); err != nil {
+			j.Fatalf("remove a folder: %v", err)
+		}
+	}
+}
+
 // bareRestore restores the large member's images into fresh namespaces and kills it again. The time is
 // that from CRIU's start until the program's own loop turns. Its host is silenced meanwhile: its partner is dead,
 // and a partner's RST would end it before it could tell.
 func (j *job) bareRestore(images string) (run, wall float64) {
 	m := j.big
-	work := m.host.Path("/srv/bare")
-	if err := errors.Join(os.RemoveAll(work), os.MkdirAll(work, 0o700)); err != nil {
-		j.Fatalf("bare restore: %v", err)
-	}
-	defer os.RemoveAll(work)
+	work, clear := j.bareFolder(m)
+	defer clear()
 	j.settleDisk()
 	defer j.silence(m.host)()
 	endCell, proc := j.startCell(m.host)

@@ -169,7 +169,5 @@ func (j *job) conclude() {
 		j.await("verdict on "+m.host.Name, func() bool { return m.passed })
 	}
 	j.lab.MustCtl("kill", j.name)
-	if j.last != "" {
-		j.lab.MustCtl("rm", j.last)
-	}
+	j.removeCut()
 }

@@ -13,10 +13,11 @@ import (
 // milliseconds.
 const afterglow = time.Second
 
-// Round is a bare dump of each member and a snapshot of both.
+// Round is a bare dump of each member, a time in which nothing is done to them, and a snapshot of both.
 type Round struct {
 	BareBig   Dump     `json:"bare_big"`
 	BareSmall Dump     `json:"bare_small"`
+	Quiet     Counters `json:"counters_without_snapshot"`
 	Ours      Snapshot `json:"snapshot"`
 }
 
@@ -71,7 +72,9 @@ func (j *job) snapshots(n int) JobResult {
 	r := JobResult{Kind: j.kind, MiB: j.mib}
 	for i := range n {
 		var one Round
+		j.removeCut() // before the bare dumps, so that all find the same memory and disk free
 		one.BareBig, one.BareSmall = j.bareDump(j.big), j.bareDump(j.small)
+		one.Quiet = j.watch(time.Duration(one.BareBig.Wall) * time.Millisecond)
 		one.Ours = j.snapshot()
 		r.Rounds = append(r.Rounds, one)
 		j.Logf("%-13s round %d of %d: bare %6.1f ms (loop still %6.1f), 8 MiB %5.1f (%5.1f); snapshot %6.1f ms (gap %6.1f, loop still %6.1f), 8 MiB still %5.1f",
@@ -81,12 +84,23 @@ func (j *job) snapshots(n int) JobResult {
 	return r
 }
 
-// snapshot takes a cut, which takes the last one's place.
-func (j *job) snapshot() Snapshot {
+func (j *job) removeCut() {
 	if j.last != "" {
 		j.lab.MustCtl("rm", j.last)
 		j.last = ""
 	}
+}
+
+// watch is what TCP counts in the time of a snapshot that takes so long, when there is none.
+func (j *job) watch(long time.Duration) Counters {
+	before := j.counters()
+	<-time.After(long + afterglow)
+	return j.counters().minus(before)
+}
+
+// snapshot takes a cut.
+func (j *job) snapshot() Snapshot {
+	j.removeCut()
 	j.settleDisk()
 	before := j.counters()
 	var cut struct {
