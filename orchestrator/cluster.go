@@ -144,6 +144,28 @@ func (c *Cluster) Members(ctx context.Context, job string) (members []Member, mi
 	if err != nil {
 		return nil, nil, err
 	}
+	members, missing = c.membersOn(ctx, hosts, job)
+	return members, missing, nil
+}
+
+// membersWhereUp asks only the hosts that have answered already: one that is dead is waited for once.
+func (c *Cluster) membersWhereUp(ctx context.Context, statuses []HostStatus, job string) (members []Member, missing map[string]error) {
+	var up []store.Host
+	for _, h := range statuses {
+		if h.Err == nil {
+			up = append(up, h.Host)
+		}
+	}
+	members, missing = c.membersOn(ctx, up, job)
+	for _, h := range statuses {
+		if h.Err != nil {
+			missing[h.Name] = h.Err
+		}
+	}
+	return members, missing
+}
+
+func (c *Cluster) membersOn(ctx context.Context, hosts []store.Host, job string) (members []Member, missing map[string]error) {
 	missing = map[string]error{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -164,7 +186,7 @@ func (c *Cluster) Members(ctx context.Context, job string) (members []Member, mi
 	slices.SortFunc(members, func(a, b Member) int {
 		return strings.Compare(a.Job+"\x00"+a.Host+"\x00"+a.Name, b.Job+"\x00"+b.Host+"\x00"+b.Name)
 	})
-	return members, missing, nil
+	return members, missing
 }
 
 func (c *Cluster) membersOf(ctx context.Context, h store.Host, job string) ([]Member, error) {

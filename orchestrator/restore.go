@@ -115,22 +115,19 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 			return nil, err
 		}
 	}
-	return r, r.findOld(ctx)
+	r.findOld(ctx, statuses)
+	return r, nil
 }
 
 // findOld finds the members of the job that the restored ones replace, and that no target would end.
-func (r *restore) findOld(ctx context.Context) error {
-	members, _, err := r.c.Members(ctx, r.plan.Cut.Job)
-	if err != nil {
-		return err
-	}
+func (r *restore) findOld(ctx context.Context, statuses []HostStatus) {
+	members, _ := r.c.membersWhereUp(ctx, statuses, r.plan.Cut.Job)
 	targets := r.targets()
 	for _, m := range members {
 		if !slices.Contains(targets, m.Host) && !slices.Contains(r.old, m.Host) {
 			r.old = append(r.old, m.Host)
 		}
 	}
-	return nil
 }
 
 func (r *restore) checkRemap(remap map[string]string) error {

@@ -117,10 +117,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	if err := c.resolve(ctx, all); err != nil {
 		return nil, err
 	}
-	members, missing, err := c.Members(ctx, opt.Job)
-	if err != nil {
-		return nil, err
-	}
+	members, missing := c.membersWhereUp(ctx, all, opt.Job)
 	for host, err := range missing {
 		if len(job.Placement[host]) > 0 {
 			return nil, &fault.Error{Kind: fault.Unreachable, Host: host, Err: err, Next: "a cut needs every host of the job"}
