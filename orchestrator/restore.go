@@ -115,19 +115,24 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 			return nil, err
 		}
 	}
-	r.findOld(ctx, statuses)
-	return r, nil
+	return r, r.findOld(ctx, statuses)
 }
 
 // findOld finds the members of the job that the restored ones replace, and that no target would end.
-func (r *restore) findOld(ctx context.Context, statuses []HostStatus) {
-	members, _ := r.c.membersWhereUp(ctx, statuses, r.plan.Cut.Job)
+func (r *restore) findOld(ctx context.Context, statuses []HostStatus) error {
+	members, missing := r.c.membersWhereUp(ctx, statuses, r.plan.Cut.Job)
+	for host, err := range missing {
+		if r.hosts[host].Err == nil { // it is alive: what it has of the job must be known
+			return &fault.Error{Kind: fault.Unreachable, Host: host, Err: err}
+		}
+	}
 	targets := r.targets()
 	for _, m := range members {
 		if !slices.Contains(targets, m.Host) && !slices.Contains(r.old, m.Host) {
 			r.old = append(r.old, m.Host)
 		}
 	}
+	return nil
 }
 
 func (r *restore) checkRemap(remap map[string]string) error {
