@@ -40,9 +40,9 @@ type Peers interface {
 	GetImages(ctx context.Context, from Participant, key images.Key, digest string) error
 	// GetManifest reads an image set's manifest and nothing else.
 	GetManifest(ctx context.Context, from Participant, key images.Key) (images.Manifest, error)
-	// RestoreFate tells a peer that the restore has resumed here, or asks whether it has there. A peer that
-	// is asked and has not resumed will not resume any more.
-	RestoreFate(ctx context.Context, to Participant, job, id string, resumed bool) (bool, error)
+	// RestoreFate asks a peer what has become of a restore there; see Agent.Fate, which answers. With resume, it tells
+	// the one that decides that this host has been told to resume.
+	RestoreFate(ctx context.Context, to Participant, job, id string, resume bool) (Fate, error)
 }
 
 // Config is what an Agent is made of.
@@ -67,6 +67,7 @@ type Agent struct {
 	runners  map[string]*runner      // by job
 	busy     map[string]string       // job → what holds it: "snapshot ID", "restore ID"
 	restores map[string]*Restoration // by restore id
+	fates    fates                   // of restores that are over
 	closed   bool
 	work     sync.WaitGroup
 }

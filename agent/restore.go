@@ -2,14 +2,12 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"ss/fault"
@@ -45,9 +43,10 @@ type Restoration struct {
 	manifests map[string]images.Manifest // by source host
 	members   []restoring
 
-	mu      sync.Mutex
-	state   restoreState
-	resumed chan struct{}
+	mu        sync.Mutex
+	state     restoreState
+	stopped   bool  // the job's members here were ended
+	resumeErr error // of resuming
 }
 
 // restoring is one member on its way back.
@@ -62,11 +61,16 @@ type restoreState int
 
 const (
 	restorePlanned  restoreState = iota
-	restoreFenced                // gates closed, live members gone
+	restoreArmed                 // R2: everything is here; what it ends is noted for a restart from here on
+	restoreFenced                // R3: gates closed, live members gone
 	restoreStanding              // R4: every member stands at its post-restore notification
-	restoreResumed               // R5
-	restoreOver                  // backed out, or open again: it will not resume any more
+	restoreDecided               // R5: the job will run again everywhere
+	restoreResumed               // it does here, or resumeErr says why not
+	restoreOver                  // backed out: it will do nothing any more
 )
+
+// errBackedOut says that another host's word, or a lost one, has ended the restore here.
+var errBackedOut = fault.New(fault.RolledBack, "this host has backed out of the restore", "restore again")
 
 // StartRestore takes the job and the plan. The caller must Close the Restoration.
 func (a *Agent) StartRestore(plan RestorePlan) (*Restoration, error) {
@@ -76,7 +80,7 @@ func (a *Agent) StartRestore(plan RestorePlan) (*Restoration, error) {
 	}
 	r := &Restoration{
 		a: a, plan: plan, free: free, dir: filepath.Join(a.cfg.StateDir, "restore", plan.ID),
-		manifests: map[string]images.Manifest{}, resumed: make(chan struct{}),
+		manifests: map[string]images.Manifest{},
 	}
 	a.mu.Lock()
 	a.restores[plan.ID] = r
@@ -104,7 +108,10 @@ func (r *Restoration) Fetch(ctx context.Context) error {
 			return r.wrap("fetching", err)
 		}
 	}
-	return r.wrap("rewriting", r.rewrite())
+	if err := r.rewrite(); err != nil {
+		return r.wrap("rewriting", err)
+	}
+	return r.wrap("fetching", r.advance(restorePlanned, restoreArmed))
 }
 
 func (r *Restoration) fetchPart(ctx context.Context, part RestorePart) error {
@@ -157,11 +164,9 @@ func (r *Restoration) Fence(ctx context.Context) error {
 	if err != nil {
 		return r.wrap("fencing", err)
 	}
-	// From here on there is something to undo, also for an agent that is started again.
-	if err := r.note(); err != nil {
+	if err := r.advance(restoreArmed, restoreFenced); err != nil {
 		return r.wrap("fencing", err)
 	}
-	r.become(restoreFenced)
 	if err := r.a.cfg.Gates.Close(ctx, gates); err != nil {
 		return r.wrap("closing the gates", err)
 	}
@@ -233,8 +238,7 @@ func (r *Restoration) Restore(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return r.wrap("restoring", err)
 	}
-	r.become(restoreStanding)
-	return nil
+	return r.wrap("restoring", r.advance(restoreFenced, restoreStanding))
 }
 
 func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string) error {
@@ -277,59 +281,80 @@ func (r *Restoration) putFilesBack(rm *restoring) error {
 	return nil
 }
 
-// Resume is R5. The others are told first: whatever happens to ssctl or to this agent afterwards, a
-// job that has resumed somewhere resumes everywhere.
+// Resume is R5. The first of the participants decides that the job runs again, and no other resumes before that is
+// known: so whatever becomes of ssctl, all resume or none.
 func (r *Restoration) Resume(ctx context.Context) error {
-	for _, p := range r.plan.Participants {
-		if p.Host == r.a.cfg.Host {
-			continue
+	if first := r.plan.Participants[0]; first.Host != r.a.cfg.Host {
+		fate, err := r.a.ask(ctx, first, r.plan, true)
+		if err != nil {
+			return r.wrap("resuming", fmt.Errorf("%s decides whether the job runs again: %w", first.Host, err))
 		}
-		if _, err := r.a.cfg.Peers.RestoreFate(ctx, p, r.job(), r.plan.ID, true); err != nil {
-			r.a.log.Warn("peer not told of the resume", "job", r.job(), "host", p.Host, "error", err)
+		if fate != FateResumed {
+			return r.wrap("resuming", errBackedOut)
 		}
+	}
+	if err := r.advance(restoreStanding, restoreDecided); err != nil {
+		return r.wrap("resuming", err)
 	}
 	return r.wrap("resuming", r.resumeHere(ctx))
 }
 
-// resumeHere lets the restored members run and opens this host's gates: those of the others hold
-// whatever comes for a host that has not resumed yet.
+// resumeHere lets the restored members run and opens this host's gates: those of the others hold whatever comes for a
+// host that has not resumed yet.
 func (r *Restoration) resumeHere(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch r.state {
-	case restoreResumed:
-		return nil
-	case restoreStanding:
-	default:
-		return fault.New(fault.RolledBack, "this host has backed out of the restore", "restore again")
-	}
-	r.state = restoreResumed
-	close(r.resumed)
 	var errs []error
 	for i := range r.members {
 		rm := &r.members[i]
 		if err := rm.criu.Resume(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", rm.member.Name, err))
+			continue
+		}
+		if _, err := r.a.cfg.Cells.Adopt(ctx, rm.member, rm.criu.InnerPid()); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", rm.member.Name, err))
 		}
 	}
 	errs = append(errs, r.a.cfg.Gates.OpenAll(ctx, r.job()))
-	return errors.Join(errs...)
-}
-
-func (r *Restoration) become(s restoreState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.state = s
+	r.state, r.resumeErr = restoreResumed, errors.Join(errs...)
+	if r.resumeErr == nil {
+		r.resumeErr = r.note()
+	}
+	return r.resumeErr
 }
 
-// Close ends the restore on this host. If the job has not resumed, here or elsewhere, it is backed out of:
-// restored trees are killed and gates opened.
+// advance goes from one state to the next, and notes it where a restart of the agent must know. It fails if the
+// restore is elsewhere: backed out.
+func (r *Restoration) advance(from, to restoreState) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state == restoreDecided && to == restoreDecided {
+		return nil // another participant was told before this one
+	}
+	if r.state != from {
+		return errBackedOut
+	}
+	r.state = to
+	if to == restoreArmed || to == restoreFenced {
+		return r.note()
+	}
+	return nil
+}
+
+// Abort ends the restore and with it what is left of the job on this host: it is over everywhere.
+func (r *Restoration) Abort(ctx context.Context) error {
+	return r.wrap("backing out", r.stop(ctx))
+}
+
+// Close ends the restore on this host. Without a word to resume, heard here or elsewhere, it is backed out of: restored trees
+// are killed, gates opened, and if another host has ended its live members, this one ends them, too.
 func (r *Restoration) Close(ctx context.Context) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	defer r.free()
 	err := r.settleFate(ctx)
 	r.a.mu.Lock()
+	r.a.fates.put(r.plan.ID, r.fate())
 	delete(r.a.restores, r.plan.ID)
 	r.a.mu.Unlock()
 	return errors.Join(err, os.RemoveAll(r.dir), ignoreGone(os.Remove(r.noteFile())))
@@ -337,18 +362,58 @@ func (r *Restoration) Close(ctx context.Context) error {
 
 func (r *Restoration) settleFate(ctx context.Context) error {
 	r.mu.Lock()
-	state := r.state
+	state, failed := r.state, r.resumeErr != nil
 	r.mu.Unlock()
-	if state == restoreStanding && r.resumedElsewhere(ctx) {
+	switch state {
+	case restoreArmed:
+		if r.stoppedElsewhere(ctx) {
+			return r.stop(ctx)
+		}
+	case restoreFenced:
+		return r.stop(ctx)
+	case restoreStanding:
+		return r.settleStanding(ctx)
+	case restoreDecided:
 		return r.resumeHere(ctx)
+	case restoreResumed:
+		if failed {
+			return r.stop(ctx)
+		}
+	}
+	return nil
+}
+
+// settleStanding ends the restore of a host that stood ready when it lost ssctl.
+func (r *Restoration) settleStanding(ctx context.Context) error {
+	if first := r.plan.Participants[0]; first.Host != r.a.cfg.Host {
+		fate, err := r.a.ask(ctx, first, r.plan, false)
+		if err == nil && fate == FateResumed && r.advance(restoreStanding, restoreDecided) == nil {
+			return r.resumeHere(ctx)
+		}
+		return errors.Join(err, r.stop(ctx))
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch r.state {
-	case restoreResumed, restorePlanned, restoreOver:
+	decided := r.state == restoreDecided // by one who asked meanwhile
+	if !decided {
+		r.state = restoreFenced
+	}
+	r.mu.Unlock()
+	if decided {
+		return r.resumeHere(ctx)
+	}
+	return r.stop(ctx)
+}
+
+// stop ends the job on this host, restored or live, and opens its gates.
+func (r *Restoration) stop(ctx context.Context) error {
+	r.mu.Lock()
+	touched := r.state != restorePlanned
+	r.state = restoreOver
+	r.stopped = touched
+	r.mu.Unlock()
+	if !touched {
 		return nil
 	}
-	r.state = restoreOver
 	var errs []error
 	for i := range r.members {
 		if c := r.members[i].criu; c != nil {
@@ -357,99 +422,4 @@ func (r *Restoration) settleFate(ctx context.Context) error {
 	}
 	_, err := r.a.killMembers(ctx, r.job())
 	return errors.Join(append(errs, err, r.a.cfg.Gates.OpenAll(ctx, r.job()))...)
-}
-
-func (r *Restoration) resumedElsewhere(ctx context.Context) bool {
-	for _, p := range r.plan.Participants {
-		if p.Host == r.a.cfg.Host {
-			continue
-		}
-		if resumed, err := r.a.cfg.Peers.RestoreFate(ctx, p, r.job(), r.plan.ID, false); err == nil && resumed {
-			return true
-		}
-	}
-	return false
-}
-
-// Fate answers another agent: it tells this one that the job has resumed, or asks whether it has here.
-func (a *Agent) Fate(ctx context.Context, from, job, id string, resumed bool) (bool, error) {
-	a.mu.Lock()
-	r := a.restores[id]
-	a.mu.Unlock()
-	if r != nil && !slices.ContainsFunc(r.plan.Participants, func(p Participant) bool { return p.Host == from }) {
-		return false, fault.New(fault.Denied, fmt.Sprintf("%s takes no part in this restore", from), "")
-	}
-	if r == nil {
-		// Over: resumed if its members live here, backed out if not.
-		members, err := a.running(ctx, job)
-		return err == nil && len(members) > 0, err
-	}
-	if resumed {
-		return true, r.resumeHere(context.WithoutCancel(ctx))
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.state == restoreResumed {
-		return true, nil
-	}
-	if r.state == restoreStanding {
-		r.state = restoreFenced // promised: it will not resume any more
-	}
-	return false, nil
-}
-
-// note writes down what a restart of the agent would have to undo.
-func (r *Restoration) note() error {
-	b, err := json.Marshal(r.job())
-	if err != nil {
-		return err
-	}
-	return writeFile(r.noteFile(), b)
-}
-
-func (r *Restoration) noteFile() string { return r.dir + ".json" }
-
-// recoverRestores backs out of restores that a crash of this agent cut short. Trees whose CRIU lost its
-// agent before the resume are gone; those that had resumed are adopted already, or have a live root.
-func (a *Agent) recoverRestores(ctx context.Context) error {
-	dir := filepath.Join(a.cfg.StateDir, "restore")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if strings.HasSuffix(e.Name(), ".json") {
-			var job string
-			b, err := os.ReadFile(path)
-			if err == nil {
-				err = json.Unmarshal(b, &job)
-			}
-			if err != nil {
-				return fmt.Errorf("unfinished restore %s: %w", e.Name(), err)
-			}
-			if err := a.removeHalfRestored(ctx, job); err != nil {
-				return fmt.Errorf("unfinished restore of job %s: %w", job, err)
-			}
-		}
-		if err := os.RemoveAll(path); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// removeHalfRestored removes the cells that have no running root.
-func (a *Agent) removeHalfRestored(ctx context.Context, job string) error {
-	members, err := a.cfg.Cells.Members(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, m := range members {
-		if m.Job == job && m.State != Running {
-			errs = append(errs, a.endMember(ctx, m))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -78,6 +78,7 @@ type restore struct {
 	plan  RestorePlan
 	res   *RestoreResult
 	hosts map[string]HostStatus // every registered host
+	old   []string              // hosts that answer, get no part and have members of the job: theirs end
 	key   marker.Key
 	id    string
 	lines map[string]RestoreLine // by target
@@ -114,7 +115,22 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 			return nil, err
 		}
 	}
-	return r, nil
+	return r, r.findOld(ctx)
+}
+
+// findOld finds the members of the job that the restored ones replace, and that no target would end.
+func (r *restore) findOld(ctx context.Context) error {
+	members, _, err := r.c.Members(ctx, r.plan.Cut.Job)
+	if err != nil {
+		return err
+	}
+	targets := r.targets()
+	for _, m := range members {
+		if !slices.Contains(targets, m.Host) && !slices.Contains(r.old, m.Host) {
+			r.old = append(r.old, m.Host)
+		}
+	}
+	return nil
 }
 
 func (r *restore) checkRemap(remap map[string]string) error {
@@ -217,14 +233,16 @@ func (r *restore) targets() []string {
 	return slices.Compact(names)
 }
 
-// open opens the lines, which takes the job on every target.
+// open opens the lines, which takes the job on every host that takes part: the targets, and those whose members end. The
+// first target decides that the job runs again.
 func (r *restore) open(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx) // an interrupted restore still has an abort to send
+	names := slices.Concat(r.targets(), r.old)
 	var all []Participant
-	for _, name := range r.targets() {
+	for _, name := range names {
 		all = append(all, r.hosts[name].participant())
 	}
-	for _, name := range r.targets() {
+	for _, name := range names {
 		plan := HostPlan{ID: r.id, Key: r.key, Moved: r.plan.Moved, Participants: all}
 		for _, p := range r.plan.Parts {
 			if p.To == name {
@@ -329,73 +347,106 @@ func (r *restore) steps(ctx context.Context) error {
 		return err
 	}
 	if err := r.checked(r.each(ctx, StepCheck)); err != nil {
-		return err
+		return untouched(err)
 	}
 	if err := r.each(ctx, StepFetch); err != nil {
-		return err
+		return untouched(err)
 	}
 	if err := ctx.Err(); err != nil {
 		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "nothing was touched"}
 	}
-	if err := r.fence(ctx); err != nil {
-		return r.broken(ctx, err)
-	}
-	if err := r.each(ctx, StepRestore); err != nil {
-		return r.broken(ctx, err)
-	}
-	if err := ctx.Err(); err != nil {
-		return r.broken(ctx, context.Cause(ctx))
+	r.warn()
+	// R3: from here on the job is whole again in the end, or stands nowhere.
+	for _, step := range []Step{StepFence, StepRestore} {
+		err := r.each(ctx, step)
+		if err == nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return r.backOut(ctx, err)
+		}
 	}
 	// R5: from the first word of this step on there is no way back, and an interrupt comes too late.
 	if err := r.each(context.WithoutCancel(ctx), StepResume); err != nil {
-		return r.halfResumed(ctx, err)
+		return r.backOut(ctx, err)
 	}
 	return nil
 }
 
-// fence ends the job wherever it still lives: on the targets behind their gates, and on the hosts that
-// get no part.
-func (r *restore) fence(ctx context.Context) error {
-	if err := r.each(ctx, StepFence); err != nil {
-		return err
+// untouched says of a restore that lost a host before it had ended anything that it is broken off, and nothing more. What
+// a host found keeps its kind.
+func untouched(err error) error {
+	if fault.Is(err, fault.Unreachable) {
+		return &fault.Error{Kind: fault.RolledBack, Err: err, Next: "nothing was touched"}
 	}
-	var others []store.Host
-	for name, h := range r.hosts {
-		switch {
-		case r.lines[name] != nil:
-		case h.Err == nil:
-			others = append(others, h.Host)
-		case slices.ContainsFunc(r.plan.Cut.Hosts, func(ch store.CutHost) bool { return ch.Host == name }):
-			r.c.notice("%s does not answer: make sure that it is dead, its old members may still run there", name)
-		}
-	}
-	_, err := r.c.killOn(ctx, r.plan.Cut.Job, others)
 	return err
 }
 
-// broken says how a restore ended that had begun to end the live members.
-func (r *restore) broken(ctx context.Context, err error) error {
-	kind := fault.RolledBack
-	if ctx.Err() != nil {
-		kind = fault.Interrupted
+// warn names the hosts whose members nobody can end.
+func (r *restore) warn() {
+	for name, h := range r.hosts {
+		if h.Err != nil && slices.ContainsFunc(r.plan.Cut.Hosts, func(ch store.CutHost) bool { return ch.Host == name }) {
+			r.c.notice("%s does not answer: make sure that it is dead, its old members may still run there", name)
+		}
 	}
-	return &fault.Error{Kind: kind, Err: err, Next: "every host has backed out: the job is stopped, its cut is untouched, restore it again"}
 }
 
-// halfResumed ends a job of which one host failed at the very last step: never half a job.
-func (r *restore) halfResumed(ctx context.Context, err error) error {
-	r.close()
+// backOut ends a restore that failed after it had begun to end the live members: never half a job, so none.
+func (r *restore) backOut(ctx context.Context, err error) error {
+	f := &fault.Error{Kind: fault.RolledBack, Err: err, Next: "every host has backed out: the job is stopped, its cut is untouched, restore it again"}
+	if ctx.Err() != nil {
+		f.Kind = fault.Interrupted
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
-	var all []store.Host
-	for _, name := range r.targets() {
-		all = append(all, r.hosts[name].Host)
+	if silent := r.abort(ctx); len(silent) > 0 {
+		f.Next = fmt.Sprintf("the job is stopped, but for what may be left on %s until an agent there can end it; its cut is untouched, restore it again then", strings.Join(silent, ", "))
 	}
-	if _, kerr := r.c.killOn(ctx, r.plan.Cut.Job, all); kerr != nil {
-		err = errors.Join(err, kerr)
-	}
-	return &fault.Error{Kind: fault.RolledBack, Err: err, Next: "a host failed while it resumed, so all were stopped: the cut is untouched, restore it again"}
+	return f
 }
+
+// abort has every host end what it has of the job, and returns those that have not said that they did.
+func (r *restore) abort(ctx context.Context) (silent []string) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for name, line := range r.lines {
+		wg.Go(func() {
+			r.c.progress(name, StepAbort.String())
+			_, err := line.Do(ctx, StepAbort)
+			if err != nil {
+				err = r.end(ctx, name) // its line is gone, but perhaps not its agent, or there is a new one
+			}
+			if err == nil {
+				return
+			}
+			// It settles that by itself, with its agent's next start at the latest.
+			mu.Lock()
+			defer mu.Unlock()
+			silent = append(silent, name)
+		})
+	}
+	wg.Wait()
+	slices.Sort(silent)
+	return silent
+}
+
+// end ends the job's members on a host, once it has given up what it may still be at.
+func (r *restore) end(ctx context.Context, name string) error {
+	for {
+		_, err := r.c.killOn(ctx, r.plan.Cut.Job, []store.Host{r.hosts[name].Host})
+		if !fault.Is(err, fault.Conflict) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(askAgain):
+		}
+	}
+}
+
+// askAgain is the time between two questions to a host that is busy.
+const askAgain = 50 * time.Millisecond
 
 // replace writes down where the members live now.
 func (r *restore) replace() error {

@@ -85,6 +85,7 @@ type attempt struct {
 	zero  time.Time // of the coordinator's clock
 
 	lines  map[marker.HostID]SnapshotLine
+	lost   map[marker.HostID]bool // hosts whose line is gone; nothing opens it again
 	events chan marker.Event
 	done   chan struct{}
 	reads  sync.WaitGroup
@@ -92,6 +93,7 @@ type attempt struct {
 	mu       sync.Mutex
 	reports  map[string]HostReport
 	failures map[marker.HostID]error
+	heard    map[marker.HostID]bool // hosts that have said something: they may have touched the job
 
 	core    marker.Coordinator
 	started bool
@@ -136,6 +138,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	a := &attempt{
 		c: c, opt: opt, zero: time.Now(), lines: map[marker.HostID]SnapshotLine{}, events: make(chan marker.Event, 64),
 		done: make(chan struct{}), reports: map[string]HostReport{}, failures: map[marker.HostID]error{},
+		lost: map[marker.HostID]bool{}, heard: map[marker.HostID]bool{},
 	}
 	if err := a.choose(all, running); err != nil {
 		return nil, err
@@ -290,6 +293,11 @@ func (a *attempt) fail(host marker.HostID, err error) {
 func (a *attempt) read(id marker.HostID, line SnapshotLine) {
 	for {
 		in, err := line.Recv()
+		if err == nil {
+			a.mu.Lock()
+			a.heard[id] = true
+			a.mu.Unlock()
+		}
 		switch {
 		case err != nil:
 			select {
@@ -343,7 +351,32 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 		if out := a.step(ev); out != nil {
 			return *out
 		}
+		if ev, ok := ev.(marker.Unreachable); ok {
+			a.lost[ev.Host] = true
+		}
+		if a.nobodyLeft() {
+			// Nothing will come any more: go on to the end of the wait for it.
+			if out := a.step(marker.Tick{Now: a.now() + millis(abortTimeout+finishTimeout)}); out != nil {
+				return *out
+			}
+		}
 	}
+}
+
+// nobodyLeft says whether the outcome stands and every host that has not acknowledged it has lost its line.
+func (a *attempt) nobodyLeft() bool {
+	var told marker.Progress
+	switch a.core.Phase() {
+	case marker.StageAborting:
+		told = marker.HostAborted
+	case marker.StageFinishing:
+		told = marker.HostDone
+	default:
+		return false
+	}
+	return !slices.ContainsFunc(a.core.Hosts(), func(id marker.HostID) bool {
+		return a.core.HostPhase(id) != told && !a.lost[id]
+	})
 }
 
 func (a *attempt) now() marker.Millis { return millis(time.Since(a.zero)) }
@@ -424,7 +457,7 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 // failure says why the attempt did not commit, and which hosts are not known to run again.
 func (a *attempt) failure(out marker.Outcome) error {
 	a.mu.Lock()
-	cause := a.failures[out.Blame]
+	cause, heard := a.failures[out.Blame], a.heard[out.Blame]
 	a.mu.Unlock()
 	f := &fault.Error{Op: "snapshot", Job: a.opt.Job, Host: string(out.Blame), Snapshot: a.key.snapshotID(), Err: errors.New(out.Reason)}
 	if cause != nil {
@@ -439,15 +472,15 @@ func (a *attempt) failure(out marker.Outcome) error {
 		f.Kind = fault.Conflict
 	case out.Cause == marker.CauseCheck:
 		f.Kind = fault.Refused
-	case a.started:
+	case a.started, out.Cause == marker.CauseUnreachable && heard:
 		f.Kind = fault.RolledBack
 	case fault.KindOf(cause) != fault.Failed:
 		f.Kind = fault.KindOf(cause)
 	case out.Cause == marker.CauseUnreachable:
 		f.Kind = fault.Unreachable
-	case out.Cause == marker.CauseRefused:
+	case out.Cause == marker.CauseRefused && cause == nil:
 		f.Kind = fault.Refused
-	default:
+	default: // what fails while it prepares without being refused (a CRIU that dies, say) was undone as well
 		f.Kind = fault.RolledBack
 	}
 	f.Next = "the job runs on, nothing of this attempt is left"

@@ -78,18 +78,18 @@ func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case <-d.ready:
+	err = d.reached(ctx, d.ready)
+	if err == nil {
 		return d, nil
-	case <-d.done:
-		return nil, d.failure(d.err)
-	case <-ctx.Done():
-		d.answer <- ErrCancelled        // should CRIU come that far
-		if err := d.end(); err != nil { // it has not touched the member
-			return nil, err
-		}
-		return nil, d.failure(fmt.Errorf("%w: %w", ErrCancelled, context.Cause(ctx)))
 	}
+	if failure := new(Error); errors.As(err, &failure) {
+		return nil, failure
+	}
+	d.answer <- ErrCancelled // should CRIU come that far
+	if killed := d.end(); killed != nil {
+		return nil, killed
+	}
+	return nil, d.failure(fmt.Errorf("%w: %w", ErrCancelled, err)) // it has not touched the member
 }
 
 func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {

@@ -38,8 +38,9 @@ type operation struct {
 	dir    string // our own folder for script, order and pipe
 	pipe   *os.File
 
-	done chan struct{} // closed when CRIU and keeper are gone and err is set
-	err  error         // go-criu's
+	started chan struct{} // closed when CRIU's PID is known
+	done    chan struct{} // closed when CRIU and keeper are gone and err is set
+	err     error         // go-criu's
 
 	mu     sync.Mutex
 	news   news
@@ -59,7 +60,7 @@ func (r *Runner) begin(op string, m agent.Member, o order, logDir, logName strin
 		return fail(fmt.Errorf("make a work folder: %w", err))
 	}
 	p := &operation{
-		op: op, member: m, dir: dir, pidfd: -1, done: make(chan struct{}),
+		op: op, member: m, dir: dir, pidfd: -1, started: make(chan struct{}), done: make(chan struct{}),
 		log: filepath.Join(logDir, logName), output: filepath.Join(logDir, op+".out"),
 	}
 	o.Criu, o.Output, o.Pipe = r.cfg.Path, p.output, filepath.Join(dir, "pipe")
@@ -88,8 +89,8 @@ func (r *Runner) begin(op string, m agent.Member, o order, logDir, logName strin
 		} else {
 			p.err = client.Restore(opts, hooks)
 		}
-		// The keeper writes its last news before it ends, so all of it is in the pipe now.
-		_ = p.pipe.SetReadDeadline(time.Now())
+		// The keeper writes its last news before it ends, so all of it is in the pipe now, before this.
+		_, _ = p.pipe.WriteString(lastNews + "\n")
 		<-reader
 		p.clean()
 		close(p.done)
@@ -136,16 +137,20 @@ func quote(words ...string) string {
 	return strings.Join(quoted, " ")
 }
 
-// listen takes in what the keeper tells, until the read deadline.
+// lastNews ends listen. The keeper never writes it.
+const lastNews = "end"
+
+// listen takes in what the keeper tells, until lastNews or until the pipe is closed.
 func (p *operation) listen() {
 	lines := bufio.NewScanner(p.pipe)
-	for lines.Scan() {
+	for lines.Scan() && lines.Text() != lastNews {
 		var n news
 		if json.Unmarshal(lines.Bytes(), &n) != nil {
 			continue
 		}
 		p.mu.Lock()
-		if n.Criu != 0 {
+		if n.Criu != 0 && p.news.Criu == 0 {
+			close(p.started)
 			p.news.Keeper, p.news.Criu = n.Keeper, n.Criu
 			p.pidfd = openChild(n.Criu, n.Keeper)
 		}
@@ -176,6 +181,21 @@ func openChild(pid, parent int) int {
 	}
 	unix.Close(fd)
 	return -1
+}
+
+// reached waits until CRIU has come to the notification that closes ready and its PID is known. If it ends
+// before, or ctx does, that is the error, which is nobody's fault but CRIU's or ctx's.
+func (p *operation) reached(ctx context.Context, ready <-chan struct{}) error {
+	for _, event := range []<-chan struct{}{ready, p.started} {
+		select {
+		case <-event:
+		case <-p.done:
+			return p.failure(p.err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // clean removes the operation's folder. Closing the pipe tells a keeper that still lives that nobody waits for it.

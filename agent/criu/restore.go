@@ -58,20 +58,19 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case <-s.ready:
+	err = s.reached(ctx, s.ready)
+	if err == nil {
 		return s, nil
-	case <-s.done:
-		failure := s.failure(s.err)
-		return nil, withCause(failure, s.killTree(ctx))
-	case <-ctx.Done():
+	}
+	failure := new(Error)
+	if !errors.As(err, &failure) {
 		s.answer <- ErrCancelled // should CRIU come that far
 		if err := s.end(); err != nil {
 			return nil, err
 		}
-		failure := s.failure(fmt.Errorf("%w: %w", ErrCancelled, context.Cause(ctx)))
-		return nil, withCause(failure, s.killTree(context.WithoutCancel(ctx)))
+		failure = s.failure(fmt.Errorf("%w: %w", ErrCancelled, err))
 	}
+	return nil, withCause(failure, s.killTree(context.WithoutCancel(ctx)))
 }
 
 func restoreOptions(spec agent.RestoreSpec) (*rpc.CriuOpts, error) {

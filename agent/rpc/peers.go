@@ -204,15 +204,15 @@ func (p *Peers) GetManifest(ctx context.Context, from agent.Participant, key ima
 	return man, nil
 }
 
-// RestoreFate tells a peer that a restore has resumed here, or asks whether it has there.
-func (p *Peers) RestoreFate(ctx context.Context, to agent.Participant, job, id string, resumed bool) (bool, error) {
+// RestoreFate asks a peer what has become of a restore there, or tells the one that decides that this host was told to resume.
+func (p *Peers) RestoreFate(ctx context.Context, to agent.Participant, job, id string, resume bool) (agent.Fate, error) {
 	c, err := p.client(to)
 	if err != nil {
-		return false, err
+		return agent.FateUnknown, err
 	}
-	resp, err := c.RestoreFate(ctx, &ssv1.RestoreFateRequest{Job: job, Id: id, Resumed: resumed})
+	resp, err := c.RestoreFate(ctx, &ssv1.RestoreFateRequest{Job: job, Id: id, Resume: resume})
 	if err != nil {
-		return false, wire.Error(to.Host, err)
+		return agent.FateUnknown, wire.Error(to.Host, err)
 	}
-	return resp.GetResumed(), nil
+	return agent.Fate(resp.GetFate()), nil
 }

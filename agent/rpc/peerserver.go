@@ -156,9 +156,9 @@ func (s *peerServer) RestoreFate(ctx context.Context, req *ssv1.RestoreFateReque
 	if err != nil {
 		return nil, wire.Status(err)
 	}
-	resumed, err := s.a.Fate(ctx, host, req.GetJob(), req.GetId(), req.GetResumed())
+	fate, err := s.a.Fate(host, req.GetId(), req.GetResume())
 	if err != nil {
 		return nil, wire.Status(err)
 	}
-	return &ssv1.RestoreFateResponse{Resumed: resumed}, nil
+	return &ssv1.RestoreFateResponse{Fate: ssv1.RestoreFate(fate)}, nil
 }

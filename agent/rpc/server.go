@@ -58,6 +58,7 @@ func NewServer(a *agent.Agent, imgs *images.Store, creds *identity.Credentials, 
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(64<<20),
+		grpc.WaitForHandlers(true), // a line that ends has a restore to settle
 	)
 	ssv1.RegisterAgentServer(s, &agentServer{a: a, version: version})
 	ssv1.RegisterPeerServer(s, &peerServer{a: a, images: imgs})
@@ -218,8 +219,8 @@ func (s *agentServer) Restore(stream grpc.BidiStreamingServer[ssv1.RestoreReques
 	}
 	for {
 		req, err := stream.Recv()
-		if err != nil || req.GetStep() == ssv1.RestoreStep_RESTORE_STEP_ABORT {
-			return nil // Close backs out of what has not resumed
+		if err != nil {
+			return nil // Close settles what became of it
 		}
 		resp := &ssv1.RestoreResponse{Step: req.GetStep()}
 		var serr error
@@ -243,6 +244,8 @@ func restoreStep(ctx context.Context, r *agent.Restoration, step ssv1.RestoreSte
 		return nil, r.Restore(ctx)
 	case ssv1.RestoreStep_RESTORE_STEP_RESUME:
 		return nil, r.Resume(context.WithoutCancel(ctx))
+	case ssv1.RestoreStep_RESTORE_STEP_ABORT:
+		return nil, r.Abort(context.WithoutCancel(ctx))
 	}
 	return nil, fmt.Errorf("this agent knows no restore step %d", step)
 }

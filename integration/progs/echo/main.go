@@ -1,11 +1,12 @@
 // Echo is a server that answers every request, and a small client that shows how long it stood still itself.
 //
-//	echo serve -listen ADDR [-ballast MiB]
+//	echo serve -listen ADDR [-ballast MiB] [-gap D]
 //	echo loop  -to ADDR [-ballast MiB] [-gap D] [-requests N] [-until FILE]
 //
-// The client asks one question at a time and checks each answer; beside that, a loop does nothing but look at the clock, so that the
-// longest time between two looks is the time in which the process itself did not run, whatever
-// the server did. SIGUSR1 makes it print that time and begin anew.
+// The client asks one question at a time and checks each answer; beside that, a loop in both programs does nothing but look at the
+// clock, so that the longest time between two looks is the time in which the process itself did not run, whatever
+// its partner did. SIGUSR1 makes the client print that time and begin anew. With -gap, every longer standstill is a line "still …", and
+// every longer wait for an answer a line "gap …".
 //
 //go:debug multipathtcp=0
 package main
@@ -46,18 +47,21 @@ func run(args []string, out io.Writer) (summary string, err error) {
 	flags.StringVar(&listen, "listen", "", "`address` to wait at (serve)")
 	flags.StringVar(&to, "to", "", "`address` of the server (loop)")
 	flags.IntVar(&size, "ballast", 0, "`MiB` of memory to hold and to check at the end")
-	flags.DurationVar(&gap, "gap", 0, "loop: print every standstill that is at least so long")
+	flags.DurationVar(&gap, "gap", 0, "print every standstill, and (loop) every wait for an answer, that is at least so long")
 	flags.Uint64Var(&stop.Limit, "requests", 0, "loop: stop after so many requests; 0: do not")
 	flags.StringVar(&stop.File, "until", "", "loop: stop when this `file` appears")
 	if err := flags.Parse(args[1:]); err != nil {
 		return "", err
 	}
 	load := ballast.New(size)
+	still, quit := standstill.New(out, "still", gap), make(chan struct{})
+	go still.Run(quit)
 	if args[0] == "serve" {
 		summary, err = serve(listen, out)
 	} else {
-		summary, err = loop(to, &stop, standstill.New(out, gap), out)
+		summary, err = loop(to, &stop, still, standstill.New(out, "gap", gap), out)
 	}
+	close(quit)
 	if err == nil {
 		err = load.Check()
 	}
@@ -76,7 +80,7 @@ func serve(listen string, out io.Writer) (summary string, err error) {
 	return fmt.Sprintf("answers=%d", n), err
 }
 
-func loop(to string, stop *meet.Stopper, still *standstill.Recorder, out io.Writer) (summary string, err error) {
+func loop(to string, stop *meet.Stopper, still, answers *standstill.Recorder, out io.Writer) (summary string, err error) {
 	conn, err := meet.Dial(to)
 	if err != nil {
 		return "", err
@@ -89,7 +93,7 @@ func loop(to string, stop *meet.Stopper, still *standstill.Recorder, out io.Writ
 	}
 	asked := make(chan result, 1)
 	go func() {
-		n, err := ask(conn, stop)
+		n, err := ask(conn, stop, answers)
 		asked <- result{n, err}
 	}()
 	stats := make(chan os.Signal, 1)
@@ -101,21 +105,12 @@ func loop(to string, stop *meet.Stopper, still *standstill.Recorder, out io.Writ
 			return fmt.Sprintf("requests=%d longest standstill %v", r.requests, still.Longest()), r.err
 		case <-stats:
 			fmt.Fprintf(out, "stats %v\n", still.Reset())
-		default:
-			still.Mark()
-			breathe()
 		}
 	}
 }
 
-// breathe leaves the processor to others for the shortest time that it can be left: a loop that never did would
-// measure the scheduler of a busy machine.
-func breathe() {
-	_ = syscall.Nanosleep(&syscall.Timespec{Nsec: int64(50 * time.Microsecond)}, nil) // an interrupted one is shorter still
-}
-
 // ask sends numbered requests, one at a time, and checks the answers.
-func ask(conn *net.TCPConn, stop *meet.Stopper) (n uint64, err error) {
+func ask(conn *net.TCPConn, stop *meet.Stopper, answers *standstill.Recorder) (n uint64, err error) {
 	for !stop.Enough(n) {
 		if err := send(conn, n); err != nil {
 			return n, err
@@ -124,6 +119,7 @@ func ask(conn *net.TCPConn, stop *meet.Stopper) (n uint64, err error) {
 		if err != nil {
 			return n, fmt.Errorf("answer %d: %w", n, err)
 		}
+		answers.Mark()
 		if got != ^n {
 			return n, fmt.Errorf("answer %d is %#x, want %#x", n, got, ^n)
 		}

@@ -4,7 +4,8 @@
 //	words connect -to ADDR [flags]
 //
 // Both directions run until one side has sent -words words, or the file -until appears; the other side then ends its own
-// stream too. SIGUSR1 prints what has passed so far and the longest gap between two arrivals since the last time.
+// stream too. SIGUSR1 prints what has passed so far and the longest gap between two arrivals since the last time. With -gap, every
+// longer gap between two arrivals is a line "gap …", and every longer standstill of the process itself a line "still …".
 //
 //go:debug multipathtcp=0
 package main
@@ -55,7 +56,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.Uint64Var(&o.stop.Limit, "words", 0, "stop after so many words; 0: do not")
 	flags.StringVar(&o.stop.File, "until", "", "stop when this `file` appears")
 	flags.IntVar(&o.ballast, "ballast", 0, "`MiB` of memory to hold and to check at the end")
-	flags.DurationVar(&o.gap, "gap", 0, "print every gap between two arrivals that is at least so long")
+	flags.DurationVar(&o.gap, "gap", 0, "print every gap between two arrivals, and every standstill of this process, that is at least so long")
 	return o, flags.Parse(args[1:])
 }
 
@@ -79,9 +80,13 @@ func run(args []string, out io.Writer) (summary string, err error) {
 	defer conn.Close()
 	fmt.Fprintf(out, "words: connected %s %s\n", conn.LocalAddr(), conn.RemoteAddr())
 
-	e := &exchange{conn: conn, stop: o.stop, arrivals: standstill.New(out, o.gap), peerDone: make(chan struct{})}
-	stopReports := e.reportTo(out)
+	e := &exchange{conn: conn, stop: o.stop, arrivals: standstill.New(out, "gap", o.gap), peerDone: make(chan struct{})}
+	stopReports, quit := e.reportTo(out), make(chan struct{})
+	if o.gap > 0 {
+		go standstill.New(out, "still", o.gap).Run(quit)
+	}
 	err = e.run(o.role)
+	close(quit)
 	stopReports()
 	if err == nil {
 		err = load.Check()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -33,10 +34,15 @@ func pair(t *testing.T, serve, connect []string) (summaries [2]string) {
 }
 
 func TestLimitOnBothSides(t *testing.T) {
+	var sent, received [2]int
 	for i, s := range pair(t, []string{"-words", "3000001", "-ballast", "1"}, []string{"-words", "3000001"}) {
-		if !strings.HasPrefix(s, "sent=3000001 received=3000001 ") {
-			t.Errorf("side %d: %s", i, s)
+		if _, err := fmt.Sscanf(s, "sent=%d received=%d ", &sent[i], &received[i]); err != nil {
+			t.Errorf("side %d: %q: %v", i, s, err)
 		}
+	}
+	// The side that comes to its end first ends the other's stream, too.
+	if max(sent[0], sent[1]) != 3000001 || sent[0] != received[1] || sent[1] != received[0] {
+		t.Errorf("sent %v, received %v", sent, received)
 	}
 }
 
@@ -67,12 +73,12 @@ func TestEveryFaultOfAStreamIsFound(t *testing.T) {
 		"more":          append(stream(), 1),
 		"other stream":  binary.LittleEndian.AppendUint64(nil, word(fromClient, 0)),
 	} {
-		e := &exchange{arrivals: standstill.New(io.Discard, 0)}
+		e := &exchange{arrivals: standstill.New(io.Discard, "gap", 0)}
 		if e.receive(strings.NewReader(string(broken)), fromServer) == nil {
 			t.Errorf("%s: not found", name)
 		}
 	}
-	e := &exchange{arrivals: standstill.New(io.Discard, 0)}
+	e := &exchange{arrivals: standstill.New(io.Discard, "gap", 0)}
 	if err := e.receive(strings.NewReader(string(whole)), fromServer); err != nil || e.received.Load() != count {
 		t.Errorf("sound stream: %d words, %v", e.received.Load(), err)
 	}

@@ -84,6 +84,63 @@ func (RestoreStep) EnumDescriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{0}
 }
 
+// RestoreFate is what has become of a restore on a host.
+type RestoreFate int32
+
+const (
+	// It knows nothing of that restore.
+	RestoreFate_RESTORE_FATE_UNSPECIFIED RestoreFate = 0
+	// It has ended nothing for it, and will not any more.
+	RestoreFate_RESTORE_FATE_UNTOUCHED RestoreFate = 1
+	// It has ended the job's members.
+	RestoreFate_RESTORE_FATE_STOPPED RestoreFate = 2
+	// The restored members run, or will.
+	RestoreFate_RESTORE_FATE_RESUMED RestoreFate = 3
+)
+
+// Enum value maps for RestoreFate.
+var (
+	RestoreFate_name = map[int32]string{
+		0: "RESTORE_FATE_UNSPECIFIED",
+		1: "RESTORE_FATE_UNTOUCHED",
+		2: "RESTORE_FATE_STOPPED",
+		3: "RESTORE_FATE_RESUMED",
+	}
+	RestoreFate_value = map[string]int32{
+		"RESTORE_FATE_UNSPECIFIED": 0,
+		"RESTORE_FATE_UNTOUCHED":   1,
+		"RESTORE_FATE_STOPPED":     2,
+		"RESTORE_FATE_RESUMED":     3,
+	}
+)
+
+func (x RestoreFate) Enum() *RestoreFate {
+	p := new(RestoreFate)
+	*p = x
+	return p
+}
+
+func (x RestoreFate) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RestoreFate) Descriptor() protoreflect.EnumDescriptor {
+	return file_ss_v1_ss_proto_enumTypes[1].Descriptor()
+}
+
+func (RestoreFate) Type() protoreflect.EnumType {
+	return &file_ss_v1_ss_proto_enumTypes[1]
+}
+
+func (x RestoreFate) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RestoreFate.Descriptor instead.
+func (RestoreFate) EnumDescriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{1}
+}
+
 type InfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2908,10 +2965,11 @@ func (x *GetImagesRequest) GetKey() *ImageKey {
 }
 
 type RestoreFateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Resumed       bool                   `protobuf:"varint,3,opt,name=resumed,proto3" json:"resumed,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Job   string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// resume: ssctl has told the caller to resume. Only the restore's first participant is told this; it decides.
+	Resume        bool `protobuf:"varint,3,opt,name=resume,proto3" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2960,16 +3018,16 @@ func (x *RestoreFateRequest) GetId() string {
 	return ""
 }
 
-func (x *RestoreFateRequest) GetResumed() bool {
+func (x *RestoreFateRequest) GetResume() bool {
 	if x != nil {
-		return x.Resumed
+		return x.Resume
 	}
 	return false
 }
 
 type RestoreFateResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Resumed       bool                   `protobuf:"varint,1,opt,name=resumed,proto3" json:"resumed,omitempty"`
+	Fate          RestoreFate            `protobuf:"varint,1,opt,name=fate,proto3,enum=ss.v1.RestoreFate" json:"fate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3004,11 +3062,11 @@ func (*RestoreFateResponse) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
-func (x *RestoreFateResponse) GetResumed() bool {
+func (x *RestoreFateResponse) GetFate() RestoreFate {
 	if x != nil {
-		return x.Resumed
+		return x.Fate
 	}
-	return false
+	return RestoreFate_RESTORE_FATE_UNSPECIFIED
 }
 
 var File_ss_v1_ss_proto protoreflect.FileDescriptor
@@ -3209,13 +3267,13 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\tcommitted\x18\x02 \x01(\bR\tcommitted\"\x16\n" +
 	"\x14SettleImagesResponse\"5\n" +
 	"\x10GetImagesRequest\x12!\n" +
-	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\"P\n" +
+	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\"N\n" +
 	"\x12RestoreFateRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
-	"\aresumed\x18\x03 \x01(\bR\aresumed\"/\n" +
-	"\x13RestoreFateResponse\x12\x18\n" +
-	"\aresumed\x18\x01 \x01(\bR\aresumed*\xbe\x01\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06resume\x18\x03 \x01(\bR\x06resume\"=\n" +
+	"\x13RestoreFateResponse\x12&\n" +
+	"\x04fate\x18\x01 \x01(\x0e2\x12.ss.v1.RestoreFateR\x04fate*\xbe\x01\n" +
 	"\vRestoreStep\x12\x1c\n" +
 	"\x18RESTORE_STEP_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12RESTORE_STEP_CHECK\x10\x01\x12\x16\n" +
@@ -3223,7 +3281,12 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x12RESTORE_STEP_FENCE\x10\x03\x12\x18\n" +
 	"\x14RESTORE_STEP_RESTORE\x10\x04\x12\x17\n" +
 	"\x13RESTORE_STEP_RESUME\x10\x05\x12\x16\n" +
-	"\x12RESTORE_STEP_ABORT\x10\x062\xe5\x04\n" +
+	"\x12RESTORE_STEP_ABORT\x10\x06*{\n" +
+	"\vRestoreFate\x12\x1c\n" +
+	"\x18RESTORE_FATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16RESTORE_FATE_UNTOUCHED\x10\x01\x12\x18\n" +
+	"\x14RESTORE_FATE_STOPPED\x10\x02\x12\x18\n" +
+	"\x14RESTORE_FATE_RESUMED\x10\x032\xe5\x04\n" +
 	"\x05Agent\x12/\n" +
 	"\x04Info\x12\x12.ss.v1.InfoRequest\x1a\x13.ss.v1.InfoResponse\x128\n" +
 	"\aMembers\x12\x15.ss.v1.MembersRequest\x1a\x16.ss.v1.MembersResponse\x12,\n" +
@@ -3255,134 +3318,136 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 	return file_ss_v1_ss_proto_rawDescData
 }
 
-var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(RestoreStep)(0),              // 0: ss.v1.RestoreStep
-	(*InfoRequest)(nil),           // 1: ss.v1.InfoRequest
-	(*InfoResponse)(nil),          // 2: ss.v1.InfoResponse
-	(*Member)(nil),                // 3: ss.v1.Member
-	(*MembersRequest)(nil),        // 4: ss.v1.MembersRequest
-	(*MembersResponse)(nil),       // 5: ss.v1.MembersResponse
-	(*RunRequest)(nil),            // 6: ss.v1.RunRequest
-	(*RunResponse)(nil),           // 7: ss.v1.RunResponse
-	(*AttachRequest)(nil),         // 8: ss.v1.AttachRequest
-	(*AttachResponse)(nil),        // 9: ss.v1.AttachResponse
-	(*KillRequest)(nil),           // 10: ss.v1.KillRequest
-	(*KillResponse)(nil),          // 11: ss.v1.KillResponse
-	(*Key)(nil),                   // 12: ss.v1.Key
-	(*Participant)(nil),           // 13: ss.v1.Participant
-	(*End)(nil),                   // 14: ss.v1.End
-	(*MarkerMessage)(nil),         // 15: ss.v1.MarkerMessage
-	(*SnapshotRequest)(nil),       // 16: ss.v1.SnapshotRequest
-	(*SnapshotOpen)(nil),          // 17: ss.v1.SnapshotOpen
-	(*SnapshotResponse)(nil),      // 18: ss.v1.SnapshotResponse
-	(*Progress)(nil),              // 19: ss.v1.Progress
-	(*HostReport)(nil),            // 20: ss.v1.HostReport
-	(*MemberReport)(nil),          // 21: ss.v1.MemberReport
-	(*PhaseTiming)(nil),           // 22: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 23: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 24: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 25: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 26: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 27: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 28: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 29: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 30: ss.v1.RestoreRequest
-	(*RestorePlan)(nil),           // 31: ss.v1.RestorePlan
-	(*RestorePart)(nil),           // 32: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 33: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 34: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 35: ss.v1.Failure
-	(*DeliverRequest)(nil),        // 36: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 37: ss.v1.DeliverResponse
-	(*ImageFrame)(nil),            // 38: ss.v1.ImageFrame
-	(*ImageFile)(nil),             // 39: ss.v1.ImageFile
-	(*GetManifestRequest)(nil),    // 40: ss.v1.GetManifestRequest
-	(*GetManifestResponse)(nil),   // 41: ss.v1.GetManifestResponse
-	(*PutImagesResponse)(nil),     // 42: ss.v1.PutImagesResponse
-	(*SettleImagesRequest)(nil),   // 43: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 44: ss.v1.SettleImagesResponse
-	(*GetImagesRequest)(nil),      // 45: ss.v1.GetImagesRequest
-	(*RestoreFateRequest)(nil),    // 46: ss.v1.RestoreFateRequest
-	(*RestoreFateResponse)(nil),   // 47: ss.v1.RestoreFateResponse
+	(RestoreFate)(0),              // 1: ss.v1.RestoreFate
+	(*InfoRequest)(nil),           // 2: ss.v1.InfoRequest
+	(*InfoResponse)(nil),          // 3: ss.v1.InfoResponse
+	(*Member)(nil),                // 4: ss.v1.Member
+	(*MembersRequest)(nil),        // 5: ss.v1.MembersRequest
+	(*MembersResponse)(nil),       // 6: ss.v1.MembersResponse
+	(*RunRequest)(nil),            // 7: ss.v1.RunRequest
+	(*RunResponse)(nil),           // 8: ss.v1.RunResponse
+	(*AttachRequest)(nil),         // 9: ss.v1.AttachRequest
+	(*AttachResponse)(nil),        // 10: ss.v1.AttachResponse
+	(*KillRequest)(nil),           // 11: ss.v1.KillRequest
+	(*KillResponse)(nil),          // 12: ss.v1.KillResponse
+	(*Key)(nil),                   // 13: ss.v1.Key
+	(*Participant)(nil),           // 14: ss.v1.Participant
+	(*End)(nil),                   // 15: ss.v1.End
+	(*MarkerMessage)(nil),         // 16: ss.v1.MarkerMessage
+	(*SnapshotRequest)(nil),       // 17: ss.v1.SnapshotRequest
+	(*SnapshotOpen)(nil),          // 18: ss.v1.SnapshotOpen
+	(*SnapshotResponse)(nil),      // 19: ss.v1.SnapshotResponse
+	(*Progress)(nil),              // 20: ss.v1.Progress
+	(*HostReport)(nil),            // 21: ss.v1.HostReport
+	(*MemberReport)(nil),          // 22: ss.v1.MemberReport
+	(*PhaseTiming)(nil),           // 23: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 24: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 25: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 26: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 27: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 28: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 29: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 30: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 31: ss.v1.RestoreRequest
+	(*RestorePlan)(nil),           // 32: ss.v1.RestorePlan
+	(*RestorePart)(nil),           // 33: ss.v1.RestorePart
+	(*AddrMove)(nil),              // 34: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 35: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 36: ss.v1.Failure
+	(*DeliverRequest)(nil),        // 37: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 38: ss.v1.DeliverResponse
+	(*ImageFrame)(nil),            // 39: ss.v1.ImageFrame
+	(*ImageFile)(nil),             // 40: ss.v1.ImageFile
+	(*GetManifestRequest)(nil),    // 41: ss.v1.GetManifestRequest
+	(*GetManifestResponse)(nil),   // 42: ss.v1.GetManifestResponse
+	(*PutImagesResponse)(nil),     // 43: ss.v1.PutImagesResponse
+	(*SettleImagesRequest)(nil),   // 44: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 45: ss.v1.SettleImagesResponse
+	(*GetImagesRequest)(nil),      // 46: ss.v1.GetImagesRequest
+	(*RestoreFateRequest)(nil),    // 47: ss.v1.RestoreFateRequest
+	(*RestoreFateResponse)(nil),   // 48: ss.v1.RestoreFateResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
-	23, // 0: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
-	3,  // 1: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
-	3,  // 2: ss.v1.RunResponse.member:type_name -> ss.v1.Member
-	3,  // 3: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
-	12, // 4: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
-	14, // 5: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
-	17, // 6: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
-	15, // 7: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	12, // 8: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	13, // 9: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
-	13, // 10: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	15, // 11: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	19, // 12: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	20, // 13: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	35, // 14: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	21, // 15: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	22, // 16: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	3,  // 17: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	23, // 18: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	14, // 19: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	23, // 20: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	23, // 21: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	31, // 22: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	24, // 0: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	4,  // 1: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
+	4,  // 2: ss.v1.RunResponse.member:type_name -> ss.v1.Member
+	4,  // 3: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
+	13, // 4: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
+	15, // 5: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
+	18, // 6: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	16, // 7: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
+	13, // 8: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	14, // 9: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
+	14, // 10: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	16, // 11: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	20, // 12: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	21, // 13: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	36, // 14: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	22, // 15: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	23, // 16: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	4,  // 17: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	24, // 18: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	15, // 19: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	24, // 20: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	24, // 21: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	32, // 22: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
 	0,  // 23: ss.v1.RestoreRequest.step:type_name -> ss.v1.RestoreStep
-	12, // 24: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	32, // 25: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	33, // 26: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	13, // 27: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	3,  // 28: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	13, // 29: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	13, // 24: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	33, // 25: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	34, // 26: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	14, // 27: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	4,  // 28: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	14, // 29: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
 	0,  // 30: ss.v1.RestoreResponse.step:type_name -> ss.v1.RestoreStep
-	35, // 31: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	15, // 32: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	23, // 33: ss.v1.ImageFrame.key:type_name -> ss.v1.ImageKey
-	39, // 34: ss.v1.ImageFrame.file:type_name -> ss.v1.ImageFile
-	23, // 35: ss.v1.GetManifestRequest.key:type_name -> ss.v1.ImageKey
-	23, // 36: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	23, // 37: ss.v1.GetImagesRequest.key:type_name -> ss.v1.ImageKey
-	1,  // 38: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	4,  // 39: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	6,  // 40: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	8,  // 41: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	10, // 42: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	16, // 43: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	30, // 44: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	24, // 45: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	26, // 46: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	28, // 47: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	36, // 48: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	38, // 49: ss.v1.Peer.PutImages:input_type -> ss.v1.ImageFrame
-	43, // 50: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	45, // 51: ss.v1.Peer.GetImages:input_type -> ss.v1.GetImagesRequest
-	40, // 52: ss.v1.Peer.GetManifest:input_type -> ss.v1.GetManifestRequest
-	46, // 53: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
-	2,  // 54: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	5,  // 55: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	7,  // 56: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	9,  // 57: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	11, // 58: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	18, // 59: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	34, // 60: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	25, // 61: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	27, // 62: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	29, // 63: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	37, // 64: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	42, // 65: ss.v1.Peer.PutImages:output_type -> ss.v1.PutImagesResponse
-	44, // 66: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	38, // 67: ss.v1.Peer.GetImages:output_type -> ss.v1.ImageFrame
-	41, // 68: ss.v1.Peer.GetManifest:output_type -> ss.v1.GetManifestResponse
-	47, // 69: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
-	54, // [54:70] is the sub-list for method output_type
-	38, // [38:54] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	36, // 31: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	16, // 32: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	24, // 33: ss.v1.ImageFrame.key:type_name -> ss.v1.ImageKey
+	40, // 34: ss.v1.ImageFrame.file:type_name -> ss.v1.ImageFile
+	24, // 35: ss.v1.GetManifestRequest.key:type_name -> ss.v1.ImageKey
+	24, // 36: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	24, // 37: ss.v1.GetImagesRequest.key:type_name -> ss.v1.ImageKey
+	1,  // 38: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
+	2,  // 39: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	5,  // 40: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	7,  // 41: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	9,  // 42: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11, // 43: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	17, // 44: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	31, // 45: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	25, // 46: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	27, // 47: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	29, // 48: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	37, // 49: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	39, // 50: ss.v1.Peer.PutImages:input_type -> ss.v1.ImageFrame
+	44, // 51: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	46, // 52: ss.v1.Peer.GetImages:input_type -> ss.v1.GetImagesRequest
+	41, // 53: ss.v1.Peer.GetManifest:input_type -> ss.v1.GetManifestRequest
+	47, // 54: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
+	3,  // 55: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	6,  // 56: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	8,  // 57: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	10, // 58: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12, // 59: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	19, // 60: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	35, // 61: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	26, // 62: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	28, // 63: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	30, // 64: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	38, // 65: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	43, // 66: ss.v1.Peer.PutImages:output_type -> ss.v1.PutImagesResponse
+	45, // 67: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	39, // 68: ss.v1.Peer.GetImages:output_type -> ss.v1.ImageFrame
+	42, // 69: ss.v1.Peer.GetManifest:output_type -> ss.v1.GetManifestResponse
+	48, // 70: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
+	55, // [55:71] is the sub-list for method output_type
+	39, // [39:55] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -3414,7 +3479,7 @@ func file_ss_v1_ss_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   2,

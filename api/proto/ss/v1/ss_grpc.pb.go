@@ -506,7 +506,7 @@ type PeerClient interface {
 	GetImages(ctx context.Context, in *GetImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageFrame], error)
 	// GetManifest reads the manifest of an image set that this host holds.
 	GetManifest(ctx context.Context, in *GetManifestRequest, opts ...grpc.CallOption) (*GetManifestResponse, error)
-	// RestoreFate is how agents that stand restored keep a job whole when ssctl is gone.
+	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	RestoreFate(ctx context.Context, in *RestoreFateRequest, opts ...grpc.CallOption) (*RestoreFateResponse, error)
 }
 
@@ -606,7 +606,7 @@ type PeerServer interface {
 	GetImages(*GetImagesRequest, grpc.ServerStreamingServer[ImageFrame]) error
 	// GetManifest reads the manifest of an image set that this host holds.
 	GetManifest(context.Context, *GetManifestRequest) (*GetManifestResponse, error)
-	// RestoreFate is how agents that stand restored keep a job whole when ssctl is gone.
+	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	RestoreFate(context.Context, *RestoreFateRequest) (*RestoreFateResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }

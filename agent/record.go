@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"ss/fault"
+	"ss/marker"
+)
+
+// settleBound is the longest that a host waits, once it knows its peers' records, for its own
+// connections to have nothing in flight. It is far below TCP's smallest retransmission timeout
+// (200 ms on Linux), and it is spent only where a packet is still under way.
+const settleBound = 15 * time.Millisecond
+
+// record is M2 and M4: freeze, list, close. The instant of return is the recorded instant.
+func (w *work) record(ctx context.Context) (marker.Event, error) {
+	w.mu.Lock()
+	w.frozenAt = time.Now()
+	w.mu.Unlock()
+	if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.Freeze(ctx, m) }); err != nil {
+		return nil, fmt.Errorf("freeze: %w", err)
+	}
+	socks, err := w.sockets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gates, peers := w.plan(socks)
+	w.mu.Lock()
+	for _, g := range gates {
+		w.gates[g.Peer] = true
+	}
+	w.mu.Unlock()
+	if err := w.a.cfg.Gates.Close(ctx, gates); err != nil {
+		return nil, fmt.Errorf("close the gates: %w", err)
+	}
+	// A kernel completes handshakes by itself: what came in between the list and the gate would be in
+	// nobody's record.
+	after, err := w.sockets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := unsettled(socks, after); err != nil {
+		return nil, err
+	}
+	if len(gates) == 0 {
+		close(w.allOpen)
+	}
+	if w.gates[w.a.cfg.Host] {
+		if err := w.settle(ctx, w.a.cfg.Host); err != nil {
+			return nil, err
+		}
+	}
+	return marker.RecordDone{Key: w.key, Peers: peers}, nil
+}
+
+// unsettled refuses connections that are being made: they settle in a moment, and CRIU can't dump them.
+func unsettled(before, after []Socket) error {
+	known := map[Conn]bool{}
+	for _, s := range before {
+		known[Conn{s.Local, s.Remote}] = true
+	}
+	for _, s := range after {
+		if s.HalfOpen || !known[Conn{s.Local, s.Remote}] {
+			return fault.New(fault.Unsettled, fmt.Sprintf("the connection %s with %s of process %d (%s) was being made", s.Local, s.Remote, s.Pid, s.Command), "try again")
+		}
+	}
+	return nil
+}
+
+// plan makes the gates of the job on this host, one toward each participant, and the channels by peer.
+func (w *work) plan(socks []Socket) ([]Gate, map[marker.HostID][]string) {
+	peers := map[marker.HostID][]string{}
+	var listen []netip.AddrPort
+	var cgroups []uint64
+	conns := map[string][]Conn{}
+	for _, s := range socks {
+		switch {
+		case s.Listening:
+			listen = append(listen, s.Local)
+		case !s.Remote.IsValid():
+		case s.Remote.Addr().IsLoopback() || w.peerOf(s.Remote.Addr()) == w.a.cfg.Host:
+			conns[w.a.cfg.Host] = append(conns[w.a.cfg.Host], Conn{s.Local, s.Remote})
+		default:
+			if peer := w.peerOf(s.Remote.Addr()); peer != "" {
+				conns[peer] = append(conns[peer], Conn{s.Local, s.Remote})
+				peers[marker.HostID(peer)] = append(peers[marker.HostID(peer)], s.Local.String()+">"+s.Remote.String())
+			}
+		}
+	}
+	for _, m := range w.members {
+		if m.CgroupID != 0 {
+			cgroups = append(cgroups, m.CgroupID)
+		}
+	}
+	var gates []Gate
+	for _, p := range w.open.Participants {
+		g := Gate{Job: w.job(), Peer: p.Host, Addrs: p.Addrs, Conns: conns[p.Host]}
+		if p.Host != w.a.cfg.Host {
+			g.Listen, g.Cgroups = listen, cgroups
+		} else if len(g.Conns) == 0 {
+			continue
+		}
+		gates = append(gates, g)
+	}
+	return gates, peers
+}
+
+// settle is M5a: what both kernels already hold flows through the closed gate.
+func (w *work) settle(ctx context.Context, peer string) error {
+	if err := w.a.cfg.Gates.Settle(ctx, w.job(), peer); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.settled[peer] = true
+	w.mu.Unlock()
+	return nil
+}
+
+// quiesce waits until nothing is in flight on the channels of the peers whose records are known.
+func (w *work) quiesce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleBound)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.PushAcks(ctx, m) }); err != nil {
+			return fmt.Errorf("acknowledge: %w", err)
+		}
+		socks, err := w.sockets(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(socks, func(s Socket) bool { return s.Unacked > 0 && w.isSettled(s) }) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil // a retransmission later costs less than waiting longer
+		}
+	}
+}
+
+func (w *work) isSettled(s Socket) bool {
+	peer := w.peerOf(s.Remote.Addr())
+	if s.Remote.Addr().IsLoopback() {
+		peer = w.a.cfg.Host
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.settled[peer]
+}

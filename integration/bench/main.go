@@ -1,0 +1,96 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"ss/integration/lab"
+)
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	began := time.Now()
+	var res result
+	err = lab.RunScript(os.Stderr, func(s *lab.Script) { res = measure(s, o) })
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL: bench:", err)
+		os.Exit(1)
+	}
+	res.Seconds, res.Rows = time.Since(began).Seconds(), rows(res.Jobs)
+	if o.json {
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(res)
+	} else {
+		err = print(os.Stdout, res)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL: bench:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command line.
+type options struct {
+	sizes []int // MiB, ascending
+	n     int
+	lock  string // of bare dumps
+	json  bool
+}
+
+func parse(args []string) (options, error) {
+	o := options{}
+	var sizes string
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.StringVar(&sizes, "sizes", "64,512,2048", "`MiB` of touched memory of the large member, one job each")
+	flags.IntVar(&o.n, "n", 5, "`rounds` for each size: a bare dump and a snapshot; a bare restore and a restore")
+	flags.StringVar(&o.lock, "lock", lockNftables, "how packets are kept from a bare dump: nftables, by CRIU itself, or skip, by a rule that is there beforehand")
+	flags.BoolVar(&o.json, "json", false, "print one JSON document with every single measurement")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if o.n < 1 || o.lock != lockNftables && o.lock != lockSkip || flags.NArg() > 0 {
+		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-json]")
+	}
+	for _, f := range strings.Split(sizes, ",") {
+		mib, err := strconv.Atoi(strings.TrimSpace(f))
+		if err != nil || mib < 1 {
+			return o, fmt.Errorf("size %q is not a number of MiB", f)
+		}
+		o.sizes = append(o.sizes, mib)
+	}
+	slices.Sort(o.sizes)
+	return o, nil
+}
+
+// measure runs one job for each size, and one of requests and answers with the largest.
+func measure(s *lab.Script, o options) result {
+	l := lab.New(s, "hostA", "hostB")
+	l.StartAgents()
+	res := result{Schema: "ss/bench/1", Rounds: o.n, Lock: o.lock, Machine: describeMachine(s, l)}
+	for i, mib := range o.sizes {
+		j := startStream(s, l, o, mib)
+		if i == 0 {
+			j.warmUp()
+		}
+		r := j.snapshots(o.n)
+		r.Restores = j.restores(o.n)
+		j.conclude()
+		res.Jobs = append(res.Jobs, r)
+	}
+	j := startRequests(s, l, o, o.sizes[len(o.sizes)-1])
+	res.Jobs = append(res.Jobs, j.snapshots(o.n))
+	j.conclude()
+	return res
+}

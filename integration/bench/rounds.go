@@ -1,0 +1,198 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// afterglow is how long TCP's counters are watched after all run again: a timeout that a snapshot causes comes within a few hundred
+// milliseconds.
+const afterglow = time.Second
+
+// Round is a bare dump of each member, a time in which nothing is done to them, and a snapshot of both.
+type Round struct {
+	BareBig   Dump     `json:"bare_big"`
+	BareSmall Dump     `json:"bare_small"`
+	Quiet     Counters `json:"counters_without_snapshot"`
+	Ours      Snapshot `json:"snapshot"`
+}
+
+// Snapshot is one snapshot. All times are in milliseconds.
+type Snapshot struct {
+	Wall       float64           `json:"wall_ms"`  // of the whole command, which waits for durable copies
+	Total      float64           `json:"total_ms"` // until all run again
+	GapSmall   float64           `json:"gap_small_ms"`
+	GapBig     float64           `json:"gap_big_ms"`
+	StillBig   float64           `json:"still_big_ms"`
+	StillSmall float64           `json:"still_small_ms"`
+	CRIUBig    Stats             `json:"criu_big"`
+	CRIUSmall  Stats             `json:"criu_small"`
+	Counters   Counters          `json:"counters"`
+	Phases     map[string][]Span `json:"phases"` // by host
+}
+
+// Span is one phase of a snapshot on one host.
+type Span struct {
+	Name     string  `json:"name"`
+	Start    float64 `json:"start_ms"`
+	Duration float64 `json:"duration_ms"`
+}
+
+// Restore is a bare restore of the large member, and a restore of both. All times are in milliseconds.
+type Restore struct {
+	Bare     float64            `json:"bare_ms"` // until its loop turns
+	BareWall float64            `json:"bare_wall_ms"`
+	Ours     float64            `json:"ours_ms"` // until the large member's loop turns
+	Small    float64            `json:"small_ms"`
+	Wall     float64            `json:"wall_ms"`
+	Steps    map[string]float64 `json:"steps_ms"`
+}
+
+// JobResult is all that was measured of one job.
+type JobResult struct {
+	Kind     string    `json:"kind"`
+	MiB      int       `json:"mib"`
+	Rounds   []Round   `json:"rounds"`
+	Restores []Restore `json:"restores,omitempty"`
+}
+
+// warmUp does once what is measured later, so that the first round finds programs and CRIU's cache in memory like the others.
+func (j *job) warmUp() {
+	j.bareDump(j.big)
+	j.bareDump(j.small)
+	j.snapshot()
+}
+
+// snapshots takes n rounds.
+func (j *job) snapshots(n int) JobResult {
+	r := JobResult{Kind: j.kind, MiB: j.mib}
+	for i := range n {
+		var one Round
+		j.removeCut() // before the bare dumps, so that all find the same memory and disk free
+		one.BareBig, one.BareSmall = j.bareDump(j.big), j.bareDump(j.small)
+		one.Quiet = j.watch(time.Duration(one.BareBig.Wall) * time.Millisecond)
+		one.Ours = j.snapshot()
+		r.Rounds = append(r.Rounds, one)
+		j.Logf("%-13s round %d of %d: bare %6.1f ms (loop still %6.1f), 8 MiB %5.1f (%5.1f); snapshot %6.1f ms (gap %6.1f, loop still %6.1f), 8 MiB still %5.1f",
+			j.name, i+1, n, one.BareBig.Wall, one.BareBig.Still, one.BareSmall.Wall, one.BareSmall.Still,
+			one.Ours.Total, one.Ours.GapSmall, one.Ours.StillBig, one.Ours.StillSmall)
+	}
+	return r
+}
+
+func (j *job) removeCut() {
+	if j.last != "" {
+		j.lab.MustCtl("rm", j.last)
+		j.last = ""
+	}
+}
+
+// watch is what TCP counts in the time of a snapshot that takes so long, when there is none.
+func (j *job) watch(long time.Duration) Counters {
+	before := j.counters()
+	<-time.After(long + afterglow)
+	return j.counters().minus(before)
+}
+
+// snapshot takes a cut.
+func (j *job) snapshot() Snapshot {
+	j.removeCut()
+	j.settleDisk()
+	before := j.counters()
+	var cut struct {
+		Cut   string
+		Total float64 `json:"total_ms"`
+		Hosts []struct {
+			Host   string
+			Phases []Span
+		}
+		Members []struct{ Host, Name string }
+	}
+	began := time.Now()
+	j.lab.CtlJSON(&cut, "snapshot", j.name)
+	wall := time.Since(began)
+	j.last = cut.Cut
+	<-time.After(time.Until(began.Add(time.Duration(cut.Total)*time.Millisecond + afterglow)))
+	j.awaitFlow(time.Now())
+	s := Snapshot{
+		Wall: ms(wall), Total: cut.Total, Counters: j.counters().minus(before), Phases: map[string][]Span{},
+		GapSmall: j.small.longest("gap", began), GapBig: j.big.longest("gap", began),
+		StillSmall: j.small.longest("still", began), StillBig: j.big.longest("still", began),
+	}
+	for _, h := range cut.Hosts {
+		s.Phases[h.Host] = h.Phases
+	}
+	for _, m := range cut.Members {
+		st, err := readStats(filepath.Join(j.lab.Host(m.Host).Path(j.imageDir(m.Host)), "stats-dump"))
+		if err != nil {
+			j.Fatalf("snapshot of %s: %v", j.name, err)
+		}
+		if m.Host == j.big.host.Name {
+			s.CRIUBig = st
+		} else {
+			s.CRIUSmall = st
+		}
+	}
+	return s
+}
+
+func (j *job) counters() Counters {
+	c, err := readCounters(j.lab)
+	if err != nil {
+		j.Fatalf("TCP's counters: %v", err)
+	}
+	return c
+}
+
+// imageDir finds CRIU's images of a host's member in the last cut, as the host sees them (docs/format.md).
+func (j *job) imageDir(host string) string {
+	h := j.lab.Host(host)
+	found, err := filepath.Glob(filepath.Join(h.Path("/var/lib/ss/images"), j.name, j.last, host, "*", "images"))
+	if err == nil && len(found) != 1 {
+		err = fmt.Errorf("%d folders of images, want 1", len(found))
+	}
+	if err != nil {
+		j.Fatalf("images of cut %s on %s: %v", j.last, host, err)
+	}
+	return "/var/lib/ss" + strings.TrimPrefix(found[0], h.Path("/var/lib/ss"))
+}
+
+// restores kills the job and brings it back from the last cut n times, with CRIU alone and with ssctl.
+func (j *job) restores(n int) []Restore {
+	var all []Restore
+	images := j.imageDir(j.big.host.Name)
+	for i := range n {
+		var r Restore
+		j.lab.MustCtl("kill", j.name)
+		r.Bare, r.BareWall = j.bareRestore(images)
+		j.await("end of the connections", func() bool { return !j.connected() })
+		j.settleDisk()
+		var res struct {
+			Steps map[string]float64 `json:"steps_ms"`
+		}
+		began := time.Now()
+		j.lab.CtlJSON(&res, "restore", j.last)
+		r.Wall, r.Steps = ms(time.Since(began)), res.Steps
+		for _, m := range j.members() {
+			m.rewind() // a restore puts a log back to what it was at the cut
+		}
+		r.Ours, r.Small = j.firstLook("a restore", j.big, began), j.firstLook("a restore", j.small, began)
+		all = append(all, r)
+		j.Logf("%-13s round %d of %d: bare restore %6.1f ms; restore %6.1f ms", j.name, i+1, n, r.Bare, r.Ours)
+	}
+	j.locate()
+	return all
+}
+
+// connected tells whether the kernel of the large member's host still knows a connection of the job.
+func (j *job) connected() bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", j.big.host.Pid()))
+	if err != nil {
+		j.Fatalf("%v", errors.Join(errors.New("list connections"), err))
+	}
+	return strings.Contains(string(data), fmt.Sprintf(":%04X ", 9000+j.mib%1000))
+}
