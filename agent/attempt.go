@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"ss/fault"
 	"ss/marker"
 	"ss/store/images"
 )
@@ -76,6 +79,9 @@ type hungUp struct {
 
 // Join opens the line for an attempt. The caller must Hangup.
 func (a *Agent) Join(open Open) (*Attempt, error) {
+	if err := a.checkOpen(string(open.Key.Job), string(open.Key.Snapshot), open.Participants); err != nil {
+		return nil, a.fail("snapshot", string(open.Key.Job), err)
+	}
 	r, err := a.runnerOf(string(open.Key.Job))
 	if err != nil {
 		return nil, a.fail("snapshot", string(open.Key.Job), err)
@@ -83,6 +89,18 @@ func (a *Agent) Join(open Open) (*Attempt, error) {
 	at := &Attempt{r: r, open: open, wake: make(chan struct{}, 1)}
 	r.post(joined{attempt: at})
 	return at, nil
+}
+
+// checkOpen refuses what would not be safe to work with: job and id become names of files, and this host must be among those
+// that take part.
+func (a *Agent) checkOpen(job, id string, participants []Participant) error {
+	if !nameRE.MatchString(job) || !nameRE.MatchString(id) {
+		return fault.New(fault.Usage, fmt.Sprintf("job %q, attempt %q: no names", job, id), "use an ssctl of the agent's version")
+	}
+	if !slices.ContainsFunc(participants, func(p Participant) bool { return p.Host == a.cfg.Host }) {
+		return fault.New(fault.Usage, fmt.Sprintf("%s is not among the hosts that take part", a.cfg.Host), "use an ssctl of the agent's version")
+	}
+	return nil
 }
 
 // Receive takes a message of the coordinator.

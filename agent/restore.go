@@ -74,6 +74,17 @@ var errBackedOut = fault.New(fault.RolledBack, "this host has backed out of the 
 
 // StartRestore takes the job and the plan. The caller must Close the Restoration.
 func (a *Agent) StartRestore(plan RestorePlan) (*Restoration, error) {
+	err := a.checkOpen(string(plan.Key.Job), plan.ID, plan.Participants)
+	for _, part := range plan.Parts {
+		for _, m := range part.Members {
+			if !nameRE.MatchString(m.Name) {
+				err = fault.New(fault.Usage, fmt.Sprintf("%q is no member's name", m.Name), "")
+			}
+		}
+	}
+	if err != nil {
+		return nil, a.fail("restore", string(plan.Key.Job), err)
+	}
 	free, err := a.hold(string(plan.Key.Job), "restore "+plan.ID)
 	if err != nil {
 		return nil, a.fail("restore", string(plan.Key.Job), err)

@@ -53,6 +53,9 @@ func (e *Error) Error() string {
 		if part.label == ", while " && e.Snapshot == "" {
 			part.label = " (while "
 		}
+		if b.Len() == 0 {
+			part.label = strings.TrimLeft(part.label, " ,")
+		}
 		b.WriteString(part.label + part.value)
 	}
 	if e.Snapshot != "" || e.Phase != "" {

@@ -120,7 +120,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	members, missing := c.membersWhereUp(ctx, all, opt.Job)
 	for host, err := range missing {
 		if len(job.Placement[host]) > 0 {
-			return nil, &fault.Error{Kind: fault.Unreachable, Host: host, Err: err, Next: "a cut needs every host of the job"}
+			return nil, &fault.Error{Kind: fault.Unreachable, Err: err, Next: "a cut needs every host of the job"}
 		}
 	}
 	running := map[string]bool{}
@@ -137,18 +137,36 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 		done: make(chan struct{}), reports: map[string]HostReport{}, failures: map[marker.HostID]error{},
 		lost: map[marker.HostID]bool{}, heard: map[marker.HostID]bool{},
 	}
+	if err := a.choose(all, running); err != nil {
+		return nil, err
+	}
+	return a, a.intend()
+}
+
+// choose sorts the hosts into those that take part and those that may hold copies. A host of the job that does not
+// answer for itself is never left out: the cut would lack its members.
+func (a *attempt) choose(all []HostStatus, running map[string]bool) error {
+	var silent []string
 	for _, h := range all {
-		if h.Err == nil {
+		switch {
+		case h.Err == nil:
 			a.all = append(a.all, h)
 			if running[h.Name] {
 				a.hosts = append(a.hosts, h)
 			}
+		case running[h.Name]:
+			return &fault.Error{Kind: fault.Unreachable, Err: h.Err, Next: "a cut needs every host of the job"}
+		default:
+			silent = append(silent, h.Name)
 		}
 	}
-	if len(a.all) < 2 {
-		return nil, fault.New(fault.Refused, "there is no second host to hold a copy of the images", "add one with ssctl host add")
+	switch {
+	case len(a.all) >= 2:
+		return nil
+	case len(silent) > 0:
+		return fault.New(fault.Unreachable, "no second host answers that could hold a copy of the images", "ssctl host list says why, of "+strings.Join(silent, ", "))
 	}
-	return a, a.intend()
+	return fault.New(fault.Refused, "there is no second host to hold a copy of the images", "add one with ssctl host add")
 }
 
 func (a *attempt) intend() error {

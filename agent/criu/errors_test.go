@@ -49,7 +49,7 @@ func TestParseVersion(t *testing.T) {
 			t.Errorf("%q: %v", text, got)
 		}
 	}
-	if !older([3]int{4, 1, 9}, oldest) || older([3]int{4, 2, 0}, oldest) || older([3]int{5, 0, 0}, oldest) {
+	if !older([3]int{4, 1, 9}, passcredCRIU) || older([3]int{4, 2, 0}, passcredCRIU) || older([3]int{5, 0, 0}, passcredCRIU) {
 		t.Error("which versions are older")
 	}
 }

@@ -17,6 +17,7 @@ import (
 	gocriu "github.com/checkpoint-restore/go-criu/v7"
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"ss/agent"
 )
@@ -63,6 +64,13 @@ func (r *Runner) begin(op string, m agent.Member, o order, logDir, logName strin
 		log: filepath.Join(logDir, logName), output: filepath.Join(logDir, op+".out"),
 	}
 	o.Criu, o.Output, o.Pipe = r.cfg.Path, p.output, filepath.Join(dir, "pipe")
+	// CRIU before 4.2 reads the path of the images as a link (readlink(2)), and fails where it is none.
+	images := filepath.Join(dir, "images")
+	if err := os.Symlink(opts.GetImagesDir(), images); err != nil {
+		p.clean()
+		return fail(fmt.Errorf("link to the images: %w", err))
+	}
+	opts.ImagesDir = proto.String(images)
 	script, err := p.prepare(r.cfg.Exe, o)
 	if err != nil {
 		p.clean()

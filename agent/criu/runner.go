@@ -16,9 +16,23 @@ import (
 	"ss/agent"
 )
 
-// oldest is the first CRIU that can dump TCP sockets of Linux 6.16 and later: older ones read
-// SO_PASSCRED of every socket, which those kernels refuse for all but UNIX and netlink sockets.
-var oldest = [3]int{4, 2, 0}
+// oldest is the oldest CRIU that this package was tried with.
+var oldest = [3]int{4, 1, 0}
+
+// From Linux 6.16 on it takes CRIU 4.2 to dump TCP sockets: older ones read SO_PASSCRED of every socket,
+// which those kernels refuse for all but UNIX and netlink sockets.
+var (
+	passcredKernel = [3]int{6, 16, 0}
+	passcredCRIU   = [3]int{4, 2, 0}
+)
+
+// needed is the oldest CRIU that will do on a kernel of that release ("6.12.107+deb13-amd64").
+func needed(release string) [3]int {
+	if kernel, err := parseNumbers(release); err == nil && older(kernel, passcredKernel) {
+		return oldest
+	}
+	return passcredCRIU
+}
 
 // Config says how to start CRIU.
 type Config struct {
@@ -77,9 +91,14 @@ func (r *Runner) Check(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("criu: %s --version: %w", r.cfg.Path, err)
 	}
-	if older(have, oldest) {
-		return version, fmt.Errorf("criu: %s is version %s, and %d.%d is needed; run scripts/install-criu",
-			r.cfg.Path, version, oldest[0], oldest[1])
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return version, fmt.Errorf("criu: ask the kernel's release: %w", err)
+	}
+	release := unix.ByteSliceToString(uts.Release[:])
+	if need := needed(release); older(have, need) {
+		return version, fmt.Errorf("criu: %s is version %s, and %d.%d is needed on Linux %s; run scripts/install-criu",
+			r.cfg.Path, version, need[0], need[1], release)
 	}
 	if out, err = r.run(ctx, "check"); err != nil {
 		lines := errorLines([]byte(out))
@@ -104,21 +123,24 @@ func parseVersion(out string) (string, [3]int, error) {
 			continue
 		}
 		text = strings.TrimSpace(text)
-		var v [3]int
-		for i, part := range strings.SplitN(text, ".", 3) {
-			digits := part
-			if end := strings.IndexFunc(part, func(c rune) bool { return c < '0' || c > '9' }); end >= 0 {
-				digits = part[:end]
-			}
-			n, err := strconv.Atoi(digits)
-			if err != nil {
-				return "", v, fmt.Errorf("version %q cannot be read", text)
-			}
-			v[i] = n
-		}
-		return text, v, nil
+		v, err := parseNumbers(text)
+		return text, v, err
 	}
 	return "", [3]int{}, fmt.Errorf("no version in its output %q", strings.TrimSpace(out))
+}
+
+// parseNumbers reads the first three numbers of a version, of which the last may be followed by anything.
+func parseNumbers(text string) (v [3]int, err error) {
+	for i, part := range strings.SplitN(text, ".", 3) {
+		digits := part
+		if end := strings.IndexFunc(part, func(c rune) bool { return c < '0' || c > '9' }); end >= 0 {
+			digits = part[:end]
+		}
+		if v[i], err = strconv.Atoi(digits); err != nil {
+			return v, fmt.Errorf("version %q cannot be read", text)
+		}
+	}
+	return v, nil
 }
 
 func older(a, b [3]int) bool {

@@ -1,0 +1,304 @@
+package integration
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ss/integration/lab"
+)
+
+const (
+	// theLease is the coordinator's: how long a host that hears nothing holds out.
+	theLease = 5 * time.Second
+	// noise is what a busy machine may add to it.
+	noise = 2 * time.Second
+)
+
+// outcome is what a fault may lead to.
+type outcome int
+
+const (
+	undone  outcome = iota + 1 // nothing of the attempt is left, and the job runs
+	done                       // the attempt has succeeded all the same
+	stopped                    // of a restore: the job stands nowhere, and its cut is whole
+	whole                      // of a restore: the job stands nowhere, or everywhere; the fault races with the end
+)
+
+// blow is one row: who is killed on which host, at which line of ssctl's, and what may come of it.
+type blow struct {
+	op     string // what ssctl does: "snapshot", "snapshot --stop", "restore"
+	victim string // "agent", "ssctl", "criu"
+	host   string
+	at     string // the phase that ssctl names for that host
+	want   outcome
+}
+
+func (b blow) name() string {
+	return strings.NewReplacer(" --", "-", " ", "-").Replace(b.op) + "/" + b.victim + "/" + b.at + "/" + b.host
+}
+
+// blows are all that can be hit: a CRIU lives in some phases only.
+var blows = []blow{
+	{"snapshot", "agent", "hostB", "preparing", undone},
+	{"snapshot", "agent", "hostA", "recording", undone},
+	{"snapshot", "agent", "hostB", "recording", undone},
+	{"snapshot", "agent", "hostA", "dumping", undone},
+	{"snapshot", "agent", "hostB", "dumping", undone},
+	{"snapshot", "agent", "hostB", "storing", undone},
+	{"snapshot", "agent", "hostB", "finishing", done},
+	{"snapshot", "criu", "hostB", "preparing", undone},
+	{"snapshot", "criu", "hostB", "recording", undone},
+	{"snapshot", "criu", "hostA", "dumping", undone},
+	{"snapshot", "criu", "hostB", "dumping", undone},
+	{"snapshot", "ssctl", "hostB", "preparing", undone},
+	{"snapshot", "ssctl", "hostB", "recording", undone},
+	{"snapshot", "ssctl", "hostB", "dumping", undone},
+	{"snapshot", "ssctl", "hostB", "storing", undone},
+	{"snapshot", "ssctl", "hostB", "finishing", done},
+	{"snapshot --stop", "agent", "hostB", "dumping", undone},
+	{"snapshot --stop", "agent", "hostB", "storing", undone},
+	{"snapshot --stop", "agent", "hostB", "finishing", done},
+	{"snapshot --stop", "criu", "hostB", "dumping", undone},
+	{"snapshot --stop", "ssctl", "hostB", "storing", undone},
+	{"snapshot --stop", "ssctl", "hostB", "finishing", done},
+
+	{"restore", "agent", "hostB", "checking", undone},
+	{"restore", "agent", "hostB", "fetching", undone},
+	{"restore", "agent", "hostA", "fencing", stopped},
+	{"restore", "agent", "hostB", "fencing", stopped},
+	{"restore", "agent", "hostB", "restoring", stopped},
+	{"restore", "agent", "hostA", "resuming", whole},
+	{"restore", "agent", "hostB", "resuming", whole},
+	{"restore", "criu", "hostB", "restoring", stopped},
+	{"restore", "criu", "hostB", "resuming", whole},
+	{"restore", "ssctl", "hostB", "checking", undone},
+	{"restore", "ssctl", "hostB", "fetching", undone},
+	{"restore", "ssctl", "hostA", "fencing", whole},
+	{"restore", "ssctl", "hostB", "fencing", whole},
+	{"restore", "ssctl", "hostB", "restoring", stopped},
+	{"restore", "ssctl", "hostB", "resuming", whole},
+	{"restore --remap hostA=hostC", "agent", "hostC", "fencing", stopped},
+	{"restore --remap hostA=hostC", "agent", "hostC", "restoring", stopped},
+	{"restore --remap hostA=hostC", "criu", "hostC", "restoring", stopped},
+	{"restore --remap hostA=hostC", "ssctl", "hostC", "fencing", whole},
+	{"restore --remap hostA=hostC", "ssctl", "hostC", "restoring", stopped},
+	{"restore --remap hostA=hostC", "ssctl", "hostC", "resuming", whole},
+}
+
+// TestFaults kills every party in every phase of a snapshot and of a restore. One job lives through all of it: that it
+// does, with every word in order, is what the rows have in common.
+func TestFaults(t *testing.T) {
+	var f *faultRig
+	for _, b := range blows {
+		ok := t.Run(b.name(), func(t *testing.T) {
+			if f == nil {
+				f = newFaultRig(t)
+			}
+			f.use(t)
+			f.strike(b)
+		})
+		if f != nil && !ok {
+			f.use(t)
+			f.rig.relay.close() // what a failed row has left must not spoil the next
+			f = nil
+		}
+	}
+	if f != nil {
+		f.use(t)
+		f.conclude()
+		f.rig.relay.close()
+	}
+}
+
+// faultRig is a cluster with a job whose images are large enough to be hit on their way.
+type faultRig struct {
+	*job
+	rig *rig
+}
+
+// faultMembers are the members of its job: what their command lines hold.
+var faultMembers = map[string]string{"serve": "words serve", "connect": "words connect", "idleA": "sleep 1000001", "idleB": "sleep 1000002"}
+
+func newFaultRig(t *testing.T) *faultRig {
+	t.Helper()
+	r := newRig(t, "hostA", "hostB", "hostC")
+	j := r.newJob("words")
+	addr := r.Host("hostB").Addr().String() + ":9001"
+	j.program("serve", "hostB", "words", "serve", "-listen", addr, "-ballast", "64")
+	j.program("connect", "hostA", "words", "connect", "-to", addr, "-ballast", "48", "-until", j.stop)
+	// Two that nothing ends but a kill: a part of a job that the rest has left would show.
+	j.serve("idleA", "hostA", "sleep", "1000001")
+	j.serve("idleB", "hostB", "sleep", "1000002")
+	j.awaitProgress()
+	j.snapshot() // to go back to
+	return &faultRig{job: j, rig: r}
+}
+
+func (f *faultRig) use(t *testing.T) { f.rig.use(t) }
+
+// strike carries out one row.
+func (f *faultRig) strike(b blow) {
+	t := f.t
+	t.Helper()
+	before := f.cuts()
+	args := append(strings.Fields(b.op), f.job.name)
+	if b.restores() {
+		args[len(args)-1] = before[len(before)-1]
+	}
+	run := f.ctlTrapped(b.host+": "+b.at, func(ctl *lab.Cmd) { f.kill(b, ctl) }, args...)
+	deadline := time.Now().Add(theLease + noise)
+	if b.victim == "agent" {
+		<-f.Agent(b.host).Done()
+	}
+	if b.want == undone {
+		// The agent that was killed is still dead.
+		if err := f.flows(deadline); err != nil {
+			t.Errorf("the job does not run within its lease: %v", err)
+		}
+	}
+	f.gatesOpen(deadline)
+	exit := run.ExitCode()
+	t.Logf("exit %d, %.1fs after the fault\n%s%s", exit, time.Since(deadline.Add(-theLease-noise)).Seconds(), run.stderr, &run.stdout)
+	f.judge(b, exit, run.stderr.String(), before)
+	if b.victim == "agent" {
+		f.Agent(b.host).Start()
+	}
+	f.aftermath(b, exit)
+}
+
+// restores says whether it is a restore that is hit.
+func (b blow) restores() bool { return strings.HasPrefix(b.op, "restore") }
+
+// kill is done at the line.
+func (f *faultRig) kill(b blow, ctl *lab.Cmd) {
+	switch b.victim {
+	case "agent":
+		_ = unix.Kill(f.Agent(b.host).Pid(), unix.SIGKILL) // gone already: the row will say so
+	case "ssctl":
+		_ = ctl.Process.Kill()
+	case "criu":
+		f.killCRIU(b.host)
+	}
+}
+
+// judge checks what ssctl said, and whether there is a new cut.
+func (f *faultRig) judge(b blow, exit int, stderr string, before []string) {
+	t := f.t
+	t.Helper()
+	after := f.cuts()
+	if committed := len(after) > len(before); committed != (b.want == done) {
+		t.Errorf("cuts were %v and are %v", before, after)
+	}
+	want := map[outcome][]int{undone: {9}, stopped: {9}, done: {0}, whole: {0, 9}}[b.want]
+	if b.victim == "ssctl" {
+		want = []int{-1}
+	}
+	if !slices.Contains(want, exit) {
+		t.Errorf("exit code %d, want %v", exit, want)
+	}
+	if exit > 0 && !strings.Contains(lastSaid(stderr), b.host) {
+		t.Errorf("the message does not name %s", b.host)
+	}
+}
+
+// lastSaid is what ssctl said for a person: notes and the error, not the phases.
+func lastSaid(stderr string) string {
+	i := strings.Index(stderr, "ssctl:")
+	return stderr[max(0, i):]
+}
+
+// gatesOpen ends the test if a gate of a host is closed after the deadline.
+func (f *faultRig) gatesOpen(deadline time.Time) {
+	t := f.t
+	t.Helper()
+	for {
+		closed := slices.DeleteFunc(f.Leaks(), func(leak string) bool { return !strings.Contains(leak, ": nft ") })
+		if len(closed) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("gates are closed:\n%s", strings.Join(closed, "\n"))
+		}
+		time.Sleep(lookAgain) // nothing tells of a gate
+	}
+}
+
+// aftermath checks that the job is whole or nowhere, that nothing is left, and that what failed can be done again.
+func (f *faultRig) aftermath(b blow, exit int) {
+	t := f.t
+	t.Helper()
+	cuts := f.cuts()
+	last := cuts[len(cuts)-1]
+	switch stands := f.settle(b); {
+	case b.want == done && strings.Contains(b.op, "--stop"), b.want == stopped, b.want == whole && exit == 9:
+		if stands {
+			t.Fatal("the job runs")
+		}
+		f.nothingLeft()
+		f.MustCtl("verify", last)
+		f.MustCtl("restore", last)
+	case !stands && (b.want != whole || exit == 0):
+		t.Fatal("the job does not run")
+	default:
+		if stands {
+			f.mustFlow("after the fault", soon)
+		}
+		f.nothingLeft()
+		f.MustCtl("verify", last)
+		if b.restores() {
+			f.MustCtl("restore", last)
+		}
+	}
+	if !f.settle(b) {
+		t.Fatal("the job does not run in the end")
+	}
+	f.mustFlow("in the end", soon)
+	if !b.restores() {
+		f.snapshot()
+		f.mustFlow("after a snapshot", soon)
+		f.imagesMatch()
+		for _, id := range f.cuts()[:len(f.cuts())-1] {
+			f.MustCtl("rm", id)
+		}
+	}
+	f.nothingLeft()
+}
+
+// settle returns when the job stands everywhere (true) or nowhere, and nobody is at it any more. It ends the test if a part of
+// the job is without the rest for long.
+func (f *faultRig) settle(b blow) (stands bool) {
+	t := f.t
+	t.Helper()
+	await(t, "an end of the attempt", func() string {
+		_, stderr, exit := f.Ctl("restore", "latest", "--job", f.name, "--dry-run")
+		if exit == 8 {
+			return stderr
+		}
+		return ""
+	})
+	where := map[string][]string{}
+	for _, h := range f.Hosts() {
+		for _, p := range f.processes(h.Name) {
+			for name, command := range faultMembers {
+				if p.exe == strings.Fields(command)[0] && strings.Contains(p.command, command) {
+					where[name] = append(where[name], h.Name)
+				}
+			}
+		}
+	}
+	for _, m := range f.members {
+		switch hosts := where[m.name]; {
+		case len(hosts) == 1:
+			m.host = hosts[0]
+		case len(hosts) > 1:
+			t.Fatalf("%s is on %v", m.name, hosts)
+		case len(where) > 0:
+			t.Fatalf("half a job: %s is nowhere, the others are on %v", m.name, where)
+		}
+	}
+	return len(where) > 0
+}
