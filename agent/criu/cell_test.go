@@ -90,6 +90,12 @@ func newNamespace(t testing.TB, addrs ...string) *namespace {
 		t.Fatalf("make a network namespace: %v", err)
 	}
 	t.Cleanup(func() { unix.Close(n.fd) })
+	// IPv6 addresses come into use some time after they are set.
+	for _, from := range addrs {
+		for _, to := range addrs {
+			eventually(t, from+" to reach "+to, func() bool { return n.reaches(from, to) })
+		}
+	}
 	return n
 }
 
@@ -110,19 +116,45 @@ func (n *namespace) do(f func() error) {
 	}
 }
 
-// lo takes the namespace's link up or down.
-func (n *namespace) lo(up bool) {
+// gate lets no packet of the namespace through any more (true), or again (false).
+func (n *namespace) gate(closed bool) {
 	n.t.Helper()
 	n.do(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
 		}
-		if up {
-			return netlink.LinkSetUp(lo)
+		drop := &netlink.GenericQdisc{
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: lo.Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: netlink.MakeHandle(1, 0)},
+			QdiscType:  "blackhole",
 		}
-		return netlink.LinkSetDown(lo)
+		if closed {
+			return netlink.QdiscAdd(drop)
+		}
+		return netlink.QdiscDel(drop)
 	})
+}
+
+// reaches says whether a connection can be made between two addresses, given with their prefixes' lengths.
+func (n *namespace) reaches(from, to string) (ok bool) {
+	n.t.Helper()
+	from, _, _ = strings.Cut(from, "/")
+	to, _, _ = strings.Cut(to, "/")
+	n.do(func() error {
+		l, err := net.Listen("tcp", net.JoinHostPort(to, "0"))
+		if err != nil {
+			return nil
+		}
+		defer l.Close()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 100 * time.Millisecond}
+		c, err := d.Dial("tcp", l.Addr().String())
+		if err == nil {
+			ok = true
+			c.Close()
+		}
+		return nil
+	})
+	return ok
 }
 
 // pair makes a connection from one address of the namespace to another.
@@ -182,7 +214,7 @@ type cell struct {
 	member agent.Member
 }
 
-// freezers are the hierarchies that can freeze on this machine.
+// freezer is where a hierarchy that can freeze is mounted on this machine.
 func freezer(t testing.TB, v1 bool) string {
 	t.Helper()
 	places := []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"}
@@ -327,7 +359,7 @@ func (c *cell) destroy() {
 	})
 }
 
-// alive fails the test if the member does not go on counting.
+// counts waits until the member goes on counting.
 func counts(t testing.TB, dir string, beyond uint64) {
 	t.Helper()
 	from := max(readCount(dir), beyond)
@@ -393,20 +425,33 @@ func locked(t testing.TB, path string) bool {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
-// dumpCell freezes the member, dumps it, and leaves it frozen.
-func dumpCell(t testing.TB, r *Runner, c *cell) (string, agent.DumpResult) {
+// startDump brings a dump to the pre-dump notification; run carries it through and returns the images' folder.
+func startDump(t testing.TB, r *Runner, c *cell) (run func() string) {
 	t.Helper()
 	dir := imageDir(t)
 	d, err := r.StartDump(testContext(t), agent.DumpSpec{Member: c.member, Dir: dir, LockFile: lockFile(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.freeze()
-	result, err := d.Run(testContext(t))
-	if err != nil {
-		t.Fatal(err)
+	return func() string {
+		t.Helper()
+		result, err := d.Run(testContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.Bytes == 0 || result.Frozen == 0 {
+			t.Errorf("a dump of nothing: %+v", result)
+		}
+		return dir
 	}
-	return dir, result
+}
+
+// dumpCell dumps the member and leaves it frozen.
+func dumpCell(t testing.TB, r *Runner, c *cell) string {
+	t.Helper()
+	run := startDump(t, r, c)
+	c.freeze()
+	return run()
 }
 
 // restoreCell restores images into a new cell and leaves it at the post-restore notification.

@@ -131,7 +131,7 @@ func TestEndsOfHalfClosedConnections(t *testing.T) {
 				return sp == test.p && sq == test.q && ep.WriteSeq-eq.RcvNxt == test.inFlight
 			})
 			c := startIn(t, n, false, []*os.File{fp, fq}, "hold", "1")
-			dir, _ := dumpCell(t, r, c)
+			dir := dumpCell(t, r, c)
 			ends, err := r.Ends(dir)
 			if err != nil {
 				t.Fatal(err)
@@ -198,7 +198,7 @@ func TestEndsOfOtherSockets(t *testing.T) {
 		return err
 	})
 	c := startIn(t, n, false, files, "hold", "1")
-	dir, _ := dumpCell(t, r, c)
+	dir := dumpCell(t, r, c)
 	ends, err := r.Ends(dir)
 	if err != nil || len(ends) != 0 {
 		t.Errorf("ends %v, %v", ends, err)

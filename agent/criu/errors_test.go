@@ -181,7 +181,7 @@ func TestRestoreErrors(t *testing.T) {
 	r := newRunner(t)
 	c := startIn(t, nil, false, nil, "parent")
 	counts(t, c.dir, 0)
-	dir, _ := dumpCell(t, r, c)
+	dir := dumpCell(t, r, c)
 	c.thaw()
 	restore := func(t *testing.T, m agent.Member) *Error {
 		t.Helper()

@@ -34,7 +34,7 @@ func kill(t testing.TB, p *operation) {
 	}
 }
 
-// big is a member with an echo program's connection that takes a while to dump.
+// subject is a member that takes a while to dump, with the other end of its one connection, and a descriptor of its own end.
 type subject struct {
 	*cell
 	ours net.Conn
@@ -380,7 +380,7 @@ func TestKilledAgentRestoring(t *testing.T) {
 	r := newRunner(t)
 	c := startIn(t, nil, false, nil, "parent")
 	counts(t, c.dir, 0)
-	dir, _ := dumpCell(t, r, c)
+	dir := dumpCell(t, r, c)
 	c.kill()
 	c2 := newCell(t, nil, false)
 	took := killAgent(t, agentOrder{Member: c2.member, Work: t.TempDir(), Dir: dir, Lock: lockFile(t), Restore: true})

@@ -22,7 +22,7 @@ import (
 func socketMember(t testing.TB) (r *Runner, dir string) {
 	t.Helper()
 	r = newRunner(t)
-	n := newNamespace(t, "fd00::1/64", "fd00::2/64")
+	n := newNamespace(t, "fd00::1/128", "fd00::2/128")
 	a, b := n.pair("127.0.0.1", "127.0.0.2")
 	files := []*os.File{handOver(t, a), handOver(t, b)}
 	n.do(func() error {
@@ -49,7 +49,7 @@ func socketMember(t testing.TB) (r *Runner, dir string) {
 		return mapped(&files, 7005)
 	})
 	c := startIn(t, n, false, files, "hold", "1")
-	dir, _ = dumpCell(t, r, c)
+	dir = dumpCell(t, r, c)
 	return r, dir
 }
 
@@ -174,7 +174,7 @@ func TestNeeds(t *testing.T) {
 	r := newRunner(t)
 	c := startIn(t, nil, false, nil, "parent")
 	counts(t, c.dir, 0)
-	dir, _ := dumpCell(t, r, c)
+	dir := dumpCell(t, r, c)
 	needs, err := r.Needs(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -167,7 +167,7 @@ func (j *job) restores(n int) []Restore {
 	images := j.imageDir(j.big.host.Name)
 	for i := range n {
 		var r Restore
-		j.lab.MustCtl("kill", j.name)
+		j.kill()
 		r.Bare, r.BareWall = j.bareRestore(images)
 		j.await("end of the connections", func() bool { return !j.connected() })
 		j.settleDisk()
@@ -186,6 +186,17 @@ func (j *job) restores(n int) []Restore {
 	}
 	j.locate()
 	return all
+}
+
+// kill ends the job's programs. One that outlives the other for a moment may find its connection broken, and say so.
+func (j *job) kill() {
+	j.lab.MustCtl("kill", j.name)
+	for _, m := range j.members() {
+		if err := m.read(); err != nil {
+			j.Fatalf("kill %s: %v", j.name, err)
+		}
+		m.failed = ""
+	}
 }
 
 // connected tells whether the kernel of the large member's host still knows a connection of the job.
