@@ -24,7 +24,7 @@ const (
 const batchSize = 512
 
 // ackTimeout bounds the wait for an answer that the kernel gives at once, unless it had no memory to.
-const ackTimeout = 2 * time.Second
+const ackTimeout = 10 * time.Second
 
 // queue is one NFQUEUE that this process listens to, on a socket and with a goroutine of its own.
 type queue struct {
