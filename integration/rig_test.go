@@ -299,9 +299,9 @@ func (j *job) cuts() []string {
 // gates, work folders, and of images what is partial.
 func (j *job) leftovers() []string {
 	j.t.Helper()
+	ours := []string{"cgroup /", "mount ", "ssagent cell-init", "/words ", ": sleep ", "/nap ", holdWord}
 	stray := slices.DeleteFunc(j.Leaks(), func(leak string) bool {
-		return strings.Contains(leak, "cgroup /") || strings.Contains(leak, "mount ") ||
-			strings.Contains(leak, "/words ") || strings.Contains(leak, ": sleep ") || strings.Contains(leak, "ssagent cell-init")
+		return slices.ContainsFunc(ours, func(our string) bool { return strings.Contains(leak, our) })
 	})
 	for _, h := range j.Hosts() {
 		for _, pattern := range []string{"images/*/*/.*", "restore/*", "criu/op-*", "journal/.tmp-*"} {
