@@ -176,13 +176,25 @@ func (c *cluster) crius(host string) []int {
 	return pids
 }
 
-// killCRIU kills every CRIU of a host as soon as there is one.
-func (c *cluster) killCRIU(host string) {
+// helpers lists the processes of a host's agent that it has started as one of its own subcommands.
+func (c *cluster) helpers(host, subcommand string) []int {
+	c.t.Helper()
+	var pids []int
+	for _, p := range c.processes(host) {
+		if p.exe == "ssagent" && strings.Contains(p.command, " "+subcommand+" ") {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids
+}
+
+// killAll kills what find finds, as soon as it finds any.
+func (c *cluster) killAll(find func() []int) {
 	c.t.Helper()
 	var pids []int
 	deadline := time.Now().Add(soon)
 	for len(pids) == 0 && time.Now().Before(deadline) {
-		pids = c.crius(host) // nothing tells of a process's birth
+		pids = find() // nothing tells of a process's birth
 	}
 	for _, pid := range pids {
 		_ = unix.Kill(pid, unix.SIGKILL) // one may end with another
