@@ -307,7 +307,7 @@ func (a *attempt) read(id marker.HostID, line SnapshotLine) {
 		case in.Message != nil:
 			a.post(marker.Received{Message: *in.Message})
 		case in.Failure != nil:
-			a.fail(id, in.Failure)
+			a.fail(id, told{in.Failure})
 		case in.Report != nil:
 			a.mu.Lock()
 			a.reports[string(id)] = *in.Report
@@ -451,6 +451,12 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 	return cut
 }
 
+// told is a failure in its host's own words, which name the operation, the host, the job and the snapshot.
+type told struct{ error }
+
+// Unwrap gives what the host said.
+func (t told) Unwrap() error { return t.error }
+
 // failure says why the attempt did not commit, and which hosts are not known to run again.
 func (a *attempt) failure(out marker.Outcome) error {
 	a.mu.Lock()
@@ -459,6 +465,9 @@ func (a *attempt) failure(out marker.Outcome) error {
 	f := &fault.Error{Op: "snapshot", Job: a.opt.Job, Host: string(out.Blame), Snapshot: a.key.snapshotID(), Err: errors.New(out.Reason)}
 	if cause != nil {
 		f.Err = cause
+	}
+	if _, ok := errors.AsType[told](cause); ok {
+		f.Op, f.Job, f.Host, f.Snapshot = "", "", "", ""
 	}
 	switch {
 	case out.Cause == marker.CauseInterrupt:
