@@ -93,7 +93,6 @@ type attempt struct {
 	mu       sync.Mutex
 	reports  map[string]HostReport
 	failures map[marker.HostID]error
-	said     map[marker.HostID]bool // hosts whose failure is in their own words
 	heard    map[marker.HostID]bool // hosts that have said something: they may have touched the job
 
 	core    marker.Coordinator
@@ -136,7 +135,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	a := &attempt{
 		c: c, opt: opt, zero: time.Now(), lines: map[marker.HostID]SnapshotLine{}, events: make(chan marker.Event, 64),
 		done: make(chan struct{}), reports: map[string]HostReport{}, failures: map[marker.HostID]error{},
-		lost: map[marker.HostID]bool{}, heard: map[marker.HostID]bool{}, said: map[marker.HostID]bool{},
+		lost: map[marker.HostID]bool{}, heard: map[marker.HostID]bool{},
 	}
 	if err := a.choose(all, running); err != nil {
 		return nil, err
@@ -308,11 +307,7 @@ func (a *attempt) read(id marker.HostID, line SnapshotLine) {
 		case in.Message != nil:
 			a.post(marker.Received{Message: *in.Message})
 		case in.Failure != nil:
-			a.mu.Lock()
-			if a.failures[id] == nil {
-				a.failures[id], a.said[id] = in.Failure, true
-			}
-			a.mu.Unlock()
+			a.fail(id, told{in.Failure})
 		case in.Report != nil:
 			a.mu.Lock()
 			a.reports[string(id)] = *in.Report
@@ -456,17 +451,23 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 	return cut
 }
 
+// told is a failure in its host's own words, which name the operation, the host, the job and the snapshot.
+type told struct{ error }
+
+// Unwrap gives what the host said.
+func (t told) Unwrap() error { return t.error }
+
 // failure says why the attempt did not commit, and which hosts are not known to run again.
 func (a *attempt) failure(out marker.Outcome) error {
 	a.mu.Lock()
-	cause, heard, said := a.failures[out.Blame], a.heard[out.Blame], a.said[out.Blame]
+	cause, heard := a.failures[out.Blame], a.heard[out.Blame]
 	a.mu.Unlock()
 	f := &fault.Error{Op: "snapshot", Job: a.opt.Job, Host: string(out.Blame), Snapshot: a.key.snapshotID(), Err: errors.New(out.Reason)}
 	if cause != nil {
 		f.Err = cause
 	}
-	if said {
-		f.Op, f.Job, f.Host, f.Snapshot = "", "", "", "" // the host's own sentence begins with all of that
+	if _, ok := errors.AsType[told](cause); ok {
+		f.Op, f.Job, f.Host, f.Snapshot = "", "", "", ""
 	}
 	switch {
 	case out.Cause == marker.CauseInterrupt:
