@@ -34,6 +34,15 @@ type MemberMeta struct {
 
 // store makes the images durable here and on another host. The members run meanwhile.
 func (w *work) store(ctx context.Context) (marker.Event, error) {
+	// The gates open as soon as the slowest neighbour has dumped. Until then its members stand still, and
+	// this host's channels to it: they come before our disk and network.
+	if !w.stopping() {
+		select {
+		case <-w.allOpen:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	meta := SetMeta{Members: map[string]MemberMeta{}}
 	var err error
 	if meta.CRIU, err = w.a.cfg.CRIU.Check(ctx); err != nil {
@@ -68,15 +77,6 @@ func (w *work) store(ctx context.Context) (marker.Event, error) {
 	w.sealed = true
 	if err := w.replicate(ctx); err != nil {
 		return nil, err
-	}
-	// The gates open as soon as the slowest neighbour has dumped, and the coordinator waits for that
-	// neighbour anyway; so this wait costs nothing and makes the report complete.
-	if !w.stopping() {
-		select {
-		case <-w.allOpen:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
 	}
 	w.report(man, meta.CRIU)
 	return marker.StoreDone{Key: w.key}, nil

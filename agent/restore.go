@@ -127,7 +127,7 @@ func (r *Restoration) Fetch(ctx context.Context) error {
 
 func (r *Restoration) fetchPart(ctx context.Context, part RestorePart) error {
 	key := r.key(part.Host)
-	_, err := r.a.cfg.Images.Verify(ctx, key, part.Digest)
+	_, err := r.a.cfg.Images.Scan(ctx, key, part.Digest)
 	if err == nil {
 		return nil
 	}

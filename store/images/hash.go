@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash"
+	"hash/crc32"
 	"io"
 	"os"
 	"runtime"
@@ -63,15 +65,27 @@ func copyChunks(ctx context.Context, r io.Reader, buf []byte, f func(chunk []byt
 	}
 }
 
-// hashFile returns the SHA-256 of what is left to read of f, in hex, and how long that was.
-func hashFile(ctx context.Context, f *os.File, buf []byte) (sum string, size int64, err error) {
+// hashFile returns the SHA-256 of what is left to read of f, in hex, the checksums of its parts, and how long it was.
+func hashFile(ctx context.Context, f *os.File, buf []byte) (sum string, crcs []string, size int64, err error) {
 	h := sha256.New()
+	crcs = []string{} // not null in the manifest
+	var crc uint32
 	err = copyChunks(ctx, f, buf, func(chunk []byte) error {
-		size += int64(len(chunk))
+		crc = crc32.Update(crc, castagnoli, chunk) // chunkSize divides PartSize
+		if size += int64(len(chunk)); size%PartSize == 0 {
+			crcs, crc = append(crcs, crcText(crc)), 0
+		}
 		_, err := h.Write(chunk)
 		return err
 	})
-	return sumOf(h), size, err
+	if size%PartSize != 0 {
+		crcs = append(crcs, crcText(crc))
+	}
+	return sumOf(h), crcs, size, err
 }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func crcText(crc uint32) string { return fmt.Sprintf("%08x", crc) }
 
 func sumOf(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }

@@ -71,7 +71,15 @@ type File struct {
 	Size   int64  `json:"size"`
 	Mode   uint32 `json:"mode"` // the owner's permission bits
 	SHA256 string `json:"sha256"`
+	// CRC32C are the checksums (RFC 3720, B.4) of the file's parts of PartSize bytes, in hex. They are for Scan.
+	CRC32C []string `json:"crc32c"`
 }
+
+// PartSize is the length of what one checksum of a File covers; the last part may be shorter.
+const PartSize = 16 << 20
+
+// parts is how many checksums a file has.
+func (f File) parts() int64 { return (f.Size + PartSize - 1) / PartSize }
 
 // Key is the set's.
 func (m Manifest) Key() Key { return Key{m.Job, m.Snapshot, m.Host} }
@@ -147,6 +155,9 @@ func (m Manifest) validate() error {
 		}
 		if sum, err := hex.DecodeString(f.SHA256); err != nil || len(sum) != sha256.Size || strings.ToLower(f.SHA256) != f.SHA256 {
 			return fmt.Errorf("file %q has digest %q", f.Path, f.SHA256)
+		}
+		if int64(len(f.CRC32C)) != f.parts() {
+			return fmt.Errorf("file %q has %d checksums for %d parts", f.Path, len(f.CRC32C), f.parts())
 		}
 		for _, dir := range parents(f.Path) {
 			folders[dir] = true

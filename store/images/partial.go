@@ -180,7 +180,7 @@ func (p *Partial) sealFile(ctx context.Context, file *File, buf []byte) error {
 	defer f.Close()
 	synced := make(chan error, 1)
 	go func() { synced <- p.s.syncFile(f) }()
-	file.SHA256, file.Size, err = hashFile(ctx, f, buf)
+	file.SHA256, file.CRC32C, file.Size, err = hashFile(ctx, f, buf)
 	if err = errors.Join(err, <-synced); err != nil {
 		return fmt.Errorf("%s: %w", file.Path, err)
 	}

@@ -325,9 +325,18 @@ func TestSealRefuses(t *testing.T) {
 }
 
 // TestEveryDamage damages each file and the manifest, one at a time, and each is found by Verify and by Send.
-func TestEveryDamage(t *testing.T) {
+// reader is one of the two ways to read a whole set.
+type reader func(ctx context.Context, key Key, wantDigest string) (Manifest, error)
+
+func eachReader(t *testing.T, f func(*testing.T, *Store, reader)) {
+	t.Run("Verify", func(t *testing.T) { s := newStore(t); f(t, s, s.Verify) })
+	t.Run("Scan", func(t *testing.T) { s := newStore(t); f(t, s, s.Scan) })
+}
+
+func TestEveryDamage(t *testing.T) { eachReader(t, everyDamage) }
+
+func everyDamage(t *testing.T, s *Store, read reader) {
 	ctx := context.Background()
-	s := newStore(t)
 	m := sealed(t, s, testKey)
 	root := s.setDir(testKey)
 	paths := []string{manifestName}
@@ -342,7 +351,7 @@ func TestEveryDamage(t *testing.T) {
 		damage := func(what string, bad []byte, sendFinds bool) {
 			t.Helper()
 			check(t, os.WriteFile(full, bad, 0o600))
-			_, err := s.Verify(ctx, testKey, m.Digest)
+			_, err := read(ctx, testKey, m.Digest)
 			wantDamage(t, err, path, KindDigest, KindSize)
 			if sendFinds {
 				if err := send(); !errors.As(err, new(*IntegrityError)) && !errors.Is(err, ErrUnknownVersion) {
@@ -363,25 +372,26 @@ func TestEveryDamage(t *testing.T) {
 		}
 		damage("growth", append(bytes.Clone(good), 'x'), true)
 		check(t, os.Remove(full))
-		_, err = s.Verify(ctx, testKey, m.Digest)
+		_, err = read(ctx, testKey, m.Digest)
 		wantDamage(t, err, path, KindMissing)
 		check(t, os.Symlink(filepath.Join(t.TempDir(), "copy"), full))
-		_, err = s.Verify(ctx, testKey, m.Digest)
+		_, err = read(ctx, testKey, m.Digest)
 		wantDamage(t, err, path, KindType)
 		check(t, os.Remove(full))
 		check(t, os.WriteFile(full, good, 0o600))
 		if path != manifestName {
 			check(t, os.Chmod(full, 0o640))
-			_, err = s.Verify(ctx, testKey, m.Digest)
+			_, err = read(ctx, testKey, m.Digest)
 			wantDamage(t, err, path, KindMode)
 			check(t, os.Chmod(full, 0o600))
 		}
 	}
 }
 
-func TestForeignFiles(t *testing.T) {
+func TestForeignFiles(t *testing.T) { eachReader(t, foreignFiles) }
+
+func foreignFiles(t *testing.T, s *Store, read reader) {
 	ctx := context.Background()
-	s := newStore(t)
 	m := sealed(t, s, testKey)
 	root := s.setDir(testKey)
 	for _, extra := range []string{"x", "hostA-1/x", "hostA-1/files/x", "hostA-9/"} {
@@ -391,22 +401,22 @@ func TestForeignFiles(t *testing.T) {
 		} else {
 			check(t, os.WriteFile(full, nil, 0o600))
 		}
-		_, err := s.Verify(ctx, testKey, m.Digest)
+		_, err := read(ctx, testKey, m.Digest)
 		wantDamage(t, err, strings.TrimSuffix(extra, "/"), KindExtra)
 		check(t, os.Remove(full))
 	}
 	check(t, os.WriteFile(filepath.Join(root, committedName), []byte("x"), 0o600))
-	_, err := s.Verify(ctx, testKey, m.Digest)
+	_, err := read(ctx, testKey, m.Digest)
 	wantDamage(t, err, committedName, KindExtra)
 	check(t, os.Remove(filepath.Join(root, committedName)))
-	_, err = s.Verify(ctx, testKey, m.Digest)
+	_, err = read(ctx, testKey, m.Digest)
 	check(t, err)
 
 	// All faults at once, and a folder that became a link.
 	check(t, os.Remove(filepath.Join(root, "hostA-1/core-1001.img")))
 	check(t, os.Rename(filepath.Join(root, "hostA-2"), filepath.Join(t.TempDir(), "moved")))
 	check(t, os.Symlink("/etc", filepath.Join(root, "hostA-2")))
-	_, err = s.Verify(ctx, testKey, m.Digest)
+	_, err = read(ctx, testKey, m.Digest)
 	for _, want := range []string{"hostA-1/core-1001.img", "hostA-2: not a regular file"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %q", err, want)
@@ -468,5 +478,37 @@ func BenchmarkSeal(b *testing.B) {
 		b.StopTimer()
 		check(b, s.Remove(testKey))
 		b.StartTimer()
+	}
+}
+
+// A checksum belongs to each part of a large file, and each part is looked at.
+func TestScanLooksAtEveryPart(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	p, err := s.Begin(testKey)
+	check(t, err)
+	dir, err := p.Dir("hostA-1")
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(dir, "pages-1.img"), bytes.Repeat([]byte("page"), (2*PartSize+4096)/4), 0o600))
+	m, err := p.Seal(ctx, Info{})
+	check(t, err)
+	if got := len(m.Files[0].CRC32C); got != 3 {
+		t.Fatalf("%d checksums for two parts and a bit", got)
+	}
+	_, err = s.Scan(ctx, testKey, m.Digest)
+	check(t, err)
+	f, err := os.OpenFile(filepath.Join(s.setDir(testKey), "hostA-1/pages-1.img"), os.O_RDWR, 0)
+	check(t, err)
+	defer f.Close()
+	for _, at := range []int64{0, PartSize - 1, PartSize, 2*PartSize - 1, 2 * PartSize, 2*PartSize + 4095} {
+		var b [1]byte
+		_, err := f.ReadAt(b[:], at)
+		check(t, err)
+		_, err = f.WriteAt([]byte{b[0] ^ 1}, at)
+		check(t, err)
+		_, err = s.Scan(ctx, testKey, m.Digest)
+		wantDamage(t, err, "hostA-1/pages-1.img", KindDigest)
+		_, err = f.WriteAt(b[:], at)
+		check(t, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -186,7 +187,9 @@ func TestReceivedManifests(t *testing.T) {
 	base := func(files ...File) Manifest {
 		return Manifest{Schema: schema, Job: testKey.Job, Snapshot: testKey.Snapshot, Host: testKey.Host, Files: files}
 	}
-	file := func(path string) File { return File{Path: path, Size: 1, Mode: 0o600, SHA256: sum} }
+	file := func(path string) File {
+		return File{Path: path, Size: 1, Mode: 0o600, SHA256: sum, CRC32C: []string{"00000000"}}
+	}
 	stream := func(m Manifest) []Frame {
 		data, err := m.encode()
 		check(t, err)
@@ -222,10 +225,12 @@ func TestReceivedManifests(t *testing.T) {
 		"unsorted":           base(file("m/b"), file("m/a")),
 		"file and folder":    base(file("m/a"), file("m/a-b"), file("m/a/b")),
 		"negative size":      with(func(f *File) { f.Size = -1 }),
-		"sizes overflow":     base(File{"m/a", 1 << 62, 0, sum}, File{"m/b", 1 << 62, 0, sum}),
+		"sizes overflow":     base(File{"m/a", 1 << 62, 0, sum, nil}, File{"m/b", 1 << 62, 0, sum, nil}),
 		"setuid":             with(func(f *File) { f.Mode = 0o4700 }),
 		"open to others":     with(func(f *File) { f.Mode = 0o644 }),
 		"short digest":       with(func(f *File) { f.SHA256 = "abcd" }),
+		"missing checksum":   with(func(f *File) { f.CRC32C = []string{} }),
+		"checksum too many":  with(func(f *File) { f.CRC32C = append(f.CRC32C, "00000000") }),
 		"capital digest":     with(func(f *File) { f.SHA256 = strings.ToUpper(sum) }),
 		"another host's":     other,
 	} {
@@ -234,7 +239,10 @@ func TestReceivedManifests(t *testing.T) {
 			wantDamage(t, err, manifestName, KindManifest)
 		})
 	}
-	huge := with(func(f *File) { f.Size = 1 << 60 })
+	huge := with(func(f *File) {
+		f.Size = 1 << 40
+		f.CRC32C = slices.Repeat(f.CRC32C, int(f.parts()))
+	})
 	_, err := receive(t, newStore(t), "", stream(huge))
 	wantErr(t, err, ErrNoSpace)
 	newer := base(file("m/a"))
