@@ -238,7 +238,8 @@ func (w *work) preflight(ctx context.Context) error {
 	return nil
 }
 
-// outside lists the connections whose other end is on no host of the job.
+// outside lists the connections whose other end is on no host of the job, or here and no member's. What is at the end of one
+// that leads to another host of the job, that host alone could say: the check of the cut finds it.
 func (w *work) outside(socks []Socket) []string {
 	ours := map[Conn]bool{}
 	for _, s := range socks {
@@ -246,10 +247,17 @@ func (w *work) outside(socks []Socket) []string {
 	}
 	var out []string
 	for _, s := range socks {
-		if s.Listening || s.HalfOpen || !s.Remote.IsValid() || w.peerOf(s.Remote.Addr()) != "" || ours[Conn{s.Remote, s.Local}] {
+		if s.Listening || s.HalfOpen || !s.Remote.IsValid() || ours[Conn{s.Remote, s.Local}] {
 			continue
 		}
-		out = append(out, fmt.Sprintf("process %d (%s) has a connection with %s, which is no host of the job: close it, or make its other end a member", s.Pid, s.Command, s.Remote))
+		what := "no host of the job"
+		switch peer := w.peerOf(s.Remote.Addr()); {
+		case peer == w.a.cfg.Host || s.Remote.Addr().IsLoopback():
+			what = "no member of the job"
+		case peer != "":
+			continue
+		}
+		out = append(out, fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: close it, or make its other end a member", s.Pid, s.Command, s.Remote, what))
 	}
 	return out
 }

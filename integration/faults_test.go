@@ -31,15 +31,25 @@ const (
 // blow is one row: who is killed on which host, at which line of ssctl's, and what may come of it.
 type blow struct {
 	op     string // what ssctl does: "snapshot", "snapshot --stop", "restore"
-	victim string // "agent", "ssctl", "criu"
+	victim string // "agent", "ssctl", "criu", or several
 	host   string
-	at     string // the phase that ssctl names for that host
+	at     string // the phase that ssctl names for that host, or a whole line of ssctl's
 	want   outcome
 }
 
 func (b blow) name() string {
-	return strings.NewReplacer(" --", "-", " ", "-").Replace(b.op) + "/" + b.victim + "/" + b.at + "/" + b.host
+	return strings.NewReplacer(" --", "-", " ", "-", ":", "").Replace(b.op + "/" + b.victim + "/" + b.at + "/" + b.host)
 }
+
+// line is what ssctl prints when the time has come.
+func (b blow) line() string {
+	if strings.Contains(b.at, ":") {
+		return b.at
+	}
+	return b.host + ": " + b.at
+}
+
+func (b blow) hits(victim string) bool { return slices.Contains(strings.Fields(b.victim), victim) }
 
 // blows are all that can be hit: a CRIU lives in some phases only.
 var blows = []blow{
@@ -59,6 +69,10 @@ var blows = []blow{
 	{"snapshot", "ssctl", "hostB", "dumping", undone},
 	{"snapshot", "ssctl", "hostB", "storing", undone},
 	{"snapshot", "ssctl", "hostB", "finishing", done},
+	{"snapshot", "agent criu", "hostB", "dumping", undone},
+	{"snapshot", "keeper", "hostB", "dumping", undone},
+	{"snapshot", "watcher", "hostB", "dumping", done},
+	{"snapshot", "agent", "hostC", "hostB: storing", done}, // where the images go
 	{"snapshot --stop", "agent", "hostB", "dumping", undone},
 	{"snapshot --stop", "agent", "hostB", "storing", undone},
 	{"snapshot --stop", "agent", "hostB", "finishing", done},
@@ -149,9 +163,9 @@ func (f *faultRig) strike(b blow) {
 	if b.restores() {
 		args[len(args)-1] = before[len(before)-1]
 	}
-	run := f.ctlTrapped(b.host+": "+b.at, func(ctl *lab.Cmd) { f.kill(b, ctl) }, args...)
+	run := f.ctlTrapped(b.line(), func(ctl *lab.Cmd) { f.kill(b, ctl) }, args...)
 	deadline := time.Now().Add(theLease + noise)
-	if b.victim == "agent" {
+	if b.hits("agent") {
 		<-f.Agent(b.host).Done()
 	}
 	if b.want == undone {
@@ -164,7 +178,7 @@ func (f *faultRig) strike(b blow) {
 	exit := run.ExitCode()
 	t.Logf("exit %d, %.1fs after the fault\n%s%s", exit, time.Since(deadline.Add(-theLease-noise)).Seconds(), run.stderr, &run.stdout)
 	f.judge(b, exit, run.stderr.String(), before)
-	if b.victim == "agent" {
+	if b.hits("agent") {
 		f.Agent(b.host).Start()
 	}
 	f.aftermath(b, exit)
@@ -175,13 +189,19 @@ func (b blow) restores() bool { return strings.HasPrefix(b.op, "restore") }
 
 // kill is done at the line.
 func (f *faultRig) kill(b blow, ctl *lab.Cmd) {
-	switch b.victim {
-	case "agent":
+	if b.hits("agent") {
 		_ = unix.Kill(f.Agent(b.host).Pid(), unix.SIGKILL) // gone already: the row will say so
-	case "ssctl":
+	}
+	if b.hits("ssctl") {
 		_ = ctl.Process.Kill()
-	case "criu":
-		f.killCRIU(b.host)
+	}
+	if b.hits("criu") {
+		f.killAll(func() []int { return f.crius(b.host) })
+	}
+	for victim, word := range map[string]string{"keeper": "criu-exec", "watcher": "cell-watch"} {
+		if b.hits(victim) {
+			f.killAll(func() []int { return f.helpers(b.host, word) })
+		}
 	}
 }
 
@@ -194,7 +214,7 @@ func (f *faultRig) judge(b blow, exit int, stderr string, before []string) {
 		t.Errorf("cuts were %v and are %v", before, after)
 	}
 	want := map[outcome][]int{undone: {9}, stopped: {9}, done: {0}, whole: {0, 9}}[b.want]
-	if b.victim == "ssctl" {
+	if b.hits("ssctl") {
 		want = []int{-1}
 	}
 	if !slices.Contains(want, exit) {

@@ -176,13 +176,25 @@ func (c *cluster) crius(host string) []int {
 	return pids
 }
 
-// killCRIU kills every CRIU of a host as soon as there is one.
-func (c *cluster) killCRIU(host string) {
+// helpers lists the processes of a host's agent that it has started as one of its own subcommands.
+func (c *cluster) helpers(host, subcommand string) []int {
+	c.t.Helper()
+	var pids []int
+	for _, p := range c.processes(host) {
+		if p.exe == "ssagent" && strings.Contains(p.command, " "+subcommand+" ") {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids
+}
+
+// killAll kills what find finds, as soon as it finds any.
+func (c *cluster) killAll(find func() []int) {
 	c.t.Helper()
 	var pids []int
 	deadline := time.Now().Add(soon)
 	for len(pids) == 0 && time.Now().Before(deadline) {
-		pids = c.crius(host) // nothing tells of a process's birth
+		pids = find() // nothing tells of a process's birth
 	}
 	for _, pid := range pids {
 		_ = unix.Kill(pid, unix.SIGKILL) // one may end with another
@@ -299,9 +311,9 @@ func (j *job) cuts() []string {
 // gates, work folders, and of images what is partial.
 func (j *job) leftovers() []string {
 	j.t.Helper()
+	ours := []string{"cgroup /", "mount ", "ssagent cell-init", "/words ", ": sleep ", "/nap ", holdWord}
 	stray := slices.DeleteFunc(j.Leaks(), func(leak string) bool {
-		return strings.Contains(leak, "cgroup /") || strings.Contains(leak, "mount ") ||
-			strings.Contains(leak, "/words ") || strings.Contains(leak, ": sleep ") || strings.Contains(leak, "ssagent cell-init")
+		return slices.ContainsFunc(ours, func(our string) bool { return strings.Contains(leak, our) })
 	})
 	for _, h := range j.Hosts() {
 		for _, pattern := range []string{"images/*/*/.*", "restore/*", "criu/op-*", "journal/.tmp-*"} {

@@ -13,7 +13,7 @@ type FaultKind int
 
 // What can be wrong with a channel.
 const (
-	FaultOrphan    FaultKind = iota + 1 // bytes are received that were never sent: rcv_nxt > write_seq
+	FaultOrphan    FaultKind = iota + 1 // bytes are received that were never sent: rcv_nxt > snd_nxt
 	FaultLost                           // bytes are acknowledged that were never received: snd_una > rcv_nxt
 	FaultQueue                          // the sending end contradicts itself: snd_una > write_seq
 	FaultOutside                        // the other end is in no member of the job
@@ -34,7 +34,7 @@ func (f *Fault) Error() string {
 	way := fmt.Sprintf("channel from %s to %s of %s (%s)", from, c.ToAddr, c.ToMember, c.To)
 	switch f.Kind {
 	case FaultOrphan:
-		return fmt.Sprintf("%s: orphan message: %d bytes received and never sent (rcv_nxt %d, write_seq %d)", way, c.RcvNxt-c.WriteSeq, c.RcvNxt, c.WriteSeq)
+		return fmt.Sprintf("%s: orphan message: %d bytes received and never sent (rcv_nxt %d, snd_nxt %d)", way, c.RcvNxt-c.WriteSeq+c.unsent, c.RcvNxt, c.WriteSeq-c.unsent)
 	case FaultLost:
 		return fmt.Sprintf("%s: lost message: %d bytes acknowledged and never received (snd_una %d, rcv_nxt %d)", way, c.SndUna-c.RcvNxt, c.SndUna, c.RcvNxt)
 	case FaultQueue:
@@ -77,7 +77,7 @@ func blamed(err error) HostID {
 
 // Check pairs the ends of all members and checks both directions of every connection (M8), modulo 2^32:
 //
-//	p.snd_una ≤ q.rcv_nxt ≤ p.write_seq
+//	p.snd_una ≤ q.rcv_nxt ≤ p.snd_nxt ≤ p.write_seq
 //
 // It returns the channels, one per direction, sorted by host, member and address of the sending end.
 // Connections within a host, and within a member, are channels like others. If anything is wrong it
@@ -176,6 +176,7 @@ func halfChannel(e End) Channel {
 
 func channel(from, to End) Channel {
 	c := halfChannel(from)
+	c.unsent = from.Unsent
 	c.To, c.ToMember = to.Host, to.Member
 	c.RcvNxt = to.RcvNxt
 	c.InTransit = c.WriteSeq - c.RcvNxt
@@ -189,7 +190,9 @@ func (c Channel) fault() FaultKind {
 		return FaultQueue
 	case int32(c.RcvNxt-c.SndUna) < 0:
 		return FaultLost
-	case int32(c.WriteSeq-c.RcvNxt) < 0:
+	// Against snd_nxt and not write_seq: a restored kernel takes acknowledgements of what it believes
+	// never to have sent for forged ones, and the channel would stand still for good.
+	case int32(c.WriteSeq-c.unsent-c.RcvNxt) < 0:
 		return FaultOrphan
 	}
 	return 0

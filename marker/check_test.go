@@ -37,6 +37,8 @@ func TestM8Check(t *testing.T) {
 		{name: "received and not acknowledged", ends: change(func(a, b *End) { a.WriteSeq, b.RcvNxt = 1300, 1300 }), transit: []uint32{0, 0}},
 		{name: "around zero", ends: change(func(a, b *End) { a.SndUna, b.RcvNxt, a.WriteSeq = 0xfffffff0, 0xfffffffe, 14 }), transit: []uint32{16, 0}},
 		{name: "orphan", ends: change(func(a, b *End) { b.RcvNxt = 1001 }), fault: FaultOrphan},
+		{name: "received before it was sent", ends: change(func(a, b *End) { a.WriteSeq, a.Unsent, b.RcvNxt = 1310, 10, 1301 }), fault: FaultOrphan},
+		{name: "all that was sent is received", ends: change(func(a, b *End) { a.WriteSeq, a.Unsent, b.RcvNxt = 1310, 10, 1300 }), transit: []uint32{10, 0}},
 		{name: "orphan around zero", ends: change(func(a, b *End) { a.SndUna, a.WriteSeq, b.RcvNxt = 0xfffffff0, 0xffffffff, 0 }), fault: FaultOrphan},
 		{name: "lost", ends: change(func(a, b *End) { b.RcvNxt = 999 }), fault: FaultLost},
 		{name: "lost around zero", ends: change(func(a, b *End) { a.SndUna, a.WriteSeq, b.RcvNxt = 0, 1, 0xffffffff }), fault: FaultLost},

@@ -38,6 +38,7 @@ type End struct {
 	SndUna   uint32 // oldest byte sent and not acknowledged
 	WriteSeq uint32 // next byte the program will write
 	RcvNxt   uint32 // next byte expected from the other end
+	Unsent   uint32 // bytes before WriteSeq that have not been sent once: snd_nxt is WriteSeq − Unsent
 }
 
 // Channel is one direction of one connection in a cut.
@@ -49,6 +50,8 @@ type Channel struct {
 	WriteSeq             uint32 // of the sending end
 	RcvNxt               uint32 // of the receiving end
 	InTransit            uint32 // WriteSeq − RcvNxt: bytes that are recorded in the sender's queue
+
+	unsent uint32 // of the sending end
 }
 
 // OutsidePolicy says what Check does with an end whose other end is in no member of the job.

@@ -349,10 +349,10 @@ func (r *restore) steps(ctx context.Context) error {
 		return err
 	}
 	if err := r.checked(r.each(ctx, StepCheck)); err != nil {
-		return untouched(err)
+		return untouched(ctx, err)
 	}
 	if err := r.each(ctx, StepFetch); err != nil {
-		return untouched(err)
+		return untouched(ctx, err)
 	}
 	if err := ctx.Err(); err != nil {
 		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "nothing was touched"}
@@ -375,11 +375,15 @@ func (r *restore) steps(ctx context.Context) error {
 	return nil
 }
 
-// untouched says of a restore that lost a host before it had ended anything that it is broken off, and nothing more. What
-// a host found keeps its kind.
-func untouched(err error) error {
-	if fault.Is(err, fault.Unreachable) {
-		return &fault.Error{Kind: fault.RolledBack, Err: err, Next: "nothing was touched"}
+// untouched says of a restore that lost a host, or its user, before it had ended anything that it is broken off, and nothing
+// more. What a host found keeps its kind.
+func untouched(ctx context.Context, err error) error {
+	const next = "nothing was touched"
+	switch {
+	case ctx.Err() != nil:
+		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: next}
+	case fault.Is(err, fault.Unreachable):
+		return &fault.Error{Kind: fault.RolledBack, Err: err, Next: next}
 	}
 	return err
 }
@@ -397,7 +401,7 @@ func (r *restore) warn() {
 func (r *restore) backOut(ctx context.Context, err error) error {
 	f := &fault.Error{Kind: fault.RolledBack, Err: err, Next: "every host has backed out: the job is stopped, its cut is untouched, restore it again"}
 	if ctx.Err() != nil {
-		f.Kind = fault.Interrupted
+		f.Kind, f.Err = fault.Interrupted, context.Cause(ctx)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()

@@ -79,6 +79,9 @@ func (g *Manager) attachable(pid int) (identity, error) {
 	if s.flags&pfKthread != 0 {
 		return identity{}, fmt.Errorf("it is a thread of the kernel (%s)", s.comm)
 	}
+	if err := g.checkFree(pid); err != nil { // first: a member lives in a namespace of its own, too
+		return identity{}, err
+	}
 	for _, kind := range []string{"pid", "net"} {
 		theirs, err := namespace(pid, kind)
 		if err != nil {

@@ -84,7 +84,7 @@ func (r *Runner) check(ctx context.Context) (string, error) {
 	}
 	out, err := r.run(ctx, "--version")
 	if err != nil {
-		return "", fmt.Errorf("criu: %s --version: %w", r.cfg.Path, err)
+		return "", fmt.Errorf("criu: %s --version: %w; run scripts/install-criu, or name another CRIU in the configuration", r.cfg.Path, err)
 	}
 	version, have, err := parseVersion(out)
 	if err != nil {

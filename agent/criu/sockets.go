@@ -34,6 +34,7 @@ const (
 // CRIU takes outq_seq and inq_seq from TCP_QUEUE_SEQ: they are the kernel's write_seq and rcv_nxt, and a FIN that
 // was sent, or received, counts in them. outq_len however is SIOCOUTQ (write_seq − snd_una) *less* a FIN of our own
 // that is not acknowledged (soccr/soccr.c, refresh_sk), that is in the states FIN-WAIT-1, CLOSING and LAST-ACK.
+// unsq_len is SIOCOUTQNSD (write_seq − snd_nxt), treated likewise.
 //
 // Left out: sockets that never connected or have closed (CRIU restores them unconnected), and SYN-SENT, for
 // which CRIU sends the same SYN again: there is no channel yet, and nothing in it to lose.
@@ -60,10 +61,14 @@ func (r *Runner) Ends(dir string) ([]marker.End, error) {
 			SndUna:   stream.GetOutqSeq() - stream.GetOutqLen(),
 			WriteSeq: stream.GetOutqSeq(),
 			RcvNxt:   stream.GetInqSeq(),
+			Unsent:   stream.GetUnsqLen(),
 		}
 		switch sk.GetState() {
 		case tcpFinWait1, tcpClosing, tcpLastAck:
 			end.SndUna--
+			if end.Unsent > 0 { // and then the FIN, which soccr takes off as well
+				end.Unsent++
+			}
 		}
 		ends = append(ends, end)
 	}

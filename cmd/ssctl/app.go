@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ss/api/identity"
+	"ss/fault"
 	"ss/orchestrator"
 	"ss/orchestrator/remote"
 	"ss/store"
@@ -39,6 +40,14 @@ func (a *app) command() *cobra.Command {
 			"and puts the whole job back, a lost host's part on another, with its connections alive.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		// Without these, cobra answers an unknown command with an error that is not one of usage.
+		Args: func(_ *cobra.Command, got []string) error {
+			if len(got) > 0 {
+				return usage("there is no command %q", got[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if a.output != "table" && a.output != "json" {
 				return usage("-o takes table or json, not %q", a.output)
@@ -108,7 +117,12 @@ func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.C
 		defer cancel()
 	}
 	defer a.screen.finish()
-	return do(ctx, &orchestrator.Cluster{Catalogue: cat, Dial: dialer.Dial, Progress: a.screen.progress, Notice: a.screen.notice})
+	err = do(ctx, &orchestrator.Cluster{Catalogue: cat, Dial: dialer.Dial, Progress: a.screen.progress, Notice: a.screen.notice})
+	if ctx.Err() != nil && fault.Is(err, fault.Unreachable) {
+		// It was not the host that did not answer, but we who did not wait.
+		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "it was still being asked what there is"}
+	}
+	return err
 }
 
 func (a *app) complain(err error) {

@@ -1,0 +1,107 @@
+package integration
+
+import (
+	bytesof "encoding/binary"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// holdWord, as a first argument, makes the program of this package's tests a member that holds something and does nothing.
+const holdWord = "hold-for-a-test"
+
+// holds are the things it can hold.
+var holds = map[string]func() error{
+	"io_uring": holdIOUring,
+	"netlink":  holdNetlink,
+	"secret":   holdSecret,
+}
+
+func init() {
+	if len(os.Args) != 3 || os.Args[1] != holdWord {
+		return
+	}
+	hold, ok := holds[os.Args[2]]
+	if !ok {
+		fmt.Println("FAIL hold: unknown", os.Args[2])
+		os.Exit(2)
+	}
+	if err := hold(); err != nil {
+		fmt.Println("FAIL hold:", err)
+		os.Exit(1)
+	}
+	fmt.Println("holding", os.Args[2])
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM)
+	<-end
+	os.Exit(0)
+}
+
+// holdIOUring makes an io_uring (io_uring_setup(2)).
+func holdIOUring() error {
+	var params [120]byte // struct io_uring_params, all zero
+	if _, _, errno := syscall.Syscall(unix.SYS_IO_URING_SETUP, 8, uintptr(unsafe.Pointer(&params)), 0); errno != 0 {
+		return fmt.Errorf("io_uring_setup: %w", errno)
+	}
+	return nil
+}
+
+// holdNetlink leaves an answer of the kernel unread. CRIU refuses such a socket, and nobody can know beforehand that
+// there will be one.
+func holdNetlink() error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	// A header of 16 bytes, native byte order, and an empty struct rtgenmsg, padded (netlink(7)).
+	msg := bytesof.NativeEndian.AppendUint32(nil, 20)
+	msg = bytesof.NativeEndian.AppendUint16(msg, unix.RTM_GETLINK)
+	msg = bytesof.NativeEndian.AppendUint16(msg, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	msg = append(msg, make([]byte, 12)...)
+	return unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
+// holdSecret maps memory that the kernel shows to nobody else (memfd_secret(2)).
+func holdSecret() error {
+	fd, err := unix.MemfdSecret(0)
+	if err != nil {
+		return fmt.Errorf("memfd_secret: %w", err)
+	}
+	if err := unix.Ftruncate(fd, 1<<16); err != nil {
+		return err
+	}
+	secret, err := unix.Mmap(fd, 0, 1<<16, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err == nil {
+		secret[0] = 1
+	}
+	return err
+}
+
+// hold starts a member that holds something, and returns it when it does.
+func (j *job) hold(name, host, what string) *member {
+	j.t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	j.serve(name, host, exe, holdWord, what)
+	m := j.members[len(j.members)-1]
+	await(j.t, name, func() string {
+		if log := j.log(m); !strings.Contains(log, "holding ") {
+			if strings.Contains(log, "FAIL") {
+				j.t.Fatal(log)
+			}
+			return log
+		}
+		return ""
+	})
+	return m
+}
