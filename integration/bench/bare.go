@@ -26,7 +26,7 @@ var bareOptions = []string{"--tcp-established", "--file-locks", "--link-remap", 
 const (
 	// lockNftables has CRIU do it by itself, by the faster of its two ways: this is what a bare dump of such a program is.
 	lockNftables = "nftables"
-	// lockSkip has all packets of the host dropped from before the dump until after it, which costs the bare dump nothing at all.
+	// lockSkip has all packets of the connection dropped from before the dump until after it, which costs the bare dump nothing at all.
 	lockSkip = "skip"
 )
 
@@ -87,7 +87,7 @@ func (j *job) bareFolder(m *member) (dir string, clear func()) {
 }
 
 // bareRestore restores the large member's images into fresh namespaces and kills it again. The time is
-// that from CRIU's start until the program's own loop turns. Its host is silenced meanwhile: its partner is dead,
+// that from CRIU's start until the program's own loop turns. Its connection is silenced meanwhile: its partner is dead,
 // and a partner's RST would end it before it could tell.
 func (j *job) bareRestore(images string) (run, wall float64) {
 	m := j.big

@@ -27,6 +27,7 @@ type job struct {
 	name       string
 	kind       string // "stream" or "requests"
 	mib        int
+	port       int // that one of the members listens at
 	big, small *member
 	stop       string // the file whose appearance ends the programs
 	last       string // the last cut
@@ -44,7 +45,7 @@ type member struct {
 
 func startStream(s *lab.Script, l *lab.Lab, o options, mib int) *job {
 	j := newJob(s, l, o, "stream", mib)
-	addr := fmt.Sprintf("%s:%d", l.Host("hostB").Addr(), 9000+mib%1000)
+	addr := fmt.Sprintf("%s:%d", l.Host("hostB").Addr(), j.port)
 	j.small = j.run("hostB", "words", "serve", "-listen", addr, "-ballast", strconv.Itoa(smallMiB), "-gap", threshold)
 	j.big = j.run("hostA", "words", "connect", "-to", addr, "-ballast", strconv.Itoa(mib), "-gap", threshold, "-until", j.stop)
 	j.awaitBoth()
@@ -54,7 +55,7 @@ func startStream(s *lab.Script, l *lab.Lab, o options, mib int) *job {
 // startRequests starts a small member that asks and a large one that answers.
 func startRequests(s *lab.Script, l *lab.Lab, o options, mib int) *job {
 	j := newJob(s, l, o, "requests", mib)
-	addr := fmt.Sprintf("%s:%d", l.Host("hostA").Addr(), 8000+mib%1000)
+	addr := fmt.Sprintf("%s:%d", l.Host("hostA").Addr(), j.port)
 	j.big = j.run("hostA", "echo", "serve", "-listen", addr, "-ballast", strconv.Itoa(mib), "-gap", threshold)
 	j.small = j.run("hostB", "echo", "loop", "-to", addr, "-ballast", strconv.Itoa(smallMiB), "-gap", threshold, "-until", j.stop)
 	j.awaitBoth()
@@ -63,7 +64,7 @@ func startRequests(s *lab.Script, l *lab.Lab, o options, mib int) *job {
 
 func newJob(s *lab.Script, l *lab.Lab, o options, kind string, mib int) *job {
 	name := fmt.Sprintf("%s-%d", kind, mib)
-	return &job{Script: s, lab: l, name: name, kind: kind, mib: mib, lock: o.lock, stop: filepath.Join(l.Dir(), name+".stop")}
+	return &job{Script: s, lab: l, name: name, kind: kind, mib: mib, port: 9000 + mib%1000, lock: o.lock, stop: filepath.Join(l.Dir(), name+".stop")}
 }
 
 // run starts a program as a member.

@@ -55,7 +55,7 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&sizes, "sizes", "64,512,2048", "`MiB` of touched memory of the large member, one job each")
 	flags.IntVar(&o.n, "n", 5, "`rounds` for each size: a bare dump and a snapshot; a bare restore and a restore")
-	flags.StringVar(&o.lock, "lock", lockNftables, "how packets are kept from a bare dump: nftables, by CRIU itself, or skip, by a rule that is there beforehand")
+	flags.StringVar(&o.lock, "lock", lockNftables, "how packets are kept from a bare dump: nftables, by CRIU itself, or skip, by a rule that is in force beforehand")
 	flags.BoolVar(&o.json, "json", false, "print one JSON document with every single measurement")
 	if err := flags.Parse(args); err != nil {
 		return o, err

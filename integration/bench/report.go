@@ -175,7 +175,7 @@ func print(out io.Writer, res result) error {
 	printWhere(out, res)
 	lock := "CRIU locks the network by itself, by nftables, the faster of its two ways: without a lock it fails while the partner sends."
 	if res.Lock == lockSkip {
-		lock = "All packets of its host are dropped from before it until after it, so that it spends no time on locking the network (--network-lock skip)."
+		lock = "All packets of its connection are dropped from before it until after it, so that it spends no time on locking the network (--network-lock skip)."
 	}
 	fmt.Fprintf(out, "\n"+notes+"\nwhole run: %.0f s\n", lock, res.Seconds)
 	return nil

@@ -205,5 +205,5 @@ func (j *job) connected() bool {
 	if err != nil {
 		j.Fatalf("%v", errors.Join(errors.New("list connections"), err))
 	}
-	return strings.Contains(string(data), fmt.Sprintf(":%04X ", 9000+j.mib%1000))
+	return strings.Contains(string(data), fmt.Sprintf(":%04X ", j.port))
 }
