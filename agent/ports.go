@@ -60,6 +60,7 @@ type Socket struct {
 	HalfOpen      bool   // SYN-SENT, SYN-RECV, or established and not accepted yet
 	Protocol      string // "tcp", or what else it is and CRIU cannot dump, e.g. "mptcp", "udp-connected"
 	Unacked       uint32 // segments sent and not acknowledged
+	Moved         uint64 // bytes acknowledged and bytes received since it was connected
 }
 
 // Cells starts, finds, freezes and ends members. agent/cell implements it.

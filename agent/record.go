@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"ss/fault"
@@ -14,7 +13,14 @@ import (
 // settleBound is the longest that a host waits, once it knows its peers' records, for its own
 // connections to have nothing in flight. It is far below TCP's smallest retransmission timeout
 // (200 ms on Linux), and it is spent only where a packet is still under way.
-const settleBound = 15 * time.Millisecond
+const settleBound = 25 * time.Millisecond
+
+// quietFor is how long nothing moves where both ends have sent all they may: several round trips in one
+// network. sealedAfter is when an end that does not answer is taken to have sealed.
+const (
+	quietFor    = 1500 * time.Microsecond
+	sealedAfter = 4 * time.Millisecond
+)
 
 // record is M2 and M4: freeze, list, close. The instant of return is the recorded instant.
 func (w *work) record(ctx context.Context) (marker.Event, error) {
@@ -120,12 +126,16 @@ func (w *work) settle(ctx context.Context, peer string) error {
 	return nil
 }
 
-// quiesce waits until nothing is in flight on the channels of the peers whose records are known.
+// quiesce waits until nothing moves on the channels of the peers whose records are known: neither has this
+// host anything in flight, nor does the other end send any more. What stands still although it is not
+// acknowledged, the other end has sealed already.
 func (w *work) quiesce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, settleBound)
 	defer cancel()
-	tick := time.NewTicker(time.Millisecond)
+	tick := time.NewTicker(500 * time.Microsecond)
 	defer tick.Stop()
+	var last uint64
+	since := time.Now()
 	for {
 		if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.PushAcks(ctx, m) }); err != nil {
 			return fmt.Errorf("acknowledge: %w", err)
@@ -134,7 +144,18 @@ func (w *work) quiesce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(socks, func(s Socket) bool { return s.Unacked > 0 && w.isSettled(s) }) {
+		var moved uint64
+		inFlight := false
+		for _, s := range socks {
+			if w.isSettled(s) {
+				moved += s.Moved
+				inFlight = inFlight || s.Unacked > 0
+			}
+		}
+		if moved != last {
+			last, since = moved, time.Now()
+		}
+		if quiet := time.Since(since); quiet > quietFor && !inFlight || quiet > sealedAfter {
 			return nil
 		}
 		select {

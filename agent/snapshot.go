@@ -170,10 +170,13 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	return marker.PrepareDone{Key: w.key}, nil
 }
 
+// reachTimeout is ample: nobody stands still meanwhile, and a host may be busy.
+const reachTimeout = 15 * time.Second
+
 // reachPeers makes the connections that markers will travel on: while members stand still there is no
 // time for a TLS handshake, and no use in finding out that a peer cannot be reached.
 func (w *work) reachPeers(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
 	errs := make([]error, len(w.open.Participants))
 	var wg sync.WaitGroup

@@ -18,7 +18,8 @@ const (
 	inetDiagInfo        = 2 // INET_DIAG_INFO: struct tcp_info
 	inetDiagReqProtocol = 3 // INET_DIAG_REQ_PROTOCOL: a protocol above 255
 	inetDiagMsgLen      = 72
-	tcpInfoUnacked      = 24 // offset of tcpi_unacked
+	tcpInfoUnacked      = 24  // offset of tcpi_unacked
+	tcpInfoMoved        = 120 // of tcpi_bytes_acked, which tcpi_bytes_received follows
 
 	unixDiagPeer    = 2 // UNIX_DIAG_PEER: the peer's inode
 	udiagShowPeer   = 4
@@ -49,6 +50,7 @@ type diagSocket struct {
 	local, remote netip.AddrPort
 	inode         uint64 // 0: no program holds it, or none yet
 	unacked       uint32
+	moved         uint64
 	id            [48]byte // struct inet_diag_sockid, which names the socket to the kernel
 }
 
@@ -107,6 +109,9 @@ func parseInet(b []byte) (diagSocket, error) {
 	for ad.Next() {
 		if ad.Type() == inetDiagInfo && len(ad.Bytes()) >= tcpInfoUnacked+4 && s.state != stListen {
 			s.unacked = binary.NativeEndian.Uint32(ad.Bytes()[tcpInfoUnacked:])
+			if b := ad.Bytes(); len(b) >= tcpInfoMoved+16 { // Linux 4.1
+				s.moved = binary.NativeEndian.Uint64(b[tcpInfoMoved:]) + binary.NativeEndian.Uint64(b[tcpInfoMoved+8:])
+			}
 		}
 	}
 	return s, ad.Err()
