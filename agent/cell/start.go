@@ -125,7 +125,7 @@ func (g *Manager) spawn(ctx context.Context, m agent.Member, sp spec) (err error
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = "/"
 	// It waits nearly all the time; one processor and a small heap do.
-	cmd.Env = []string{"GOMAXPROCS=1", "GOGC=20"}
+	cmd.Env = agent.HelperEnv("GOMAXPROCS=1", "GOGC=20")
 	cmd.ExtraFiles = []*os.File{specR, statusW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC}
 	err = cmd.Start()

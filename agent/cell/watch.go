@@ -62,7 +62,7 @@ func (g *Manager) Watch(ctx context.Context, members []agent.Member, lockFile st
 	args := append(append([]string{}, g.cfg.Exe...), WatchCommand)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = "/"
-	cmd.Env = []string{"GOMAXPROCS=2"}
+	cmd.Env = agent.HelperEnv("GOMAXPROCS=2")
 	cmd.ExtraFiles = []*os.File{r, readyW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -275,23 +276,33 @@ func TestAttached(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer errs.Close()
-	cmd := exec.Command(exe, "parent", c.dir)
-	cmd.Dir, cmd.Stderr = "/", errs
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = cmd.Wait() }()
-	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
-	counts(t, c.dir, 0)
-	attached := &cell{t: t, dir: c.dir, member: c.member}
-	attached.member.Attached = true
-	attached.member.Pid, attached.member.InnerPid, attached.member.InitPid = cmd.Process.Pid, cmd.Process.Pid, 0
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
+	// The shell leads the session: whoever runs the tests may lead theirs from outside of the PID namespace.
+	leader := exec.Command("sh", "-c", `"$0" parent "$1" >/dev/null & echo $!; wait`, exe, c.dir)
+	leader.Dir, leader.Stderr, leader.SysProcAttr = "/", errs, &syscall.SysProcAttr{Setsid: true}
+	said, err := leader.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, pid := range append(strings.Fields(string(children)), strconv.Itoa(cmd.Process.Pid)) {
+	if err := leader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	var pid int
+	_, err = fmt.Fscan(said, &pid)
+	go func() { defer close(ended); _ = leader.Wait() }()
+	t.Cleanup(func() { _ = unix.Kill(-leader.Process.Pid, unix.SIGKILL); <-ended })
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts(t, c.dir, 0)
+	attached := &cell{t: t, dir: c.dir, member: c.member}
+	attached.member.Attached = true
+	attached.member.Pid, attached.member.InnerPid, attached.member.InitPid = pid, pid, 0
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range append(strings.Fields(string(children)), strconv.Itoa(pid)) {
 		if err := os.WriteFile(filepath.Join(c.member.Cgroup, "cgroup.procs"), []byte(pid), 0); err != nil {
 			t.Fatal(err)
 		}

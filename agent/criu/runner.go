@@ -56,7 +56,7 @@ func New(cfg Config) (*Runner, error) {
 // keeperEnv is the environment that CRIU and its keeper get: nothing of the agent's that could change
 // what they do.
 func keeperEnv() []string {
-	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	return agent.HelperEnv("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C")
 }
 
 // Operation folders are named op-PID-…, after the agent that made them.
