@@ -159,7 +159,7 @@ func (f *faultRig) strike(b blow) {
 	t := f.t
 	t.Helper()
 	before := f.cuts()
-	args := append(strings.Fields(b.op), f.job.name)
+	args := append(strings.Fields(b.op), f.name)
 	if b.restores() {
 		args[len(args)-1] = before[len(before)-1]
 	}

@@ -312,7 +312,7 @@ func (c *Coordinator) finish(out *Ready) {
 // maybeOver ends the attempt when everyone that is waited for has acknowledged its outcome.
 func (c *Coordinator) maybeOver(out *Ready) {
 	for _, h := range c.hosts {
-		if !c.acknowledged(h) && !(c.stage == StageAborting && h.unreachable) {
+		if !c.acknowledged(h) && (c.stage != StageAborting || !h.unreachable) {
 			return
 		}
 	}

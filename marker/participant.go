@@ -302,7 +302,7 @@ func (p *Participant) mayOpen(q HostID) bool {
 // openGates opens the gates that may open. Members that will be killed keep theirs closed, but it
 // counts all the same whether they might be open: see maybeComplete.
 func (p *Participant) openGates(out *Ready) {
-	if p.a.phase != Storing && !(p.faults.completeEarly && p.a.phase == Complete) {
+	if p.a.phase != Storing && (!p.faults.completeEarly || p.a.phase != Complete) {
 		return
 	}
 	for _, q := range p.a.participants {

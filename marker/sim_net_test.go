@@ -39,19 +39,18 @@ const (
 
 // socket is one end of a connection in a host's kernel.
 type socket struct {
-	host, side     int
-	state          socketState
-	isn            uint32 // of what this end sends
-	una, nxt       uint32
-	top            uint32 // the highest that nxt has been
-	rcv            uint32
-	out            []byte // from una on
-	in             []byte // received, not read
-	idle           int    // kernel ticks without progress
-	written, read  int    // by the program
-	chunks         []chunk
-	merged         int // of the other end's chunks
-	acknowledgeDue bool
+	host, side    int
+	state         socketState
+	isn           uint32 // of what this end sends
+	una, nxt      uint32
+	top           uint32 // the highest that nxt has been
+	rcv           uint32
+	out           []byte // from una on
+	in            []byte // received, not read
+	idle          int    // kernel ticks without progress
+	written, read int    // by the program
+	chunks        []chunk
+	merged        int // of the other end's chunks
 }
 
 // chunk is the clock of the program when it wrote up to end.

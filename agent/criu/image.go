@@ -134,8 +134,8 @@ func encode(path string, img *crit.CriuImage) (err error) {
 			err = fmt.Errorf("image %s cannot be encoded: %v", filepath.Base(path), p)
 		}
 		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
+			_ = f.Close()
+			_ = os.Remove(f.Name())
 		}
 	}()
 	if err := crit.New(nil, f, "", false, false).Encode(img); err != nil {

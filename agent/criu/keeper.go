@@ -152,9 +152,9 @@ func (k *keeper) start() error {
 	}
 	defer null.Close()
 
-	lock := -1
 	if k.LockFile != "" {
-		if lock, err = openLock(k.LockFile); err != nil {
+		lock, err := openLock(k.LockFile)
+		if err != nil {
 			return err
 		}
 		defer unix.Close(lock)
@@ -196,7 +196,7 @@ func openLock(path string) (int, error) {
 		return -1, fmt.Errorf("open the lock %s: %w", path, err)
 	}
 	if err := unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return -1, fmt.Errorf("lock %s, which someone holds for himself: %w", path, err)
 	}
 	return fd, nil
@@ -221,7 +221,7 @@ func birthCgroup(attr *syscall.SysProcAttr, path string) (func(), error) {
 		return nil, fmt.Errorf("open the member's cgroup: %w", err)
 	}
 	attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
-	return func() { dir.Close() }, nil
+	return func() { _ = dir.Close() }, nil
 }
 
 // enter moves this thread into the mount, IPC, UTS and network namespaces of the process, and what it starts
@@ -336,16 +336,13 @@ func describe(status unix.WaitStatus) string {
 	return "exit status " + strconv.Itoa(status.ExitStatus())
 }
 
-// cgroupTasks lists the processes of a cgroup and of those below it.
+// cgroupTasks lists the processes of a cgroup and of those below it. A cgroup that goes away meanwhile has none.
 func cgroupTasks(path string) []int {
 	var pids []int
 	_ = filepath.WalkDir(path, func(p string, d os.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return nil
-		}
-		text, err := os.ReadFile(filepath.Join(p, "cgroup.procs"))
-		if err != nil {
-			return nil
+		var text []byte
+		if err == nil && d.IsDir() {
+			text, _ = os.ReadFile(filepath.Join(p, "cgroup.procs"))
 		}
 		for _, field := range strings.Fields(string(text)) {
 			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {

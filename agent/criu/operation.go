@@ -179,7 +179,7 @@ func openChild(pid, parent int) int {
 			}
 		}
 	}
-	unix.Close(fd)
+	_ = unix.Close(fd)
 	return -1
 }
 
@@ -206,7 +206,7 @@ func (p *operation) clean() {
 		_ = p.pipe.Close()
 	}
 	if p.pidfd >= 0 {
-		unix.Close(p.pidfd)
+		_ = unix.Close(p.pidfd)
 		p.pidfd = -1
 	}
 	_ = os.RemoveAll(p.dir)
@@ -272,7 +272,7 @@ func (p *operation) failure(err error) *Error {
 	}
 	select {
 	case <-p.done:
-		e.fromCriu = err != nil && err == p.err
+		e.fromCriu = err != nil && errors.Is(err, p.err)
 	default:
 	}
 	e.Killed = p.killed || strings.HasPrefix(p.news.Exit, "signal:")

@@ -127,7 +127,7 @@ func (s *restore) Resume(ctx context.Context) error {
 	if !s.reply(nil) {
 		return &Error{Op: "restore", Job: s.member.Job, Member: s.member.Name, Err: ErrCancelled}
 	}
-	err := error(nil)
+	var err error
 	select {
 	case <-s.done:
 		err = s.err

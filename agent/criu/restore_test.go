@@ -40,7 +40,7 @@ func TestDumpRestoreConnection(t *testing.T) {
 			end := handOver(t, theirs)
 			c := startIn(t, n, false, []*os.File{end}, "echo")
 			ping(t, ours, "before")
-			dir := dumpCell(t, r, c)
+			dumpCell(t, r, c)
 			// What is in the member's queues at the dump is the member's to answer after the restore.
 			c.thaw()
 			ping(t, ours, "between")
@@ -48,7 +48,7 @@ func TestDumpRestoreConnection(t *testing.T) {
 			if _, err := ours.Write([]byte("held")); err != nil {
 				t.Fatal(err)
 			}
-			dir = dumpCell(t, r, c)
+			dir := dumpCell(t, r, c)
 			c.kill()
 			silence(t, end)
 

@@ -104,7 +104,7 @@ func copyFile(from, to string) (err error) {
 	defer func() {
 		err = errors.Join(err, out.Close())
 		if err != nil {
-			os.Remove(to)
+			_ = os.Remove(to)
 		}
 	}()
 	if _, err = io.Copy(out, in); err != nil {

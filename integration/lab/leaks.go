@@ -135,6 +135,9 @@ func strayCgroups(h *Host) ([]string, error) {
 // have a table of its own all the time, but its gates are open when there are no more rules and elements in it than then.
 func strayTables(h *Host) ([]string, error) {
 	now, err := filters(h)
+	for errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR) { // what was just listed is gone, or the list has changed: look again
+		now, err = filters(h)
+	}
 	if err != nil {
 		return nil, err
 	}
