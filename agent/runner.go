@@ -294,7 +294,7 @@ func (r *runner) deliver(w *work, to Participant, m marker.Message) {
 	r.post(marker.Unreachable{Host: m.To, Reason: err.Error()})
 }
 
-const deliverTimeout = 2 * time.Second
+const deliverTimeout = 4 * time.Second
 
 // abandon rolls back what the job is in, as Close wants it. A host that is Complete keeps its images.
 func (r *runner) abandon() {

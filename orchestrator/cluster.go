@@ -25,7 +25,7 @@ type Cluster struct {
 }
 
 // askTimeout bounds a question to an agent that does no work for it.
-const askTimeout = 5 * time.Second
+const askTimeout = 10 * time.Second
 
 func (c *Cluster) progress(host, phase string) {
 	if c.Progress != nil {

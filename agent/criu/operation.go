@@ -288,6 +288,10 @@ func (p *operation) failure(err error) *Error {
 		}
 		return e
 	}
+	if e.fromCriu && e.Criu != 0 && e.Exit == "" && p.news.Fault == "" {
+		e.Err = errors.New("criu's keeper was killed, and criu with it")
+		return e
+	}
 	e.Lines = logErrors(p.output, p.log)
 	e.Hint = hintFor(e.Lines)
 	return e

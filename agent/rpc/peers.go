@@ -11,9 +11,11 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"ss/agent"
 	"ss/api/identity"
@@ -65,11 +67,11 @@ func (p *Peers) conn(to agent.Participant) (*grpc.ClientConn, error) {
 		var err error
 		conn, err = grpc.NewClient("passthrough:///"+to.Endpoint,
 			grpc.WithTransportCredentials(credentials.NewTLS(p.creds.Client(identity.RoleAgent, to.Host))),
-			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
 			// A peer's agent that was restarted should be found again at once, not after gRPC's usual two minutes.
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-				MinConnectTimeout: time.Second,
+				MinConnectTimeout: 4 * time.Second,
 			}),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 		)
@@ -87,7 +89,14 @@ func (p *Peers) Reach(ctx context.Context, to agent.Participant) error {
 	if err != nil {
 		return err
 	}
-	resp, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+	check := func() (*healthpb.HealthCheckResponse, error) {
+		return healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+	}
+	resp, err := check()
+	if status.Code(err) == codes.Unavailable {
+		// The connection may be an old one, whose other end was restarted: this call is how that was found out.
+		resp, err = check()
+	}
 	if err != nil {
 		return wire.Error(to.Host, err)
 	}

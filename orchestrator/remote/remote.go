@@ -18,9 +18,10 @@ import (
 	"ss/store/images"
 )
 
-// connectTimeout is how long an agent may take to accept a connection. A host that is dead answers
-// nothing at all, and a restore waits this long before it believes that.
-const connectTimeout = 2 * time.Second
+// connectTimeout is how long an agent may take to accept a connection, TLS handshake included. A host that is
+// dead answers nothing at all, and a restore waits this long before it believes that; one that is only busy
+// must not be taken for dead.
+const connectTimeout = 5 * time.Second
 
 // Dialer keeps one connection per host.
 type Dialer struct {
