@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -21,7 +22,7 @@ type Error struct {
 	Criu   int    // of CRIU as this host sees it, or 0 if it never started
 	Exit   string // how CRIU ended: "exit status 1", "signal: killed"; "" if that is not known
 	Killed bool   // CRIU was killed: sockets may be in repair mode, and tasks may still hold its code
-	Log    string // where CRIU's log is
+	Log    string // where CRIU's log is; of a failure, a copy that no rollback removes
 	Lines  []string
 	Hint   string // what to do, or ""
 	Err    error
@@ -131,6 +132,22 @@ func readTail(path string, limit int64) ([]byte, error) {
 		}
 	}
 	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// failedDir is the folder, in the work folder, of the logs of failed operations, the last one of each kind for each
+// member: a rollback removes the images, and would take the log that its error names with them.
+const failedDir = "failed"
+
+// keepLog copies the end of a log.
+func keepLog(to, from string) error {
+	tail, err := readTail(from, tailSize)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(to, tail, 0o600)
 }
 
 // shownLines is how many error lines are quoted from either end: the first is mostly the cause, the

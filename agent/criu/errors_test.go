@@ -185,7 +185,8 @@ func TestRestoreErrors(t *testing.T) {
 	c.thaw()
 	restore := func(t *testing.T, m agent.Member) *Error {
 		t.Helper()
-		s, err := r.StartRestore(testContext(t), agent.RestoreSpec{Member: m, Dir: dir, LogDir: t.TempDir(), LockFile: lockFile(t)})
+		logs := t.TempDir()
+		s, err := r.StartRestore(testContext(t), agent.RestoreSpec{Member: m, Dir: dir, LogDir: logs, LockFile: lockFile(t)})
 		if err == nil {
 			_ = s.Cancel(testContext(t))
 			t.Fatal("restored")
@@ -195,6 +196,13 @@ func TestRestoreErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Log(err)
+		// Rolling back takes the images and what lies with them away.
+		if err := os.RemoveAll(logs); err != nil {
+			t.Fatal(err)
+		}
+		if log, err := os.ReadFile(e.Log); err != nil || !strings.Contains(string(log), "Error") {
+			t.Errorf("the log that the error names: %d bytes, %v", len(log), err)
+		}
 		return e
 	}
 	t.Run("pid taken", func(t *testing.T) {

@@ -34,6 +34,7 @@ type operation struct {
 	op     string // "dump" or "restore"
 	member agent.Member
 	log    string // CRIU's log
+	keep   string // where the log of a failure is kept
 	output string // its standard error
 	dir    string // our own folder for script, order and pipe
 	pipe   *os.File
@@ -62,6 +63,7 @@ func (r *Runner) begin(op string, m agent.Member, o order, logDir, logName strin
 	p := &operation{
 		op: op, member: m, dir: dir, pidfd: -1, started: make(chan struct{}), done: make(chan struct{}),
 		log: filepath.Join(logDir, logName), output: filepath.Join(logDir, op+".out"),
+		keep: filepath.Join(r.cfg.WorkDir, failedDir, op+"-"+m.Job+"-"+m.Name+".log"),
 	}
 	o.Criu, o.Output, o.Pipe = r.cfg.Path, p.output, filepath.Join(dir, "pipe")
 	// CRIU before 4.2 reads the path of the images as a link (readlink(2)), and fails where it is none.
@@ -274,6 +276,9 @@ func (p *operation) failure(err error) *Error {
 	case <-p.done:
 		e.fromCriu = err != nil && errors.Is(err, p.err)
 	default:
+	}
+	if !errors.Is(err, ErrCancelled) && keepLog(p.keep, p.log) == nil {
+		e.Log = p.keep
 	}
 	e.Killed = p.killed || strings.HasPrefix(p.news.Exit, "signal:")
 	if p.news.Fault != "" {
