@@ -34,15 +34,6 @@ type MemberMeta struct {
 
 // store makes the images durable here and on another host. The members run meanwhile.
 func (w *work) store(ctx context.Context) (marker.Event, error) {
-	// The gates open as soon as the slowest neighbour has dumped. Until then its members stand still, and
-	// this host's channels to it: they come before our disk and network.
-	if !w.stopping() {
-		select {
-		case <-w.allOpen:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 	meta := SetMeta{Members: map[string]MemberMeta{}}
 	var err error
 	if meta.CRIU, err = w.a.cfg.CRIU.Check(ctx); err != nil {
@@ -80,13 +71,6 @@ func (w *work) store(ctx context.Context) (marker.Event, error) {
 	}
 	w.report(man, meta.CRIU)
 	return marker.StoreDone{Key: w.key}, nil
-}
-
-// stopping tells whether the members stay frozen until the commit.
-func (w *work) stopping() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.thawedAt.IsZero()
 }
 
 // replicate puts a copy on the first of the hosts offered that takes it.

@@ -52,8 +52,13 @@ func (w *work) record(ctx context.Context) (marker.Event, error) {
 	if err := unsettled(socks, after); err != nil {
 		return nil, err
 	}
-	if len(gates) == 0 {
-		close(w.allOpen)
+	w.conns = make([]int, len(w.members))
+	for i, m := range w.members {
+		for _, s := range after {
+			if s.Member == m.Name && s.Protocol == "tcp" && !s.Listening {
+				w.conns[i]++
+			}
+		}
 	}
 	if w.gates[w.a.cfg.Host] {
 		if err := w.settle(ctx, w.a.cfg.Host); err != nil {

@@ -177,7 +177,9 @@ func (r *runner) act(act marker.Action) {
 	case marker.ActRecord:
 		r.long(act, w.record)
 	case marker.ActDump:
-		r.long(act, w.dump)
+		r.long(act, func(ctx context.Context) (marker.Event, error) {
+			return w.dump(ctx, func() { r.post(marker.Captured{Key: act.Key}) })
+		})
 	case marker.ActStore:
 		r.long(act, w.store)
 	case marker.ActRollback:

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ss/fault"
@@ -36,6 +37,7 @@ type work struct {
 	members  []Member
 	lockFile string
 	dumps    []Dump
+	conns    []int // how many connections each member had when it was recorded
 	partial  *images.Partial
 	sealed   bool
 	unwatch  func() error
@@ -49,7 +51,6 @@ type work struct {
 	thawedAt time.Time
 	openedAt time.Time
 	gates    map[string]bool // closed gates by peer
-	allOpen  chan struct{}
 	phases   []PhaseTiming
 	reports  []MemberReport
 	settled  map[string]bool
@@ -58,7 +59,7 @@ type work struct {
 func (r *runner) newWork(key marker.Key) *work {
 	w := &work{
 		a: r.a, key: key, free: func() {}, begun: time.Now(),
-		gates: map[string]bool{}, allOpen: make(chan struct{}), logSizes: map[string]int64{}, settled: map[string]bool{},
+		gates: map[string]bool{}, logSizes: map[string]int64{}, settled: map[string]bool{},
 		lockFile: filepath.Join(r.a.cfg.StateDir, "locks", r.job+".criu"),
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
@@ -93,8 +94,12 @@ func (w *work) phase(act marker.Action) {
 	if act.Type == marker.ActOpen || act.Type == marker.ActSettle || act.Type == marker.ActThaw {
 		return
 	}
+	w.enter(actionName(act.Type))
+}
+
+func (w *work) enter(phase string) {
 	w.mu.Lock()
-	w.phases = append(w.phases, PhaseTiming{Name: actionName(act.Type), Start: time.Since(w.begun)})
+	w.phases = append(w.phases, PhaseTiming{Name: phase, Start: time.Since(w.begun)})
 	w.mu.Unlock()
 	w.progress(0, 0)
 }
@@ -287,8 +292,28 @@ func (w *work) sockets(ctx context.Context) ([]Socket, error) {
 	return slices.Concat(all...), nil
 }
 
-// dump is M5 and M7.
-func (w *work) dump(ctx context.Context) (marker.Event, error) {
+// announcer returns what each dump calls when it holds its member's connections. When the last one has, they may speak
+// again (M6).
+func (w *work) announcer(ctx context.Context, captured func()) func() {
+	var left atomic.Int64
+	left.Store(int64(len(w.members)))
+	return func() {
+		if left.Add(-1) > 0 {
+			return
+		}
+		// CRIU leaves repair mode, in which a socket sends nothing, only at its end.
+		err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.Heal(ctx, m) })
+		if err != nil {
+			w.a.log.Warn("connections stand still until the dump is finished", "job", w.job(), "snapshot", w.key.Snapshot, "error", err)
+			return
+		}
+		w.enter("dumping memory")
+		captured()
+	}
+}
+
+// dump is M5 and M7. It calls captured when the images hold the state of every connection.
+func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) {
 	if err := w.quiesce(ctx); err != nil && ctx.Err() != nil {
 		return nil, err
 	}
@@ -298,10 +323,11 @@ func (w *work) dump(ctx context.Context) (marker.Event, error) {
 	stop := w.watchSize(ctx)
 	defer stop()
 	w.dumping = true
+	announce := w.announcer(ctx, captured)
 	ends := make([][]marker.End, len(w.members))
 	reports := make([]MemberReport, len(w.members))
 	err := w.each(func(i int, m Member) error {
-		res, err := w.dumps[i].Run(ctx)
+		res, err := w.dumps[i].Run(ctx, w.conns[i], announce)
 		if err != nil {
 			return err
 		}
@@ -362,7 +388,6 @@ func (w *work) opened(peers ...string) {
 		delete(w.gates, p)
 		if len(w.gates) == 0 {
 			w.openedAt = time.Now()
-			close(w.allOpen)
 		}
 	}
 }

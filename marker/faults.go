@@ -4,6 +4,7 @@ package marker
 // the rule that it breaks were broken. The zero value, which is all that other code can make, breaks none.
 type faults struct {
 	openEarly           bool // M6: open the gates when the own dump is finished, whatever the peers do
+	captureEarly        bool // M6: say that the connections are captured when the dump begins
 	openUnconnected     bool // M6: likewise, but only those toward hosts without a channel
 	announceEarly       bool // M3: say "recorded" when the record begins, before the gates are closed
 	noFence             bool // M12: take every message for one of the current attempt

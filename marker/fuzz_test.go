@@ -69,10 +69,13 @@ func (s *script) fit(p Participant) Event {
 	case Settling:
 		m.Type, m.From, m.Channels = MsgMarker, fuzzHosts[1+bits%2], []string{"x>y"}[:bits/2%2]
 	case Dumping:
+		if !p.a.captured && bits%3 == 0 {
+			return Captured{key}
+		}
 		return DumpDone{Key: key, Ends: pairOf("A", "B", "a:1", "b:1")[:1]}
 	case Storing:
 		switch {
-		case !p.a.stored:
+		case p.a.storing && !p.a.stored:
 			return StoreDone{key}
 		case bits%3 == 0:
 			m.Type = MsgAllRecorded
@@ -90,7 +93,7 @@ func (s *script) fit(p Participant) Event {
 }
 
 func (s *script) participantEvent(p Participant, now *Millis) Event {
-	switch s.next() % 24 {
+	switch s.next() % 25 {
 	case 0:
 		*now += Millis(s.next()%64 - 8)
 		return Tick{*now}
@@ -119,6 +122,8 @@ func (s *script) participantEvent(p Participant, now *Millis) Event {
 		return Unreachable{Host: fuzzHosts[s.next()%5]}
 	case 9:
 		return CommitDone{}
+	case 18:
+		return Captured{s.key()}
 	case 10, 11, 12, 13, 14, 15, 16, 17:
 		return s.fit(p)
 	}

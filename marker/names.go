@@ -12,7 +12,7 @@ func name(names []string, kind string, i int) string {
 
 var (
 	messageNames = []string{"", "Prepare", "Start", "Renew", "AllRecorded", "Commit", "Abort",
-		"Prepared", "Recorded", "Complete", "Failed", "Aborted", "Done", "Marker", "Dumped"}
+		"Prepared", "Recorded", "Complete", "Failed", "Aborted", "Done", "Marker", "Dumped", "Captured"}
 	actionNames = []string{"", "Prepare", "Record", "Settle", "Dump", "Thaw", "Open", "Store",
 		"Rollback", "Finish", "Release", "Discard"}
 	phaseNames = []string{"idle", "preparing", "prepared", "recording", "settling", "dumping",

@@ -37,11 +37,14 @@ type attempt struct {
 
 	triggered   bool                // M2: a Start or a Marker came before the host was prepared
 	peers       map[HostID][]string // the channels, by the participant at their other end; never changed in place
-	marked      hostSet             // whose Marker, or Dumped, has come
+	marked      hostSet             // whose Marker, Captured or Dumped has come
 	mutual      hostSet             // of those, the ones that name channels with this host
+	caught      hostSet             // whose Captured, or Dumped, has come
 	dumped      hostSet             // whose Dumped has come
 	allRecorded bool
 
+	captured bool // M6: the images hold the state of every connection
+	storing  bool
 	stored   bool
 	ends     []End
 	opened   hostSet // toward whom this host's gate is open, or with stop may be
@@ -156,10 +159,12 @@ func (p *Participant) apply(ev Event, out *Ready) bool {
 		return p.completes(ev.Key, Preparing, func() { p.prepared(out) })
 	case RecordDone:
 		return p.completes(ev.Key, Recording, func() { p.recorded(ev.Peers, out) })
+	case Captured:
+		return p.completes(ev.Key, Dumping, func() { p.captured(out) })
 	case DumpDone:
 		return p.completes(ev.Key, Dumping, func() { p.dumped(ev.Ends, out) })
 	case StoreDone:
-		if p.a.stored && p.a.phase == Storing && ev.Key == p.a.key {
+		if p.a.phase == Storing && ev.Key == p.a.key && (p.a.stored || !p.a.storing) {
 			return false
 		}
 		return p.completes(ev.Key, Storing, func() { p.stored(out) })
@@ -273,28 +278,59 @@ func (p *Participant) maybeDump(out *Ready) {
 	}
 	p.a.phase = Dumping
 	p.act(out, Action{Type: ActDump})
+	if p.faults.captureEarly {
+		p.captured(out)
+	}
 }
 
-// dumped: the members may run, and the gates open toward all who have come as far (M5, M6).
+// captured: what arrives from now on is in no record, so the gates open toward all who have come as far (M6),
+// though the members' memory is still being dumped. Without that, a peer that is done sooner would
+// send into a closed gate until its retransmission timer runs out.
+func (p *Participant) captured(out *Ready) {
+	if p.a.captured {
+		return
+	}
+	p.a.captured = true
+	p.sayCaptured(out)
+	p.openGates(out)
+}
+
+// dumped: the members may run (M5), and the gates open if they have not before.
 func (p *Participant) dumped(ends []End, out *Ready) {
 	p.a.phase = Storing
 	p.a.ends = slices.Clone(ends)
 	if !p.a.stop {
 		p.act(out, Action{Type: ActThaw})
 	}
-	p.sayDumped(out)
+	p.a.captured = true
+	p.sayCaptured(out)
 	p.openGates(out)
+	p.maybeStore(out)
+}
+
+// maybeStore begins to store when no member that this host shares a channel with stands still any more: they come
+// before our load on disks and network, which hosts may share.
+func (p *Participant) maybeStore(out *Ready) {
+	if p.a.phase != Storing || p.a.storing {
+		return
+	}
+	for _, q := range p.peersInOrder() {
+		if !p.a.dumped.has(q) {
+			return
+		}
+	}
+	p.a.storing = true
 	p.act(out, Action{Type: ActStore})
 }
 
-// mayOpen says whether the gate toward q may open once this host's own dump is finished (M6).
+// mayOpen says whether the gate toward q may open once this host's own connections are captured (M6).
 func (p *Participant) mayOpen(q HostID) bool {
 	_, channel := p.a.peers[q]
 	switch {
 	case q == p.host || p.faults.openEarly:
 		return true
 	case channel:
-		return p.a.dumped.has(q)
+		return p.a.caught.has(q)
 	}
 	return p.a.allRecorded || p.faults.openUnconnected
 }
@@ -302,7 +338,17 @@ func (p *Participant) mayOpen(q HostID) bool {
 // openGates opens the gates that may open. Members that will be killed keep theirs closed, but it
 // counts all the same whether they might be open: see maybeComplete.
 func (p *Participant) openGates(out *Ready) {
-	if p.a.phase != Storing && (!p.faults.completeEarly || p.a.phase != Complete) {
+	switch p.a.phase {
+	case Dumping:
+		if !p.a.captured {
+			return
+		}
+	case Storing:
+	case Complete:
+		if !p.faults.completeEarly {
+			return
+		}
+	default:
 		return
 	}
 	for _, q := range p.a.participants {

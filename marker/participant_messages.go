@@ -132,11 +132,15 @@ func (p *Participant) fromPeer(m Message, out *Ready) {
 	switch m.Type {
 	case MsgMarker:
 		p.marker(m, out)
-	case MsgDumped:
-		p.a.dumped = p.a.dumped.with(m.From)
-		p.a.marked = p.a.marked.with(m.From) // who has dumped has recorded, and its gates are sealed: no use in waiting
+	case MsgCaptured, MsgDumped:
+		p.a.caught = p.a.caught.with(m.From)
+		if m.Type == MsgDumped {
+			p.a.dumped = p.a.dumped.with(m.From)
+		}
+		p.a.marked = p.a.marked.with(m.From) // whose dump runs has recorded, and its gates are sealed: no use in waiting
 		p.openGates(out)
 		p.maybeDump(out)
+		p.maybeStore(out)
 	}
 }
 
@@ -170,9 +174,11 @@ func (p *Participant) marker(m Message, out *Ready) {
 		p.maybeDump(out)
 	case Storing, Complete:
 		p.markLate(m.From, out)
-		if p.owes(m.From) {
-			p.send(out, Message{Type: MsgDumped, Key: p.a.key, To: m.From})
-		}
+	default:
+		return
+	}
+	if p.a.captured && p.owes(m.From) {
+		p.sayCapturedTo(m.From, out)
 	}
 }
 
@@ -200,16 +206,24 @@ func (p *Participant) markLate(q HostID, out *Ready) {
 	}
 }
 
-// sayDumped tells everyone who waits for it that this host's dump is finished (M6).
-func (p *Participant) sayDumped(out *Ready) {
+// sayCaptured tells everyone who waits for it that this host's dump holds every connection, or is finished (M6).
+func (p *Participant) sayCaptured(out *Ready) {
 	for _, q := range p.peersInOrder() {
-		p.send(out, Message{Type: MsgDumped, Key: p.a.key, To: q})
+		p.sayCapturedTo(q, out)
 	}
 	for _, q := range p.a.mutual {
 		if p.owes(q) {
-			p.send(out, Message{Type: MsgDumped, Key: p.a.key, To: q})
+			p.sayCapturedTo(q, out)
 		}
 	}
+}
+
+func (p *Participant) sayCapturedTo(q HostID, out *Ready) {
+	m := Message{Type: MsgDumped, Key: p.a.key, To: q}
+	if p.a.phase == Dumping {
+		m.Type = MsgCaptured
+	}
+	p.send(out, m)
 }
 
 // renew: the lease lives on, from now (M11). The answer repeats what was said before, in case it was
@@ -220,11 +234,11 @@ func (p *Participant) renew(m Message, out *Ready) {
 	}
 	p.say(out)
 	switch p.a.phase {
-	case Settling, Dumping:
+	case Settling, Dumping, Storing, Complete:
 		p.mark(out)
-	case Storing, Complete:
-		p.mark(out)
-		p.sayDumped(out)
+		if p.a.captured {
+			p.sayCaptured(out)
+		}
 	}
 }
 

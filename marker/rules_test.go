@@ -143,11 +143,11 @@ func TestM1NoHostRecordsBeforeAllPrepared(t *testing.T) {
 func TestM2RecordsOnce(t *testing.T) {
 	r := newRig(t).to(Prepared, initiator("B"))
 	again := []Event{from(CoordinatorHost, MsgStart), from("B", MsgMarker), from("C", MsgMarker), prepare(key1)}
-	for _, ev := range []Event{recordDone, DumpDone{Key: key1}, StoreDone{key1}} {
+	for _, ev := range []Event{recordDone, DumpDone{Key: key1}, from("B", MsgDumped), StoreDone{key1}} {
 		r.do(again...)
 		r.do(ev)
 	}
-	r.do(from("B", MsgDumped), from(CoordinatorHost, MsgAllRecorded)).do(again...).do(from(CoordinatorHost, MsgCommit)).do(again...)
+	r.do(from(CoordinatorHost, MsgAllRecorded)).do(again...).do(from(CoordinatorHost, MsgCommit)).do(again...)
 	r.do(FinishDone{key1}).do(again...)
 	r.want("records", r.count(ActRecord), 1)
 	r.want("phase", r.p.Phase(), Idle)
@@ -205,8 +205,31 @@ func TestM6GatesOpenWhenTheirPeerHasComeAsFar(t *testing.T) {
 	r.want("open when the peer has dumped, too", r.opened(), []HostID{"A", "C", "B"})
 }
 
+func TestM6GatesOpenOnceConnectionsAreCaptured(t *testing.T) {
+	r := newRig(t).to(Dumping).do(from("B", MsgCaptured), Captured{key1})
+	r.want("phase", r.p.Phase(), Dumping)
+	r.want("open while memory is being dumped", r.opened(), []HostID{"A", "B"})
+	r.want("news for the peer", r.sent(MsgCaptured), []HostID{"B"})
+	r.do(from(CoordinatorHost, MsgAllRecorded))
+	r.want("open when all have recorded", r.opened(), []HostID{"A", "B", "C"})
+	r.want("thawed before the dump is finished", r.count(ActThaw), 0)
+	r.do(DumpDone{Key: key1})
+	r.want("thawed", r.count(ActThaw), 1)
+	r.want("further news for the peer", r.sent(MsgDumped), []HostID{"B"})
+	r.want("stores while the peer's members stand still", r.count(ActStore), 0)
+	r.do(from("B", MsgDumped))
+	r.want("stores then", r.count(ActStore), 1)
+	r.do(StoreDone{key1})
+	r.want("phase in the end", r.p.Phase(), Complete)
+
+	// A rollback opens and thaws whatever is open already, and tells nobody of a dump any more.
+	r = newRig(t).to(Dumping).do(Captured{key1}, ActionFailed{Key: key1, Action: ActDump, Reason: "no luck"})
+	r.want("phase after a failure", r.p.Phase(), RollingBack)
+	r.want("rolls back", r.count(ActRollback), 1)
+}
+
 func TestM9CompleteOnlyWhenNoGateIsNeeded(t *testing.T) {
-	r := newRig(t).to(Storing).do(StoreDone{key1}, from("B", MsgDumped))
+	r := newRig(t).to(Storing).do(from("B", MsgDumped), StoreDone{key1})
 	r.want("phase while C may not have recorded", r.p.Phase(), Storing)
 	r.do(from(CoordinatorHost, MsgAllRecorded))
 	r.want("phase then", r.p.Phase(), Complete)
@@ -304,7 +327,7 @@ func TestM12OldEpochsAndOtherAttemptsAreIgnored(t *testing.T) {
 			r.to(phase)
 		}
 		for _, epoch := range []Epoch{0, 2} {
-			for m := MsgStart; m <= MsgDumped; m++ {
+			for m := MsgStart; m <= MsgCaptured; m++ {
 				if m == MsgAbort {
 					continue // is answered
 				}

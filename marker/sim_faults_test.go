@@ -15,6 +15,7 @@ func TestPlantedFaults(t *testing.T) {
 		{name: "M5a settle after the seal", faults: faults{settleAfterSeal: true}},
 		{name: "M6 gate opened too early", faults: faults{openEarly: true}},
 		{name: "M6 gate toward a host without a channel opened too early", faults: faults{openUnconnected: true}},
+		{name: "M6 gates opened before the connections are captured", faults: faults{captureEarly: true}},
 		{name: "M9 commit before all are complete", faults: faults{commitEarly: true}},
 		{name: "M9 complete with a gate still needed", faults: faults{completeEarly: true}},
 		{name: "M9 complete with a gate still needed, by its harm", faults: faults{completeEarly: true}, truth: true},

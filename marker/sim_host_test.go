@@ -227,6 +227,9 @@ func (h *simHost) seal(a Action) {
 	h.images[a.Key] = im
 	h.long(h.w.plan.dump, func() {
 		im.capture(h.w, h)
+		if h.w.chance(h.w.plan.captures) {
+			h.step(Captured{a.Key})
+		}
 		h.long(h.w.plan.dump, func() { h.end(a, DumpDone{Key: a.Key, Ends: im.ends(h.w, h)}) })
 	})
 }

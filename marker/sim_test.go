@@ -25,6 +25,7 @@ type plan struct {
 	packetLoss  float64
 	actionFails float64
 	hangs       float64 // an action never ends by itself
+	captures    float64 // a dump says when it holds the connections
 	connectRate float64
 	maxConns    int
 	drain       int // from the last marker to the seal, µs at most
@@ -91,6 +92,9 @@ func newPlan(rng *rand.Rand) plan {
 			p.attempts[i].outside = OutsideClosed // connections that are half open at the record come to a cut's edge
 		}
 		return p
+	}
+	if rng.IntN(3) > 0 {
+		p.captures = rng.Float64()
 	}
 	p.goWrong(rng)
 	return p

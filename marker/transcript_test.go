@@ -23,6 +23,7 @@ var update = flag.Bool("update", false, "rewrite testdata/*.txt with what the pr
 //	run                       deliver all messages and end all actions, in the order in which they came up
 //	deliver TYPE TO           deliver the first such message
 //	done HOST, fail HOST WHY  end the host's long action; HOST commit is the catalogue's
+//	captured HOST             the host's dump, which goes on, holds its connections
 //	hold HOST, go HOST        run leaves the host's long actions alone, or no longer
 //	lose TYPE TO              lose the first such message
 //	repeat TYPE TO            deliver a second copy of the latest such message that was delivered or lost
@@ -126,6 +127,9 @@ func (s *stage) command(words []string) {
 		s.end(HostID(arg(1)), "")
 	case "fail":
 		s.end(HostID(arg(1)), strings.Join(words[2:], " "))
+	case "captured":
+		id := HostID(arg(1))
+		s.host(id, Captured{s.hosts[id].Key()})
 	case "hold", "go":
 		s.held[HostID(arg(1))] = words[0] == "hold"
 	case "cut", "heal":

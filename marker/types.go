@@ -84,8 +84,9 @@ const (
 	MsgAborted  // running again with gates open, nothing partial left; Reason says what could not be undone
 	MsgDone     // Commit carried out; Reason says what could not be
 
-	MsgMarker // M3: "I have recorded; these are the channels I share with you"; Channels is set
-	MsgDumped // M6: "my dump is finished"
+	MsgMarker   // M3: "I have recorded; these are the channels I share with you"; Channels is set
+	MsgDumped   // "my dump is finished, my members run"; says what Captured says, too
+	MsgCaptured // M6: "my dump holds the state of every connection"
 )
 
 // Message is what hosts send each other. Fields that its Type does not name are zero.
@@ -148,6 +149,10 @@ type (
 		Key   Key
 		Peers map[HostID][]string
 	}
+	// Captured comes in the midst of ActDump: the images hold the state of every connection of this host, and
+	// what arrives from now on is no part of the record. The members stand still as before. It may be left out:
+	// DumpDone says as much.
+	Captured struct{ Key Key }
 	// DumpDone ends ActDump well.
 	DumpDone struct {
 		Key  Key
@@ -190,6 +195,7 @@ func (Tick) event()         {}
 func (Received) event()     {}
 func (PrepareDone) event()  {}
 func (RecordDone) event()   {}
+func (Captured) event()     {}
 func (DumpDone) event()     {}
 func (StoreDone) event()    {}
 func (RollbackDone) event() {}

@@ -63,7 +63,7 @@ func timedDump(b *testing.B, r *Runner, c *cell) (run, frozen time.Duration) {
 	}
 	c.freeze()
 	began := time.Now()
-	result, err := d.Run(testContext(b))
+	result, err := d.Run(testContext(b), uncounted, func() {})
 	run = time.Since(began)
 	c.thaw()
 	if err != nil {

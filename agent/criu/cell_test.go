@@ -435,7 +435,7 @@ func startDump(t testing.TB, r *Runner, c *cell) (run func() string) {
 	}
 	return func() string {
 		t.Helper()
-		result, err := d.Run(testContext(t))
+		result, err := d.Run(testContext(t), uncounted, func() {})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -147,15 +147,13 @@ func foreignSession(m agent.Member) (bool, error) {
 }
 
 // Run lets CRIU dump. The member must be frozen. When ctx ends before CRIU does, the dump is cancelled.
-func (d *dump) Run(ctx context.Context) (agent.DumpResult, error) {
-	d.smu.Lock()
-	if d.state != dumpWaits {
-		d.smu.Unlock()
-		return agent.DumpResult{}, &Error{Op: "dump", Job: d.member.Job, Member: d.member.Name, Pid: d.member.Pid, Err: ErrCancelled}
+func (d *dump) Run(ctx context.Context, conns int, captured func()) (agent.DumpResult, error) {
+	early := false
+	watch, err := d.letGo(conns, func() { early = true; captured() })
+	if err != nil {
+		return agent.DumpResult{}, &Error{Op: "dump", Job: d.member.Job, Member: d.member.Name, Pid: d.member.Pid, Err: err}
 	}
-	d.state = dumpRuns
-	d.answer <- nil
-	d.smu.Unlock()
+	defer watch.close()
 
 	select {
 	case <-d.done:
@@ -174,11 +172,36 @@ func (d *dump) Run(ctx context.Context) (agent.DumpResult, error) {
 		}
 		return agent.DumpResult{}, d.failure(d.err)
 	}
+	watch.close()
+	n, err := streams(d.dir)
+	if err == nil && early && n != conns {
+		// The gates may have opened while CRIU still read a connection that nobody knew of.
+		err = fmt.Errorf("the images hold %d connections where %d were listed: try again", n, conns)
+	}
+	if err != nil {
+		return agent.DumpResult{}, d.failure(err)
+	}
 	result, err := dumpResult(d.dir)
 	if err != nil {
 		return agent.DumpResult{}, d.failure(err)
 	}
 	return result, nil
+}
+
+// letGo answers the pre-dump notification, with the images under watch.
+func (d *dump) letGo(conns int, captured func()) (*streamWatch, error) {
+	d.smu.Lock()
+	defer d.smu.Unlock()
+	if d.state != dumpWaits {
+		return nil, ErrCancelled
+	}
+	watch, err := watchStreams(d.dir, conns, captured)
+	if err != nil {
+		return nil, err
+	}
+	d.state = dumpRuns
+	d.answer <- nil
+	return watch, nil
 }
 
 // Cancel ends the dump wherever it is and waits until CRIU is gone. A CRIU that is in the midst of

@@ -77,7 +77,7 @@ func failedDump(t *testing.T, r *Runner, c *cell) *Error {
 	d, err := r.StartDump(testContext(t), agent.DumpSpec{Member: c.member, Dir: imageDir(t), LockFile: lockFile(t)})
 	if err == nil {
 		c.freeze()
-		_, err = d.Run(testContext(t))
+		_, err = d.Run(testContext(t), uncounted, func() {})
 		if !c.frozen() {
 			t.Error("the member is not frozen after a failed dump")
 		}

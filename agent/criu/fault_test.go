@@ -138,7 +138,7 @@ func TestCancelDump(t *testing.T) {
 			}
 			d := started.(*dump)
 			ended := make(chan error, 1)
-			release := reach(t, s, d, at, func() { _, err := d.Run(context.Background()); ended <- err })
+			release := reach(t, s, d, at, func() { _, err := d.Run(context.Background(), uncounted, func() {}); ended <- err })
 			go func() {
 				// Cancel needs the lock that holds PostDump back.
 				release()
@@ -153,7 +153,7 @@ func TestCancelDump(t *testing.T) {
 					t.Errorf("Run of a cancelled dump: %v", err)
 				}
 			} else {
-				if _, err := d.Run(testContext(t)); !errors.Is(err, ErrCancelled) {
+				if _, err := d.Run(testContext(t), uncounted, func() {}); !errors.Is(err, ErrCancelled) {
 					t.Errorf("Run of a cancelled dump: %v", err)
 				}
 				s.freeze()
@@ -198,11 +198,11 @@ func TestKilledCriu(t *testing.T) {
 			}
 			d := started.(*dump)
 			ended := make(chan error, 1)
-			release := reach(t, s, d, at, func() { _, err := d.Run(context.Background()); ended <- err })
+			release := reach(t, s, d, at, func() { _, err := d.Run(context.Background(), uncounted, func() {}); ended <- err })
 			kill(t, d.operation)
 			release()
 			if at == waiting {
-				_, err = d.Run(testContext(t))
+				_, err = d.Run(testContext(t), uncounted, func() {})
 				s.freeze()
 			} else {
 				err = <-ended
@@ -285,7 +285,7 @@ func agentProgram(args []string) int {
 		fmt.Println("there")
 		select {}
 	}
-	go func() { _, err := d.Run(ctx); fmt.Println("run:", err) }()
+	go func() { _, err := d.Run(ctx, uncounted, func() {}); fmt.Println("run:", err) }()
 	for {
 		d.smu.Lock()
 		if d.state == dumpRuns {

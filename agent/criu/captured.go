@@ -1,0 +1,94 @@
+package criu
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// streamPrefix begins the name of the image of one TCP connection, which CRIU writes when it has read the socket
+	// for the last time.
+	streamPrefix = "tcp-stream-"
+	// pagesPrefix begins the name of an image of memory. When there is one, CRIU has collected what sockets there are,
+	// which it does before the first task, and would not take a connection that is made now for a half-open one.
+	pagesPrefix = "pages-"
+)
+
+// streamWatch counts the connections whose images are complete, by inotify(7).
+type streamWatch struct {
+	file *os.File
+	done chan struct{} // closed when nothing is counted any more
+}
+
+// watchStreams calls full when the images of n connections have been written to dir and the first image of memory has
+// been begun, unless it is closed before.
+func watchStreams(dir string, n int, full func()) (*streamWatch, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("watch the images: %w", err)
+	}
+	w := &streamWatch{file: os.NewFile(uintptr(fd), "inotify"), done: make(chan struct{})}
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CLOSE_WRITE|unix.IN_CREATE); err != nil {
+		return nil, errors.Join(fmt.Errorf("watch the images in %s: %w", dir, err), w.file.Close())
+	}
+	go func() {
+		defer close(w.done)
+		seen, memory := map[string]bool{}, false
+		buf := make([]byte, 64<<10)
+		for len(seen) < n || !memory {
+			m, err := w.file.Read(buf)
+			if err != nil {
+				return
+			}
+			for _, e := range fileEvents(buf[:m]) {
+				if e.closed && strings.HasPrefix(e.name, streamPrefix) {
+					seen[e.name] = true
+				}
+				memory = memory || strings.HasPrefix(e.name, pagesPrefix)
+			}
+		}
+		full()
+	}()
+	return w, nil
+}
+
+// close ends the watch, and returns when full has returned or will not be called.
+func (w *streamWatch) close() {
+	_ = w.file.Close()
+	<-w.done
+}
+
+// fileEvent is what happened to a file: it was made, or it was closed after it had been open for writing.
+type fileEvent struct {
+	name   string
+	closed bool
+}
+
+// fileEvents reads a buffer of struct inotify_event: wd, mask, cookie, len (32 bits each), name.
+func fileEvents(b []byte) []fileEvent {
+	var events []fileEvent
+	for len(b) >= unix.SizeofInotifyEvent {
+		mask, length := binary.NativeEndian.Uint32(b[4:]), int(binary.NativeEndian.Uint32(b[12:]))
+		b = b[unix.SizeofInotifyEvent:]
+		if length > len(b) {
+			break
+		}
+		name, _, _ := bytes.Cut(b[:length], []byte{0})
+		events = append(events, fileEvent{name: string(name), closed: mask&unix.IN_CLOSE_WRITE != 0})
+		b = b[length:]
+	}
+	return events
+}
+
+// streams counts the images of connections.
+func streams(dir string) (int, error) {
+	found, err := filepath.Glob(filepath.Join(dir, streamPrefix+"*.img"))
+	return len(found), err
+}
