@@ -59,8 +59,13 @@ type Socket struct {
 	Listening     bool
 	HalfOpen      bool   // SYN-SENT, SYN-RECV, or established and not accepted yet
 	Protocol      string // "tcp", or what else it is and CRIU cannot dump, e.g. "mptcp", "udp-connected"
-	Unacked       uint32 // segments sent and not acknowledged
-	Moved         uint64 // bytes acknowledged and bytes received since it was connected
+}
+
+// Flow is what one connection has under way.
+type Flow struct {
+	Remote  netip.AddrPort
+	Unacked uint32 // segments sent and not acknowledged
+	Moved   uint64 // bytes acknowledged and bytes received since it was connected
 }
 
 // Cells starts, finds, freezes and ends members. agent/cell implements it.
@@ -93,8 +98,8 @@ type Cells interface {
 
 	Processes(ctx context.Context, m Member) ([]Process, error)
 	Sockets(ctx context.Context, m Member) ([]Socket, error)
-	// PushAcks makes the kernel send the acknowledgements it is delaying for m's connections.
-	PushAcks(ctx context.Context, m Member) error
+	// PushAcks makes the kernel send the acknowledgements it is delaying for m's connections, and lists these.
+	PushAcks(ctx context.Context, m Member) ([]Flow, error)
 	// Obstacles lists what CRIU could not dump of m, each with the process and what to do about it.
 	Obstacles(ctx context.Context, m Member) ([]string, error)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ss/fault"
@@ -142,19 +143,20 @@ func (w *work) quiesce(ctx context.Context) error {
 	var last uint64
 	since := time.Now()
 	for {
-		if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.PushAcks(ctx, m) }); err != nil {
-			return fmt.Errorf("acknowledge: %w", err)
-		}
-		socks, err := w.sockets(ctx)
-		if err != nil {
+		flows := make([][]Flow, len(w.members))
+		err := w.each(func(i int, m Member) (err error) {
+			flows[i], err = w.a.cfg.Cells.PushAcks(ctx, m)
 			return err
+		})
+		if err != nil {
+			return fmt.Errorf("acknowledge: %w", err)
 		}
 		var moved uint64
 		inFlight := false
-		for _, s := range socks {
-			if w.isSettled(s) {
-				moved += s.Moved
-				inFlight = inFlight || s.Unacked > 0
+		for _, f := range slices.Concat(flows...) {
+			if w.isSettled(f.Remote.Addr()) {
+				moved += f.Moved
+				inFlight = inFlight || f.Unacked > 0
 			}
 		}
 		if moved != last {
@@ -171,9 +173,9 @@ func (w *work) quiesce(ctx context.Context) error {
 	}
 }
 
-func (w *work) isSettled(s Socket) bool {
-	peer := w.peerOf(s.Remote.Addr())
-	if s.Remote.Addr().IsLoopback() {
+func (w *work) isSettled(remote netip.Addr) bool {
+	peer := w.peerOf(remote)
+	if remote.IsLoopback() {
 		peer = w.a.cfg.Host
 	}
 	w.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,15 +13,25 @@ import (
 )
 
 // PushAcks makes the kernel send the acknowledgements that it is delaying for m's connections, so
-// that no peer's retransmission timer runs out over a segment that did arrive. m must be frozen.
+// that no peer's retransmission timer runs out over a segment that did arrive. It returns what each
+// connection had under way before that. m must be frozen.
 //
 // Setting TCP_QUICKACK sends an acknowledgement that is due, but only if all data were read (tcp(7),
 // and __tcp_cleanup_rbuf in net/ipv4/tcp.c), which a frozen program does not do. Where data wait, the
 // kernel is made to believe that more than a full segment is unacknowledged, the other reason for
 // which it sends at once: see forceAck. A watcher should be there: it ends repair mode should this
 // agent die in the few microseconds of it.
-func (g *Manager) PushAcks(ctx context.Context, m agent.Member) error {
+func (g *Manager) PushAcks(ctx context.Context, m agent.Member) ([]agent.Flow, error) {
+	var flows []agent.Flow
 	err := g.eachTCP(ctx, m, func(h holder, fd int) error {
+		flow, err := flowOf(fd)
+		if errors.Is(err, unix.ENOTCONN) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("descriptor %d of %s: %w", h.fd, whose(h.pid), err)
+		}
+		flows = append(flows, flow)
 		if err := quickAck(fd); err != nil {
 			return err
 		}
@@ -34,9 +45,28 @@ func (g *Manager) PushAcks(ctx context.Context, m agent.Member) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("push acknowledgements of %s/%s: %w", m.Job, m.Name, err)
+		return nil, fmt.Errorf("push acknowledgements of %s/%s: %w", m.Job, m.Name, err)
 	}
-	return nil
+	return flows, nil
+}
+
+func flowOf(fd int) (agent.Flow, error) {
+	name, err := unix.Getpeername(fd)
+	if err != nil {
+		return agent.Flow{}, fmt.Errorf("name of the other end: %w", err)
+	}
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return agent.Flow{}, fmt.Errorf("TCP_INFO: %w", err)
+	}
+	flow := agent.Flow{Unacked: info.Unacked, Moved: info.Bytes_acked + info.Bytes_received}
+	switch sa := name.(type) {
+	case *unix.SockaddrInet4:
+		flow.Remote = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		flow.Remote = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return flow, nil
 }
 
 func quickAck(fd int) error {

@@ -15,11 +15,8 @@ const (
 	sockDiagByFamily = 20
 	sockDestroy      = 21
 
-	inetDiagInfo        = 2 // INET_DIAG_INFO: struct tcp_info
 	inetDiagReqProtocol = 3 // INET_DIAG_REQ_PROTOCOL: a protocol above 255
 	inetDiagMsgLen      = 72
-	tcpInfoUnacked      = 24  // offset of tcpi_unacked
-	tcpInfoMoved        = 120 // of tcpi_bytes_acked, which tcpi_bytes_received follows
 
 	unixDiagPeer    = 2 // UNIX_DIAG_PEER: the peer's inode
 	udiagShowPeer   = 4
@@ -48,9 +45,7 @@ type diagSocket struct {
 	family        uint8
 	state         uint8
 	local, remote netip.AddrPort
-	inode         uint64 // 0: no program holds it, or none yet
-	unacked       uint32
-	moved         uint64
+	inode         uint64   // 0: no program holds it, or none yet
 	id            [48]byte // struct inet_diag_sockid, which names the socket to the kernel
 }
 
@@ -58,9 +53,6 @@ type diagSocket struct {
 func inetDump(c *netlink.Conn, family uint8, protocol uint32, states uint32) ([]diagSocket, error) {
 	req := make([]byte, 56) // struct inet_diag_req_v2
 	req[0], req[1] = family, uint8(protocol)
-	if protocol == unix.IPPROTO_TCP {
-		req[2] = 1 << (inetDiagInfo - 1)
-	}
 	binary.NativeEndian.PutUint32(req[4:], states)
 	if protocol > 255 {
 		req[1] = protocolRawByte
@@ -87,7 +79,7 @@ func inetDump(c *netlink.Conn, family uint8, protocol uint32, states uint32) ([]
 	return out, nil
 }
 
-// parseInet reads a struct inet_diag_msg and its attributes.
+// parseInet reads a struct inet_diag_msg.
 func parseInet(b []byte) (diagSocket, error) {
 	if len(b) < inetDiagMsgLen {
 		return diagSocket{}, fmt.Errorf("list sockets: a message of %d bytes", len(b))
@@ -102,19 +94,7 @@ func parseInet(b []byte) (diagSocket, error) {
 	remote, _ := netip.AddrFromSlice(b[24 : 24+size])
 	s.local = netip.AddrPortFrom(local.Unmap(), binary.BigEndian.Uint16(b[4:]))
 	s.remote = netip.AddrPortFrom(remote.Unmap(), binary.BigEndian.Uint16(b[6:]))
-	ad, err := netlink.NewAttributeDecoder(b[inetDiagMsgLen:])
-	if err != nil {
-		return s, fmt.Errorf("list sockets: %w", err)
-	}
-	for ad.Next() {
-		if ad.Type() == inetDiagInfo && len(ad.Bytes()) >= tcpInfoUnacked+4 && s.state != stListen {
-			s.unacked = binary.NativeEndian.Uint32(ad.Bytes()[tcpInfoUnacked:])
-			if b := ad.Bytes(); len(b) >= tcpInfoMoved+16 { // Linux 4.1
-				s.moved = binary.NativeEndian.Uint64(b[tcpInfoMoved:]) + binary.NativeEndian.Uint64(b[tcpInfoMoved+8:])
-			}
-		}
-	}
-	return s, ad.Err()
+	return s, nil
 }
 
 // inetDumpAll lists both families. A protocol or family that the kernel does not have has no sockets.

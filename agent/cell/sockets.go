@@ -98,7 +98,7 @@ func (c *collector) socket(s diagSocket, protocol string, h holder) agent.Socket
 	}
 	out := agent.Socket{
 		Member: c.member, Pid: h.pid, Command: cmd, Inode: s.inode,
-		Local: s.local, Remote: s.remote, Protocol: protocol, Unacked: s.unacked, Moved: s.moved,
+		Local: s.local, Remote: s.remote, Protocol: protocol,
 		HalfOpen: protocol != "udp-connected" && (s.state == stSynSent || s.state == stSynRecv),
 	}
 	if s.state == stListen {

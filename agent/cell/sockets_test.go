@@ -177,7 +177,7 @@ func TestSocketsAreQuick(t *testing.T) {
 		do   func() error
 	}{
 		{"Sockets", func() error { _, err := g.Sockets(limit(t), m); return err }},
-		{"PushAcks", func() error { return g.PushAcks(limit(t), m) }},
+		{"PushAcks", func() error { _, err := g.PushAcks(limit(t), m); return err }},
 		{"Heal", func() error { return g.Heal(limit(t), m) }},
 		{"Members", func() error { _, err := g.Members(limit(t)); return err }},
 		{"Obstacles", func() error { _, err := g.Obstacles(limit(t), m); return err }},
@@ -237,15 +237,20 @@ func TestPushAcks(t *testing.T) {
 		if err := g.Freeze(limit(t), m); err != nil {
 			t.Fatal(err)
 		}
-		delayed := 0
+		delayed, last := 0, uint64(0)
 		for range 20 {
 			if _, err := c.Write(b); err != nil {
 				t.Fatal(err)
 			}
 			delayed += int(unacked(t, c))
-			if err := g.PushAcks(limit(t), m); err != nil {
+			flows, err := g.PushAcks(limit(t), m)
+			if err != nil {
 				t.Fatal(err)
 			}
+			if len(flows) != 1 || flows[0].Remote.String() != c.LocalAddr().String() || flows[0].Moved < last || flows[0].Unacked != 0 {
+				t.Fatalf("flows %+v after %d bytes", flows, last)
+			}
+			last = flows[0].Moved + 1 // one byte comes before the next look
 			if n := unacked(t, c); n != 0 {
 				t.Fatalf("%d segments are not acknowledged", n)
 			}

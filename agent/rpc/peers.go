@@ -71,8 +71,9 @@ func (p *Peers) conn(to agent.Participant) (*grpc.ClientConn, error) {
 			// A peer's agent that was restarted should be found again at once, not after gRPC's usual two minutes.
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-				MinConnectTimeout: 4 * time.Second,
+				MinConnectTimeout: wire.HandshakeTimeout,
 			}),
+			wire.WithDialer(),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 		)
 		if err != nil {

@@ -18,11 +18,6 @@ import (
 	"ss/store/images"
 )
 
-// connectTimeout is how long an agent may take to accept a connection, TLS handshake included. A host that is
-// dead answers nothing at all, and a restore waits this long before it believes that; one that is only busy
-// must not be taken for dead.
-const connectTimeout = 5 * time.Second
-
 // Dialer keeps one connection per host.
 type Dialer struct {
 	creds *identity.Credentials
@@ -46,7 +41,8 @@ func (d *Dialer) Dial(h orchestrator.Host) (orchestrator.Agent, error) {
 		conn, err = grpc.NewClient("passthrough:///"+h.Endpoint,
 			grpc.WithTransportCredentials(credentials.NewTLS(d.creds.Client(identity.RoleAgent, h.Name))),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: wire.HandshakeTimeout}),
+			wire.WithDialer(),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 		)
 		if err != nil {
