@@ -156,10 +156,10 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	if w.partial, err = w.a.cfg.Images.Begin(w.images()); err != nil {
 		return nil, err
 	}
-	if w.unwatch, err = w.a.cfg.Cells.Watch(ctx, w.members, w.lockFile); err != nil {
-		return nil, fmt.Errorf("start the watcher: %w", err)
-	}
 	// CRIU starts now and waits, so that its start is not part of the time the members stand still.
+	var watched error
+	var wg sync.WaitGroup
+	wg.Go(func() { w.unwatch, watched = w.a.cfg.Cells.Watch(ctx, w.members, w.lockFile) })
 	w.dumps = make([]Dump, len(w.members))
 	err = w.each(func(i int, m Member) error {
 		dir, err := w.imageDir(m)
@@ -169,6 +169,10 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 		w.dumps[i], err = w.a.cfg.CRIU.StartDump(ctx, DumpSpec{Member: m, Dir: dir, LockFile: w.lockFile})
 		return err
 	})
+	wg.Wait()
+	if watched != nil {
+		err = errors.Join(err, fmt.Errorf("start the watcher: %w", watched))
+	}
 	if err != nil {
 		return nil, err
 	}
