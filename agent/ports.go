@@ -65,7 +65,6 @@ type Socket struct {
 type Flow struct {
 	Remote  netip.AddrPort
 	Unacked uint32 // segments sent and not acknowledged
-	Moved   uint64 // bytes acknowledged and bytes received since it was connected
 }
 
 // Cells starts, finds, freezes and ends members. agent/cell implements it.

@@ -318,8 +318,9 @@ func (w *work) announcer(ctx context.Context, captured func()) func() {
 
 // dump is M5 and M7. It calls captured when the images hold the state of every connection.
 func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) {
-	if err := w.quiesce(ctx); err != nil && ctx.Err() != nil {
-		return nil, err
+	if err := w.quiesce(ctx); err != nil {
+		// Whatever is in flight is sent again later.
+		w.a.log.Warn("connections did not settle", "job", w.job(), "snapshot", w.key.Snapshot, "error", err)
 	}
 	if err := w.a.cfg.Gates.Seal(ctx, w.job()); err != nil {
 		return nil, fmt.Errorf("seal the gates: %w", err)

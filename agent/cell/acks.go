@@ -59,7 +59,7 @@ func flowOf(fd int) (agent.Flow, error) {
 	if err != nil {
 		return agent.Flow{}, fmt.Errorf("TCP_INFO: %w", err)
 	}
-	flow := agent.Flow{Unacked: info.Unacked, Moved: info.Bytes_acked + info.Bytes_received}
+	flow := agent.Flow{Unacked: info.Unacked}
 	switch sa := name.(type) {
 	case *unix.SockaddrInet4:
 		flow.Remote = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
