@@ -2,7 +2,6 @@ package marker
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -425,84 +424,4 @@ func (p *Participant) idle(out *Ready) {
 	p.last = p.a.key
 	p.a = attempt{}
 	p.journal(out)
-}
-
-// actionFailed: whatever fails, the attempt fails, except where the attempt is over already.
-func (p *Participant) actionFailed(ev ActionFailed, out *Ready) bool {
-	giveUp := func() { p.fail(out, CauseAction, ev.Action.failure()+ev.Reason) }
-	switch ev.Action {
-	case ActPrepare:
-		return p.completes(ev.Key, Preparing, func() { p.fail(out, CauseRefused, ev.Reason) })
-	case ActRecord:
-		return p.completes(ev.Key, Recording, giveUp)
-	case ActDump:
-		return p.completes(ev.Key, Dumping, giveUp)
-	case ActStore:
-		return p.completes(ev.Key, Storing, giveUp)
-	case ActRollback:
-		return p.completes(ev.Key, RollingBack, func() { p.rolledBack(ev.Reason, out) })
-	case ActFinish:
-		return p.completes(ev.Key, Finishing, func() { p.a.reason = ev.Reason; p.finished(out) })
-	case ActSettle, ActThaw, ActOpen:
-		return p.completes(ev.Key, p.a.phase, func() { p.shortFailed(giveUp, out) })
-	case ActRelease, ActDiscard:
-		return ev.Key.Job == p.job
-	}
-	return false
-}
-
-// shortFailed handles the failure of an action that ended when it was carried out.
-func (p *Participant) shortFailed(giveUp func(), out *Ready) {
-	switch {
-	case p.a.phase == Complete && !p.a.released:
-		p.release(out) // it can no longer give up, and this is the other way to open and thaw
-	case p.a.phase < Complete:
-		giveUp()
-	}
-}
-
-// failure begins the sentence that says what failed.
-func (t ActionType) failure() string {
-	switch t {
-	case ActRecord:
-		return "could not freeze the members and close the gates: "
-	case ActDump:
-		return "could not dump: "
-	case ActStore:
-		return "could not store the images: "
-	case ActSettle:
-		return "could not let the connections settle: "
-	case ActThaw:
-		return "could not thaw the members: "
-	}
-	return "could not open a gate: "
-}
-
-func (p *Participant) act(out *Ready, a Action) {
-	a.Key = p.a.key
-	out.Actions = append(out.Actions, a)
-}
-
-// journal asks for the entry that Recover needs for the present state.
-func (p *Participant) journal(out *Ready) {
-	p.a.logged = p.a.phase
-	p.rewrite(out)
-}
-
-// rewrite asks for the entry that was last written, with the fence and the doubts of now.
-func (p *Participant) rewrite(out *Ready) {
-	e := Entry{Key: p.Key(), Phase: p.a.logged, Stop: p.a.stop, Doubt: slices.Clone(p.doubt)}
-	if p.highest > e.Key.Epoch {
-		e.Fence = p.highest
-	}
-	if e.Phase == Complete {
-		e.Ends = slices.Clone(p.a.ends)
-	}
-	out.Journal = &e
-}
-
-// peersInOrder lists the hosts with which this one shares a channel, except itself.
-func (p *Participant) peersInOrder() []HostID {
-	hosts := slices.Sorted(maps.Keys(p.a.peers))
-	return slices.DeleteFunc(hosts, func(q HostID) bool { return q == p.host })
 }

@@ -1,0 +1,66 @@
+package orchestrator
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"ss/fault"
+	"ss/marker"
+)
+
+// told is a failure in its host's own words, which name the operation, the host, the job and the snapshot.
+type told struct{ error }
+
+// Unwrap gives what the host said.
+func (t told) Unwrap() error { return t.error }
+
+// failure says why the attempt did not commit, and which hosts are not known to run again.
+func (a *attempt) failure(out marker.Outcome) error {
+	a.mu.Lock()
+	cause, heard := a.failures[out.Blame], a.heard[out.Blame]
+	a.mu.Unlock()
+	f := &fault.Error{Op: "snapshot", Job: a.opt.Job, Host: string(out.Blame), Snapshot: a.key.snapshotID(), Err: errors.New(out.Reason)}
+	if cause != nil {
+		f.Err = cause
+	}
+	if _, ok := errors.AsType[told](cause); ok {
+		f.Op, f.Job, f.Host, f.Snapshot = "", "", "", ""
+	}
+	switch {
+	case out.Cause == marker.CauseInterrupt:
+		f.Kind = fault.Interrupted
+	case fault.Is(cause, fault.Unsettled):
+		f.Kind = fault.Unsettled
+	case out.Cause == marker.CauseConflict:
+		f.Kind = fault.Conflict
+	case out.Cause == marker.CauseCheck:
+		f.Kind = fault.Refused
+	case a.started, out.Cause == marker.CauseUnreachable && heard:
+		f.Kind = fault.RolledBack
+	case fault.KindOf(cause) != fault.Failed:
+		f.Kind = fault.KindOf(cause)
+	case out.Cause == marker.CauseUnreachable:
+		f.Kind = fault.Unreachable
+	case out.Cause == marker.CauseRefused && cause == nil:
+		f.Kind = fault.Refused
+	default: // what fails while it prepares without being refused (a CRIU that dies, say) was undone as well
+		f.Kind = fault.RolledBack
+	}
+	f.Next = "the job runs on, nothing of this attempt is left"
+	if len(out.Unknown) > 0 {
+		f.Next = fmt.Sprintf("not known to run again: %s; each lets its members run by itself within %s", joinHosts(out.Unknown), lease)
+	}
+	if len(out.Notes) > 0 {
+		f.Next += "; " + strings.Join(out.Notes, "; ")
+	}
+	return f
+}
+
+func joinHosts(ids []marker.HostID) string {
+	var s []string
+	for _, id := range ids {
+		s = append(s, string(id))
+	}
+	return strings.Join(s, ", ")
+}
