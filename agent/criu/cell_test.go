@@ -395,7 +395,7 @@ func newRunner(t testing.TB) *Runner {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := New(Config{Path: criuPath(), Exe: []string{exe, "criu-exec"}, WorkDir: t.TempDir()})
+	r, err := New(Config{Path: criuPath(), Exe: []string{exe, "criu-exec"}, WorkDir: t.TempDir(), LogLevel: debugLog})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -464,3 +464,6 @@ func restoreCell(t testing.TB, r *Runner, n *namespace, v1 bool, dir string) (*c
 	}
 	return c, s
 }
+
+// debugLog has CRIU say where it is: tests wait for its words.
+const debugLog = 4

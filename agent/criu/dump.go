@@ -73,6 +73,7 @@ func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump
 	if err != nil {
 		return nil, &Error{Op: "dump", Job: spec.Member.Job, Member: spec.Member.Name, Pid: spec.Member.Pid, Err: err}
 	}
+	opts.LogLevel = r.cfg.logLevel()
 	o := order{Dump: true, InitPid: spec.Member.InitPid, Cgroup: spec.Member.Cgroup, LockFile: spec.LockFile}
 	d.operation, err = r.begin("dump", spec.Member, o, spec.Dir, dumpLog, opts, d)
 	if err != nil {
@@ -122,7 +123,6 @@ func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
 		GhostLimit:   proto.Uint32(ghostLimit),
 		Timeout:      proto.Uint32(seizeTimeout),
 		LogFile:      proto.String(dumpLog),
-		LogLevel:     proto.Int32(4),
 	}, nil
 }
 

@@ -264,7 +264,7 @@ func agentProgram(args []string) int {
 		return 1
 	}
 	exe, _ := os.Executable()
-	r, err := New(Config{Path: criuPath(), Exe: []string{exe, "criu-exec"}, WorkDir: o.Work})
+	r, err := New(Config{Path: criuPath(), Exe: []string{exe, "criu-exec"}, WorkDir: o.Work, LogLevel: debugLog})
 	if err != nil {
 		fmt.Println(err)
 		return 1

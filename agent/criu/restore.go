@@ -53,6 +53,7 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 	if err != nil {
 		return nil, &Error{Op: "restore", Job: spec.Member.Job, Member: spec.Member.Name, Err: err}
 	}
+	opts.LogLevel = r.cfg.logLevel()
 	o := order{InitPid: spec.Member.InitPid, Cgroup: spec.Member.Cgroup, LockFile: spec.LockFile}
 	s.operation, err = r.begin("restore", spec.Member, o, spec.LogDir, restoreLog, opts, s)
 	if err != nil {
@@ -90,7 +91,6 @@ func restoreOptions(spec agent.RestoreSpec) (*rpc.CriuOpts, error) {
 		ManageCgroupsMode: rpc.CriuCgMode_IGNORE.Enum(),
 		GhostLimit:        proto.Uint32(ghostLimit),
 		LogFile:           proto.String(restoreLog),
-		LogLevel:          proto.Int32(4),
 	}
 	// Log and statistics go to CRIU's work folder, which is the images' unless a configuration file says
 	// otherwise (there is a request for it by descriptor only, see dumpOptions).

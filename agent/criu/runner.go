@@ -1,6 +1,7 @@
 package criu
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"ss/agent"
 )
@@ -23,6 +25,16 @@ type Config struct {
 	// WorkDir is a folder of our own for what an operation needs while it runs. It must be on a file
 	// system from which programs may be started (not mounted noexec). It is made if it is missing.
 	WorkDir string
+	// LogLevel is what CRIU logs, as its -v has it; 0 takes errors and warnings. More is written while the members stand
+	// still, from 3 on a line for each stretch of memory.
+	LogLevel int
+}
+
+// defaultLogLevel is CRIU's own: errors and warnings.
+const defaultLogLevel = 2
+
+func (c Config) logLevel() *int32 {
+	return proto.Int32(int32(cmp.Or(c.LogLevel, defaultLogLevel)))
 }
 
 // Runner runs CRIU. Its methods are safe for concurrent use.
