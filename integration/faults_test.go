@@ -321,7 +321,8 @@ func (f *faultRig) settle(b blow) (stands bool) {
 		case len(hosts) > 1:
 			t.Fatalf("%s is on %v", m.name, hosts)
 		case len(where) > 0:
-			t.Fatalf("half a job: %s is nowhere, the others are on %v", m.name, where)
+			members, _, _ := f.Ctl("ps", f.name)
+			t.Fatalf("half a job: %s is nowhere, the others are on %v\n%s", m.name, where, members)
 		}
 	}
 	return len(where) > 0

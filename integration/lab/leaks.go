@@ -151,8 +151,18 @@ func strayTables(h *Host) ([]string, error) {
 	return stray, nil
 }
 
-// filters counts what is in every nft table, chain and set of a host.
+// filters counts what is in every nft table, chain and set of a host. What goes away while it is counted, as the table of
+// an agent that was just killed does, is counted anew without it.
 func filters(h *Host) (map[string]int, error) {
+	for {
+		sizes, err := filtersOnce(h)
+		if !errors.Is(err, unix.ENOENT) {
+			return sizes, err
+		}
+	}
+}
+
+func filtersOnce(h *Host) (map[string]int, error) {
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.Pid()))
 	if err != nil {
 		return nil, err
