@@ -285,14 +285,32 @@ func (k *keeper) attend(pid int) unix.WaitStatus {
 	}
 }
 
-// guard freezes the member if CRIU, which is about to die, still traces one of its tasks.
+// guard freezes the member if CRIU, which is about to die, still traces one of its tasks. CRIU's end of the sockets to its
+// parasites, the code that it runs inside of the tasks, is open until it is gone: what they are at, they finish first. One that
+// answered a dead CRIU would get SIGPIPE, and its task would end.
 func (k *keeper) guard(pid int) {
-	for _, task := range cgroupTasks(k.Cgroup) {
-		if tracer(task) == pid {
-			_ = setFrozen(k.Cgroup, true)
-			return
-		}
+	traced := slices.DeleteFunc(cgroupTasks(k.Cgroup), func(task int) bool { return tracer(task) != pid })
+	if len(traced) == 0 {
+		return
 	}
+	for end := time.Now().Add(parasiteGrace); slices.ContainsFunc(traced, runs) && time.Now().Before(end); {
+		time.Sleep(time.Millisecond) // nothing tells of a task that CRIU traces
+	}
+	_ = setFrozen(k.Cgroup, true)
+}
+
+// parasiteGrace bounds the wait for parasites: what they are asked for takes a few milliseconds.
+const parasiteGrace = 200 * time.Millisecond
+
+// runs says whether a task is neither stopped nor waiting.
+func runs(pid int) bool {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	// The name, in parentheses, may hold anything; the state follows the last one.
+	_, rest, _ := strings.Cut(string(text[max(0, strings.LastIndexByte(string(text), ')')):]), " ")
+	return strings.HasPrefix(rest, "R") || strings.HasPrefix(rest, "D")
 }
 
 // watchAgent waits for the end of the agent, which alone reads the pipe, and then sees to it that CRIU ends.
