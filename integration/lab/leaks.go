@@ -156,7 +156,7 @@ func strayTables(h *Host) ([]string, error) {
 func filters(h *Host) (map[string]int, error) {
 	for {
 		sizes, err := filtersOnce(h)
-		if !errors.Is(err, unix.ENOENT) {
+		if err == nil || !strings.Contains(err.Error(), unix.ENOENT.Error()) { // the library does not wrap it
 			return sizes, err
 		}
 	}
