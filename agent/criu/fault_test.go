@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -181,6 +182,35 @@ func TestStartDumpCancelled(t *testing.T) {
 	if locked(t, lock) {
 		t.Error("the lock is held after the end")
 	}
+	s.freeze()
+	s.unharmed()
+}
+
+// TestKilledWhileItTries kills CRIUs that have just started, at ever later instants: while they try the kernel's features some have
+// children, which stop themselves and wait. None may be left.
+func TestKilledWhileItTries(t *testing.T) {
+	s := newSubject(t)
+	r := newRunner(t)
+	for i := range 80 {
+		ctx, cancel := context.WithTimeout(testContext(t), time.Duration(i)*500*time.Microsecond)
+		d, err := r.StartDump(ctx, agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lockFile(t)})
+		cancel()
+		if err == nil {
+			if err := d.Cancel(testContext(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	eventually(t, "end of every CRIU", func() bool {
+		lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !slices.ContainsFunc(lines, func(path string) bool {
+			line, _ := os.ReadFile(path) // gone: it reads as empty
+			return bytes.Contains(line, []byte("criu\x00")) && bytes.Contains(line, []byte("\x00swrk\x00"))
+		})
+	})
 	s.freeze()
 	s.unharmed()
 }

@@ -54,7 +54,7 @@ const orphanGrace = time.Minute
 //   - It traces CRIU (ptrace, PTRACE_O_TRACEEXIT), only to be stopped with it when it dies. At that instant
 //     CRIU's tracees are still held. If CRIU was killed in the midst of a dump, the keeper freezes the member's
 //     cgroup, which CRIU has thawed, before it lets CRIU go: the member then does not run with its sockets in
-//     repair mode. Healing and thawing it is for the agent, or the agent's watcher.
+//     repair mode. Healing and thawing it is for the agent, or the agent's watcher. CRIU's own children end with it.
 //   - If the agent dies, it shuts CRIU's socket down, so that CRIU fails and undoes what it did, however many copies of
 //     the socket others inherited, and kills CRIU if it takes too long.
 //   - It has a session of its own, so that a signal to the agent's process group does not hit it in the middle of a dump.
@@ -270,6 +270,11 @@ func (k *keeper) attend(pid int) unix.WaitStatus {
 				done := make(chan struct{})
 				go func() { defer close(done); k.guard(pid) }()
 				<-done
+				if k.Dump {
+					// Children that it tries the kernel's features with wait for it, and for nobody else. They are in its process group, and
+					// nobody else is: it leads a session of its own.
+					_ = unix.Kill(-pid, unix.SIGKILL)
+				}
 			}
 			_ = unix.PtraceCont(pid, 0)
 		case event == unix.PTRACE_EVENT_STOP && status.StopSignal() != unix.SIGTRAP:
