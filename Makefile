@@ -72,6 +72,19 @@ $(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
 $(TOOLS)/buf: tools/go.mod tools/go.sum
 	@echo 'building buf (a few minutes, once)'
 	@$(GO) -C tools build -o $@ github.com/bufbuild/buf/cmd/buf
+# An S3 server, which store/blob is tested against.
+$(TOOLS)/versitygw: tools/go.mod tools/go.sum
+	@echo 'building versitygw (a minute, once)'
+	@$(GO) -C tools build -o $@ github.com/versity/versitygw/cmd/versitygw
+# Readers of CRIU's images that are not ours, which exports are tried with.
+$(TOOLS)/checkpointctl: tools/go.mod tools/go.sum
+	@$(GO) -C tools build -o $@ github.com/checkpoint-restore/checkpointctl
+$(TOOLS)/crit: tools/go.mod tools/go.sum
+	@$(GO) -C tools build -o $@ github.com/checkpoint-restore/go-criu/v8/crit/cmd
+
+.PHONY: vault-server test-tools
+vault-server: $(TOOLS)/versitygw ## build the S3 server that tests need
+test-tools: $(TOOLS)/versitygw $(TOOLS)/checkpointctl $(TOOLS)/crit ## build all programs of others that tests need
 
 .PHONY: clean-hosts
 clean-hosts: ## remove what killed test runs have left
