@@ -17,12 +17,13 @@ import (
 // The kernel gives the lock up when the process ends, however it ends: so whether an attempt is stale
 // is known, not guessed from times and process numbers.
 
-// BeginAttempt notes that a snapshot or restore is about to begin, draws its epoch and its id, and
-// returns when that is durable. The caller gives Kind, Job, Hosts and Phase. While another attempt of the
-// job is on, the error wraps ErrConflict; one whose ssctl has died does not count, and stays in
-// Attempts until EndAttempt.
+// BeginAttempt notes that a snapshot, a restore or a collection is about to begin, draws its epoch and its id, and
+// returns when that is durable. The caller gives Kind, Job, Hosts and Phase, and an ID only if the
+// cut is to have one that it had elsewhere; if that is taken, the error wraps ErrConflict. While another attempt of the
+// job is on, the error wraps ErrConflict, of a collection ErrCollecting, too; one whose ssctl has died does not count, and stays in
+// Attempts until EndAttempt, or until another begins with its id.
 func (c *Catalogue) BeginAttempt(a Attempt) (Attempt, error) {
-	if a.Kind != KindSnapshot && a.Kind != KindRestore {
+	if !slices.Contains([]string{KindSnapshot, KindRestore, KindCollect}, a.Kind) {
 		return Attempt{}, fmt.Errorf("begin attempt: kind %q: %w", a.Kind, ErrInvalid)
 	}
 	var lock *os.File
@@ -38,8 +39,12 @@ func (c *Catalogue) BeginAttempt(a Attempt) (Attempt, error) {
 			if live, err := c.live(o.ID); err != nil {
 				return err
 			} else if live {
+				conflict := ErrConflict
+				if o.Kind == KindCollect {
+					conflict = ErrCollecting
+				}
 				return fmt.Errorf("a %s of job %q is on (%s, since %s, process %d): wait for its end: %w",
-					o.Kind, o.Job, o.ID, o.Started.Format("15:04:05"), o.Pid, ErrConflict)
+					o.noun(), o.Job, o.ID, o.Started.Format("15:04:05"), o.Pid, conflict)
 			}
 		}
 		if a.Epoch, err = drawEpoch(tx, a.Job); err != nil {
@@ -47,7 +52,10 @@ func (c *Catalogue) BeginAttempt(a Attempt) (Attempt, error) {
 		}
 		a.Started, a.Pid, a.Live = now(), os.Getpid(), true
 		a.Hosts = sorted(slices.Clone(a.Hosts))
-		if a.ID, err = freeID(tx, a.Started); err != nil {
+		if err := c.forgetStale(tx, a.ID); err != nil {
+			return err
+		}
+		if a.ID, err = attemptID(tx, a); err != nil {
 			return err
 		}
 		if err := c.sweepLocks(tx); err != nil {
@@ -62,7 +70,7 @@ func (c *Catalogue) BeginAttempt(a Attempt) (Attempt, error) {
 		if lock != nil {
 			err = errors.Join(err, os.Remove(lock.Name()), lock.Close())
 		}
-		return Attempt{}, fmt.Errorf("begin %s of job %q: %w", a.Kind, a.Job, err)
+		return Attempt{}, fmt.Errorf("begin %s of job %q: %w", a.noun(), a.Job, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,6 +125,41 @@ func (c *Catalogue) Attempts() (attempts []Attempt, err error) {
 	return attempts, err
 }
 
+// forgetStale removes the attempt of an id if its ssctl has died: what it began, an import, is begun again.
+func (c *Catalogue) forgetStale(tx *bbolt.Tx, id string) error {
+	if id == "" || tx.Bucket([]byte(bucketAttempts)).Get([]byte(id)) == nil {
+		return nil
+	}
+	if live, err := c.live(id); err != nil || live {
+		return err
+	}
+	return remove(tx, bucketAttempts, id)
+}
+
+// attemptID is the id that an attempt comes with, that of a cut which was taken elsewhere, or else a fresh one.
+func attemptID(tx *bbolt.Tx, a Attempt) (string, error) {
+	if a.ID == "" {
+		return freeID(tx, a.Started)
+	}
+	if err := validName("snapshot", a.ID); err != nil {
+		return "", err
+	}
+	for _, bucket := range []string{bucketCuts, bucketAttempts} {
+		if tx.Bucket([]byte(bucket)).Get([]byte(a.ID)) != nil {
+			return "", fmt.Errorf("there is a %s of the id %s already: %w", nounOf[bucket], a.ID, ErrConflict)
+		}
+	}
+	return a.ID, nil
+}
+
+// noun is what people call it.
+func (a Attempt) noun() string {
+	if a.Kind == KindCollect {
+		return "collection"
+	}
+	return a.Kind
+}
+
 func attemptsOf(tx *bbolt.Tx, job string) ([]Attempt, error) {
 	attempts, err := all[Attempt](tx, bucketAttempts, "")
 	return slices.DeleteFunc(attempts, func(a Attempt) bool { return a.Job != job }), err
@@ -146,19 +189,21 @@ func (c *Catalogue) takeLock(id string) (*os.File, error) {
 	return f, nil
 }
 
-// dropLock gives an ended attempt's lock up.
+// dropLock gives an ended attempt's lock up. The file of one that is not ours may already be that of a new attempt of the same id: it is
+// sweepLocks's.
 func (c *Catalogue) dropLock(id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := os.Remove(c.lockPath(id))
+	f := c.held[id]
+	if f == nil {
+		return nil
+	}
+	delete(c.held, id)
+	err := os.Remove(f.Name())
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	if f := c.held[id]; f != nil {
-		err = errors.Join(err, f.Close())
-		delete(c.held, id)
-	}
-	return err
+	return errors.Join(err, f.Close())
 }
 
 // live says whether the ssctl that began an attempt lives.

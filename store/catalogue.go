@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	fileName = "catalogue.db"
+	// FileName is the catalogue's file in the cluster's folder.
+	FileName = "catalogue.db"
 	// DefaultLockTimeout is how long a transaction waits for other processes' to end.
 	DefaultLockTimeout = 10 * time.Second
 	// lockPoll is how often it looks: flock(2) has no timeout of its own.
@@ -43,7 +44,7 @@ func Create(dir string, cluster Cluster) (*Catalogue, error) {
 	if err := disk.PrivateDir(dir); err != nil {
 		return nil, fmt.Errorf("create catalogue: %w", err)
 	}
-	path := filepath.Join(dir, fileName)
+	path := filepath.Join(dir, FileName)
 	if _, err := os.Lstat(path); err == nil {
 		return nil, fmt.Errorf("create catalogue: %s is there already: %w", path, ErrConflict)
 	}
@@ -52,7 +53,7 @@ func Create(dir string, cluster Cluster) (*Catalogue, error) {
 		return nil, fmt.Errorf("create catalogue: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(temp) }() // a leftover is empty or a catalogue that nobody names
-	fresh := filepath.Join(temp, fileName)
+	fresh := filepath.Join(temp, FileName)
 	db, err := bbolt.Open(fresh, 0o600, nil)
 	if err != nil {
 		return nil, fmt.Errorf("create catalogue: %w", err)
@@ -136,7 +137,7 @@ func (c *Catalogue) checkRoots() error {
 	return err
 }
 
-func (c *Catalogue) path() string { return filepath.Join(c.dir, fileName) }
+func (c *Catalogue) path() string { return filepath.Join(c.dir, FileName) }
 
 // view runs fn in a transaction that reads. Others may read at the same time.
 func (c *Catalogue) view(fn func(*bbolt.Tx) error) error { return c.transact(false, fn) }

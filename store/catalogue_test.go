@@ -351,11 +351,14 @@ func TestUnknownVersions(t *testing.T) {
 	raw := func(bucket, key, value string) {
 		check(t, c.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(key), []byte(value)) }))
 	}
-	untouched := func(f func() error) {
+	untouched := func(f func() error, words ...string) {
 		t.Helper()
 		before, err := os.ReadFile(c.path())
 		check(t, err)
-		wantErr(t, f(), ErrUnknownVersion, "newer ssctl")
+		if len(words) == 0 {
+			words = []string{"newer ssctl"}
+		}
+		wantErr(t, f(), ErrUnknownVersion, words...)
 		after, err := os.ReadFile(c.path())
 		check(t, err)
 		if !slices.Equal(before, after) {
@@ -366,7 +369,16 @@ func TestUnknownVersions(t *testing.T) {
 	untouched(func() error { return c.AddMember("ring", "hostB", "x") })
 	untouched(func() error { _, err := c.Jobs(); return err })
 	untouched(func() error { return c.Check() })
-	raw(bucketMeta, keyLayout, "2")
+	raw(bucketMeta, keyLayout, "3")
 	untouched(func() error { _, err := Open(c.dir); return err })
 	untouched(func() error { return c.AddHost(Host{Name: "a", Addr: "b"}) })
+}
+
+// TestLayoutBeforeTheFirst: what was never released is refused, with a way on.
+func TestLayoutBeforeTheFirst(t *testing.T) {
+	c := create(t)
+	check(t, c.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketMeta)).Put([]byte(keyLayout), []byte("1")) }))
+	_, err := Open(c.dir)
+	wantErr(t, err, ErrUnknownVersion, "layout version 1", "cannot read", "ssctl init", "another folder")
+	wantErr(t, c.AddHost(Host{Name: "a", Addr: "b"}), ErrUnknownVersion)
 }

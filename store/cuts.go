@@ -26,7 +26,7 @@ func (c *Catalogue) CommitCut(cut Cut) error {
 			return fmt.Errorf("its attempt was ended meanwhile: %w", ErrConflict)
 		}
 		if a.Kind != KindSnapshot || a.Job != cut.Job || a.Epoch != cut.Epoch {
-			return fmt.Errorf("its attempt is a %s of job %q, epoch %d, not %q, %d: %w", a.Kind, a.Job, a.Epoch, cut.Job, cut.Epoch, ErrConflict)
+			return fmt.Errorf("its attempt is a %s of job %q, epoch %d, not %q, %d: %w", a.noun(), a.Job, a.Epoch, cut.Job, cut.Epoch, ErrConflict)
 		}
 		if _, ok, err := get[Cut](tx, bucketCuts, cut.ID); err != nil || ok {
 			return fmt.Errorf("a cut of that id exists: %w", cmp.Or(err, ErrConflict))

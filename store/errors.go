@@ -1,6 +1,9 @@
 package store
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // What can be wrong, for errors.Is. The errors that carry them say with what, and what to do.
 var (
@@ -10,11 +13,13 @@ var (
 	ErrAmbiguous = errors.New("ambiguous")
 	// ErrConflict: it is there already, or is in use, or another ssctl has changed it meanwhile.
 	ErrConflict = errors.New("conflict")
+	// ErrCollecting is an ErrConflict with what does not last: a collection of a job's garbage in a vault.
+	ErrCollecting = fmt.Errorf("%w with a collection", ErrConflict)
 	// ErrLocked: another process kept the catalogue locked for too long.
 	ErrLocked = errors.New("catalogue is locked")
-	// ErrCorrupt: the catalogue's file is damaged. Nothing was changed.
-	ErrCorrupt = errors.New("catalogue is damaged")
-	// ErrUnknownVersion: a newer version of this program wrote it. Nothing was changed.
+	// ErrCorrupt: the catalogue's file, or a cut's manifest, is not what was written. Nothing was changed.
+	ErrCorrupt = errors.New("damaged")
+	// ErrUnknownVersion: another version of this program wrote it. Nothing was changed.
 	ErrUnknownVersion = errors.New("unknown format version")
 	// ErrInvalid: a name or value that cannot be stored.
 	ErrInvalid = errors.New("invalid")

@@ -6,28 +6,15 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
-
-	"ss/store/internal/disk"
 )
-
-// validName refuses what could not be a file's name as well.
-func validName(noun, name string) error {
-	if !disk.ValidName(name) {
-		return fmt.Errorf("%s %q: use 1 to 63 letters, digits, '.', '-' and '_', a letter or digit first: %w", noun, name, ErrInvalid)
-	}
-	return nil
-}
 
 // now is the present as it is stored: without a monotonic part, in UTC.
 func now() time.Time { return time.Now().Round(0).UTC() }
 
 // AddHost registers a host. A zero Added means now. One of that name makes the error wrap ErrConflict.
 func (c *Catalogue) AddHost(h Host) error {
-	if err := validName("host", h.Name); err != nil {
+	if err := h.validate(); err != nil {
 		return err
-	}
-	if h.Addr == "" {
-		return fmt.Errorf("host %q has no address: %w", h.Name, ErrInvalid)
 	}
 	if h.Added.IsZero() {
 		h.Added = now()

@@ -2,11 +2,14 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
 	"os"
+	"slices"
 )
 
 // bbolt's file, as far as one must know it to tell that following its pages is safe (bbolt
@@ -48,14 +51,23 @@ type pageCheck struct {
 }
 
 // checkPages returns an error that wraps ErrCorrupt unless every page that the file's newer valid root
-// reaches is in the file, of a known kind, reached once only, and holds only elements within itself.
+// reaches is in the file, of a known kind, reached once only, and filled as bbolt fills it; unless its keys are where a search looks for
+// them; and unless all other pages are on the list of free ones. So no flipped bit hides a record from those who read.
 // It reads the whole file, which is a matter of milliseconds for a catalogue.
 func checkPages(f *os.File) error {
-	data, err := io.ReadAll(io.NewSectionReader(f, 0, maxFile))
+	info, err := f.Stat()
 	if err != nil {
+		return fmt.Errorf("look at %s: %w", f.Name(), err)
+	}
+	if info.Size() > maxFile {
+		return fmt.Errorf("%s has %d bytes, no catalogue has more than %d: %w", f.Name(), info.Size(), int64(maxFile), ErrCorrupt)
+	}
+	data := make([]byte, info.Size())
+	n, err := f.ReadAt(data, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read %s: %w", f.Name(), err)
 	}
-	if err := checkData(data); err != nil {
+	if err := checkData(data[:n]); err != nil {
 		return fmt.Errorf("%s: %w: %w; put a copy of it back, or make the cluster anew", f.Name(), err, ErrCorrupt)
 	}
 	return nil
@@ -71,13 +83,19 @@ func checkData(data []byte) error {
 	}
 	c := &pageCheck{data: data, meta: meta, seen: make([]bool, meta.pages)}
 	c.seen[0], c.seen[1] = true, true
-	if err := c.tree(meta.root, 0); err != nil {
+	if err := c.tree(meta.root, 0, nil, nil); err != nil {
 		return err
 	}
 	if meta.freelist == noFreelist {
 		return nil
 	}
-	return c.freelist()
+	if err := c.freelist(); err != nil {
+		return err
+	}
+	if lost := slices.Index(c.seen, false); lost >= 0 {
+		return fmt.Errorf("page %d is neither in use nor free", lost)
+	}
+	return nil
 }
 
 // newerMeta picks the root that bbolt would: of those that are valid, the one of the later transaction.
@@ -148,7 +166,8 @@ func (c *pageCheck) page(id uint64) (p []byte, flags, count uint16, err error) {
 	return p[:(overflow+1)*c.meta.pageSize], order.Uint16(p[8:]), order.Uint16(p[10:]), nil
 }
 
-func (c *pageCheck) tree(id uint64, depth int) error {
+// tree checks a page and what lies below it. Its keys are from low on and before high; nil: no bound.
+func (c *pageCheck) tree(id uint64, depth int, low, high []byte) error {
 	if depth > maxDepth {
 		return fmt.Errorf("page %d lies too deep", id)
 	}
@@ -158,9 +177,9 @@ func (c *pageCheck) tree(id uint64, depth int) error {
 	}
 	switch flags {
 	case flagLeaf:
-		err = c.leaf(p, count, depth)
+		err = c.leaf(p, int(count), depth, low, high)
 	case flagBranch:
-		err = c.branch(p, count, depth)
+		err = c.branch(p, int(count), depth, low, high)
 	default:
 		err = fmt.Errorf("unexpected kind %#x", flags)
 	}
@@ -170,56 +189,84 @@ func (c *pageCheck) tree(id uint64, depth int) error {
 	return nil
 }
 
-// element returns the bytes from pos, which counts from the element's own start, to pos+size.
-func element(p []byte, i int, pos, size uint64) ([]byte, error) {
-	from := uint64(pageHeader+i*elementSize) + pos
-	if pos < elementSize || from > uint64(len(p)) || size > uint64(len(p))-from {
-		return nil, fmt.Errorf("element %d leaves its page", i)
-	}
-	return p[from : from+size], nil
+// elements hands out the bytes of a page's elements, which lie one after the other behind the table of them. A count that
+// is too small shows in the first one's place.
+type elements struct {
+	p         []byte
+	next      uint64 // where the next one must begin
+	last      []byte // key
+	low, high []byte
 }
 
-func (c *pageCheck) leaf(p []byte, count uint16, depth int) error {
-	if pageHeader+int(count)*elementSize > len(p) {
-		return fmt.Errorf("%d elements do not fit", count)
+func newElements(p []byte, count int, low, high []byte) (*elements, error) {
+	end := pageHeader + count*elementSize
+	if end > len(p) {
+		return nil, fmt.Errorf("%d elements do not fit", count)
 	}
-	var last []byte
-	for i := range int(count) {
+	if count == 0 && slices.ContainsFunc(p[end:], func(b byte) bool { return b != 0 }) {
+		return nil, fmt.Errorf("an empty page is not empty")
+	}
+	return &elements{p: p, next: uint64(end), low: low, high: high}, nil
+}
+
+// take returns the key and the value of element i; pos counts from the element's own start.
+func (e *elements) take(i int, pos, keySize, valueSize uint64) (key, value []byte, err error) {
+	from, size := uint64(pageHeader+i*elementSize)+pos, keySize+valueSize
+	if from != e.next || size > uint64(len(e.p))-from {
+		return nil, nil, fmt.Errorf("element %d is not in its place", i)
+	}
+	e.next += size
+	key, value = e.p[from:from+keySize], e.p[from+keySize:e.next]
+	if keySize == 0 || i > 0 && bytes.Compare(e.last, key) >= 0 {
+		return nil, nil, fmt.Errorf("element %d is out of order", i)
+	}
+	if bytes.Compare(key, e.low) < 0 || e.high != nil && bytes.Compare(key, e.high) >= 0 {
+		return nil, nil, fmt.Errorf("element %d is on the wrong page", i)
+	}
+	e.last = key
+	return key, value, nil
+}
+
+func (c *pageCheck) leaf(p []byte, count, depth int, low, high []byte) error {
+	elems, err := newElements(p, count, low, high)
+	if err != nil {
+		return err
+	}
+	for i := range count {
 		e := p[pageHeader+i*elementSize:]
-		keySize, valueSize := uint64(order.Uint32(e[8:])), uint64(order.Uint32(e[12:]))
-		kv, err := element(p, i, uint64(order.Uint32(e[4:])), keySize+valueSize)
+		_, value, err := elems.take(i, uint64(order.Uint32(e[4:])), uint64(order.Uint32(e[8:])), uint64(order.Uint32(e[12:])))
 		if err != nil {
 			return err
 		}
-		if keySize == 0 || i > 0 && bytes.Compare(last, kv[:keySize]) >= 0 {
-			return fmt.Errorf("element %d is out of order", i)
-		}
-		last = kv[:keySize]
-		if order.Uint32(e)&flagBucket != 0 {
-			if err := c.bucket(kv[keySize:], depth); err != nil {
+		switch order.Uint32(e) {
+		case 0:
+		case flagBucket:
+			if err := c.bucket(value, depth); err != nil {
 				return err
 			}
+		default:
+			return fmt.Errorf("element %d is of an unknown kind", i)
 		}
 	}
 	return nil
 }
 
-func (c *pageCheck) branch(p []byte, count uint16, depth int) error {
-	if count == 0 || pageHeader+int(count)*elementSize > len(p) {
-		return fmt.Errorf("%d elements do not fit", count)
+func (c *pageCheck) branch(p []byte, count, depth int, low, high []byte) error {
+	elems, err := newElements(p, count, low, high)
+	if err != nil || count == 0 {
+		return cmp.Or(err, fmt.Errorf("a branch without pages"))
 	}
-	var last []byte
-	for i := range int(count) {
+	keys, pages := make([][]byte, count+1), make([]uint64, count)
+	for i := range count {
 		e := p[pageHeader+i*elementSize:]
-		key, err := element(p, i, uint64(order.Uint32(e)), uint64(order.Uint32(e[4:])))
-		if err != nil {
+		pages[i] = order.Uint64(e[8:])
+		if keys[i], _, err = elems.take(i, uint64(order.Uint32(e)), uint64(order.Uint32(e[4:])), 0); err != nil {
 			return err
 		}
-		if len(key) == 0 || i > 0 && bytes.Compare(last, key) >= 0 {
-			return fmt.Errorf("element %d is out of order", i)
-		}
-		last = key
-		if err := c.tree(order.Uint64(e[8:]), depth+1); err != nil {
+	}
+	keys[count] = high
+	for i, id := range pages {
+		if err := c.tree(id, depth+1, keys[i], keys[i+1]); err != nil {
 			return err
 		}
 	}
@@ -232,13 +279,13 @@ func (c *pageCheck) bucket(value []byte, depth int) error {
 		return fmt.Errorf("bucket of %d bytes", len(value))
 	}
 	if root := order.Uint64(value); root != 0 {
-		return c.tree(root, depth+1)
+		return c.tree(root, depth+1, nil, nil)
 	}
 	inline := value[bucketHeader:]
 	if len(inline) < pageHeader || order.Uint64(inline) != 0 || order.Uint16(inline[8:]) != flagLeaf || depth > maxDepth {
 		return fmt.Errorf("bad inline bucket")
 	}
-	return c.leaf(inline, order.Uint16(inline[10:]), depth+1)
+	return c.leaf(inline, int(order.Uint16(inline[10:])), depth+1, nil, nil)
 }
 
 // freelist checks that what is said to be free is not in use: the next write would overwrite it.

@@ -23,8 +23,9 @@ const (
 	keyLayout  = "layout"
 	keyCluster = "cluster"
 
-	// layout is the version of the set of buckets, schema that of the records in them.
-	layout = 1
+	// layout is the version of the catalogue as a whole: of its buckets, and of what their records say. A program that knew
+	// fewer fields would lose the others when it writes a record back, so new ones make a new layout. schema is the version of the records' envelope.
+	layout = 2
 	schema = 1
 )
 
@@ -96,6 +97,10 @@ func checkLayout(tx *bbolt.Tx) error {
 	version, err := strconv.Atoi(text)
 	if err != nil || version < 1 {
 		return fmt.Errorf("layout version %q: %w", text, ErrCorrupt)
+	}
+	if version < layout {
+		return fmt.Errorf("layout version %d: it and its images are of a form that this version cannot read; use the ssctl that made it, "+
+			"or make a new cluster with \"ssctl init\" in another folder and take the snapshots anew: %w", version, ErrUnknownVersion)
 	}
 	if version != layout {
 		return fmt.Errorf("layout version %d, this program knows %d: use a newer ssctl: %w", version, layout, ErrUnknownVersion)

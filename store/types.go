@@ -6,6 +6,10 @@ import "time"
 type Cluster struct {
 	ID      string    `json:"id"` // as the cluster's authority drew it
 	Created time.Time `json:"created"`
+	// Recipients are the age recipients that every job's key is wrapped to: the cluster's own first, then those for recovery.
+	Recipients []string `json:"recipients"`
+	Vaults     []string `json:"vaults,omitempty"` // URLs, for jobs that name none of their own
+	Open       bool     `json:"open,omitempty"`   // images of new jobs are not secret: their key is keys.Open
 }
 
 // Host is a registered host.
@@ -21,17 +25,41 @@ type Job struct {
 	Created time.Time `json:"created"`
 	// Placement maps every host that has or had members of the job to those it has, sorted.
 	Placement map[string][]string `json:"placement"`
+	Policy    Policy              `json:"policy"`
+	// Key is the job's secret, wrapped (keys.Wrap); "" until it is first needed. KeyID is its public name.
+	Key   string `json:"key,omitempty"`
+	KeyID string `json:"key_id,omitempty"`
 	// Epoch is the last one that was drawn; 0 if none was.
 	Epoch uint64 `json:"-"`
+}
+
+// DefaultCopies is how many hosts and vaults hold each image set where nobody has said otherwise, the host that it comes from counted.
+const DefaultCopies = 2
+
+// Policy is what a job's owner may choose about its images.
+type Policy struct {
+	Copies int `json:"copies,omitempty"` // 0: DefaultCopies
+	// Vaults are URLs; each counts as a copy. nil takes the cluster's, an empty list none.
+	Vaults []string `json:"vaults"`
+	Keep   Keep     `json:"keep"`
+}
+
+// Keep says which cuts retention leaves: the union of all that apply. The zero value keeps every cut.
+type Keep struct {
+	Last   int `json:"last,omitempty"`
+	Hourly int `json:"hourly,omitempty"` // the newest of each of so many hours that have one
+	Daily  int `json:"daily,omitempty"`
+	Weekly int `json:"weekly,omitempty"`
 }
 
 // The kinds of attempts.
 const (
 	KindSnapshot = "snapshot"
 	KindRestore  = "restore"
+	KindCollect  = "collect" // of a vault: no snapshot of the job may put objects there meanwhile
 )
 
-// Attempt is a snapshot or a restore that has begun and not ended. It is written before the first
+// Attempt is a snapshot, a restore or a collection that has begun and not ended. It is written before the first
 // message leaves, so what an ssctl that died left behind can be found.
 type Attempt struct {
 	ID      string    `json:"id"` // of a snapshot: the cut's, if it commits
@@ -59,6 +87,10 @@ type Cut struct {
 	Channels    []CutChannel `json:"channels"`
 	TotalMs     float64      `json:"total_ms"` // from the first message until all ran again
 	CRIUVersion string       `json:"criu_version"`
+	Pinned      bool         `json:"pinned,omitempty"` // retention leaves it
+	// Key and KeyID are the job's at the time.
+	Key   string `json:"key,omitempty"`
+	KeyID string `json:"key_id,omitempty"`
 }
 
 // CutHost is one host's part of a cut.
@@ -69,6 +101,11 @@ type CutHost struct {
 	Phases   []CutPhase  `json:"phases"`
 	Manifest string      `json:"manifest"` // digest of its images' manifest, hex SHA-256
 	Copies   []string    `json:"copies"`   // hosts that hold its images
+	Vaults   []string    `json:"vaults,omitempty"`
+	// What storing it cost: bytes that were not stored on the host before, what was written for them, what went elsewhere.
+	NewBytes   int64 `json:"new_bytes"`
+	WroteBytes int64 `json:"wrote_bytes"`
+	MovedBytes int64 `json:"moved_bytes"`
 }
 
 // CutMember is one member in a cut.

@@ -184,7 +184,12 @@ func (c *Credentials) verifyPeer(cs tls.ConnectionState, usage x509.ExtKeyUsage)
 // verify checks a certificate against the cluster's authority and reads whom it names. Intermediates
 // are not taken: the authority signs holders itself.
 func (c *Credentials) verify(cert *x509.Certificate, usage x509.ExtKeyUsage) (Identity, error) {
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: c.pool, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+	return c.verifyAt(cert, usage, time.Now())
+}
+
+// verifyAt does so as if it were at that time.
+func (c *Credentials) verifyAt(cert *x509.Certificate, usage x509.ExtKeyUsage, at time.Time) (Identity, error) {
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: c.pool, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: at}); err != nil {
 		return Identity{}, fmt.Errorf("certificate is not a valid one of this cluster: %w: %w", err, ErrIdentity)
 	}
 	id, err := OfCertificate(cert)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"regexp"
 	"syscall"
 )
@@ -105,27 +104,6 @@ func ReadSmall(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
 	return data, nil
-}
-
-// MakeDirs makes root/names[0]/names[1]… 0700 and durable, and returns the innermost. Folders that
-// are there already are kept; root must be.
-func MakeDirs(root string, names ...string) (string, error) {
-	dir := root
-	for _, name := range names {
-		parent := dir
-		dir = filepath.Join(dir, name)
-		err := os.Mkdir(dir, 0o700)
-		if errors.Is(err, os.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		if err := SyncDir(parent); err != nil {
-			return "", err
-		}
-	}
-	return dir, nil
 }
 
 // Free is the number of bytes that can still be written below dir.

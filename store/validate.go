@@ -1,0 +1,153 @@
+package store
+
+import (
+	"encoding/hex"
+	"fmt"
+	"math"
+	"slices"
+
+	"ss/store/internal/disk"
+)
+
+const (
+	// maxCopies bounds Policy.Copies.
+	maxCopies = 16
+	// maxKeep bounds each value of a Keep: eleven years of hourly cuts.
+	maxKeep = 100_000
+	// maxEpoch bounds an epoch that was not drawn here, so that adding to it cannot wrap around.
+	maxEpoch = math.MaxInt64
+)
+
+// validName refuses what could not be a file's name as well.
+func validName(noun, name string) error {
+	if !disk.ValidName(name) {
+		return fmt.Errorf("%s %q: use 1 to 63 letters, digits, '.', '-' and '_', a letter or digit first: %w", noun, name, ErrInvalid)
+	}
+	return nil
+}
+
+// validTexts refuses empty texts, control characters and doubles. Whether a URL is one, or a recipient, is for the caller to say.
+func validTexts(noun string, texts []string) error {
+	seen := map[string]bool{}
+	for _, text := range texts {
+		if text == "" {
+			return fmt.Errorf("a %s is empty: %w", noun, ErrInvalid)
+		}
+		for _, r := range text {
+			if r < ' ' || r >= 0x7f && r < 0xa0 || r == '\uFFFD' {
+				return fmt.Errorf("%s %q has a character that cannot stand in one: %w", noun, text, ErrInvalid)
+			}
+		}
+		if seen[text] {
+			return fmt.Errorf("%s %q is named twice: %w", noun, text, ErrInvalid)
+		}
+		seen[text] = true
+	}
+	return nil
+}
+
+func (c Cluster) validate() error {
+	if err := validName("cluster", c.ID); err != nil {
+		return err
+	}
+	if err := validTexts("recipient", c.Recipients); err != nil {
+		return err
+	}
+	return validTexts("vault", c.Vaults)
+}
+
+func (h Host) validate() error {
+	if err := validName("host", h.Name); err != nil {
+		return err
+	}
+	if h.Addr == "" {
+		return fmt.Errorf("host %q has no address: %w", h.Name, ErrInvalid)
+	}
+	return nil
+}
+
+func (p Policy) validate() error {
+	if p.Copies < 0 || p.Copies > maxCopies {
+		return fmt.Errorf("%d copies: choose 1 to %d, or 0 for the default, %d: %w", p.Copies, maxCopies, DefaultCopies, ErrInvalid)
+	}
+	for _, n := range []int{p.Keep.Last, p.Keep.Hourly, p.Keep.Daily, p.Keep.Weekly} {
+		if n < 0 || n > maxKeep {
+			return fmt.Errorf("keep %d: choose 0 to %d: %w", n, maxKeep, ErrInvalid)
+		}
+	}
+	return validTexts("vault", p.Vaults)
+}
+
+func (j Job) validate() error {
+	if err := validName("job", j.Name); err != nil {
+		return err
+	}
+	at := map[string]string{}
+	for host, members := range j.Placement {
+		if err := validName("host", host); err != nil {
+			return err
+		}
+		for _, m := range members {
+			if err := validName("member", m); err != nil {
+				return err
+			}
+			if other, ok := at[m]; ok {
+				return fmt.Errorf("member %q of job %q is on host %q and on %q: %w", m, j.Name, other, host, ErrInvalid)
+			}
+			at[m] = host
+		}
+	}
+	if (j.Key == "") != (j.KeyID == "") {
+		return fmt.Errorf("job %q has half a key: %w", j.Name, ErrInvalid)
+	}
+	if j.Epoch > maxEpoch {
+		return fmt.Errorf("job %q is at epoch %d: %w", j.Name, j.Epoch, ErrInvalid)
+	}
+	return j.Policy.validate()
+}
+
+func (c Cut) validate() error {
+	if err := validName("cut", c.ID); err != nil {
+		return err
+	}
+	if err := validName("job", c.Job); err != nil {
+		return err
+	}
+	if c.Epoch > maxEpoch {
+		return fmt.Errorf("cut %s is of epoch %d: %w", c.ID, c.Epoch, ErrInvalid)
+	}
+	if len(c.Hosts) == 0 {
+		return fmt.Errorf("cut %s has no host: %w", c.ID, ErrInvalid)
+	}
+	seen := map[string]bool{}
+	for _, h := range c.Hosts {
+		if seen[h.Host] {
+			return fmt.Errorf("cut %s has host %q twice: %w", c.ID, h.Host, ErrInvalid)
+		}
+		seen[h.Host] = true
+		if err := h.validate(); err != nil {
+			return fmt.Errorf("cut %s: %w", c.ID, err)
+		}
+	}
+	return nil
+}
+
+func (h CutHost) validate() error {
+	for _, name := range slices.Concat([]string{h.Host}, h.Copies) {
+		if err := validName("host", name); err != nil {
+			return err
+		}
+	}
+	for _, m := range h.Members {
+		if err := validName("member", m.Name); err != nil {
+			return err
+		}
+	}
+	if sum, err := hex.DecodeString(h.Manifest); err != nil || len(sum) != 32 || hex.EncodeToString(sum) != h.Manifest {
+		return fmt.Errorf("part of host %q: manifest %q is no SHA-256 in hex: %w", h.Host, h.Manifest, ErrInvalid)
+	}
+	if err := validTexts("copy", h.Copies); err != nil {
+		return err
+	}
+	return validTexts("vault", h.Vaults)
+}
