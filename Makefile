@@ -34,10 +34,16 @@ test: ## run every test, integration included (root)
 	@scripts/test
 
 .PHONY: bench
-bench: ## measure a snapshot against a bare dump (root)
+bench: ## measure a snapshot against a bare dump, and the store against plain copies (root)
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build programs
 	@SS_BIN=.build/bin $(GO) run ./integration/bench
+	@$(MAKE) --no-print-directory bench-store
+
+.PHONY: bench-store
+bench-store: ## measure the store against plain copies alone
+	@CGO_ENABLED=0 $(GO) test -c -o .build/bin/storebench ./store/images
+	@.build/bin/storebench -table
 
 .PHONY: build
 build: ## build ssagent and ssctl into bin/

@@ -17,6 +17,7 @@ import (
 
 	"ss/fault"
 	"ss/marker"
+	"ss/store/blob"
 	"ss/store/images"
 )
 
@@ -32,17 +33,19 @@ type Peers interface {
 	// Reach makes the connection and asks the peer whether it serves.
 	Reach(ctx context.Context, to Participant) error
 	Deliver(ctx context.Context, to Participant, m marker.Message) error
-	// PutImages stores this host's image set on another host; its digest is checked on both sides.
-	PutImages(ctx context.Context, to Participant, key images.Key) error
+	// Objects are the objects of image sets that another host holds. Errors are those of package blob, and images.ErrMissing.
+	Objects(to Participant) Objects
 	// SettleImages tells a holder of this host's images that they belong to a cut, or to nothing.
 	SettleImages(ctx context.Context, to Participant, key images.Key, committed bool) error
-	// GetImages brings the image set with that digest here, every byte checked.
-	GetImages(ctx context.Context, from Participant, key images.Key, digest string) error
-	// GetManifest reads an image set's manifest and nothing else.
-	GetManifest(ctx context.Context, from Participant, key images.Key) (images.Manifest, error)
 	// RestoreFate asks a peer what has become of a restore there; see Agent.Fate, which answers. With resume, it tells
 	// the one that decides that this host has been told to resume.
 	RestoreFate(ctx context.Context, to Participant, job, id string, resume bool) (Fate, error)
+}
+
+// Objects are objects as one agent may use another's: it removes none.
+type Objects interface {
+	blob.Reader
+	blob.Writer
 }
 
 // Config is what an Agent is made of.
@@ -52,9 +55,17 @@ type Config struct {
 	Cells    Cells
 	Gates    Gates
 	CRIU     Checkpointer
-	Images   *images.Store
 	Peers    Peers
 	Log      *slog.Logger
+
+	Images           *images.Store
+	ImageDir         string // where Images keeps its objects, for what people read and for what is on one disk
+	StagingDir       string // where its dumps land, likewise
+	Quiet            *Quiet // the same that Images waits for (images.Options.Pause); nil: its own
+	VaultCredentials string // file (blob.Options); "": the environment
+
+	ScrubRate  int64         // bytes per second; 0: no scrub
+	ScrubPause time.Duration // between two rounds
 }
 
 // Agent is one host's agent. Its methods are safe for concurrent use.
@@ -68,20 +79,29 @@ type Agent struct {
 	busy     map[string]string       // job → what holds it: "snapshot ID", "restore ID"
 	restores map[string]*Restoration // by restore id
 	fates    fates                   // of restores that are over
+	fetching map[images.Key]bool     // sets that are being brought here, or looked at in passing
 	closed   bool
 	work     sync.WaitGroup
+
+	background context.CancelFunc // ends what Close need not wait long for
 }
 
 var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // New makes an agent and undoes what an earlier one left unfinished: it rolls back attempts, removes
-// partial images and half-restored trees. When it returns, every member runs and every gate is open.
+// partial images and half-restored trees. When it returns, every member runs and every gate is open. The caller must Close it.
 func New(ctx context.Context, cfg Config) (*Agent, error) {
+	if cfg.Quiet == nil {
+		cfg.Quiet = &Quiet{}
+	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, journal: journal{dir: filepath.Join(cfg.StateDir, "journal")},
-		runners: map[string]*runner{}, busy: map[string]string{}, restores: map[string]*Restoration{},
+		runners: map[string]*runner{}, busy: map[string]string{}, restores: map[string]*Restoration{}, fetching: map[images.Key]bool{},
 	}
-	for _, d := range []string{"journal", "locks", "restore"} {
+	if err := os.RemoveAll(a.scratch()); err != nil {
+		return nil, fmt.Errorf("empty the folder for passing files: %w", err)
+	}
+	for _, d := range []string{"journal", "locks", "restore", scratchFolder} {
 		if err := os.MkdirAll(filepath.Join(cfg.StateDir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("prepare the state folder: %w", err)
 		}
@@ -89,8 +109,12 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if err := a.recover(ctx); err != nil {
 		return nil, err
 	}
+	a.startBackground()
 	return a, nil
 }
+
+// AwaitQuiet returns when no member of this host stands still. What others make this host do for them waits for it.
+func (a *Agent) AwaitQuiet(ctx context.Context) error { return a.cfg.Quiet.Wait(ctx) }
 
 // Close rolls back what runs and waits until it is done.
 func (a *Agent) Close(ctx context.Context) error {
@@ -98,6 +122,7 @@ func (a *Agent) Close(ctx context.Context) error {
 	a.closed = true
 	runners := a.runners
 	a.mu.Unlock()
+	a.background()
 	for _, r := range runners {
 		r.stop()
 	}
@@ -130,7 +155,7 @@ func (a *Agent) recover(ctx context.Context) error {
 	if err := a.recoverRestores(ctx); err != nil {
 		return err
 	}
-	if err := a.cfg.Images.RemovePartials(nil); err != nil {
+	if err := a.cfg.Images.RemovePartials(ctx); err != nil {
 		return fmt.Errorf("remove partial images: %w", err)
 	}
 	return nil
@@ -144,8 +169,9 @@ type Info struct {
 	CRIU      string
 	CRIUError string
 	Gate      string
-	FreeBytes int64
+	FreeBytes int64 // for objects
 	InDoubt   []images.Key
+	Damage    []images.Damage
 }
 
 // Info says who this host is and whether it can take part in a snapshot.
@@ -158,8 +184,11 @@ func (a *Agent) Info(ctx context.Context) (Info, error) {
 	if info.CRIU, err = a.cfg.CRIU.Check(ctx); err != nil {
 		info.CRIUError = err.Error()
 	}
-	if info.FreeBytes, err = a.cfg.Images.Space(); err != nil {
+	if _, info.FreeBytes, err = a.cfg.Images.Space(); err != nil {
 		return Info{}, fmt.Errorf("free space of the image folder: %w", err)
+	}
+	if info.Damage, err = a.cfg.Images.Damaged(); err != nil {
+		return Info{}, fmt.Errorf("list damaged images: %w", err)
 	}
 	if info.InDoubt, err = a.inDoubt(); err != nil {
 		return Info{}, err
@@ -167,7 +196,8 @@ func (a *Agent) Info(ctx context.Context) (Info, error) {
 	return info, nil
 }
 
-// inDoubt lists the image sets whose outcome this host does not know and that no running attempt owns.
+// inDoubt lists the image sets whose outcome this host does not know, and of which nobody here is about to tell: no attempt under way, no fetch, and
+// no export that has one here in passing.
 func (a *Agent) inDoubt() ([]images.Key, error) {
 	keys, err := a.cfg.Images.InDoubt()
 	if err != nil {
@@ -176,7 +206,8 @@ func (a *Agent) inDoubt() ([]images.Key, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.DeleteFunc(keys, func(k images.Key) bool {
-		return a.busy[k.Job] == "snapshot "+k.Snapshot
+		what := a.busy[k.Job]
+		return what == "snapshot "+k.Snapshot || what == "import "+k.Snapshot || a.fetching[k]
 	}), nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"ss/fault"
 	"ss/marker"
 	"ss/store/images"
+	"ss/store/keys"
 )
 
 // Open is what a participant must know of an attempt beside the marker messages.
@@ -16,6 +17,9 @@ type Open struct {
 	Key           marker.Key
 	Participants  []Participant
 	Copies        []Participant // where this host may put a copy of its images, best first
+	CopiesWanted  int           // how many of them must take one
+	Vaults        []string      // URLs of vaults, which all must
+	JobKey        keys.Job      // what the images are encrypted under; in memory only
 	OutsideClosed bool
 }
 
@@ -39,8 +43,11 @@ type HostReport struct {
 	Phases   []PhaseTiming
 	Manifest string // digest of the image set
 	Copies   []string
+	Vaults   []string
 	CRIU     string
-	Bytes    int64
+	Bytes    int64 // of the images
+	// What storing them cost: bytes that were not stored here yet, what was written for them, and what went to other hosts and vaults.
+	NewBytes, WroteBytes, MovedBytes int64
 }
 
 // MemberReport is one member's part of a HostReport.

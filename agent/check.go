@@ -12,12 +12,14 @@ import (
 	"slices"
 	"strings"
 
-	"ss/store/images"
+	"ss/fault"
 )
 
-// Check is R1 on this host: everything that would make the restore fail here, at once. Nothing is touched.
+// Check is R1 on this host: everything that would make the restore fail here, at once. Nothing is touched. Images of which no copy is
+// whole are an error, of kind fault.Integrity: that is for nobody to put right here.
 func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	var faults []string
+	var damaged []error
 	if _, err := r.a.cfg.CRIU.Check(ctx); err != nil {
 		faults = append(faults, err.Error())
 	}
@@ -29,18 +31,21 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, r.wrap("checking", err)
 	}
-	var size int64
+	var room roomFor
 	for _, part := range r.plan.Parts {
-		man, err := r.manifest(ctx, part)
+		man, index, err := r.index(ctx, part)
+		if imageKind(err) == fault.Integrity {
+			damaged = append(damaged, fmt.Errorf("images of %s: %w", part.Host, err))
+			continue
+		}
 		if err != nil {
 			faults = append(faults, fmt.Sprintf("images of %s: %v", part.Host, err))
 			continue
 		}
-		r.manifests[part.Host] = man
-		for _, f := range man.Files {
-			size += f.Size
+		if err := r.count(ctx, &room, man); err != nil {
+			return nil, r.wrap("checking", err)
 		}
-		meta, err := metaOf(man)
+		meta, err := metaOf(man.Key(), index)
 		if err != nil {
 			faults = append(faults, err.Error())
 			continue
@@ -54,30 +59,14 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 			faults = append(faults, r.checkMember(m, mm, local, held)...)
 		}
 	}
-	if free, err := r.a.cfg.Images.Space(); err == nil && size > free {
-		faults = append(faults, fmt.Sprintf("the images need %d MiB and %d MiB are free", size>>20, free>>20))
+	lacks, err := r.lacking(room)
+	if err != nil {
+		return nil, r.wrap("checking", err)
 	}
-	return faults, nil
-}
-
-// manifest finds the part's manifest here or at one of its holders.
-func (r *Restoration) manifest(ctx context.Context, part RestorePart) (images.Manifest, error) {
-	key := r.key(part.Host)
-	man, err := r.a.cfg.Images.Manifest(key)
-	if err == nil {
-		return man, nil
+	if err := errors.Join(damaged...); err != nil {
+		return nil, r.wrap("checking", &fault.Error{Kind: fault.Integrity, Err: err, Next: verifyNext})
 	}
-	errs := []error{err}
-	for _, src := range part.Sources {
-		if src.Host == r.a.cfg.Host {
-			continue
-		}
-		if man, err = r.a.cfg.Peers.GetManifest(ctx, src, key); err == nil {
-			return man, nil
-		}
-		errs = append(errs, fmt.Errorf("%s: %w", src.Host, err))
-	}
-	return images.Manifest{}, errors.Join(errs...)
+	return append(faults, lacks...), nil
 }
 
 // heldPorts are the ports that live members of the job hold here: they end before the restore.

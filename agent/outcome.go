@@ -6,12 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
-	"ss/fault"
 	"ss/marker"
 	"ss/store/images"
 )
@@ -19,7 +18,7 @@ import (
 // imagesFolder is the folder of CRIU's images in a member's part of an image set.
 const imagesFolder = "images"
 
-// SetMeta is what an image set's manifest says of its members: enough to check a host before the
+// SetMeta is what an image set's index says of its members: enough to check a host before the
 // images are on it.
 type SetMeta struct {
 	CRIU    string                `json:"criu"`
@@ -32,76 +31,90 @@ type MemberMeta struct {
 	Files []StoredFile `json:"files"`
 }
 
-// store makes the images durable here and on another host. The members run meanwhile.
+// store makes the images durable here, on other hosts and in vaults. The members run meanwhile.
 func (w *work) store(ctx context.Context) (marker.Event, error) {
+	// Members that --stop will end stand still from here on: nobody waits for them, and their images must not wait for that.
+	w.calm()
+	meta, size, err := w.describe(ctx)
+	if err != nil {
+		return nil, diskFull(w.a.cfg.StagingDir, err)
+	}
+	raw, err := json.Marshal(meta)
+	if err != nil {
+		return nil, fmt.Errorf("encode what the images hold: %w", err)
+	}
+	sealed, err := w.partial.Seal(ctx, images.Info{
+		Epoch: uint64(w.key.Epoch), Meta: raw, JobKey: w.open.JobKey, Progress: w.storing(size),
+	})
+	if err != nil {
+		return nil, diskFull(w.a.cfg.ImageDir, err)
+	}
+	w.sealed = true
+	w.copies = &copying{a: w.a, key: w.images(), hosts: w.open.Copies, wanted: w.open.CopiesWanted, vaults: w.open.Vaults}
+	if err := w.copies.run(ctx); err != nil {
+		return nil, err
+	}
+	w.report(sealed, meta.CRIU)
+	return marker.StoreDone{Key: w.key}, nil
+}
+
+// describe completes the dumped files, says what is in them, and how large they are.
+func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 	meta := SetMeta{Members: map[string]MemberMeta{}}
+	var size int64
 	var err error
 	if meta.CRIU, err = w.a.cfg.CRIU.Check(ctx); err != nil {
-		return nil, err
+		return SetMeta{}, 0, err
 	}
 	for _, m := range w.members {
 		dir, err := w.imageDir(m)
 		if err != nil {
-			return nil, err
+			return SetMeta{}, 0, err
 		}
 		if err := w.copyFiles(ctx, m, dir, afterThaw); err != nil {
-			return nil, err
+			return SetMeta{}, 0, err
 		}
 		needs, err := w.a.cfg.CRIU.Needs(dir)
 		if err != nil {
-			return nil, fmt.Errorf("read what the images of %s need: %w", m.Name, err)
+			return SetMeta{}, 0, fmt.Errorf("read what the images of %s need: %w", m.Name, err)
 		}
 		files, err := storedFiles(dir)
 		if err != nil {
-			return nil, err
+			return SetMeta{}, 0, err
 		}
 		meta.Members[m.Name] = MemberMeta{Needs: needs, Files: files}
+		size += folderSize(filepath.Dir(dir))
 	}
-	raw, err := json.Marshal(meta)
-	if err != nil {
-		return nil, fmt.Errorf("encode the manifest: %w", err)
-	}
-	man, err := w.partial.Seal(ctx, images.Info{Epoch: uint64(w.key.Epoch), Meta: raw})
-	if err != nil {
-		return nil, fmt.Errorf("store the images: %w", err)
-	}
-	w.sealed = true
-	if err := w.replicate(ctx); err != nil {
-		return nil, err
-	}
-	w.report(man, meta.CRIU)
-	return marker.StoreDone{Key: w.key}, nil
+	return meta, size, nil
 }
 
-// replicate puts a copy on the first of the hosts offered that takes it.
-func (w *work) replicate(ctx context.Context) error {
-	var errs []error
-	for _, p := range w.open.Copies {
-		err := w.a.cfg.Peers.PutImages(ctx, p, w.images())
-		if err == nil {
-			w.copies = append(w.copies, p)
-			return nil
-		}
-		errs = append(errs, fmt.Errorf("%s: %w", p.Host, err))
-		if ctx.Err() != nil {
-			break
+// progressEvery is how often a person is told how far storing is.
+const progressEvery = 250 * time.Millisecond
+
+// storing returns what tells the person who watches how much of the files has been read. Any goroutine may call it.
+func (w *work) storing(total int64) func(bytes int64) {
+	var mu sync.Mutex
+	var last time.Time
+	return func(bytes int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := time.Now(); now.Sub(last) >= progressEvery {
+			last = now
+			w.progress(bytes, total)
 		}
 	}
-	return fmt.Errorf("no other host took a copy of the images: %w", errors.Join(errs...))
 }
 
-func (w *work) report(man images.Manifest, criu string) {
+func (w *work) report(sealed images.Sealed, criu string) {
 	if w.out == nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	rep := HostReport{Members: w.reports, Phases: w.timings(), Manifest: man.Digest, CRIU: criu, Copies: []string{w.a.cfg.Host}}
-	for _, c := range w.copies {
-		rep.Copies = append(rep.Copies, c.Host)
-	}
-	for _, f := range man.Files {
-		rep.Bytes += f.Size
+	rep := HostReport{
+		Members: w.reports, Phases: w.timings(), Manifest: sealed.Manifest.Digest, CRIU: criu, Bytes: sealed.Manifest.Bytes,
+		Copies: w.copies.holders(), Vaults: w.copies.stored, NewBytes: sealed.Ingested.New, WroteBytes: sealed.Ingested.Wrote,
+		MovedBytes: w.copies.moved,
 	}
 	for i := range rep.Members {
 		if !w.thawedAt.IsZero() {
@@ -139,7 +152,7 @@ func (w *work) watchSize(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(250 * time.Millisecond)
+		tick := time.NewTicker(progressEvery)
 		defer tick.Stop()
 		for {
 			select {
@@ -204,6 +217,7 @@ func (w *work) rollback(ctx context.Context, reason string) marker.Event {
 // opens its gates. An attempt that never held the job, or has let it go, touches nothing: a restore may
 // be at it.
 func (w *work) run(ctx context.Context) error {
+	defer w.calm()
 	if !w.held {
 		return w.stopWatch()
 	}
@@ -241,14 +255,15 @@ func (w *work) discard(ctx context.Context) error {
 	}
 	// A crash may have cut the attempt short after its images were sealed.
 	errs = append(errs, w.a.cfg.Images.Remove(w.images()))
-	for _, c := range w.copies {
-		errs = append(errs, w.a.cfg.Peers.SettleImages(ctx, c, w.images(), false))
+	if w.copies != nil {
+		errs = append(errs, w.copies.undo(ctx))
 	}
 	return errors.Join(errs...)
 }
 
 // over ends the attempt on this host.
 func (w *work) over() {
+	w.calm()
 	w.cancel()
 	w.end()
 	w.free()
@@ -263,11 +278,8 @@ func (w *work) finish(ctx context.Context, kill bool) marker.Event {
 	if err := w.a.cfg.Images.Commit(w.images()); err != nil {
 		return failed(fmt.Errorf("mark the images as committed: %w", err))
 	}
-	for _, c := range w.copies {
-		if err := w.a.cfg.Peers.SettleImages(ctx, c, w.images(), true); err != nil {
-			// The copy stays in doubt until ssctl next asks that host: nothing is lost.
-			w.a.log.Warn("copy not told of the commit", "job", w.job(), "host", c.Host, "error", err)
-		}
+	if w.copies != nil {
+		w.copies.settle(ctx)
 	}
 	var errs []error
 	if kill {
@@ -299,127 +311,4 @@ func (w *work) release(ctx context.Context) error {
 	w.held = false
 	w.free()
 	return err
-}
-
-// SettleCopy does what the host that the images come from says of the copy that this host holds.
-func (a *Agent) SettleCopy(key images.Key, committed bool) error {
-	if committed {
-		return a.cfg.Images.Commit(key)
-	}
-	sets, err := a.cfg.Images.Sets()
-	if err != nil {
-		return err
-	}
-	for _, set := range sets {
-		if set.Key == key && !set.Committed { // a committed one is somebody's cut, whatever the caller believes
-			return a.cfg.Images.Remove(key)
-		}
-	}
-	return nil
-}
-
-// Resolve settles image sets in doubt: some belong to a cut, some to nothing.
-func (a *Agent) Resolve(_ context.Context, committed, aborted []images.Key) error {
-	var errs []error
-	for _, k := range committed {
-		if err := a.cfg.Images.Commit(k); err != nil && !errors.Is(err, images.ErrNotFound) {
-			errs = append(errs, err)
-		}
-		a.tellRunner(k, true)
-	}
-	doubt, err := a.inDoubt()
-	if err != nil {
-		return err
-	}
-	for _, k := range aborted {
-		for _, d := range doubt { // never remove what is not in doubt, whatever the caller believes
-			if d == k {
-				errs = append(errs, a.cfg.Images.Remove(k))
-				a.tellRunner(k, false)
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// RemoveCut removes every image set of a cut that this host holds.
-func (a *Agent) RemoveCut(_ context.Context, job, snapshot string) (int, error) {
-	sets, err := a.cfg.Images.Sets()
-	if err != nil {
-		return 0, a.fail("rm", job, err)
-	}
-	n := 0
-	for _, set := range sets {
-		if set.Key.Job != job || set.Key.Snapshot != snapshot {
-			continue
-		}
-		if err := a.cfg.Images.Remove(set.Key); err != nil {
-			return n, a.fail("rm", job, err)
-		}
-		n++
-	}
-	return n, nil
-}
-
-// Verified is what VerifyImages found in an image set that is whole.
-type Verified struct {
-	Ends  []marker.End
-	Bytes int64
-	Files int
-}
-
-// VerifyImages reads every byte of an image set and the connections in it.
-func (a *Agent) VerifyImages(ctx context.Context, key images.Key, digest string) (Verified, error) {
-	man, err := a.cfg.Images.Verify(ctx, key, digest)
-	if err != nil {
-		return Verified{}, &fault.Error{Kind: imageKind(err), Op: "verify", Host: a.cfg.Host, Job: key.Job, Snapshot: key.Snapshot, Err: err}
-	}
-	meta, err := metaOf(man)
-	if err != nil {
-		return Verified{}, a.fail("verify", key.Job, err)
-	}
-	v := Verified{Files: len(man.Files)}
-	for _, f := range man.Files {
-		v.Bytes += f.Size
-	}
-	for name := range meta.Members {
-		ends, err := a.endsOf(key, name)
-		if err != nil {
-			return Verified{}, &fault.Error{Kind: fault.Integrity, Op: "verify", Host: a.cfg.Host, Job: key.Job, Snapshot: key.Snapshot, Err: err}
-		}
-		for i := range ends {
-			ends[i].Host, ends[i].Member = marker.HostID(key.Host), name
-		}
-		v.Ends = append(v.Ends, ends...)
-	}
-	return v, nil
-}
-
-func (a *Agent) endsOf(key images.Key, member string) ([]marker.End, error) {
-	dir, err := a.cfg.Images.Dir(key, member)
-	if err != nil {
-		return nil, err
-	}
-	return a.cfg.CRIU.Ends(filepath.Join(dir, imagesFolder))
-}
-
-func metaOf(man images.Manifest) (SetMeta, error) {
-	var meta SetMeta
-	if err := json.Unmarshal(man.Meta, &meta); err != nil {
-		return SetMeta{}, fmt.Errorf("manifest of %s: %w", man.Snapshot, err)
-	}
-	return meta, nil
-}
-
-func imageKind(err error) fault.Kind {
-	var bad *images.IntegrityError
-	switch {
-	case errors.As(err, &bad):
-		return fault.Integrity
-	case errors.Is(err, images.ErrNotFound):
-		return fault.NotFound
-	case errors.Is(err, os.ErrPermission):
-		return fault.Denied
-	}
-	return fault.Failed
 }

@@ -13,6 +13,7 @@ import (
 	"ss/fault"
 	"ss/marker"
 	"ss/store/images"
+	"ss/store/keys"
 )
 
 // RestorePlan is one host's part of a restore (R1 of docs/restore.md).
@@ -22,6 +23,7 @@ type RestorePlan struct {
 	Parts        []RestorePart
 	Moved        map[netip.Addr]netip.Addr
 	Participants []Participant // every host that gets a part, this one included
+	JobKey       keys.Job      `json:"-"` // of the images; in memory only, and in no note
 }
 
 // RestorePart is one source host's image set, to be restored here.
@@ -30,6 +32,7 @@ type RestorePart struct {
 	Digest  string
 	Members []Member
 	Sources []Participant // hosts that hold the set
+	Vaults  []string      // URLs of vaults that do
 }
 
 // Restoration is one host's side of a restore. Its steps are called in order, by one goroutine; the
@@ -37,11 +40,10 @@ type RestorePart struct {
 type Restoration struct {
 	a    *Agent
 	plan RestorePlan
-	dir  string // work folder: rewritten images, CRIU's logs
+	dir  string // work folder: unpacked and rewritten images, CRIU's logs
 	free func()
 
-	manifests map[string]images.Manifest // by source host
-	members   []restoring
+	members []restoring
 
 	mu        sync.Mutex
 	state     restoreState
@@ -76,6 +78,9 @@ var errBackedOut = fault.New(fault.RolledBack, "this host has backed out of the 
 func (a *Agent) StartRestore(plan RestorePlan) (*Restoration, error) {
 	err := a.checkOpen(string(plan.Key.Job), plan.ID, plan.Participants)
 	for _, part := range plan.Parts {
+		if !nameRE.MatchString(part.Host) {
+			err = fault.New(fault.Usage, fmt.Sprintf("%q is no host's name", part.Host), "")
+		}
 		for _, m := range part.Members {
 			if !nameRE.MatchString(m.Name) {
 				err = fault.New(fault.Usage, fmt.Sprintf("%q is no member's name", m.Name), "")
@@ -91,7 +96,6 @@ func (a *Agent) StartRestore(plan RestorePlan) (*Restoration, error) {
 	}
 	r := &Restoration{
 		a: a, plan: plan, free: free, dir: filepath.Join(a.cfg.StateDir, "restore", plan.ID),
-		manifests: map[string]images.Manifest{},
 	}
 	a.mu.Lock()
 	a.restores[plan.ID] = r
@@ -110,63 +114,6 @@ func (r *Restoration) wrap(phase string, err error) error {
 
 func (r *Restoration) key(host string) images.Key {
 	return images.Key{Job: r.job(), Snapshot: string(r.plan.Key.Snapshot), Host: host}
-}
-
-// Fetch is R2: every part is here, every byte of it is checked, and the images are rewritten for this host.
-func (r *Restoration) Fetch(ctx context.Context) error {
-	for _, part := range r.plan.Parts {
-		if err := r.fetchPart(ctx, part); err != nil {
-			return r.wrap("fetching", err)
-		}
-	}
-	if err := r.rewrite(); err != nil {
-		return r.wrap("rewriting", err)
-	}
-	return r.wrap("fetching", r.advance(restorePlanned, restoreArmed))
-}
-
-func (r *Restoration) fetchPart(ctx context.Context, part RestorePart) error {
-	key := r.key(part.Host)
-	_, err := r.a.cfg.Images.Scan(ctx, key, part.Digest)
-	if err == nil {
-		return nil
-	}
-	if !errors.Is(err, images.ErrNotFound) {
-		return &fault.Error{Kind: imageKind(err), Err: fmt.Errorf("images of %s: %w", part.Host, err),
-			Next: "ssctl verify says which copies are whole; ssctl show says which hosts have one"}
-	}
-	errs := []error{}
-	for _, src := range part.Sources {
-		if src.Host == r.a.cfg.Host {
-			continue
-		}
-		if err = r.a.cfg.Peers.GetImages(ctx, src, key, part.Digest); err == nil {
-			return r.a.cfg.Images.Commit(key)
-		}
-		errs = append(errs, fmt.Errorf("from %s: %w", src.Host, err))
-	}
-	err = errors.Join(errs...)
-	return &fault.Error{Kind: imageKind(err), Err: fmt.Errorf("no host could give the images of %s: %w", part.Host, err)}
-}
-
-func (r *Restoration) rewrite() error {
-	for _, part := range r.plan.Parts {
-		for _, m := range part.Members {
-			src, err := r.a.cfg.Images.Dir(r.key(part.Host), m.Name)
-			if err != nil {
-				return err
-			}
-			dst := filepath.Join(r.dir, m.Name, imagesFolder)
-			if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
-				return err
-			}
-			if err := r.a.cfg.CRIU.Rewrite(filepath.Join(src, imagesFolder), dst, r.plan.Moved); err != nil {
-				return fmt.Errorf("addresses in the images of %s: %w", m.Name, err)
-			}
-			r.members = append(r.members, restoring{part: part, member: m, images: dst})
-		}
-	}
-	return nil
 }
 
 // Fence is R3: gates close for the connections and ports to come, and then the job's live members end.
@@ -273,10 +220,7 @@ func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string
 }
 
 func (r *Restoration) putFilesBack(rm *restoring) error {
-	src, err := r.a.cfg.Images.Dir(r.key(rm.part.Host), rm.member.Name)
-	if err != nil {
-		return err
-	}
+	src := filepath.Join(r.unpacked(rm.part.Host), rm.member.Name)
 	files, err := storedFiles(filepath.Join(src, imagesFolder))
 	if err != nil {
 		return err

@@ -41,8 +41,9 @@ type work struct {
 	partial  *images.Partial
 	sealed   bool
 	unwatch  func() error
-	dumping  bool // a CRIU has been let go: its end may leave something to heal
-	copies   []Participant
+	dumping  bool   // a CRIU has been let go: its end may leave something to heal
+	calm     func() // ends the attempt's hold of Agent.Quiet
+	copies   *copying
 	logSizes map[string]int64
 
 	mu       sync.Mutex
@@ -58,7 +59,7 @@ type work struct {
 
 func (r *runner) newWork(key marker.Key) *work {
 	w := &work{
-		a: r.a, key: key, free: func() {}, begun: time.Now(),
+		a: r.a, key: key, free: func() {}, calm: func() {}, begun: time.Now(),
 		gates: map[string]bool{}, logSizes: map[string]int64{}, settled: map[string]bool{},
 		lockFile: filepath.Join(r.a.cfg.StateDir, "locks", r.job+".criu"),
 	}
@@ -174,7 +175,7 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 		err = errors.Join(err, fmt.Errorf("start the watcher: %w", watched))
 	}
 	if err != nil {
-		return nil, err
+		return nil, diskFull(w.a.cfg.StagingDir, err)
 	}
 	return marker.PrepareDone{Key: w.key}, nil
 }
@@ -240,14 +241,32 @@ func (w *work) preflight(ctx context.Context) error {
 	if len(obstacles) > 0 {
 		return &fault.Error{Kind: fault.Refused, Err: fmt.Errorf("%d thing(s) stand in the way:\n  %s", len(obstacles), strings.Join(obstacles, "\n  "))}
 	}
-	free, err := w.a.cfg.Images.Space()
-	if err != nil {
+	return w.fits(size + size/10 + 16<<20)
+}
+
+// fits refuses a dump that there is no room for: staged as plain files first, and then, at worst, stored anew to its last byte
+// before those are removed.
+func (w *work) fits(need int64) error {
+	lacks, err := w.lacks(need)
+	if err == nil && len(lacks) > 0 {
+		w.a.cfg.Images.DropKept() // nothing depends on them
+		lacks, err = w.lacks(need)
+	}
+	if err != nil || len(lacks) == 0 {
 		return err
 	}
-	if need := size + size/10 + 16<<20; need > free {
-		return fault.New(fault.Refused, fmt.Sprintf("the images need about %d MiB and %d MiB are free", need>>20, free>>20), "make room, or remove cuts with ssctl rm")
+	return fault.New(fault.Refused, strings.Join(lacks, "; "), roomNext)
+}
+
+func (w *work) lacks(need int64) ([]string, error) {
+	staging, objects, err := w.a.cfg.Images.Space()
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	return lacking(
+		demand{"the dump", w.a.cfg.StagingDir, need, staging},
+		demand{"what is stored of it", w.a.cfg.ImageDir, need, objects},
+	), nil
 }
 
 // outside lists the connections whose other end is on no host of the job, or here and no member's. What is at the end of one
@@ -350,7 +369,7 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 		return w.copyFiles(ctx, m, dir, whileFrozen)
 	})
 	if err != nil {
-		return nil, err
+		return nil, diskFull(w.a.cfg.StagingDir, err)
 	}
 	w.dumping = false
 	w.mu.Lock()
@@ -364,6 +383,7 @@ func (w *work) thaw(ctx context.Context) error {
 	if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.Thaw(ctx, m) }); err != nil {
 		return fmt.Errorf("thaw: %w", err)
 	}
+	w.calm()
 	w.mu.Lock()
 	w.thawedAt = time.Now()
 	self := w.gates[w.a.cfg.Host]

@@ -29,7 +29,7 @@ type Snapshot struct {
 
 // SnapshotMember is one member of a Snapshot.
 type SnapshotMember struct {
-	Host       string
+	Host, Name string
 	Command    any
 	ImageBytes int64   `json:"image_bytes"`
 	FrozenMS   float64 `json:"frozen_ms"`

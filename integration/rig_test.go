@@ -316,7 +316,7 @@ func (j *job) leftovers() []string {
 		return slices.ContainsFunc(ours, func(our string) bool { return strings.Contains(leak, our) })
 	})
 	for _, h := range j.Hosts() {
-		for _, pattern := range []string{"images/*/*/.*", "restore/*", "criu/op-*", "journal/.tmp-*"} {
+		for _, pattern := range []string{"images/.*/*", "staging/*", "restore/*", "criu/op-*", "journal/.tmp-*"} {
 			found, err := filepath.Glob(h.Path("/var/lib/ss/" + pattern))
 			if err != nil {
 				j.t.Fatal(err)
@@ -354,17 +354,17 @@ func (j *job) imagesMatch() {
 		}
 	}
 	for _, h := range j.Hosts() {
-		root := h.Path("/var/lib/ss/images")
-		sets, err := filepath.Glob(root + "/*/*/*")
+		root := h.Path(imageRoot)
+		sets, err := filepath.Glob(root + "/*/sets/*/*")
 		if err != nil {
 			j.t.Fatal(err)
 		}
 		for _, set := range sets {
-			name := h.Name + ": " + strings.TrimPrefix(set, root+"/")
+			name := h.Name + ": " + strings.Replace(strings.TrimPrefix(set, root+"/"), "/sets/", "/", 1)
 			if !want[name] {
 				j.t.Errorf("images of no cut: %s", name)
 			}
-			if _, err := os.Stat(filepath.Join(set, "committed")); err != nil {
+			if _, err := os.Stat(strings.Replace(set, "/sets/", "/committed/", 1)); err != nil {
 				j.t.Errorf("images that nobody has told to be a cut's: %s", name)
 			}
 			delete(want, name)

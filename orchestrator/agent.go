@@ -3,10 +3,12 @@ package orchestrator
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"ss/marker"
 	"ss/store"
 	"ss/store/images"
+	"ss/store/keys"
 )
 
 // Host is a host's agent, as the catalogue knows it.
@@ -26,6 +28,16 @@ type HostInfo struct {
 	Gate      string
 	FreeBytes int64
 	InDoubt   []images.Key
+	Damage    []Damage
+}
+
+// Damage is an object of an image set that was found damaged on a host.
+type Damage struct {
+	Job    string
+	Digest string
+	Detail string
+	Found  time.Time
+	Healed bool
 }
 
 // Member is a member as its agent sees it.
@@ -59,27 +71,21 @@ type Agent interface {
 	Run(ctx context.Context, m Member) (Member, error)
 	Attach(ctx context.Context, job string, pid int) (Member, error)
 	Kill(ctx context.Context, job string) ([]string, error)
-	VerifyImages(ctx context.Context, key images.Key, digest string) (Verified, error)
-	RemoveImages(ctx context.Context, job, snapshot string) error
-	ResolveImages(ctx context.Context, committed, aborted []images.Key) error
+	ImageKeeper
 	// Snapshot opens the line for one attempt. It lives until ctx ends or Close.
 	Snapshot(ctx context.Context, open Open) (SnapshotLine, error)
 	// Restore opens the line for one restore.
 	Restore(ctx context.Context, plan HostPlan) (RestoreLine, error)
 }
 
-// Verified is what an agent found in a whole image set.
-type Verified struct {
-	Ends  []marker.End
-	Bytes int64
-	Files int
-}
-
 // Open is what a participant must know of an attempt beside the marker messages.
 type Open struct {
 	Key          marker.Key
 	Participants []Participant
-	Copies       []Participant
+	Copies       []Participant // hosts that may hold a copy of the host's images, best first
+	CopiesWanted int           // how many of them must
+	Vaults       []string      // all of them must hold one, too
+	JobKey       keys.Job
 }
 
 // SnapshotLine is the coordinator's line to one participant.
@@ -111,8 +117,11 @@ type HostReport struct {
 	Phases   []store.CutPhase
 	Manifest string
 	Copies   []string
+	Vaults   []string
 	CRIU     string
 	Bytes    int64
+	// What storing them cost, in bytes: new on the host before compression, written for that, moved to other hosts and vaults.
+	NewBytes, WroteBytes, MovedBytes int64
 }
 
 // MemberReport is one member's part of it.
@@ -154,6 +163,7 @@ type HostPlan struct {
 	Parts        []Part
 	Moved        map[netip.Addr]netip.Addr
 	Participants []Participant
+	JobKey       *keys.Job // of a host that gets a part
 }
 
 // Part is one source host's image set.
@@ -162,4 +172,5 @@ type Part struct {
 	Digest  string
 	Members []store.CutMember
 	Sources []Participant
+	Vaults  []string
 }

@@ -25,7 +25,7 @@ func TestChooseLeavesNoMemberOut(t *testing.T) {
 		"nobody answers to do that": {[]HostStatus{host("hostB", nil), host("hostC", dead)}, 0, fault.Unreachable},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &attempt{}
+			a := &attempt{copies: 1}
 			err := a.choose(tt.all, running)
 			if tt.kind == fault.Failed {
 				if err != nil || len(a.hosts) != tt.take {

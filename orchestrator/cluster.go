@@ -11,13 +11,17 @@ import (
 
 	"ss/fault"
 	"ss/store"
-	"ss/store/images"
 )
 
 // Cluster is what ssctl works on: the catalogue and a way to reach each host's agent.
 type Cluster struct {
 	Catalogue *store.Catalogue
 	Dial      func(Host) (Agent, error)
+	// Identities reads the age identities that open the jobs' keys. It is called when the first key is needed.
+	Identities func() ([]string, error)
+	// Signer and Verifier are for what is kept of a cut beside its images.
+	Signer   store.Signer
+	Verifier store.Verifier
 	// Progress is told how far each host is. It may be nil; it must not block.
 	Progress func(Progress)
 	// Notice is told what a person should know and no command can fail for. It may be nil.
@@ -237,71 +241,4 @@ func (c *Cluster) killOn(ctx context.Context, job string, hosts []store.Host) (k
 	}
 	wg.Wait()
 	return slices.Concat(names...), errors.Join(errs...)
-}
-
-// Remove deletes a cut: first from the catalogue, so that nobody restores what is going, then its images.
-func (c *Cluster) Remove(ctx context.Context, ref string) (store.Cut, error) {
-	cut, err := c.Catalogue.Cut("", ref)
-	if err != nil {
-		return store.Cut{}, err
-	}
-	if err := c.Catalogue.DeleteCut(cut.ID); err != nil {
-		return store.Cut{}, err
-	}
-	for _, name := range holders(cut) {
-		_, a, err := c.host(name)
-		if err == nil {
-			err = a.RemoveImages(ctx, cut.Job, cut.ID)
-		}
-		if err != nil {
-			c.notice("images of %s are left on %s: %v", cut.ID, name, err)
-		}
-	}
-	return cut, nil
-}
-
-func holders(cut store.Cut) []string {
-	var names []string
-	for _, h := range cut.Hosts {
-		names = append(names, h.Copies...)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
-// resolve tells hosts the outcome of attempts that they hold images of and do not know the end of: an
-// ssctl died before it could say so.
-func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
-	attempts, err := c.Catalogue.Attempts()
-	if err != nil {
-		return err
-	}
-	live := map[string]bool{} // read before the cuts: an attempt that commits meanwhile is in one of the two
-	for _, at := range attempts {
-		live[at.ID] = at.Live
-	}
-	for _, h := range hosts {
-		if h.Err != nil || len(h.Info.InDoubt) == 0 {
-			continue
-		}
-		var committed, aborted []images.Key
-		for _, k := range h.Info.InDoubt {
-			switch _, err := c.Catalogue.Cut("", k.Snapshot); {
-			case err == nil:
-				committed = append(committed, k)
-			case !errors.Is(err, store.ErrNotFound):
-				return err
-			case !live[k.Snapshot]:
-				aborted = append(aborted, k)
-			}
-		}
-		a, err := c.agent(h.Host)
-		if err != nil {
-			return err
-		}
-		if err := a.ResolveImages(ctx, committed, aborted); err != nil {
-			c.notice("images in doubt on %s are not settled: %v", h.Name, err)
-		}
-	}
-	return nil
 }

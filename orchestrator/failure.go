@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"ss/fault"
@@ -19,6 +20,8 @@ func (t told) Unwrap() error { return t.error }
 func (a *attempt) failure(out marker.Outcome) error {
 	a.mu.Lock()
 	cause, heard := a.failures[out.Blame], a.heard[out.Blame]
+	// One that was there and is not any more may be missed by another host first.
+	died := slices.ContainsFunc(out.Unknown, func(id marker.HostID) bool { return a.heard[id] })
 	a.mu.Unlock()
 	f := &fault.Error{Op: "snapshot", Job: a.opt.Job, Host: string(out.Blame), Snapshot: a.key.snapshotID(), Err: errors.New(out.Reason)}
 	if cause != nil {
@@ -28,6 +31,8 @@ func (a *attempt) failure(out marker.Outcome) error {
 		f.Op, f.Job, f.Host, f.Snapshot = "", "", "", ""
 	}
 	switch {
+	case a.overdue:
+		f.Kind = fault.RolledBack
 	case out.Cause == marker.CauseInterrupt:
 		f.Kind = fault.Interrupted
 	case fault.Is(cause, fault.Unsettled):
@@ -36,7 +41,7 @@ func (a *attempt) failure(out marker.Outcome) error {
 		f.Kind = fault.Conflict
 	case out.Cause == marker.CauseCheck:
 		f.Kind = fault.Refused
-	case a.started, out.Cause == marker.CauseUnreachable && heard:
+	case a.started, out.Cause == marker.CauseUnreachable && heard, fault.Is(cause, fault.Unreachable) && died:
 		f.Kind = fault.RolledBack
 	case fault.KindOf(cause) != fault.Failed:
 		f.Kind = fault.KindOf(cause)

@@ -13,6 +13,7 @@ import (
 	"ss/fault"
 	"ss/marker"
 	"ss/store"
+	"ss/store/keys"
 )
 
 // RestoreOptions is what the one who restores may choose.
@@ -36,6 +37,7 @@ type PlannedPart struct {
 	From, To string
 	Members  []store.CutMember
 	Sources  []string // hosts that hold the images and answer
+	Vaults   []string // vaults that hold them
 }
 
 // Fault is one thing that would make a restore fail.
@@ -74,14 +76,15 @@ func (c *Cluster) Restore(ctx context.Context, opt RestoreOptions) (RestoreResul
 
 // restore is one restore under way.
 type restore struct {
-	c     *Cluster
-	plan  RestorePlan
-	res   *RestoreResult
-	hosts map[string]HostStatus // every registered host
-	old   []string              // hosts that answer, get no part and have members of the job: theirs end
-	key   marker.Key
-	id    string
-	lines map[string]RestoreLine // by target
+	c      *Cluster
+	plan   RestorePlan
+	res    *RestoreResult
+	hosts  map[string]HostStatus // every registered host
+	old    []string              // hosts that answer, get no part and have members of the job: theirs end
+	key    marker.Key
+	jobKey keys.Job
+	id     string
+	lines  map[string]RestoreLine // by target
 }
 
 // planRestore is R1 as far as the catalogue and the hosts' own words go.
@@ -104,6 +107,9 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	}
 	r.plan = RestorePlan{Cut: cut, Moved: map[netip.Addr]netip.Addr{}}
 	if err := r.checkRemap(opt.Remap); err != nil {
+		return nil, err
+	}
+	if r.jobKey, err = c.cutKey(cut); err != nil {
 		return nil, err
 	}
 	for _, ch := range cut.Hosts {
@@ -155,13 +161,13 @@ func (r *restore) planPart(ch store.CutHost, to string) error {
 	if target.Err != nil {
 		return &fault.Error{Kind: fault.Unreachable, Host: to, Err: target.Err, Next: fmt.Sprintf("if it is gone, give --remap %s=HOST", ch.Host)}
 	}
-	part := PlannedPart{From: ch.Host, To: to, Members: ch.Members}
+	part := PlannedPart{From: ch.Host, To: to, Members: ch.Members, Vaults: ch.Vaults}
 	for _, name := range ch.Copies {
 		if h, ok := r.hosts[name]; ok && h.Err == nil {
 			part.Sources = append(part.Sources, name)
 		}
 	}
-	if len(part.Sources) == 0 {
+	if len(part.Sources)+len(part.Vaults) == 0 {
 		return fault.New(fault.Unreachable, fmt.Sprintf("no host that answers holds the images of %s (they are on %s)", ch.Host, strings.Join(ch.Copies, ", ")), "bring one of them back")
 	}
 	if err := r.move(ch, target); err != nil {
@@ -248,7 +254,7 @@ func (r *restore) open(ctx context.Context) error {
 		plan := HostPlan{ID: r.id, Key: r.key, Moved: r.plan.Moved, Participants: all}
 		for _, p := range r.plan.Parts {
 			if p.To == name {
-				plan.Parts = append(plan.Parts, r.part(p))
+				plan.Parts, plan.JobKey = append(plan.Parts, r.part(p)), &r.jobKey
 			}
 		}
 		a, err := r.c.agent(r.hosts[name].Host)
@@ -265,7 +271,7 @@ func (r *restore) open(ctx context.Context) error {
 }
 
 func (r *restore) part(p PlannedPart) Part {
-	part := Part{Host: p.From, Members: p.Members}
+	part := Part{Host: p.From, Members: p.Members, Vaults: p.Vaults}
 	for _, ch := range r.plan.Cut.Hosts {
 		if ch.Host == p.From {
 			part.Digest = ch.Manifest
@@ -293,6 +299,12 @@ func (r *restore) each(ctx context.Context, s Step) error {
 			defer mu.Unlock()
 			if err != nil {
 				errs = append(errs, err)
+			}
+			if s != StepCheck { // what a host healed on the way, say
+				for _, f := range faults {
+					r.c.notice("%s: %s", name, f)
+				}
+				return
 			}
 			for _, f := range faults {
 				r.plan.Faults = append(r.plan.Faults, Fault{name, f})
@@ -331,11 +343,15 @@ func (r *restore) checked(err error) error {
 
 // run is R1 to R5.
 func (r *restore) run(ctx context.Context) error {
-	at, err := r.c.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindRestore, Job: r.plan.Cut.Job, Hosts: r.targets()})
+	at, err := r.c.begin(ctx, store.Attempt{Kind: store.KindRestore, Job: r.plan.Cut.Job, Hosts: r.targets()})
 	if err != nil {
 		return err
 	}
 	r.id = at.ID
+	// Who removes a cut looks for restores after it has left the catalogue: one of the two sees the other.
+	if _, err := r.c.Catalogue.Cut("", r.plan.Cut.ID); err != nil {
+		return errors.Join(fmt.Errorf("the cut was removed meanwhile: %w", err), r.c.Catalogue.EndAttempt(at.ID))
+	}
 	err = r.steps(ctx)
 	r.close()
 	if err == nil {

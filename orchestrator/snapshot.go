@@ -13,6 +13,7 @@ import (
 	"ss/fault"
 	"ss/marker"
 	"ss/store"
+	"ss/store/keys"
 )
 
 // SnapshotOptions is what the one who asks for a cut may choose.
@@ -21,11 +22,13 @@ type SnapshotOptions struct {
 	Stop      bool
 	Initiator string // "" takes the first host by name
 	Label     string
-	Timeout   time.Duration // of the whole attempt, up to the commit; 0 takes DefaultTimeout
+	Timeout   time.Duration // of the whole attempt, up to the commit; 0: see DefaultTimeout
 }
 
 // The protocol's limits.
 const (
+	// DefaultTimeout is how long members may stand still for an attempt. What comes after that, storing their images on other hosts and in
+	// vaults, harms nobody and takes as long as it takes; not so with Stop, where the members stand still meanwhile.
 	DefaultTimeout = 10 * time.Minute
 	lease          = 5 * time.Second       // M11: how long a host holds a snapshot without hearing of us
 	settle         = 25 * time.Millisecond // M5a: the longest that a recorded host waits for markers before it dumps
@@ -71,6 +74,9 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 	for _, n := range outcome.Notes {
 		c.notice("%s", n)
 	}
+	// The cut exists, and the job runs. What comes now can be made up for later.
+	c.publish(ctx, a.cut, a.all)
+	c.retain(context.WithoutCancel(ctx), opt.Job, a.all)
 	return a.cut, nil
 }
 
@@ -81,8 +87,16 @@ type attempt struct {
 	key   attemptKey
 	hosts []HostStatus // the participants
 	all   []HostStatus // every registered host that answers: where copies may go
+	job   store.Job
+	// What becomes of each host's images: so many other hosts hold a copy, and all the vaults.
+	jobKey keys.Job
+	copies int
+	vaults []string
+	need   map[string]int64 // about how long each host's images will be, in bytes
+
 	began time.Time
-	zero  time.Time // of the coordinator's clock
+	zero  time.Time     // of the coordinator's clock
+	limit time.Duration // until all hosts store their images; 0: none
 
 	lines  map[marker.HostID]SnapshotLine
 	lost   map[marker.HostID]bool // hosts whose line is gone; nothing opens it again
@@ -92,131 +106,19 @@ type attempt struct {
 
 	mu       sync.Mutex
 	reports  map[string]HostReport
+	storing  map[string]bool // hosts whose members run again
 	failures map[marker.HostID]error
 	heard    map[marker.HostID]bool // hosts that have said something: they may have touched the job
 
 	core    marker.Coordinator
 	started bool
+	overdue bool // given up because of limit
 	cut     store.Cut
 }
 
 type attemptKey marker.Key
 
 func (k attemptKey) snapshotID() string { return string(k.Snapshot) }
-
-// planSnapshot finds who takes part, and writes the intent down.
-func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attempt, error) {
-	job, err := c.Catalogue.Job(opt.Job)
-	if err != nil {
-		return nil, err
-	}
-	all, err := c.Hosts(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.resolve(ctx, all); err != nil {
-		return nil, err
-	}
-	members, missing := c.membersWhereUp(ctx, all, opt.Job)
-	for host, err := range missing {
-		if len(job.Placement[host]) > 0 {
-			return nil, &fault.Error{Kind: fault.Unreachable, Err: err, Next: "a cut needs every host of the job"}
-		}
-	}
-	running := map[string]bool{}
-	for _, m := range members {
-		if m.State == "running" {
-			running[m.Host] = true
-		}
-	}
-	if len(running) == 0 {
-		return nil, fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+opt.Job)
-	}
-	a := &attempt{
-		c: c, opt: opt, zero: time.Now(), lines: map[marker.HostID]SnapshotLine{}, events: make(chan marker.Event, 64),
-		done: make(chan struct{}), reports: map[string]HostReport{}, failures: map[marker.HostID]error{},
-		lost: map[marker.HostID]bool{}, heard: map[marker.HostID]bool{},
-	}
-	if err := a.choose(all, running); err != nil {
-		return nil, err
-	}
-	return a, a.intend()
-}
-
-// choose sorts the hosts into those that take part and those that may hold copies. A host of the job that does not
-// answer for itself is never left out: the cut would lack its members.
-func (a *attempt) choose(all []HostStatus, running map[string]bool) error {
-	var silent []string
-	for _, h := range all {
-		switch {
-		case h.Err == nil:
-			a.all = append(a.all, h)
-			if running[h.Name] {
-				a.hosts = append(a.hosts, h)
-			}
-		case running[h.Name]:
-			return &fault.Error{Kind: fault.Unreachable, Err: h.Err, Next: "a cut needs every host of the job"}
-		default:
-			silent = append(silent, h.Name)
-		}
-	}
-	switch {
-	case len(a.all) >= 2:
-		return nil
-	case len(silent) > 0:
-		return fault.New(fault.Unreachable, "no second host answers that could hold a copy of the images", "ssctl host list says why, of "+strings.Join(silent, ", "))
-	}
-	return fault.New(fault.Refused, "there is no second host to hold a copy of the images", "add one with ssctl host add")
-}
-
-func (a *attempt) intend() error {
-	initiator := a.opt.Initiator
-	ids := a.ids()
-	if initiator == "" {
-		initiator = string(ids[0])
-	}
-	if !slices.Contains(ids, marker.HostID(initiator)) {
-		return fault.New(fault.NotFound, fmt.Sprintf("the initiator %q has no member of the job", initiator), fmt.Sprintf("choose one of %v", ids))
-	}
-	names := make([]string, len(ids))
-	for i, id := range ids {
-		names[i] = string(id)
-	}
-	at, err := a.c.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: a.opt.Job, Hosts: names})
-	if err != nil {
-		return err
-	}
-	a.key = attemptKey{Job: marker.JobID(a.opt.Job), Snapshot: marker.SnapshotID(at.ID), Epoch: marker.Epoch(at.Epoch)}
-	timeout := a.opt.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
-	a.core = marker.NewCoordinator(marker.Config{
-		Key: marker.Key(a.key), Participants: ids, Initiator: marker.HostID(initiator), Stop: a.opt.Stop,
-		Lease: millis(lease), Settle: millis(settle), PrepareTimeout: millis(min(prepareTimeout, timeout)), Timeout: millis(timeout),
-		AbortTimeout: millis(abortTimeout), FinishTimeout: millis(finishTimeout),
-	})
-	return nil
-}
-
-func millis(d time.Duration) marker.Millis { return marker.Millis(d.Milliseconds()) }
-
-func (a *attempt) ids() []marker.HostID {
-	var ids []marker.HostID
-	for _, h := range a.hosts {
-		ids = append(ids, marker.HostID(h.Name))
-	}
-	slices.Sort(ids)
-	return ids
-}
-
-func (a *attempt) participants(hosts []HostStatus) []Participant {
-	var out []Participant
-	for _, h := range hosts {
-		out = append(out, h.participant())
-	}
-	return out
-}
 
 // open opens the line to every participant. A line that cannot be opened is an event like any other.
 func (a *attempt) open(ctx context.Context) {
@@ -248,27 +150,8 @@ func (a *attempt) openOne(ctx context.Context, h HostStatus) (SnapshotLine, erro
 	if err != nil {
 		return nil, err
 	}
-	return agent.Snapshot(ctx, Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts), Copies: a.copiesFor(h)})
-}
-
-// copiesFor orders the hosts that may hold a copy of h's images: those with the most room first.
-func (a *attempt) copiesFor(h HostStatus) []Participant {
-	others := slices.DeleteFunc(slices.Clone(a.all), func(o HostStatus) bool { return o.Name == h.Name })
-	slices.SortStableFunc(others, func(x, y HostStatus) int {
-		// Hosts on one disk, or nearly equal ones, should not all choose the same: start from h's own place.
-		const near = 1 << 30
-		if d := y.Info.FreeBytes - x.Info.FreeBytes; d > near || d < -near {
-			return int(d >> 30)
-		}
-		return ringDistance(h.Name, x.Name, a.all) - ringDistance(h.Name, y.Name, a.all)
-	})
-	return a.participants(others)
-}
-
-// ringDistance is how many places after from to stands in the list of hosts, which is closed to a ring.
-func ringDistance(from, to string, all []HostStatus) int {
-	at := func(name string) int { return slices.IndexFunc(all, func(h HostStatus) bool { return h.Name == name }) }
-	return (at(to) - at(from) + len(all)) % len(all)
+	return agent.Snapshot(ctx, Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts),
+		Copies: a.copiesFor(h), CopiesWanted: a.copies, Vaults: a.vaults, JobKey: a.jobKey})
 }
 
 func (a *attempt) post(ev marker.Event) {
@@ -312,11 +195,38 @@ func (a *attempt) read(id marker.HostID, line SnapshotLine) {
 			a.mu.Lock()
 			a.reports[string(id)] = *in.Report
 			a.mu.Unlock()
-		case in.Progress != nil && a.c.Progress != nil:
-			in.Progress.Host = string(id)
-			a.c.Progress(*in.Progress)
+		case in.Progress != nil:
+			a.progressed(string(id), *in.Progress)
 		}
 	}
+}
+
+// phaseStoring is what a host calls the phase that begins when its members run, or --stop holds them.
+const phaseStoring = "storing"
+
+func (a *attempt) progressed(host string, p Progress) {
+	if p.Phase == phaseStoring {
+		a.mu.Lock()
+		a.storing[host] = true
+		a.mu.Unlock()
+	}
+	if a.c.Progress != nil {
+		p.Host = host
+		a.c.Progress(p)
+	}
+}
+
+// standing names the hosts that do not store yet.
+func (a *attempt) standing() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []string
+	for _, h := range a.hosts {
+		if !a.storing[h.Name] {
+			out = append(out, h.Name)
+		}
+	}
+	return out
 }
 
 // drive steps the coordinator until the attempt is over.
@@ -324,6 +234,12 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	interrupted := ctx.Done()
+	var limit <-chan time.Time
+	if a.limit > 0 {
+		t := time.NewTimer(a.limit)
+		defer t.Stop()
+		limit = t.C
+	}
 	if out := a.step(marker.Begin{}); out != nil {
 		return *out
 	}
@@ -338,6 +254,13 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 		case ev = <-a.events:
 		case <-timer.C:
 			ev = marker.Tick{Now: a.now()}
+		case <-limit:
+			late := a.standing()
+			if len(late) == 0 {
+				continue
+			}
+			a.overdue = true
+			ev = marker.Interrupt{Reason: fmt.Sprintf("the dump on %s is not finished after %s", strings.Join(late, ", "), a.limit)}
 		case <-interrupted:
 			interrupted = nil
 			ev = marker.Interrupt{Reason: context.Cause(ctx).Error()}
@@ -418,11 +341,13 @@ func (a *attempt) step(ev marker.Event) *marker.Outcome {
 func (a *attempt) build(commit marker.Commit) store.Cut {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	cut := store.Cut{ID: a.key.snapshotID(), Job: a.opt.Job, Epoch: uint64(a.key.Epoch), Time: time.Now().UTC(), Label: a.opt.Label, Stopped: a.opt.Stop}
+	cut := store.Cut{ID: a.key.snapshotID(), Job: a.opt.Job, Epoch: uint64(a.key.Epoch), Time: time.Now().UTC(), Label: a.opt.Label, Stopped: a.opt.Stop,
+		Key: a.job.Key, KeyID: a.job.KeyID}
 	prepared := time.Duration(0)
 	for _, h := range a.hosts {
 		rep := a.reports[h.Name]
-		ch := store.CutHost{Host: h.Name, Manifest: rep.Manifest, Copies: rep.Copies, Phases: rep.Phases}
+		ch := store.CutHost{Host: h.Name, Manifest: rep.Manifest, Copies: rep.Copies, Vaults: rep.Vaults, Phases: rep.Phases,
+			NewBytes: rep.NewBytes, WroteBytes: rep.WroteBytes, MovedBytes: rep.MovedBytes}
 		for _, addr := range h.Info.Addrs {
 			ch.Addrs = append(ch.Addrs, addr.String())
 		}

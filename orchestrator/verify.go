@@ -4,94 +4,167 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"ss/fault"
 	"ss/marker"
 	"ss/store"
 	"ss/store/images"
+	"ss/store/keys"
 )
+
+// VerifyOptions says what is to be verified.
+type VerifyOptions struct {
+	Cut      string
+	ReadData bool // decode every chunk as well, and compare it with its name
+}
 
 // VerifyResult is what Verify found.
 type VerifyResult struct {
 	Cut      store.Cut
 	Copies   []CopyResult
 	Channels int
+	// Unchecked are hosts whose images no host holds, only vaults: connections are read on hosts, so where there is one, none were.
+	Unchecked []string
 }
 
 // CopyResult is one copy of one host's images.
 type CopyResult struct {
 	Host   string // whose images
-	Holder string // who holds this copy
+	Holder string // the host or vault that has this copy
+	Vault  bool   // it is a vault
 	Files  int
 	Bytes  int64
 	Err    error
 	ends   []marker.End
 }
 
-// Verify reads every byte of every copy of a cut, and checks M8 anew from the images.
-func (c *Cluster) Verify(ctx context.Context, ref string) (VerifyResult, error) {
-	cut, err := c.Catalogue.Cut("", ref)
+// Verify reads every byte of every copy of a cut, and checks M8 anew from the images. All copies are looked at, whatever is found; the
+// result says of each what it is.
+func (c *Cluster) Verify(ctx context.Context, opt VerifyOptions) (VerifyResult, error) {
+	cut, err := c.Catalogue.Cut("", opt.Cut)
 	if err != nil {
 		return VerifyResult{}, err
 	}
-	res := VerifyResult{Cut: cut}
-	for _, h := range cut.Hosts {
-		for _, holder := range h.Copies {
-			res.Copies = append(res.Copies, CopyResult{Host: h.Host, Holder: holder})
-		}
+	key, err := c.cutKey(cut)
+	if err != nil {
+		return VerifyResult{}, &fault.Error{Op: "verify", Job: cut.Job, Snapshot: cut.ID, Err: err}
 	}
+	statuses, err := c.Hosts(ctx)
+	if err != nil {
+		return VerifyResult{}, err
+	}
+	res := VerifyResult{Cut: cut, Copies: copiesOf(cut)}
 	var wg sync.WaitGroup
 	for i := range res.Copies {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			c.verifyCopy(ctx, cut, &res.Copies[i])
-		}()
+		wg.Go(func() { c.verifyCopy(ctx, cut, &res.Copies[i], verification{key, opt.ReadData, statuses}) })
 	}
 	wg.Wait()
-	errs := []error{}
-	for _, cp := range res.Copies {
-		if cp.Err != nil {
-			errs = append(errs, cp.Err)
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := res.copyFaults(); err != nil {
 		return res, err
 	}
-	ends := map[string][]marker.End{}
-	for _, cp := range res.Copies {
-		ends[cp.Host] = cp.ends // the copies are equal: their digests are
+	for _, h := range cut.Hosts {
+		if len(h.Copies) == 0 {
+			res.Unchecked = append(res.Unchecked, h.Host)
+		}
+	}
+	if len(res.Unchecked) == 0 {
+		res.Channels, err = checkChannels(cut, res.Copies)
+	}
+	return res, err
+}
+
+func copiesOf(cut store.Cut) []CopyResult {
+	var out []CopyResult
+	for _, h := range cut.Hosts {
+		for _, holder := range h.Copies {
+			out = append(out, CopyResult{Host: h.Host, Holder: holder})
+		}
+		for _, v := range h.Vaults {
+			out = append(out, CopyResult{Host: h.Host, Holder: v, Vault: true})
+		}
+	}
+	return out
+}
+
+// copyFaults names everything that is wrong with the copies. Damage outweighs a host that does not answer.
+func (r VerifyResult) copyFaults() error {
+	f := &fault.Error{Op: "verify", Job: r.Cut.Job, Snapshot: r.Cut.ID}
+	var lines []string
+	var errs []error
+	damaged := false
+	for _, cp := range r.Copies {
+		if cp.Err == nil {
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("images of %s on %s: %v", cp.Host, cp.Holder, cp.Err))
+		errs = append(errs, cp.Err)
+		damaged = damaged || fault.Is(cp.Err, fault.Integrity) || fault.Is(cp.Err, fault.NotFound)
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	f.Kind, f.Err = fault.KindOf(errors.Join(errs...)), fmt.Errorf("%d of %d copies are not whole, or not known to be:\n  %s", len(lines), len(r.Copies), strings.Join(lines, "\n  "))
+	if damaged {
+		f.Kind, f.Next = fault.Integrity, fmt.Sprintf("ssctl repair %s heals what is damaged from another copy", r.Cut.ID)
+	}
+	return f
+}
+
+// checkChannels checks M8 from the ends that were read in the images.
+func checkChannels(cut store.Cut, copies []CopyResult) (int, error) {
+	fail := func(err error) (int, error) {
+		return 0, &fault.Error{Kind: fault.Integrity, Op: "verify", Job: cut.Job, Snapshot: cut.ID, Err: err}
 	}
 	var all []marker.End
-	for _, e := range ends {
-		all = append(all, e...)
+	for _, h := range cut.Hosts {
+		i := slices.IndexFunc(copies, func(cp CopyResult) bool { return cp.Host == h.Host && cp.Err == nil && !cp.Vault })
+		if i < 0 {
+			return fail(fmt.Errorf("no host holds the images of %s", h.Host))
+		}
+		all = append(all, copies[i].ends...) // the copies are equal: their digests are
 	}
 	channels, err := marker.Check(all, marker.OutsideRefuse)
 	if err != nil {
-		return res, &fault.Error{Kind: fault.Integrity, Op: "verify", Job: cut.Job, Snapshot: cut.ID, Err: err}
+		return fail(err)
 	}
 	if len(channels) != len(cut.Channels) {
-		err := fmt.Errorf("the images hold %d channels, the catalogue %d", len(channels), len(cut.Channels))
-		return res, &fault.Error{Kind: fault.Integrity, Op: "verify", Job: cut.Job, Snapshot: cut.ID, Err: err}
+		return fail(fmt.Errorf("the images hold %d channels, the catalogue %d", len(channels), len(cut.Channels)))
 	}
-	res.Channels = len(channels)
-	return res, nil
+	return len(channels), nil
 }
 
-func (c *Cluster) verifyCopy(ctx context.Context, cut store.Cut, cp *CopyResult) {
-	_, a, err := c.host(cp.Holder)
-	if err != nil {
-		cp.Err = err
-		return
-	}
-	var digest string
+// verification is what verifyCopy needs beside the copy.
+type verification struct {
+	key      keys.Job
+	readData bool
+	statuses []HostStatus
+}
+
+func (c *Cluster) verifyCopy(ctx context.Context, cut store.Cut, cp *CopyResult, how verification) {
+	req := VerifyRequest{Key: images.Key{Job: cut.Job, Snapshot: cut.ID, Host: cp.Host}, ReadData: how.readData}
 	for _, h := range cut.Hosts {
 		if h.Host == cp.Host {
-			digest = h.Manifest
+			req.Digest = h.Manifest
 		}
 	}
 	c.progress(cp.Holder, "reading the images of "+cp.Host)
-	v, err := a.VerifyImages(ctx, images.Key{Job: cut.Job, Snapshot: cut.ID, Host: cp.Host}, digest)
-	cp.Files, cp.Bytes, cp.ends, cp.Err = v.Files, v.Bytes, v.Ends, err
+	var v Verified
+	if cp.Vault { // of which only digests are compared, so nobody gets the key for it
+		req.Vault = cp.Holder
+		hosts, _ := holders(cut)
+		cp.Err = c.onVault(ctx, how.statuses, hosts, func(a Agent) (err error) {
+			v, err = a.VerifyImages(ctx, req)
+			return err
+		})
+	} else {
+		req.JobKey = &how.key
+		var a Agent
+		if a, cp.Err = c.answering(how.statuses, cp.Holder); cp.Err == nil {
+			v, cp.Err = a.VerifyImages(ctx, req)
+		}
+	}
+	cp.Files, cp.Bytes, cp.ends = v.Files, v.Bytes, v.Ends
 }

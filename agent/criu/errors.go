@@ -85,7 +85,7 @@ var hints = []struct{ words, hint string }{
 	{"Connected UDP socket", "CRIU cannot dump this UDP socket: close it"},
 	{"Can't dump ghost file", "a deleted file that is still open is too large to be put into the images: close it"},
 	{"external socket is used", "a UNIX socket leads out of the member: take its other end into the member"},
-	{"No space left on device", "make room where the images go"},
+	{"No space left on device", "the disk that the images go to is full: make room there"},
 	{"Unable to create a netlink socket", "CRIU needs sock_diag: load the kernel modules tcp_diag, udp_diag, unix_diag"},
 	{"Operation not permitted", "CRIU needs root and all its capabilities"},
 }

@@ -2,10 +2,7 @@ package rpc
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -28,16 +25,15 @@ import (
 
 // Peers reaches other agents over gRPC. It implements agent.Peers.
 type Peers struct {
-	creds  *identity.Credentials
-	images *images.Store
+	creds *identity.Credentials
 
 	mu    sync.Mutex
 	conns map[string]*grpc.ClientConn // by host and endpoint
 }
 
 // NewPeers makes a Peers that shows creds and accepts nothing but the agent of the host that it dials.
-func NewPeers(creds *identity.Credentials, imgs *images.Store) *Peers {
-	return &Peers{creds: creds, images: imgs, conns: map[string]*grpc.ClientConn{}}
+func NewPeers(creds *identity.Credentials) *Peers {
+	return &Peers{creds: creds, conns: map[string]*grpc.ClientConn{}}
 }
 
 // Close ends every connection.
@@ -117,43 +113,6 @@ func (p *Peers) Deliver(ctx context.Context, to agent.Participant, m marker.Mess
 	return wire.Error(to.Host, err)
 }
 
-// PutImages stores one of this host's image sets on another host.
-func (p *Peers) PutImages(ctx context.Context, to agent.Participant, key images.Key) error {
-	c, err := p.client(to)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx) // whatever goes wrong, the stream ends
-	defer cancel()
-	stream, err := c.PutImages(ctx)
-	if err != nil {
-		return wire.Error(to.Host, err)
-	}
-	first := true
-	err = p.images.Send(ctx, key, func(f images.Frame) error {
-		frame := toFrame(f)
-		if first {
-			frame.Key, first = toImageKey(key), false
-		}
-		return stream.Send(frame)
-	})
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	resp, err := stream.CloseAndRecv()
-	if err != nil {
-		return wire.Error(to.Host, err)
-	}
-	man, err := p.images.Manifest(key)
-	if err != nil {
-		return err
-	}
-	if resp.GetDigest() != man.Digest {
-		return fault.New(fault.Integrity, fmt.Sprintf("%s stored images with the digest %s, and %s was sent", to.Host, resp.GetDigest(), man.Digest), "")
-	}
-	return nil
-}
-
 // SettleImages tells a holder what became of this host's images.
 func (p *Peers) SettleImages(ctx context.Context, to agent.Participant, key images.Key, committed bool) error {
 	c, err := p.client(to)
@@ -162,56 +121,6 @@ func (p *Peers) SettleImages(ctx context.Context, to agent.Participant, key imag
 	}
 	_, err = c.SettleImages(ctx, &ssv1.SettleImagesRequest{Key: toImageKey(key), Committed: committed})
 	return wire.Error(to.Host, err)
-}
-
-// GetImages brings an image set here.
-func (p *Peers) GetImages(ctx context.Context, from agent.Participant, key images.Key, digest string) error {
-	c, err := p.client(from)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := c.GetImages(ctx, &ssv1.GetImagesRequest{Key: toImageKey(key)})
-	if err != nil {
-		return wire.Error(from.Host, err)
-	}
-	first, err := stream.Recv()
-	if err != nil {
-		return wire.Error(from.Host, err)
-	}
-	rcv, err := p.images.Receive(key, digest)
-	if err != nil {
-		return err
-	}
-	_, err = receive(ctx, rcv, first, func() (*ssv1.ImageFrame, error) {
-		f, err := stream.Recv()
-		if err != nil && !errors.Is(err, io.EOF) {
-			err = wire.Error(from.Host, err)
-		}
-		return f, err
-	})
-	if err != nil {
-		return errors.Join(imageFault(err), rcv.Discard())
-	}
-	return nil
-}
-
-// GetManifest reads an image set's manifest.
-func (p *Peers) GetManifest(ctx context.Context, from agent.Participant, key images.Key) (images.Manifest, error) {
-	c, err := p.client(from)
-	if err != nil {
-		return images.Manifest{}, err
-	}
-	resp, err := c.GetManifest(ctx, &ssv1.GetManifestRequest{Key: toImageKey(key)})
-	if err != nil {
-		return images.Manifest{}, wire.Error(from.Host, err)
-	}
-	var man images.Manifest
-	if err := json.Unmarshal(resp.GetJson(), &man); err != nil {
-		return images.Manifest{}, fmt.Errorf("manifest from %s: %w", from.Host, err)
-	}
-	return man, nil
 }
 
 // RestoreFate asks a peer what has become of a restore there, or tells the one that decides that this host was told to resume.

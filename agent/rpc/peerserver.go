@@ -2,26 +2,20 @@ package rpc
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-
-	"google.golang.org/grpc"
 
 	"ss/agent"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
 	"ss/fault"
-	"ss/store/images"
 )
 
 // peerServer serves other agents. What they say of themselves is held against their certificate.
 type peerServer struct {
 	ssv1.UnimplementedPeerServer
-	a      *agent.Agent
-	images *images.Store
+	a       *agent.Agent
+	objects agent.Objects
 }
 
 // caller is the host whose agent calls.
@@ -51,64 +45,6 @@ func (s *peerServer) Deliver(ctx context.Context, req *ssv1.DeliverRequest) (*ss
 	return &ssv1.DeliverResponse{}, nil
 }
 
-func (s *peerServer) PutImages(stream grpc.ClientStreamingServer[ssv1.ImageFrame, ssv1.PutImagesResponse]) error {
-	first, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	key := fromImageKey(first.GetKey())
-	if err := mine(stream.Context(), key.Host); err != nil {
-		return wire.Status(err)
-	}
-	rcv, err := s.images.Receive(key, "")
-	if err != nil {
-		return wire.Status(err)
-	}
-	man, err := receive(stream.Context(), rcv, first, stream.Recv)
-	if err != nil {
-		return wire.Status(errors.Join(err, rcv.Discard()))
-	}
-	return stream.SendAndClose(&ssv1.PutImagesResponse{Digest: man.Digest})
-}
-
-// receive takes frames until the stream ends, and seals.
-func receive(ctx context.Context, rcv *images.Receiver, f *ssv1.ImageFrame, next func() (*ssv1.ImageFrame, error)) (images.Manifest, error) {
-	var err error
-	for f != nil {
-		if err := rcv.Put(fromFrame(f)); err != nil {
-			return images.Manifest{}, err
-		}
-		if f, err = next(); err != nil && !errors.Is(err, io.EOF) {
-			return images.Manifest{}, err
-		} else if err != nil {
-			break
-		}
-	}
-	return rcv.Seal(ctx)
-}
-
-func fromFrame(f *ssv1.ImageFrame) images.Frame {
-	switch k := f.GetKind().(type) {
-	case *ssv1.ImageFrame_File:
-		return images.Frame{Kind: images.FrameFile, Path: k.File.GetPath(), Size: k.File.GetSize()}
-	case *ssv1.ImageFrame_Chunk:
-		return images.Frame{Kind: images.FrameChunk, Chunk: k.Chunk}
-	case *ssv1.ImageFrame_End:
-		return images.Frame{Kind: images.FrameEnd, Digest: k.End}
-	}
-	return images.Frame{} // the receiver refuses it
-}
-
-func toFrame(f images.Frame) *ssv1.ImageFrame {
-	switch f.Kind {
-	case images.FrameFile:
-		return &ssv1.ImageFrame{Kind: &ssv1.ImageFrame_File{File: &ssv1.ImageFile{Path: f.Path, Size: f.Size}}}
-	case images.FrameChunk:
-		return &ssv1.ImageFrame{Kind: &ssv1.ImageFrame_Chunk{Chunk: f.Chunk}}
-	}
-	return &ssv1.ImageFrame{Kind: &ssv1.ImageFrame_End{End: f.Digest}}
-}
-
 func (s *peerServer) SettleImages(ctx context.Context, req *ssv1.SettleImagesRequest) (*ssv1.SettleImagesResponse, error) {
 	key := fromImageKey(req.GetKey())
 	if err := mine(ctx, key.Host); err != nil {
@@ -118,37 +54,6 @@ func (s *peerServer) SettleImages(ctx context.Context, req *ssv1.SettleImagesReq
 		return nil, wire.Status(err)
 	}
 	return &ssv1.SettleImagesResponse{}, nil
-}
-
-func (s *peerServer) GetImages(req *ssv1.GetImagesRequest, stream grpc.ServerStreamingServer[ssv1.ImageFrame]) error {
-	err := s.images.Send(stream.Context(), fromImageKey(req.GetKey()), func(f images.Frame) error { return stream.Send(toFrame(f)) })
-	return wire.Status(imageFault(err))
-}
-
-func (s *peerServer) GetManifest(_ context.Context, req *ssv1.GetManifestRequest) (*ssv1.GetManifestResponse, error) {
-	man, err := s.images.Manifest(fromImageKey(req.GetKey()))
-	if err != nil {
-		return nil, wire.Status(imageFault(err))
-	}
-	b, err := json.Marshal(man)
-	if err != nil {
-		return nil, wire.Status(err)
-	}
-	return &ssv1.GetManifestResponse{Json: b}, nil
-}
-
-// imageFault gives an error of the image store its kind, so that it survives the wire.
-func imageFault(err error) error {
-	var bad *images.IntegrityError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &bad):
-		return &fault.Error{Kind: fault.Integrity, Err: err}
-	case errors.Is(err, images.ErrNotFound):
-		return &fault.Error{Kind: fault.NotFound, Err: err}
-	}
-	return err
 }
 
 func (s *peerServer) RestoreFate(ctx context.Context, req *ssv1.RestoreFateRequest) (*ssv1.RestoreFateResponse, error) {

@@ -27,7 +27,7 @@ func Policy() identity.Policy {
 	return identity.Policy{
 		ssv1.Agent_Info_FullMethodName:          reader,
 		ssv1.Agent_Members_FullMethodName:       reader,
-		ssv1.Agent_VerifyImages_FullMethodName:  reader,
+		ssv1.Agent_Inventory_FullMethodName:     reader,
 		ssv1.Agent_Run_FullMethodName:           admin,
 		ssv1.Agent_Attach_FullMethodName:        admin,
 		ssv1.Agent_Kill_FullMethodName:          admin,
@@ -35,12 +35,20 @@ func Policy() identity.Policy {
 		ssv1.Agent_Restore_FullMethodName:       admin,
 		ssv1.Agent_RemoveImages_FullMethodName:  admin,
 		ssv1.Agent_ResolveImages_FullMethodName: admin,
+		ssv1.Agent_VerifyImages_FullMethodName:  admin, // it carries a job's key
+		ssv1.Agent_PutCut_FullMethodName:        admin,
+		ssv1.Agent_FetchImages_FullMethodName:   admin,
+		ssv1.Agent_PushImages_FullMethodName:    admin,
+		ssv1.Agent_Collect_FullMethodName:       admin,
+		ssv1.Agent_ExportImages_FullMethodName:  admin,
+		ssv1.Agent_ImportImages_FullMethodName:  admin,
 
 		ssv1.Peer_Deliver_FullMethodName:      peer,
-		ssv1.Peer_PutImages_FullMethodName:    peer,
+		ssv1.Peer_PutObject_FullMethodName:    peer,
 		ssv1.Peer_SettleImages_FullMethodName: peer,
-		ssv1.Peer_GetImages_FullMethodName:    peer,
-		ssv1.Peer_GetManifest_FullMethodName:  peer,
+		ssv1.Peer_GetObject_FullMethodName:    peer,
+		ssv1.Peer_StatObject_FullMethodName:   peer,
+		ssv1.Peer_ListObjects_FullMethodName:  peer,
 		ssv1.Peer_RestoreFate_FullMethodName:  peer,
 
 		healthpb.Health_Check_FullMethodName: anyone,
@@ -61,7 +69,7 @@ func NewServer(a *agent.Agent, imgs *images.Store, creds *identity.Credentials, 
 		grpc.WaitForHandlers(true), // a line that ends has a restore to settle
 	)
 	ssv1.RegisterAgentServer(s, &agentServer{a: a, version: version})
-	ssv1.RegisterPeerServer(s, &peerServer{a: a, images: imgs})
+	ssv1.RegisterPeerServer(s, &peerServer{a: a, objects: imgs.ForPeers()})
 	h := health.NewServer()
 	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(s, h)
@@ -86,6 +94,7 @@ func (s *agentServer) Info(ctx context.Context, _ *ssv1.InfoRequest) (*ssv1.Info
 	for _, k := range i.InDoubt {
 		resp.InDoubt = append(resp.InDoubt, toImageKey(k))
 	}
+	resp.Damage = toDamage(i.Damage)
 	return resp, nil
 }
 
@@ -96,6 +105,9 @@ func (s *agentServer) Members(ctx context.Context, req *ssv1.MembersRequest) (*s
 	}
 	resp := &ssv1.MembersResponse{}
 	for _, m := range members {
+		if !isAdmin(ctx) {
+			m.Env = nil // often a secret
+		}
 		pm := toMember(m.Member)
 		pm.Rss, pm.Channels = m.RSS, int32(m.Channels)
 		resp.Members = append(resp.Members, pm)
@@ -127,22 +139,6 @@ func (s *agentServer) Kill(ctx context.Context, req *ssv1.KillRequest) (*ssv1.Ki
 		return nil, wire.Status(err)
 	}
 	return &ssv1.KillResponse{Killed: killed}, nil
-}
-
-func (s *agentServer) VerifyImages(ctx context.Context, req *ssv1.VerifyImagesRequest) (*ssv1.VerifyImagesResponse, error) {
-	v, err := s.a.VerifyImages(ctx, fromImageKey(req.GetKey()), req.GetDigest())
-	if err != nil {
-		return nil, wire.Status(err)
-	}
-	return &ssv1.VerifyImagesResponse{Ends: wire.ToEnds(v.Ends), Bytes: v.Bytes, Files: int32(v.Files)}, nil
-}
-
-func (s *agentServer) RemoveImages(ctx context.Context, req *ssv1.RemoveImagesRequest) (*ssv1.RemoveImagesResponse, error) {
-	n, err := s.a.RemoveCut(ctx, req.GetJob(), req.GetSnapshot())
-	if err != nil {
-		return nil, wire.Status(err)
-	}
-	return &ssv1.RemoveImagesResponse{Removed: int32(n)}, nil
 }
 
 func (s *agentServer) ResolveImages(ctx context.Context, req *ssv1.ResolveImagesRequest) (*ssv1.ResolveImagesResponse, error) {
@@ -237,7 +233,7 @@ func restoreStep(ctx context.Context, r *agent.Restoration, step ssv1.RestoreSte
 	case ssv1.RestoreStep_RESTORE_STEP_CHECK:
 		return r.Check(ctx)
 	case ssv1.RestoreStep_RESTORE_STEP_FETCH:
-		return nil, r.Fetch(ctx)
+		return r.Fetch(ctx) // what it says of damage that was healed
 	case ssv1.RestoreStep_RESTORE_STEP_FENCE:
 		return nil, r.Fence(ctx)
 	case ssv1.RestoreStep_RESTORE_STEP_RESTORE:

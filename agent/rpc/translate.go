@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"ss/api/wire"
 	"ss/fault"
 	"ss/store/images"
+	"ss/store/keys"
 )
 
 func toMember(m agent.Member) *ssv1.Member {
@@ -52,6 +54,32 @@ func fromParticipants(in []*ssv1.Participant) ([]agent.Participant, error) {
 	return out, nil
 }
 
+// fromJobKey reads the secret of a job's images. There is always one: that of images that are no secret is known to everyone.
+func fromJobKey(b []byte) (keys.Job, error) {
+	var k keys.Job
+	if len(b) != len(k) {
+		return keys.Job{}, fault.New(fault.Usage, fmt.Sprintf("a job's key has %d bytes, and this one has %d", len(k), len(b)), "use an ssctl of the agent's version")
+	}
+	copy(k[:], b)
+	return k, nil
+}
+
+func toDamage(in []images.Damage) []*ssv1.Damage {
+	var out []*ssv1.Damage
+	for _, d := range in {
+		out = append(out, &ssv1.Damage{Job: d.Job, Digest: d.Digest, Detail: d.Detail, FoundUnixMs: unixMs(d.Found), Healed: d.Healed})
+	}
+	return out
+}
+
+// unixMs is 0 for a time that is not known.
+func unixMs(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
 func fromOpen(o *ssv1.SnapshotOpen) (agent.Open, error) {
 	if o == nil {
 		return agent.Open{}, fault.New(fault.Usage, "the first message of a snapshot must open it", "")
@@ -64,7 +92,14 @@ func fromOpen(o *ssv1.SnapshotOpen) (agent.Open, error) {
 	if err != nil {
 		return agent.Open{}, err
 	}
-	return agent.Open{Key: wire.FromKey(o.GetKey()), Participants: parts, Copies: copies, OutsideClosed: o.GetOutsideClosed()}, nil
+	key, err := fromJobKey(o.GetJobKey())
+	if err != nil {
+		return agent.Open{}, err
+	}
+	return agent.Open{
+		Key: wire.FromKey(o.GetKey()), Participants: parts, Copies: copies, CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
+		JobKey: key, OutsideClosed: o.GetOutsideClosed(),
+	}, nil
 }
 
 func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
@@ -83,12 +118,17 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 		}
 		plan.Moved[pair[0]] = pair[1]
 	}
+	if len(p.GetParts()) > 0 {
+		if plan.JobKey, err = fromJobKey(p.GetJobKey()); err != nil {
+			return agent.RestorePlan{}, err
+		}
+	}
 	for _, part := range p.GetParts() {
 		sources, err := fromParticipants(part.GetSources())
 		if err != nil {
 			return agent.RestorePlan{}, err
 		}
-		rp := agent.RestorePart{Host: part.GetHost(), Digest: part.GetDigest(), Sources: sources}
+		rp := agent.RestorePart{Host: part.GetHost(), Digest: part.GetDigest(), Sources: sources, Vaults: part.GetVaults()}
 		for _, m := range part.GetMembers() {
 			rp.Members = append(rp.Members, fromMember(m))
 		}
@@ -113,7 +153,10 @@ func toOut(o agent.Out) *ssv1.SnapshotResponse {
 }
 
 func toReport(r *agent.HostReport) *ssv1.HostReport {
-	out := &ssv1.HostReport{ManifestDigest: r.Manifest, Copies: r.Copies, Criu: r.CRIU, Bytes: r.Bytes}
+	out := &ssv1.HostReport{
+		ManifestDigest: r.Manifest, Copies: r.Copies, Vaults: r.Vaults, Criu: r.CRIU, Bytes: r.Bytes,
+		NewBytes: r.NewBytes, WroteBytes: r.WroteBytes, MovedBytes: r.MovedBytes,
+	}
 	for _, m := range r.Members {
 		pm := toMember(m.Member)
 		out.Members = append(out.Members, &ssv1.MemberReport{Member: pm, ImageBytes: m.ImageBytes, FrozenMs: ms(m.Frozen), StallMs: ms(m.Stall)})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -66,10 +67,21 @@ func Error(host string, err error) error {
 	kind := kindOf(s.Code())
 	f := &fault.Error{Kind: kind, Err: errors.New(s.Message())}
 	if kind == fault.Unreachable {
-		f.Err = fmt.Errorf("host %s cannot be reached: %s", host, s.Message())
+		f.Err = fmt.Errorf("host %s cannot be reached: %s", host, plain(s.Message()))
 		f.Next = "see that it is up and that its ssagent runs"
 	}
 	return f
+}
+
+// plain takes gRPC's own words from why a host was not reached. What it does not know it leaves.
+func plain(text string) string {
+	if i := strings.LastIndex(text, `desc = "`); i >= 0 {
+		text = strings.TrimSuffix(text[i+len(`desc = "`):], `"`)
+	}
+	for _, words := range []string{"transport: Error while dialing: ", "transport: ", "error reading from server: "} {
+		text = strings.TrimPrefix(text, words)
+	}
+	return text
 }
 
 // FromFailure and ToFailure carry an error inside a message.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -20,6 +21,14 @@ type config struct {
 	StateDir string `yaml:"state_dir"`
 	CRIU     string `yaml:"criu"`
 	Cgroup   string `yaml:"cgroup"`
+
+	Staging          string        `yaml:"staging"`           // folder that dumps land in; "": in StateDir
+	KeepDumps        bool          `yaml:"keep_dumps"`        // leave each job's last dump there, as it is
+	StagingLimit     size          `yaml:"staging_limit"`     // what they may take there; 0: what is free
+	RateLimit        size          `yaml:"rate_limit"`        // bytes per second to and from other hosts and vaults; 0: no limit
+	VaultCredentials string        `yaml:"vault_credentials"` // file; "": the environment
+	ScrubRate        size          `yaml:"scrub_rate"`        // bytes per second; 0: no scrub
+	ScrubPause       time.Duration `yaml:"scrub_pause"`       // between two rounds
 }
 
 func loadConfig(path string) (config, error) {
@@ -27,25 +36,37 @@ func loadConfig(path string) (config, error) {
 	if err != nil {
 		return config{}, fmt.Errorf("configuration: %w; ssctl host add writes it", err)
 	}
-	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss"}
+	cfg, err := parseConfig(b, filepath.Dir(path))
+	if err != nil {
+		return config{}, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	cfg.CRIU = findCRIU(cfg.CRIU, filepath.Dir(path))
+	return cfg, nil
+}
+
+// parseConfig reads a configuration whose relative paths count from dir. A key that it does not know is an error.
+func parseConfig(b []byte, dir string) (config, error) {
+	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
 	if err := dec.Decode(&cfg); err != nil {
-		return config{}, fmt.Errorf("configuration %s: %w", path, err)
+		return config{}, err
 	}
 	for _, f := range []struct{ name, value string }{
 		{"host", cfg.Host}, {"listen", cfg.Listen}, {"cert", cfg.Cert}, {"key", cfg.Key}, {"ca", cfg.CA},
 	} {
 		if f.value == "" {
-			return config{}, fmt.Errorf("configuration %s: %s is missing", path, f.name)
+			return config{}, fmt.Errorf("%s is missing", f.name)
 		}
 	}
-	for _, p := range []*string{&cfg.Cert, &cfg.Key, &cfg.CA} {
-		if !filepath.IsAbs(*p) {
-			*p = filepath.Join(filepath.Dir(path), *p)
+	if cfg.ScrubPause <= 0 {
+		return config{}, fmt.Errorf("scrub_pause: %s is no pause; write one like 24h, or scrub_rate: 0 for no scrub", cfg.ScrubPause)
+	}
+	for _, p := range []*string{&cfg.Cert, &cfg.Key, &cfg.CA, &cfg.Staging, &cfg.VaultCredentials} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
 		}
 	}
-	cfg.CRIU = findCRIU(cfg.CRIU, filepath.Dir(path))
 	return cfg, nil
 }
 

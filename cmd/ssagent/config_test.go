@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const bundle = `host: hostA
@@ -33,11 +34,78 @@ func TestConfig(t *testing.T) {
 	if cfg.Cert != dir+"/agent.crt" || cfg.Key != "/keys/agent.key" || cfg.StateDir != "/var/lib/ss" || cfg.Cgroup != "ss" {
 		t.Errorf("%+v", cfg)
 	}
-	for _, bad := range []string{"", bundle + "cgroups: ss\n", strings.Replace(bundle, "host: hostA", "", 1)} {
+	if cfg.Staging != "" || cfg.StagingLimit != 0 || cfg.RateLimit != 0 || cfg.VaultCredentials != "" || cfg.ScrubRate != 8<<20 || cfg.ScrubPause != 24*time.Hour {
+		t.Errorf("what nobody says of images: %+v", cfg)
+	}
+	for _, bad := range []string{
+		"", bundle + "cgroups: ss\n", strings.Replace(bundle, "host: hostA", "", 1),
+		bundle + "staging_limit: much\n", bundle + "rate_limit: -1\n", bundle + "rate_limit: [1MiB]\n", bundle + "scrub_rate: 1.5MiB\n",
+		bundle + "scrub_pause: 0s\n", bundle + "scrub_pause: -24h\n", bundle + "scrub_pause: daily\n", bundle + "staging: {a: b}\n",
+	} {
 		if _, _, err := load(t, bad); err == nil {
 			t.Errorf("taken: %q", bad)
 		}
 	}
+}
+
+func TestConfigOfImages(t *testing.T) {
+	cfg, dir, err := load(t, bundle+`staging: dumps
+staging_limit: 8 GiB
+rate_limit: 100MiB
+vault_credentials: s3.yaml
+scrub_rate: 0
+scrub_pause: 168h
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Staging != dir+"/dumps" || cfg.StagingLimit != 8<<30 || cfg.RateLimit != 100<<20 || cfg.VaultCredentials != dir+"/s3.yaml" {
+		t.Errorf("%+v", cfg)
+	}
+	if cfg.ScrubRate != 0 || cfg.ScrubPause != 7*24*time.Hour {
+		t.Errorf("%+v", cfg)
+	}
+}
+
+func TestSize(t *testing.T) {
+	for text, want := range map[string]size{
+		"0": 0, "4096": 4096, "17B": 17, "1KiB": 1024, "100MiB": 100 << 20, "8 GiB": 8 << 30, "2TiB": 2 << 40,
+		"3kB": 3000, "3KB": 3000, "10MB": 10e6, "1 GB": 1e9, "7TB": 7e12, "9223372036854775807": 1<<63 - 1,
+	} {
+		if got, err := parseSize(text); err != nil || got != want {
+			t.Errorf("%q is %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{
+		"", " ", "MiB", "-1", "-1MiB", "+1", "1.5GiB", "1e9", "0x10", "1_000", "1  MiB", " 1MiB", "1MiB ", "1mib", "1M", "1iB", "1BB", "1 MiB/s",
+		"9223372036854775808", "8388608TiB", "99999999999999999999MB",
+	} {
+		if got, err := parseSize(text); err == nil {
+			t.Errorf("%q is taken for %d", text, got)
+		}
+	}
+}
+
+// FuzzConfig: whatever a file says, it is refused or makes sense.
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(bundle))
+	f.Add([]byte(bundle + "staging: dumps\nstaging_limit: 8GiB\nrate_limit: 1MB\nscrub_rate: 0\nscrub_pause: 1h\nvault_credentials: v\n"))
+	f.Add([]byte("host: &a [*a]\n"))
+	f.Add([]byte(bundle + "---\nhost: hostB\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cfg, err := parseConfig(b, "/etc/ss")
+		if err != nil {
+			return
+		}
+		if cfg.Host == "" || cfg.Listen == "" || cfg.StagingLimit < 0 || cfg.RateLimit < 0 || cfg.ScrubRate < 0 || cfg.ScrubPause <= 0 {
+			t.Errorf("%+v", cfg)
+		}
+		for _, p := range []string{cfg.Cert, cfg.Key, cfg.CA} {
+			if !filepath.IsAbs(p) {
+				t.Errorf("%q counts from nowhere", p)
+			}
+		}
+	})
 }
 
 // TestFindCRIU: whatever the configuration names, the agent gets an absolute path, and starts.

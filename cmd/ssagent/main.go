@@ -69,6 +69,9 @@ func command() *cobra.Command {
 			if stateDir != "" {
 				cfg.StateDir = stateDir
 			}
+			if cfg.Staging == "" {
+				cfg.Staging = filepath.Join(cfg.StateDir, "staging")
+			}
 			return run(cfg)
 		},
 	}
@@ -86,12 +89,9 @@ func run(cfg config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 
-	creds, err := identity.LoadBundle(cfg.Cert, cfg.Key, cfg.CA)
+	creds, err := credentials(cfg)
 	if err != nil {
 		return err
-	}
-	if id := creds.Identity(); id.Role != identity.RoleAgent || id.Name != cfg.Host {
-		return fmt.Errorf("the certificate %s is %s's, not that of the agent of %s: use the bundle that ssctl host add wrote for this host", cfg.Cert, id, cfg.Host)
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return err
@@ -117,19 +117,38 @@ func run(cfg config) error {
 	if err != nil {
 		return fmt.Errorf("criu: %w", err)
 	}
-	imgs, err := images.Open(filepath.Join(cfg.StateDir, "images"))
+	// What can wait does, while members stand still: the store and the agent get the same gate.
+	quiet := &agent.Quiet{}
+	imageDir := filepath.Join(cfg.StateDir, "images")
+	imgs, err := images.Open(imageDir, images.Options{
+		Staging: cfg.Staging, StagingLimit: int64(cfg.StagingLimit), RateLimit: int64(cfg.RateLimit), KeepDumps: cfg.KeepDumps, Pause: quiet.Wait,
+	})
 	if err != nil {
 		return fmt.Errorf("images: %w", err)
 	}
-	peers := rpc.NewPeers(creds, imgs)
+	peers := rpc.NewPeers(creds)
 	defer peers.Close()
 	a, err := agent.New(ctx, agent.Config{
-		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Images: imgs, Peers: peers, Log: log,
+		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Peers: peers, Log: log,
+		Images: imgs, ImageDir: imageDir, StagingDir: cfg.Staging, Quiet: quiet, VaultCredentials: cfg.VaultCredentials,
+		ScrubRate: int64(cfg.ScrubRate), ScrubPause: cfg.ScrubPause,
 	})
 	if err != nil {
 		return err
 	}
 	return serve(ctx, cfg, a, imgs, creds, log)
+}
+
+// credentials reads the agent's own.
+func credentials(cfg config) (*identity.Credentials, error) {
+	creds, err := identity.LoadBundle(cfg.Cert, cfg.Key, cfg.CA)
+	if err != nil {
+		return nil, err
+	}
+	if id := creds.Identity(); id.Role != identity.RoleAgent || id.Name != cfg.Host {
+		return nil, fmt.Errorf("the certificate %s is %s's, not that of the agent of %s: use the bundle that ssctl host add wrote for this host", cfg.Cert, id, cfg.Host)
+	}
+	return creds, nil
 }
 
 func serve(ctx context.Context, cfg config, a *agent.Agent, imgs *images.Store, creds *identity.Credentials, log *slog.Logger) error {

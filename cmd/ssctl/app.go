@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,11 +21,12 @@ import (
 
 // app is what every command shares: the global flags and what they open.
 type app struct {
-	dir     string
-	output  string
-	timeout time.Duration
-	quiet   bool
-	noColor bool
+	dir      string
+	identity string
+	output   string
+	timeout  time.Duration
+	quiet    bool
+	noColor  bool
 
 	stdout, stderr io.Writer
 	screen         *screen
@@ -62,12 +64,15 @@ func (a *app) command() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
 	f := root.PersistentFlags()
 	f.StringVar(&a.dir, "dir", defaultDir(), "the cluster's folder (SSCTL_DIR)")
+	f.StringVar(&a.identity, "identity", os.Getenv("SSCTL_IDENTITY"), "file with an age identity that opens the jobs' keys, in place of the folder's images.key (SSCTL_IDENTITY)")
 	f.StringVarP(&a.output, "output", "o", "table", "table or json")
 	f.DurationVar(&a.timeout, "timeout", 0, "give up after this long (0: the command's own limit)")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "no progress")
 	f.BoolVar(&a.noColor, "no-color", false, "no colours (NO_COLOR)")
 	root.AddCommand(a.initCommand(), a.hostCommand(), a.runCommand(), a.attachCommand(), a.psCommand(), a.snapshotCommand(),
-		a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.killCommand(), a.rmCommand(), a.versionCommand())
+		a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.killCommand(), a.rmCommand(),
+		a.jobCommand(), a.pinCommand("pin", "Keep a cut from retention", true), a.pinCommand("unpin", "Leave a cut to retention again", false),
+		a.repairCommand(), a.gcCommand(), a.dfCommand(), a.catalogCommand(), a.exportCommand(), a.importCommand(), a.versionCommand())
 	return root
 }
 
@@ -102,27 +107,46 @@ func defaultDir() string {
 func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.Cluster) error) error {
 	cat, err := store.Open(a.dir)
 	if err != nil {
-		return err
+		return a.noCatalogue(err)
 	}
 	defer cat.Close()
-	creds, err := identity.LoadBundle(filepath.Join(a.dir, "admin.crt"), filepath.Join(a.dir, "admin.key"), filepath.Join(a.dir, "ca.crt"))
+	creds, err := a.credentials()
 	if err != nil {
 		return err
 	}
 	dialer := remote.NewDialer(creds)
 	defer dialer.Close()
-	if a.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, a.timeout, fmt.Errorf("--timeout %s is over", a.timeout))
-		defer cancel()
-	}
+	ctx, cancel := a.limited(ctx)
+	defer cancel()
 	defer a.screen.finish()
-	err = do(ctx, &orchestrator.Cluster{Catalogue: cat, Dial: dialer.Dial, Progress: a.screen.progress, Notice: a.screen.notice})
+	err = do(ctx, &orchestrator.Cluster{Catalogue: cat, Dial: dialer.Dial, Identities: a.identities, Signer: creds, Verifier: creds,
+		Progress: a.screen.progress, Notice: a.screen.notice})
 	if ctx.Err() != nil && fault.Is(err, fault.Unreachable) {
 		// It was not the host that did not answer, but we who did not wait.
 		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "it was still being asked what there is"}
 	}
 	return err
+}
+
+// noCatalogue says what to do where the identity is there and the catalogue is not.
+func (a *app) noCatalogue(err error) error {
+	if _, serr := os.Stat(filepath.Join(a.dir, "admin.key")); serr != nil || !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	return &fault.Error{Kind: fault.NotFound, Err: fmt.Errorf("%s holds an admin's identity, and no catalogue: %w", a.dir, store.ErrNotFound),
+		Next: "if the catalogue is lost, ssctl catalog rebuild --host NAME=ADDR makes it anew from what the hosts hold"}
+}
+
+func (a *app) credentials() (*identity.Credentials, error) {
+	return identity.LoadBundle(filepath.Join(a.dir, "admin.crt"), filepath.Join(a.dir, "admin.key"), filepath.Join(a.dir, "ca.crt"))
+}
+
+// limited applies --timeout.
+func (a *app) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if a.timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, a.timeout, fmt.Errorf("--timeout %s is over", a.timeout))
 }
 
 func (a *app) complain(err error) {

@@ -36,11 +36,15 @@ type channelJSON struct {
 }
 
 type cutHostJSON struct {
-	Host     string           `json:"host"`
-	Addrs    []string         `json:"addrs"`
-	Manifest string           `json:"manifest"`
-	Copies   []string         `json:"copies"`
-	Phases   []store.CutPhase `json:"phases"`
+	Host       string           `json:"host"`
+	Addrs      []string         `json:"addrs"`
+	Manifest   string           `json:"manifest"`
+	Copies     []string         `json:"copies"`
+	Phases     []store.CutPhase `json:"phases"`
+	Vaults     []string         `json:"vaults"`
+	NewBytes   int64            `json:"new_bytes"`
+	WroteBytes int64            `json:"wrote_bytes"`
+	MovedBytes int64            `json:"moved_bytes"`
 }
 
 type cutJSON struct {
@@ -59,14 +63,17 @@ type cutJSON struct {
 	Hosts     []cutHostJSON   `json:"hosts"`
 	Members   []cutMemberJSON `json:"members"`
 	Channels  []channelJSON   `json:"channels"`
+	Pinned    bool            `json:"pinned"`
+	KeyID     string          `json:"key_id"`
 }
 
 func toCutJSON(c store.Cut) cutJSON {
 	out := cutJSON{Cut: c.ID, Job: c.Job, Epoch: c.Epoch, Time: c.Time, Label: c.Label, Stopped: c.Stopped, Bytes: c.Bytes(),
-		InTransit: c.InTransit(), StallMs: stall(c), TotalMs: c.TotalMs, CRIU: c.CRIUVersion,
+		InTransit: c.InTransit(), StallMs: stall(c), TotalMs: c.TotalMs, CRIU: c.CRIUVersion, Pinned: c.Pinned, KeyID: c.KeyID,
 		Hosts: []cutHostJSON{}, Members: []cutMemberJSON{}, Channels: []channelJSON{}}
 	for _, h := range c.Hosts {
-		out.Hosts = append(out.Hosts, cutHostJSON{Host: h.Host, Addrs: h.Addrs, Manifest: h.Manifest, Copies: h.Copies, Phases: h.Phases})
+		out.Hosts = append(out.Hosts, cutHostJSON{Host: h.Host, Addrs: h.Addrs, Manifest: h.Manifest, Copies: some(h.Copies), Phases: h.Phases,
+			Vaults: some(h.Vaults), NewBytes: h.NewBytes, WroteBytes: h.WroteBytes, MovedBytes: h.MovedBytes})
 		for _, m := range h.Members {
 			out.Members = append(out.Members, cutMemberJSON{Host: h.Host, Name: m.Name, Pid: m.Pid, Command: m.Command,
 				ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs})
@@ -102,6 +109,8 @@ func (a *app) snapshotCommand() *cobra.Command {
 	var opt orchestrator.SnapshotOptions
 	cmd := &cobra.Command{
 		Use: "snapshot JOB", Short: "Record a consistent cut of a running job", Args: args(1, 1),
+		Long: "snapshot records a consistent cut of a running job. Without --timeout it is given up when members have stood still for 10 minutes, with --stop when\n" +
+			"there is no cut after 10 minutes. Storing the images while the members run again takes as long as hosts and vaults need; Ctrl-C ends it.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.Job, opt.Timeout = argv[0], a.timeout
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
@@ -159,15 +168,22 @@ func (a *app) listCommand() *cobra.Command {
 
 func (a *app) showCuts(cuts []store.Cut) error {
 	out := []cutJSON{}
-	rows := [][]string{{"CUT", "JOB", "TIME", "HOSTS", "SIZE", "IN TRANSIT", "STALL", "LABEL"}}
+	rows := [][]string{{"CUT", "JOB", "TIME", "HOSTS", "SIZE", "IN TRANSIT", "STALL", "PINNED", "LABEL"}}
 	for _, c := range cuts {
 		out = append(out, toCutJSON(c))
-		rows = append(rows, []string{c.ID, c.Job, c.Time.Local().Format("2006-01-02 15:04:05"), hostNames(c), size(c.Bytes()), size(c.InTransit()), ms(stall(c)), dash(c.Label)})
+		rows = append(rows, []string{c.ID, c.Job, c.Time.Local().Format("2006-01-02 15:04:05"), hostNames(c), size(c.Bytes()), size(c.InTransit()), ms(stall(c)), pinMark(c), dash(c.Label)})
 	}
 	if a.json() {
 		return a.print(map[string]any{"schema": "ss/list/1", "cuts": out})
 	}
 	return a.table(rows)
+}
+
+func pinMark(c store.Cut) string {
+	if c.Pinned {
+		return "PINNED"
+	}
+	return "-"
 }
 
 func (a *app) showCommand() *cobra.Command {
@@ -212,7 +228,7 @@ func (a *app) showCut(c store.Cut) error {
 		return err
 	}
 	fmt.Fprintln(a.stdout)
-	rows = [][]string{{"HOST", "COPIES ON", "PHASES"}}
+	rows = [][]string{{"HOST", "COPIES ON", "VAULTS", "NEW", "WROTE", "MOVED", "PHASES"}}
 	for _, h := range c.Hosts {
 		var phases []string
 		for _, p := range h.Phases {
@@ -220,7 +236,8 @@ func (a *app) showCut(c store.Cut) error {
 				phases = append(phases, p.Name+" "+ms(p.DurationMs))
 			}
 		}
-		rows = append(rows, []string{h.Host, strings.Join(h.Copies, ","), strings.Join(phases, ", ")})
+		rows = append(rows, []string{h.Host, dash(strings.Join(h.Copies, ",")), dash(strings.Join(h.Vaults, ",")),
+			size(h.NewBytes), size(h.WroteBytes), size(h.MovedBytes), strings.Join(phases, ", ")})
 	}
 	return a.table(rows)
 }
@@ -230,62 +247,11 @@ func labelled(c store.Cut) string {
 	if c.Stopped {
 		s = ", stopped with it"
 	}
+	if c.Pinned {
+		s += ", pinned"
+	}
 	if c.Label != "" {
 		s += ", " + c.Label
 	}
 	return s
-}
-
-func (a *app) verifyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "verify CUT", Short: "Read every byte of every copy of a cut, and check its channels anew", Args: args(1, 1),
-		RunE: func(cmd *cobra.Command, argv []string) error {
-			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				res, err := c.Verify(ctx, argv[0])
-				if err != nil {
-					return err
-				}
-				a.screen.finish()
-				return a.showVerified(res)
-			})
-		},
-	}
-}
-
-func (a *app) showVerified(res orchestrator.VerifyResult) error {
-	type copyJSON struct {
-		Host   string `json:"host"`
-		Holder string `json:"holder"`
-		Files  int    `json:"files"`
-		Bytes  int64  `json:"bytes"`
-	}
-	out := []copyJSON{}
-	rows := [][]string{{"IMAGES OF", "COPY ON", "FILES", "SIZE", "STATE"}}
-	for _, cp := range res.Copies {
-		out = append(out, copyJSON{cp.Host, cp.Holder, cp.Files, cp.Bytes})
-		rows = append(rows, []string{cp.Host, cp.Holder, fmt.Sprint(cp.Files), size(cp.Bytes), "whole"})
-	}
-	if a.json() {
-		return a.print(map[string]any{"schema": "ss/verify/1", "cut": res.Cut.ID, "copies": out, "channels": res.Channels})
-	}
-	if err := a.table(rows); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(a.stdout, "%s is whole, and its %d channels are consistent\n", res.Cut.ID, res.Channels)
-	return err
-}
-
-func (a *app) rmCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm CUT", Short: "Remove a cut and its images", Args: args(1, 1),
-		RunE: func(cmd *cobra.Command, argv []string) error {
-			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				cut, err := c.Remove(ctx, argv[0])
-				if err != nil {
-					return err
-				}
-				return a.say(map[string]any{"schema": "ss/rm/1", "cut": cut.ID}, "%s is removed\n", cut.ID)
-			})
-		},
-	}
 }

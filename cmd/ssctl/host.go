@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,36 +16,6 @@ import (
 	"ss/orchestrator"
 	"ss/store"
 )
-
-func (a *app) initCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "init", Short: "Make the cluster's folder: its authority, your admin identity, its catalogue", Args: args(0, 0),
-		RunE: func(*cobra.Command, []string) error {
-			// The catalogue comes last: where it is, the rest is there as well.
-			if _, err := os.Stat(filepath.Join(a.dir, "ca.key")); err == nil {
-				return fmt.Errorf("%s holds a cluster already: choose another folder with --dir: %w", a.dir, store.ErrConflict)
-			}
-			authority, err := identity.CreateAuthority(a.dir)
-			if err != nil {
-				return err
-			}
-			admin, err := authority.Issue(identity.RoleAdmin, "admin")
-			if err != nil {
-				return err
-			}
-			if err := admin.Write(a.dir, "admin"); err != nil {
-				return err
-			}
-			cat, err := store.Create(a.dir, store.Cluster{ID: authority.Cluster()})
-			if err != nil {
-				return err
-			}
-			defer cat.Close()
-			return a.say(map[string]any{"schema": "ss/init/1", "cluster": authority.Cluster(), "dir": a.dir},
-				"cluster %s is in %s: keep that folder safe, it holds the cluster's keys\nnext: ssctl host add NAME --addr IP:7070 --bundle DIR, for each host\n", authority.Cluster(), a.dir)
-		},
-	}
-}
 
 func (a *app) hostCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "host", Short: "Register, list and remove hosts", Args: args(0, 0), RunE: func(cmd *cobra.Command, _ []string) error {
@@ -115,35 +86,70 @@ ca: ca.crt
 }
 
 func (a *app) hostRemove() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm NAME", Short: "Forget a host that has no members", Args: args(1, 1),
+	var lost bool
+	cmd := &cobra.Command{
+		Use: "rm NAME", Short: "Forget a host that has no members, or with --lost one that is gone for good", Args: args(1, 1),
+		Long: "rm forgets a host. One that has members, or alone holds images of a cut, is refused. With --lost it is forgotten all the same, with its\n" +
+			"members and its copies of images: it must never come back. ssctl repair then makes other copies.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
-				if err := c.Catalogue.RemoveHost(argv[0]); err != nil {
+				name := argv[0]
+				if !lost {
+					if err := c.RemoveHost(name); err != nil {
+						return err
+					}
+					return a.say(map[string]any{"schema": "ss/host-rm/1", "host": name, "lost": false, "cuts": []string{}},
+						"%s is forgotten; if it held images, ssctl repair makes other copies of them\n", name)
+				}
+				cuts, err := c.LoseHost(name)
+				if err != nil {
 					return err
 				}
-				return a.say(map[string]any{"schema": "ss/host-rm/1", "host": argv[0]}, "%s is forgotten\n", argv[0])
+				next := "it held images of no cut"
+				if len(cuts) > 0 {
+					next = fmt.Sprintf("it held images of %d cut(s)\nnext: ssctl repair makes other copies of them", len(cuts))
+				}
+				return a.say(map[string]any{"schema": "ss/host-rm/1", "host": name, "lost": true, "cuts": some(cuts)}, "%s is forgotten; %s\n", name, next)
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&lost, "lost", false, "it is gone for good, with what it had")
+	return cmd
 }
 
 type hostJSON struct {
-	Host      string   `json:"host"`
-	Addr      string   `json:"addr"`
-	Reachable bool     `json:"reachable"`
-	Version   string   `json:"version,omitempty"`
-	Kernel    string   `json:"kernel,omitempty"`
-	Addrs     []string `json:"addrs,omitempty"`
-	CRIU      string   `json:"criu"`
-	Gate      string   `json:"gate"`
-	FreeBytes int64    `json:"free_bytes"`
-	Error     string   `json:"error,omitempty"`
+	Host      string       `json:"host"`
+	Addr      string       `json:"addr"`
+	Reachable bool         `json:"reachable"`
+	Version   string       `json:"version,omitempty"`
+	Kernel    string       `json:"kernel,omitempty"`
+	Addrs     []string     `json:"addrs,omitempty"`
+	CRIU      string       `json:"criu"`
+	Gate      string       `json:"gate"`
+	FreeBytes int64        `json:"free_bytes"`
+	Error     string       `json:"error,omitempty"`
+	Damage    []damageJSON `json:"damage"`
+}
+
+type damageJSON struct {
+	Job    string    `json:"job"`
+	Object string    `json:"object"`
+	Detail string    `json:"detail"`
+	Found  time.Time `json:"found"`
+	Healed bool      `json:"healed"`
+}
+
+func (d damageJSON) String() string {
+	state := "ssctl repair heals it from another copy"
+	if d.Healed {
+		state = "healed from another copy"
+	}
+	return fmt.Sprintf("damaged object %s of job %s, found %s: %s; %s", d.Object, d.Job, d.Found.Local().Format("2006-01-02 15:04:05"), d.Detail, state)
 }
 
 func (a *app) hostList() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "Ask every host: reachable, versions, CRIU usable or why not", Args: args(0, 0),
+		Use: "list", Short: "Ask every host: reachable, versions, CRIU usable or why not, images damaged", Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
 				hosts, err := c.Hosts(ctx)
@@ -162,7 +168,7 @@ func (a *app) showHosts(hosts []orchestrator.HostStatus) error {
 	var problems []string
 	for _, h := range hosts {
 		j := hostJSON{Host: h.Name, Addr: h.Addr, Reachable: h.Err == nil, Version: h.Info.Version, Kernel: h.Info.Kernel,
-			CRIU: h.Info.CRIU, Gate: h.Info.Gate, FreeBytes: h.Info.FreeBytes}
+			CRIU: h.Info.CRIU, Gate: h.Info.Gate, FreeBytes: h.Info.FreeBytes, Damage: []damageJSON{}}
 		for _, ad := range h.Info.Addrs {
 			j.Addrs = append(j.Addrs, ad.String())
 		}
@@ -174,6 +180,13 @@ func (a *app) showHosts(hosts []orchestrator.HostStatus) error {
 		}
 		if j.Error != "" {
 			problems = append(problems, h.Name+": "+j.Error)
+		}
+		for _, d := range h.Info.Damage {
+			j.Damage = append(j.Damage, damageJSON{d.Job, d.Digest, d.Detail, d.Found, d.Healed})
+			problems = append(problems, h.Name+": "+j.Damage[len(j.Damage)-1].String())
+			if !d.Healed {
+				state = "damaged"
+			}
 		}
 		out = append(out, j)
 		rows = append(rows, []string{h.Name, h.Addr, state, j.Version, j.Kernel, criu, j.Gate, size(j.FreeBytes)})

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,15 +44,18 @@ func (a *app) restoreCommand() *cobra.Command {
 }
 
 // parseRemap reads hostA=hostC pairs.
-func parseRemap(pairs []string) (map[string]string, error) {
+func parseRemap(pairs []string) (map[string]string, error) { return parsePairs("--remap", pairs) }
+
+// parsePairs reads what a flag that may be repeated says of hosts, each once.
+func parsePairs(flag string, pairs []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, p := range pairs {
 		from, to, ok := strings.Cut(p, "=")
 		if !ok || from == "" || to == "" || strings.Contains(to, "=") {
-			return nil, usage("--remap takes hostA=hostC, not %q", p)
+			return nil, usage("%s takes hostA=hostC, not %q", flag, p)
 		}
 		if _, twice := out[from]; twice {
-			return nil, usage("--remap names %s twice", from)
+			return nil, usage("%s names %s twice", flag, from)
 		}
 		out[from] = to
 	}
@@ -63,6 +67,7 @@ type partJSON struct {
 	To      string   `json:"to"`
 	Members []string `json:"members"`
 	Sources []string `json:"sources"`
+	Vaults  []string `json:"vaults"`
 }
 
 type planJSON struct {
@@ -79,7 +84,7 @@ type faultJSON struct {
 func toPlanJSON(p orchestrator.RestorePlan) planJSON {
 	out := planJSON{Parts: []partJSON{}, Moved: map[string]string{}, Faults: []faultJSON{}}
 	for _, part := range p.Parts {
-		j := partJSON{From: part.From, To: part.To, Sources: part.Sources}
+		j := partJSON{From: part.From, To: part.To, Sources: some(part.Sources), Vaults: some(part.Vaults)}
 		for _, m := range part.Members {
 			j.Members = append(j.Members, m.Name)
 		}
@@ -106,7 +111,7 @@ func (a *app) showPlan(p orchestrator.RestorePlan) error {
 	fmt.Fprintf(a.stdout, "cut %s of job %s\n", p.Cut.ID, p.Cut.Job)
 	rows := [][]string{{"PART OF", "GOES TO", "MEMBERS", "IMAGES ON"}}
 	for _, part := range toPlanJSON(p).Parts {
-		rows = append(rows, []string{part.From, part.To, strings.Join(part.Members, ","), strings.Join(part.Sources, ",")})
+		rows = append(rows, []string{part.From, part.To, strings.Join(part.Members, ","), dash(strings.Join(slices.Concat(part.Sources, part.Vaults), ","))})
 	}
 	if err := a.table(rows); err != nil {
 		return err

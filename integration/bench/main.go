@@ -27,7 +27,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "FAIL: bench:", err)
 		os.Exit(1)
 	}
-	res.Seconds, res.Rows = time.Since(began).Seconds(), rows(res.Jobs)
+	res.Seconds, res.Rows = time.Since(began).Seconds(), append(rows(res.Jobs), memoryRows(res.Memory)...)
 	if o.json {
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")
@@ -46,6 +46,7 @@ type options struct {
 	sizes []int // MiB, ascending
 	n     int
 	lock  string // of bare dumps
+	large int    // MiB of the member whose agent's memory is measured; 0: none
 	json  bool
 }
 
@@ -56,12 +57,13 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&sizes, "sizes", "64,512,2048", "`MiB` of touched memory of the large member, one job each")
 	flags.IntVar(&o.n, "n", 5, "`rounds` for each size: a bare dump and a snapshot; a bare restore and a restore")
 	flags.StringVar(&o.lock, "lock", lockNftables, "how packets are kept from a bare dump: nftables, by CRIU itself, or skip, by a rule that is in force beforehand")
+	flags.IntVar(&o.large, "large", 4096, "`MiB` of the member whose agent's own memory is measured, in one snapshot; 0: none")
 	flags.BoolVar(&o.json, "json", false, "print one JSON document with every single measurement")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if o.n < 1 || o.lock != lockNftables && o.lock != lockSkip || flags.NArg() > 0 {
-		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-json]")
+		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-large MiB] [-json]")
 	}
 	for _, f := range strings.Split(sizes, ",") {
 		mib, err := strconv.Atoi(strings.TrimSpace(f))
@@ -77,6 +79,7 @@ func parse(args []string) (options, error) {
 // measure runs one job for each size, and one of requests and answers with the largest.
 func measure(s *lab.Script, o options) result {
 	l := lab.New(s, "hostA", "hostB")
+	l.AgentConfig = "keep_dumps: true\n"
 	l.StartAgents()
 	res := result{Schema: "ss/bench/1", Rounds: o.n, Lock: o.lock, Machine: describeMachine(s, l)}
 	for i, mib := range o.sizes {
@@ -92,5 +95,10 @@ func measure(s *lab.Script, o options) result {
 	j := startRequests(s, l, o, o.sizes[len(o.sizes)-1])
 	res.Jobs = append(res.Jobs, j.snapshots(o.n))
 	j.conclude()
+	if o.large > 0 {
+		j := startStream(s, l, o, o.large)
+		res.Memory = j.memory()
+		j.conclude()
+	}
 	return res
 }

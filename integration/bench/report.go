@@ -22,6 +22,7 @@ type result struct {
 	Lock    string      `json:"lock"`
 	Seconds float64     `json:"seconds"`
 	Jobs    []JobResult `json:"jobs"`
+	Memory  []Memory    `json:"memory"`
 	Rows    []Row       `json:"rows"`
 }
 
@@ -43,6 +44,7 @@ const (
 	boundRestore  = 1.5
 	boundSmall    = 1.5
 	noBound       = -1
+	boundRSS      = 300 // MiB
 	// gapBoundFrom is the size in MiB from which on the gap has a bound.
 	gapBoundFrom = 512
 )
@@ -91,6 +93,16 @@ func (r Row) verdict() string {
 	}
 }
 
+// memoryRows tell of the agents' own memory.
+func memoryRows(all []Memory) []Row {
+	var out []Row
+	for _, m := range all {
+		out = append(out, Row{What: fmt.Sprintf("%s: peak resident memory of the agent of %s, MiB; before", size(m.MiB), m.Host),
+			Base: m.Before, Ours: m.Peak, Bound: boundRSS, Count: true})
+	}
+	return out
+}
+
 func rows(jobs []JobResult) []Row {
 	var out []Row
 	for _, j := range jobs {
@@ -131,8 +143,10 @@ func streamRows(j JobResult) []Row {
 		timeouts(j),
 	}
 	if len(j.Restores) > 0 {
-		out = append(out, compare(name+": restore until all run ÷ bare restore", j.Restores, boundRestore,
-			func(r Restore) float64 { return r.Bare }, func(r Restore) float64 { return max(r.Ours, r.Small) }))
+		bare := func(r Restore) float64 { return r.Bare }
+		out = append(out,
+			compare(name+": restore until all run, from the kept dump ÷ bare restore", j.Restores, boundRestore, bare, func(r Restore) float64 { return r.Kept.until() }),
+			compare(name+": restore until all run, from the store ÷ bare restore", j.Restores, noBound, bare, func(r Restore) float64 { return r.Store.until() }))
 	}
 	return out
 }
@@ -214,7 +228,11 @@ func printWhere(out io.Writer, res result) {
 		fmt.Fprintf(out, "    TCP, in all snapshots together: %s\n", counted(j, func(r Round) Counters { return r.Ours.Counters }))
 		fmt.Fprintf(out, "    TCP, as long without any:       %s\n", counted(j, func(r Round) Counters { return r.Quiet }))
 		if len(j.Restores) > 0 {
-			fmt.Fprintf(out, "    restore: %s; command %.1f\n", steps(j), median(each(j.Restores, func(r Restore) float64 { return r.Wall })))
+			for what, pick := range map[string]func(Restore) Restored{
+				"from the kept dump": func(r Restore) Restored { return r.Kept }, "from the store": func(r Restore) Restored { return r.Store },
+			} {
+				fmt.Fprintf(out, "    restore %s: %s; command %.1f\n", what, steps(j, pick), median(each(j.Restores, func(r Restore) float64 { return pick(r).Wall })))
+			}
 		}
 	}
 }
@@ -254,10 +272,10 @@ func joined(at, long map[string][]float64) string {
 	return strings.Join(out, ", ")
 }
 
-func steps(j JobResult) string {
+func steps(j JobResult, pick func(Restore) Restored) string {
 	long := map[string][]float64{}
 	for _, r := range j.Restores {
-		for name, took := range r.Steps {
+		for name, took := range pick(r).Steps {
 			long[name] = append(long[name], took)
 		}
 	}

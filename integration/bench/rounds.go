@@ -42,15 +42,24 @@ type Span struct {
 	Duration float64 `json:"duration_ms"`
 }
 
-// Restore is a bare restore of the large member, and a restore of both. All times are in milliseconds.
+// Restore is a bare restore of the large member, and two restores of both. All times are in milliseconds.
 type Restore struct {
-	Bare     float64            `json:"bare_ms"` // until its loop turns
-	BareWall float64            `json:"bare_wall_ms"`
-	Ours     float64            `json:"ours_ms"` // until the large member's loop turns
-	Small    float64            `json:"small_ms"`
-	Wall     float64            `json:"wall_ms"`
-	Steps    map[string]float64 `json:"steps_ms"`
+	Bare     float64  `json:"bare_ms"` // until its loop turns
+	BareWall float64  `json:"bare_wall_ms"`
+	Kept     Restored `json:"kept"`  // from the dump that its host has kept
+	Store    Restored `json:"store"` // from its host's packs
 }
+
+// Restored is one restore of ours.
+type Restored struct {
+	Ours  float64            `json:"ours_ms"` // until the large member's loop turns
+	Small float64            `json:"small_ms"`
+	Wall  float64            `json:"wall_ms"`
+	Steps map[string]float64 `json:"steps_ms"`
+}
+
+// until is when all ran.
+func (r Restored) until() float64 { return max(r.Ours, r.Small) }
 
 // JobResult is all that was measured of one job.
 type JobResult struct {
@@ -148,10 +157,13 @@ func (j *job) counters() Counters {
 	return c
 }
 
-// imageDir finds CRIU's images of a host's member in the last cut, as the host sees them (docs/format.md).
+// staging is where an agent's dumps are, and stay if they are kept (docs/format.md).
+const staging = "/var/lib/ss/staging"
+
+// imageDir finds CRIU's images of a host's member in the last cut, as the host sees them.
 func (j *job) imageDir(host string) string {
 	h := j.lab.Host(host)
-	found, err := filepath.Glob(filepath.Join(h.Path("/var/lib/ss/images"), j.name, j.last, host, "*", "images"))
+	found, err := filepath.Glob(filepath.Join(h.Path(staging), j.name, j.last, host, "*", "images"))
 	if err == nil && len(found) != 1 {
 		err = fmt.Errorf("%d folders of images, want 1", len(found))
 	}
@@ -161,7 +173,7 @@ func (j *job) imageDir(host string) string {
 	return "/var/lib/ss" + strings.TrimPrefix(found[0], h.Path("/var/lib/ss"))
 }
 
-// restores kills the job and brings it back from the last cut n times, with CRIU alone and with ssctl.
+// restores kills the job and brings it back from the last cut n times, with CRIU alone and with ssctl, from the kept dump and from the store.
 func (j *job) restores(n int) []Restore {
 	var all []Restore
 	images := j.imageDir(j.big.host.Name)
@@ -170,22 +182,47 @@ func (j *job) restores(n int) []Restore {
 		j.kill()
 		r.Bare, r.BareWall = j.bareRestore(images)
 		j.await("end of the connections", func() bool { return !j.connected() })
-		j.settleDisk()
-		var res struct {
-			Steps map[string]float64 `json:"steps_ms"`
-		}
-		began := time.Now()
-		j.lab.CtlJSON(&res, "restore", j.last)
-		r.Wall, r.Steps = ms(time.Since(began)), res.Steps
-		for _, m := range j.members() {
-			m.rewind() // a restore puts a log back to what it was at the cut
-		}
-		r.Ours, r.Small = j.firstLook("a restore", j.big, began), j.firstLook("a restore", j.small, began)
+		r.Kept = j.restore()
+		j.kill()
+		j.await("end of the connections", func() bool { return !j.connected() })
+		back := j.setAside()
+		r.Store = j.restore()
+		back()
 		all = append(all, r)
-		j.Logf("%-13s round %d of %d: bare restore %6.1f ms; restore %6.1f ms", j.name, i+1, n, r.Bare, r.Ours)
+		j.Logf("%-13s round %d of %d: bare restore %6.1f ms; restore %6.1f ms, from the store %6.1f ms", j.name, i+1, n, r.Bare, r.Kept.until(), r.Store.until())
 	}
 	j.locate()
 	return all
+}
+
+// restore restores the last cut.
+func (j *job) restore() Restored {
+	j.settleDisk()
+	var res struct {
+		Steps map[string]float64 `json:"steps_ms"`
+	}
+	began := time.Now()
+	j.lab.CtlJSON(&res, "restore", j.last)
+	r := Restored{Wall: ms(time.Since(began)), Steps: res.Steps}
+	for _, m := range j.members() {
+		m.rewind() // a restore puts a log back to what it was at the cut
+	}
+	r.Ours, r.Small = j.firstLook("a restore", j.big, began), j.firstLook("a restore", j.small, began)
+	return r
+}
+
+// setAside hides the dumps that the hosts have kept, and returns what brings them back.
+func (j *job) setAside() (back func()) {
+	move := func(from, to string) {
+		for _, h := range j.lab.Hosts() {
+			if err := os.Rename(h.Path(from), h.Path(to)); err != nil {
+				j.Fatalf("set the kept dump aside: %v", err)
+			}
+		}
+	}
+	kept, aside := filepath.Join(staging, j.name), "/var/lib/ss/aside"
+	move(kept, aside)
+	return func() { move(aside, kept) }
 }
 
 // kill ends the job's programs. One that outlives the other for a moment may find its connection broken, and say so.

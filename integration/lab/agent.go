@@ -79,13 +79,43 @@ func (l *Lab) Init() {
 	}
 }
 
+// StartOver makes another cluster of the same hosts: other authority, other keys, empty disks.
+func (l *Lab) StartOver() {
+	l.tb.Helper()
+	l.stopAgents()
+	folders := []string{l.Host(AdminName).Path("/var/lib/ssctl"), filepath.Join(l.dir, "bundles")}
+	for _, h := range l.Hosts() {
+		folders = append(folders, h.Path("/var/lib/ss"), h.Path("/srv"))
+	}
+	for _, folder := range folders {
+		if err := emptyFolder(folder); err != nil {
+			l.tb.Fatalf("start over: %v", err)
+		}
+	}
+	l.inited = false
+	l.StartAgents()
+}
+
+// emptyFolder removes what is in a folder, which may be a mount point, and not the folder.
+func emptyFolder(folder string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(folder, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
 // adapt adds to an agent's configuration what is particular to a host that shares one cgroup tree with others.
 func (l *Lab) adapt(h *Host, config string) error {
 	f, err := os.OpenFile(config, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return err
 	}
-	extra := fmt.Sprintf("cgroup: %s\n", h.cgroup())
+	extra := fmt.Sprintf("cgroup: %s\n%s", h.cgroup(), l.AgentConfig)
 	if _, err := os.Stat(criuPath); err == nil {
 		extra += fmt.Sprintf("criu: %s\n", criuPath)
 	}

@@ -14,15 +14,22 @@ import (
 // builds them from the source tree that the running test belongs to.
 const BinVariable = "SS_BIN"
 
-// sources are the packages that are built, by the name of the program each becomes.
-var sources = map[string]string{
-	"ssagent": "./cmd/ssagent",
-	"ssctl":   "./cmd/ssctl",
-	"words":   "./integration/progs/words",
-	"ring":    "./integration/progs/ring",
-	"tree":    "./integration/progs/tree",
-	"echo":    "./integration/progs/echo",
-	"counter": "./integration/progs/counter",
+// source is a package that is built, and the folder of the module that it is built in.
+type source struct{ module, pkg string }
+
+// sources are the packages by the name of the program each becomes.
+var sources = map[string]source{
+	"ssagent": {".", "./cmd/ssagent"},
+	"ssctl":   {".", "./cmd/ssctl"},
+	"words":   {".", "./integration/progs/words"},
+	"ring":    {".", "./integration/progs/ring"},
+	"tree":    {".", "./integration/progs/tree"},
+	"echo":    {".", "./integration/progs/echo"},
+	"counter": {".", "./integration/progs/counter"},
+
+	"versitygw":     {"tools", "github.com/versity/versitygw/cmd/versitygw"},
+	"checkpointctl": {"tools", "github.com/checkpoint-restore/checkpointctl"},
+	"crit":          {"tools", "github.com/checkpoint-restore/go-criu/v8/crit/cmd"},
 }
 
 var (
@@ -31,7 +38,8 @@ var (
 	built    = map[string]string{}
 )
 
-// Binary returns the path of one of the project's programs: ssagent, ssctl, or a test program.
+// Binary returns the path of one of the project's programs, or of one that its tests need: ssagent, ssctl, a test program, an S3 server, what reads
+// images of CRIU.
 func Binary(name string) (string, error) {
 	if dir := os.Getenv(BinVariable); dir != "" {
 		path, err := filepath.Abs(filepath.Join(dir, name))
@@ -76,8 +84,8 @@ func build(name string) (string, error) {
 		return "", fmt.Errorf("find the source tree: %w", err)
 	}
 	path := filepath.Join(binDir, name)
-	cmd := exec.CommandContext(context.Background(), "go", "build", "-o", path, source)
-	cmd.Dir = filepath.Dir(strings.TrimSpace(string(gomod)))
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-o", path, source.pkg)
+	cmd.Dir = filepath.Join(filepath.Dir(strings.TrimSpace(string(gomod))), source.module)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)

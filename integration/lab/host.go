@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +41,8 @@ type Host struct {
 	owner  io.Closer // closing it ends PID 1
 	pidfd  int       // of PID 1, -1 while the host is off
 	mounts map[string]bool
+	// limited are the private folders that LimitDisk has put a file system in the place of.
+	limited []string
 
 	filters map[string]int // what packets meet when nothing is going on
 }
@@ -61,14 +64,14 @@ func (h *Host) Pid() int {
 // Path is where a file of one of the host's private folders is found on the machine, whether the host is on or off. A
 // path outside them is the same everywhere and comes back as it is.
 func (h *Host) Path(path string) string {
+	for _, folder := range slices.Concat(privateMemory, h.limited) {
+		if strings.HasPrefix(path, folder+"/") && h.init != nil {
+			return fmt.Sprintf("/proc/%d/root%s", h.Pid(), path)
+		}
+	}
 	for _, folder := range privateFolders {
 		if rest, ok := strings.CutPrefix(path, folder); ok && (rest == "" || rest[0] == '/') {
 			return filepath.Join(h.dir(), folder, rest)
-		}
-	}
-	for _, folder := range privateMemory {
-		if strings.HasPrefix(path, folder+"/") && h.init != nil {
-			return fmt.Sprintf("/proc/%d/root%s", h.Pid(), path)
 		}
 	}
 	return path
@@ -103,15 +106,21 @@ func (h *Host) boot() error {
 	if err := h.lab.network.plug(h); err != nil {
 		return fmt.Errorf("boot %s: %w", h.Name, err)
 	}
-	mounts, err := mountPoints(h.Pid())
-	if err != nil {
+	h.limited = nil
+	if err := h.noteMounts(); err != nil {
 		return fmt.Errorf("boot %s: %w", h.Name, err)
 	}
+	return h.lab.saveState()
+}
+
+// noteMounts notes what is mounted now as what belongs there.
+func (h *Host) noteMounts() error {
+	mounts, err := mountPoints(h.Pid())
 	h.mounts = map[string]bool{}
 	for _, m := range mounts {
 		h.mounts[m] = true
 	}
-	return h.lab.saveState()
+	return err
 }
 
 // startInit starts PID 1 in fresh namespaces and returns when it has prepared them.

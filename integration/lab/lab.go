@@ -24,6 +24,9 @@ const KeepVariable = "SSLAB_KEEP"
 
 // Lab is a set of hosts on one switch. It is for one goroutine at a time.
 type Lab struct {
+	// AgentConfig is added to every agent's agent.yaml by Init.
+	AgentConfig string
+
 	tb      TB
 	id      string
 	dir     string

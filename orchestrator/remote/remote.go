@@ -15,8 +15,10 @@ import (
 	"ss/api/wire"
 	"ss/marker"
 	"ss/orchestrator"
-	"ss/store/images"
 )
+
+// maxMessage bounds an answer, in bytes: an inventory has the manifests of all cuts in it.
+const maxMessage = 512 << 20
 
 // Dialer keeps one connection per host.
 type Dialer struct {
@@ -43,7 +45,7 @@ func (d *Dialer) Dial(h orchestrator.Host) (orchestrator.Agent, error) {
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: wire.HandshakeTimeout}),
 			wire.WithDialer(),
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		)
 		if err != nil {
 			return nil, wire.Error(h.Name, err)
@@ -79,10 +81,10 @@ func (a *agent) Info(ctx context.Context) (orchestrator.HostInfo, error) {
 	}
 	info := orchestrator.HostInfo{
 		Host: r.GetHost(), Version: r.GetVersion(), Kernel: r.GetKernel(), Addrs: addrs, CRIU: r.GetCriu(), CRIUError: r.GetCriuError(),
-		Gate: r.GetGate(), FreeBytes: r.GetFreeBytes(),
+		Gate: r.GetGate(), FreeBytes: r.GetFreeBytes(), Damage: fromDamage(r.GetDamage()),
 	}
 	for _, k := range r.GetInDoubt() {
-		info.InDoubt = append(info.InDoubt, images.Key{Job: k.GetJob(), Snapshot: k.GetSnapshot(), Host: k.GetHost()})
+		info.InDoubt = append(info.InDoubt, fromImageKey(k))
 	}
 	return info, nil
 }
@@ -123,37 +125,13 @@ func (a *agent) Kill(ctx context.Context, job string) ([]string, error) {
 	return r.GetKilled(), nil
 }
 
-func (a *agent) VerifyImages(ctx context.Context, key images.Key, digest string) (orchestrator.Verified, error) {
-	r, err := a.client.VerifyImages(ctx, &ssv1.VerifyImagesRequest{Key: toImageKey(key), Digest: digest})
-	if err != nil {
-		return orchestrator.Verified{}, wire.Error(a.host, err)
-	}
-	return orchestrator.Verified{Ends: wire.FromEnds(r.GetEnds()), Bytes: r.GetBytes(), Files: int(r.GetFiles())}, nil
-}
-
-func (a *agent) RemoveImages(ctx context.Context, job, snapshot string) error {
-	_, err := a.client.RemoveImages(ctx, &ssv1.RemoveImagesRequest{Job: job, Snapshot: snapshot})
-	return wire.Error(a.host, err)
-}
-
-func (a *agent) ResolveImages(ctx context.Context, committed, aborted []images.Key) error {
-	req := &ssv1.ResolveImagesRequest{}
-	for _, k := range committed {
-		req.Committed = append(req.Committed, toImageKey(k))
-	}
-	for _, k := range aborted {
-		req.Aborted = append(req.Aborted, toImageKey(k))
-	}
-	_, err := a.client.ResolveImages(ctx, req)
-	return wire.Error(a.host, err)
-}
-
 func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestrator.SnapshotLine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := a.client.Snapshot(ctx)
 	if err == nil {
 		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: &ssv1.SnapshotOpen{
 			Key: wire.ToKey(open.Key), Participants: toParticipants(open.Participants), Copies: toParticipants(open.Copies),
+			CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:],
 		}}})
 	}
 	if err != nil {

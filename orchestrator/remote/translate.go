@@ -43,7 +43,8 @@ func (a *agent) member(m *ssv1.Member) orchestrator.Member {
 }
 
 func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
-	out := &orchestrator.HostReport{Manifest: r.GetManifestDigest(), Copies: r.GetCopies(), CRIU: r.GetCriu(), Bytes: r.GetBytes()}
+	out := &orchestrator.HostReport{Manifest: r.GetManifestDigest(), Copies: r.GetCopies(), CRIU: r.GetCriu(), Bytes: r.GetBytes(),
+		Vaults: r.GetVaults(), NewBytes: r.GetNewBytes(), WroteBytes: r.GetWroteBytes(), MovedBytes: r.GetMovedBytes()}
 	for _, m := range r.GetMembers() {
 		out.Members = append(out.Members, orchestrator.MemberReport{
 			Member: a.member(m.GetMember()), ImageBytes: m.GetImageBytes(), FrozenMs: m.GetFrozenMs(), StallMs: m.GetStallMs(),
@@ -57,11 +58,14 @@ func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
 
 func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
 	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), Participants: toParticipants(p.Participants)}
+	if p.JobKey != nil {
+		out.JobKey = p.JobKey[:]
+	}
 	for from, to := range p.Moved {
 		out.Moves = append(out.Moves, &ssv1.AddrMove{From: from.String(), To: to.String()})
 	}
 	for _, part := range p.Parts {
-		pp := &ssv1.RestorePart{Host: part.Host, Digest: part.Digest, Sources: toParticipants(part.Sources)}
+		pp := &ssv1.RestorePart{Host: part.Host, Digest: part.Digest, Sources: toParticipants(part.Sources), Vaults: part.Vaults}
 		for _, m := range part.Members {
 			pp.Members = append(pp.Members, &ssv1.Member{
 				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log,

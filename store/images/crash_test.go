@@ -3,171 +3,252 @@ package images
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
 )
 
-// stories are what may be interrupted. Each works on a store in which the sample lies under the key (in
-// source, for Receive) or not, and ends with a whole set, or with none.
+// stories are what may be interrupted. In the store lies key1, committed, from the start, and must not be lost. Each story is about key2, which shares
+// objects with it; whole says whether key2 is whole before.
 var stories = map[string]struct {
-	prepare func(t testing.TB, s *Store) // in peace
-	run     func(s, source *Store) error
-	want    string // what is there after a run in peace: "doubt", "committed" or ""
+	whole bool
+	heal  bool                         // key2 is damaged before; it is whole after a run in peace
+	spoil func(t testing.TB, s *Store) // in peace, after the sets were made
+	run   func(s, other *Store) error
+	want  string // what key2 is after a run in peace: "doubt", "committed" or ""
 }{
 	"seal": {
 		run: func(s, _ *Store) error {
-			p, err := s.Begin(testKey)
-			if err != nil {
+			if _, err := store(s, key2, changed(5)); err != nil {
 				return err
 			}
-			if err := fill(p); err != nil {
-				return errors.Join(err, p.Discard())
-			}
-			if _, err := p.Seal(context.Background(), info); err != nil {
-				return errors.Join(err, p.Discard())
-			}
-			return nil
+			return s.Commit(key2)
+		},
+		want: "committed",
+	},
+	"fetch": {
+		run: func(s, other *Store) error {
+			_, err := s.Fetch(context.Background(), key2, "", false, []Source{asSource("hostB", other)})
+			return err
 		},
 		want: "doubt",
 	},
 	"receive": {
-		run: func(s, source *Store) error {
-			r, err := s.Receive(testKey, "")
-			if err != nil {
-				return err
-			}
-			if err := source.Send(context.Background(), testKey, r.Put); err != nil {
-				return errors.Join(err, r.Discard())
-			}
-			if _, err := r.Seal(context.Background()); err != nil {
-				return errors.Join(err, r.Discard())
-			}
-			return nil
+		run: func(s, other *Store) error {
+			_, err := other.Push(context.Background(), key2, asPeer(s))
+			return err
 		},
 		want: "doubt",
 	},
-	"commit": {
-		prepare: func(t testing.TB, s *Store) { sealed(t, s, testKey) },
-		run:     func(s, _ *Store) error { return s.Commit(testKey) },
-		want:    "committed",
-	},
 	"remove": {
-		prepare: func(t testing.TB, s *Store) { sealed(t, s, testKey); check(t, s.Commit(testKey)) },
-		run:     func(s, _ *Store) error { return s.Remove(testKey) },
-		want:    "",
+		whole: true,
+		run: func(s, _ *Store) error {
+			if err := s.Remove(key2); err != nil {
+				return err
+			}
+			_, err := s.Collect(context.Background(), "", false)
+			return err
+		},
+		want: "",
+	},
+	"heal": {
+		whole: true, heal: true,
+		spoil: func(t testing.TB, s *Store) {
+			m, err := s.Manifest(key2)
+			ok(t, err)
+			flip(t, s.objects.Path(ObjectName("ring", m.Packs[len(m.Packs)-1].Digest)), 1000)
+			ok(t, os.Remove(s.objects.Path(ObjectName("ring", m.Index.Digest))))
+			flip(t, s.objects.Path(SetName(key2)), 700)
+		},
+		run: func(s, other *Store) error {
+			_, err := s.Fetch(context.Background(), key2, "", false, []Source{asSource("hostB", other)})
+			return err
+		},
+		want: "committed",
 	},
 }
 
-// state says what is there, and fails the test if it is anything but whole.
-func state(t testing.TB, s *Store) string {
+// scene is a store as a story finds it, and another that has both sets and is only read. It is played many times, on copies.
+func scene(t testing.TB, story string) (s, other *Store) {
+	t.Helper()
+	s, other = reopen(t, filepath.Join(t.TempDir(), "images")), reopen(t, filepath.Join(t.TempDir(), "images"))
+	sealed(t, other, key1, sample())
+	sealed(t, other, key2, changed(5))
+	ok(t, other.Commit(key2))
+	ctx, from := context.Background(), []Source{asSource("hostB", other)}
+	_, err := s.Fetch(ctx, key1, "", false, from)
+	ok(t, err)
+	ok(t, s.Commit(key1))
+	if stories[story].whole {
+		_, err := s.Fetch(ctx, key2, "", false, from)
+		ok(t, err)
+		ok(t, s.Commit(key2))
+	}
+	if stories[story].spoil != nil {
+		stories[story].spoil(t, s)
+	}
+	return s, other
+}
+
+func reopen(t testing.TB, dir string) *Store {
+	t.Helper()
+	s, err := Open(dir, Options{})
+	ok(t, err)
+	return s
+}
+
+// copyOf is another store with the same in it.
+func copyOf(t testing.TB, s *Store) *Store {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "images")
+	ok(t, filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(s.dir, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Mkdir(filepath.Join(dir, rel), 0o700)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, rel), data, 0o600)
+	}))
+	return reopen(t, dir)
+}
+
+// stateOf says what key2 is, and fails the test if a set that can be seen is not whole. A set that was damaged before may still be.
+func stateOf(t testing.TB, s *Store, damaged bool) string {
 	t.Helper()
 	sets, err := s.Sets()
-	check(t, err)
-	if len(sets) == 0 {
-		return ""
+	ok(t, err)
+	found := map[Key]string{}
+	for _, set := range sets {
+		found[set.Key] = "doubt"
+		if set.Committed {
+			found[set.Key] = "committed"
+		}
+		if damaged && set.Key == key2 {
+			continue
+		}
+		if _, err := s.VerifyData(context.Background(), set.Key, "", jobKey); err != nil {
+			t.Fatalf("%s can be seen and is not whole: %v", set.Key, err)
+		}
 	}
-	if len(sets) != 1 || sets[0].Key != testKey {
-		t.Fatalf("sets: %v", sets)
+	if found[key1] != "committed" {
+		t.Fatalf("the committed set is lost: %v", found)
 	}
-	if _, err := s.Verify(context.Background(), testKey, ""); err != nil {
-		t.Fatalf("a set is visible that is not whole: %v", err)
+	return found[key2]
+}
+
+// after is the start of an agent after whatever happened: what is left must be consistent, and the story must go well now.
+func after(t testing.TB, s, other *Store, name, before, at string) {
+	t.Helper()
+	ctx, story := context.Background(), stories[name]
+	s = reopen(t, s.dir)
+	ok(t, s.RemovePartials(ctx))
+	state := stateOf(t, s, story.heal)
+	allowed := state == before || state == story.want || state == "doubt"
+	if !allowed {
+		t.Fatalf("%s: %q became %q", at, before, state)
 	}
-	if sets[0].Committed {
-		return "committed"
+	if !story.heal {
+		if err := s.Check(ctx); err != nil {
+			t.Fatalf("%s: %v", at, err)
+		}
 	}
-	return "doubt"
+	if err := story.run(s, other); err != nil && !errors.Is(err, ErrExists) {
+		t.Fatalf("%s, and then: %v", at, err)
+	}
+	ok(t, s.RemovePartials(ctx))
+	if err := s.Check(ctx); err != nil {
+		t.Fatalf("%s, and done again: %v", at, err)
+	}
+	stateOf(t, s, false)
+}
+
+// steps lets f be asked before every operation on the file system.
+func steps(s *Store, f func(op, path string, n int) error) {
+	s.step, s.objects.Step = f, f
 }
 
 var errInjected = errors.New("injected")
 
-// TestErrorAtEachStep fails one operation at a time. The story says so, leaves either the old or the new state, and
-// nothing partial once the fault is gone and the agent has started anew.
+// TestErrorAtEachStep fails one operation at a time.
 func TestErrorAtEachStep(t *testing.T) {
 	for name, story := range stories {
 		t.Run(name, func(t *testing.T) {
-			source := newStore(t)
-			sealed(t, source, testKey)
+			t.Parallel()
+			played, other := scene(t, name)
 			for n := 0; ; n++ {
-				s := newStore(t)
-				if story.prepare != nil {
-					story.prepare(t, s)
-				}
-				before := state(t, s)
+				s := copyOf(t, played)
+				before := stateOf(t, s, story.heal)
 				var mu sync.Mutex
 				i, failed := 0, ""
-				s.step = func(op, path string) error {
+				steps(s, func(op, path string, _ int) error {
 					mu.Lock()
 					defer mu.Unlock()
 					if i++; i == n+1 {
-						failed = op + " " + path
+						failed = "failed at " + op + " " + path
 						return fmt.Errorf("%s: %w", op, errInjected)
 					}
 					return nil
-				}
-				err := story.run(s, source)
-				s.step = nil
-				after := state(t, s)
+				})
+				err := story.run(s, other)
+				steps(s, nil)
+				state := stateOf(t, s, story.heal && err != nil)
 				if failed == "" {
-					if err != nil || after != story.want {
-						t.Fatalf("in peace: %v, %q", err, after)
+					if err != nil || state != story.want {
+						t.Fatalf("in peace: %v, %q", err, state)
 					}
 					t.Logf("%d steps", n)
 					return
 				}
-				wantErr(t, err, errInjected)
-				if after != before && after != story.want {
-					t.Fatalf("failed at %s: %q became %q", failed, before, after)
+				// Tidying up may fail without a word.
+				if err != nil {
+					wantErr(t, err, errInjected)
+				} else if state != story.want {
+					t.Fatalf("%s without a word, and now it is %q", failed, state)
 				}
-				if (name == "seal" || name == "receive") && after != "" {
-					t.Fatalf("failed at %s, and yet there is a set %q", failed, after)
-				}
-				clean(t, s, after)
+				after(t, s, other, name, before, failed)
 			}
 		})
-	}
-}
-
-// clean is the start of an agent after whatever happened.
-func clean(t testing.TB, s *Store, want string) {
-	t.Helper()
-	check(t, s.RemovePartials(nil))
-	if keys, err := s.Partials(); err != nil || len(keys) != 0 {
-		t.Fatalf("partials: %v, %v", keys, err)
-	}
-	if got := state(t, s); got != want {
-		t.Fatalf("cleaning made %q of %q", got, want)
-	}
-	if left := tree(t, s.dir); want == "" && len(left) != 0 {
-		t.Fatalf("left behind: %q", left)
 	}
 }
 
 // TestMain lets the test program be an agent that is killed at a step.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("IMAGES_TEST_CHILD"); dir != "" {
-		if err := child(dir, os.Getenv("IMAGES_TEST_SOURCE"), os.Getenv("IMAGES_TEST_STORY"), os.Getenv("IMAGES_TEST_STEP")); err != nil {
+		if err := child(dir, os.Getenv("IMAGES_TEST_OTHER"), os.Getenv("IMAGES_TEST_STORY"), os.Getenv("IMAGES_TEST_STEP")); err != nil {
 			fmt.Println("error:", err)
 			os.Exit(1)
 		}
 		os.Exit(0)
 	}
+	flag.Parse()
+	if *benchTable {
+		os.Exit(printTable())
+	}
 	os.Exit(m.Run())
 }
 
-func child(dir, sourceDir, story, step string) error {
-	s, err := Open(dir)
+func child(dir, otherDir, story, step string) error {
+	s, err := Open(dir, Options{})
 	if err != nil {
 		return err
 	}
-	source, err := Open(sourceDir)
+	other, err := Open(otherDir, Options{})
 	if err != nil {
 		return err
 	}
@@ -177,7 +258,7 @@ func child(dir, sourceDir, story, step string) error {
 	}
 	var mu sync.Mutex
 	n := 0
-	s.step = func(string, string) error {
+	steps(s, func(string, string, int) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if n++; n > last {
@@ -185,8 +266,8 @@ func child(dir, sourceDir, story, step string) error {
 			select {}
 		}
 		return nil
-	}
-	return stories[story].run(s, source)
+	})
+	return stories[story].run(s, other)
 }
 
 // TestKilledAtEachStep does the same with SIGKILL in a process of its own.
@@ -194,84 +275,79 @@ func TestKilledAtEachStep(t *testing.T) {
 	for name, story := range stories {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			source := newStore(t)
-			sealed(t, source, testKey)
+			played, other := scene(t, name)
 			for n := 0; ; n++ {
-				s := newStore(t)
-				if story.prepare != nil {
-					story.prepare(t, s)
-				}
-				before := state(t, s)
+				s := copyOf(t, played)
+				before := stateOf(t, s, story.heal)
 				cmd := exec.Command(os.Args[0])
-				cmd.Env = append(os.Environ(), "IMAGES_TEST_CHILD="+s.dir, "IMAGES_TEST_SOURCE="+source.dir, "IMAGES_TEST_STORY="+name, "IMAGES_TEST_STEP="+strconv.Itoa(n))
+				cmd.Env = append(os.Environ(), "IMAGES_TEST_CHILD="+s.dir, "IMAGES_TEST_OTHER="+other.dir, "IMAGES_TEST_STORY="+name, "IMAGES_TEST_STEP="+strconv.Itoa(n))
 				cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 				out, err := cmd.CombinedOutput()
-				after := state(t, s)
+				state := stateOf(t, s, story.heal && err != nil)
 				if err == nil {
-					if after != story.want {
-						t.Fatalf("in peace: %q", after)
+					if state != story.want {
+						t.Fatalf("in peace: %q", state)
 					}
 					return
 				}
-				if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() {
+				if status, isWait := cmd.ProcessState.Sys().(syscall.WaitStatus); !isWait || !status.Signaled() {
 					t.Fatalf("step %d: %v: %s", n, err, out)
 				}
-				if after != before && after != story.want {
-					t.Fatalf("killed at step %d: %q became %q", n, before, after)
-				}
-				clean(t, s, after)
+				after(t, s, other, name, before, fmt.Sprintf("killed at step %d", n))
 			}
 		})
 	}
 }
 
-// TestDurabilityOrder writes down what is made durable when: nothing gets a name before what it names is on disk.
-func TestDurabilityOrder(t *testing.T) {
-	source := newStore(t)
-	sealed(t, source, testKey)
-	for _, name := range []string{"seal", "receive"} {
-		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
-			var mu sync.Mutex
-			var trace []string
-			s.step = func(op, path string) error {
-				mu.Lock()
-				defer mu.Unlock()
-				rel, _ := filepath.Rel(s.dir, path)
-				trace = append(trace, op+" "+rel)
-				return nil
-			}
-			check(t, stories[name].run(s, source))
-			s.step = nil
-			partial := "ring/" + testKey.Snapshot + "/.hostA.partial"
-			index := func(step string) int {
-				i := slices.Index(trace, step)
-				if i < 0 {
-					t.Fatalf("no %q in\n%s", step, strings.Join(trace, "\n"))
-				}
-				return i
-			}
-			manifest := index("create " + partial + "/manifest.json")
-			for path := range content() {
-				for _, dir := range parents(path) {
-					if i := index("syncdir " + partial + "/" + dir); i > manifest {
-						t.Errorf("folder %s is durable only after the manifest", dir)
-					}
-				}
-				if index("sync "+partial+"/"+path) > manifest {
-					t.Errorf("%s is durable only after the manifest", path)
+// TestDiskFull lets the disk be full after so many bytes, at 64 places.
+func TestDiskFull(t *testing.T) {
+	const places = 64
+	content := files{"hostA-1/pages-1.img": random(8<<20, 3), "hostA-1/core-1.img": []byte("registers")}
+	ctx := context.Background()
+	total := 0
+	var mu sync.Mutex
+	limited := func(limit int) func(op, path string, n int) error {
+		written := 0
+		return func(op, _ string, n int) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if written += n; op == "write" || op == "create" {
+				total = written
+				if limit >= 0 && written > limit {
+					return syscall.ENOSPC
 				}
 			}
-			last := []string{
-				"create " + partial + "/manifest.json", "syncdir " + partial,
-				"rename " + partial, "syncdir ring/" + testKey.Snapshot,
-			}
-			if got := trace[len(trace)-len(last):]; !slices.Equal(got, last) {
-				t.Errorf("the end is\n%s", strings.Join(got, "\n"))
-			}
-			if index("syncdir .") > manifest || index("syncdir ring") > manifest {
-				t.Error("the folders above the set are not durable in time")
-			}
-		})
+			return nil
+		}
+	}
+	s := newStore(t)
+	s.objects.Step = limited(-1)
+	sealed(t, s, key1, content)
+	all := total
+	base := newStore(t)
+	sealed(t, base, key1, sample())
+	for i := range places {
+		s := copyOf(t, base)
+		before := objectsOf(t, s, "ring")
+		p, err := s.Begin(key2)
+		ok(t, err)
+		ok(t, fill(p, content))
+		steps(s, limited(all*i/places))
+		_, err = p.Seal(ctx, infoOf(key2))
+		steps(s, nil)
+		wantErr(t, err, ErrNoSpace, s.dir)
+		if sets, err := s.Sets(); err != nil || len(sets) != 1 {
+			t.Fatal(sets, err)
+		}
+		if now := objectsOf(t, s, "ring"); len(now) != len(before) {
+			t.Fatalf("what was stored in vain still takes room: %q", now)
+		}
+		m, err := p.Seal(ctx, infoOf(key2))
+		ok(t, err)
+		if i%16 == 0 {
+			ok(t, s.Check(ctx))
+			same(t, s, key2, m.Manifest.Digest, content)
+			same(t, s, key1, "", sample())
+		}
 	}
 }

@@ -1,298 +1,158 @@
 package images
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
+	"time"
 
+	"golang.org/x/time/rate"
+
+	"ss/store/blob"
 	"ss/store/internal/disk"
 )
 
-// Folders of a set that is not there yet, and of one that is there no more, beside where it is or was:
-// names that begin with a dot are no host's.
-const (
-	partialSuffix = ".partial"
-	removedSuffix = ".removed"
-)
+// Options are how a store treats its host.
+type Options struct {
+	Staging      string // where dumps land; "": the folder "staging" beside the images
+	StagingLimit int64  // bytes that all dumps may take there; 0: what is free
+	// KeepDumps leaves the plain files of each job's last set in the staging folder, for UnpackKept.
+	KeepDumps bool
+	RateLimit int64 // bytes per second that Push and Fetch move, all together; 0: no limit
+	// Pause is called before each piece of work that can wait, and waits as long as it should not be done: members stand still. nil: never.
+	Pause func(ctx context.Context) error
+}
 
-// Store keeps image sets in a folder: DIR/JOB/SNAPSHOT/HOST. It is safe for concurrent use; each
-// Partial and Receiver belongs to one goroutine at a time. One process at a time uses a folder.
+// Store keeps image sets on one host. It is safe for concurrent use; each Partial belongs to one goroutine at a time. One process at a
+// time uses a folder.
 type Store struct {
-	dir  string
-	step func(op, path string) error // see ops.go; nil outside tests
+	dir     string
+	staging string
+	opt     Options
+	objects *blob.Dir
+	limiter *rate.Limiter // nil: no limit
+	pins    *pins
+	now     func() time.Time                   // tests have clocks of their own
+	step    func(op, path string, n int) error // see ops.go; nil outside tests
 
-	mu sync.Mutex // over the folders of jobs and snapshots, that prune removes
+	// setMu is over what changes under the name of a set: its manifest and its mark.
+	setMu sync.Mutex
+	// stageMu is over the folders of jobs and snapshots in the staging folder.
+	stageMu sync.Mutex
+	kept    keeper
+
+	// asideMu is over the quarantine.
+	asideMu sync.Mutex
+
+	noteMu sync.Mutex
+	notes  []Damage // oldest first, one an object
 }
 
 // Set is a whole image set.
 type Set struct {
 	Key       Key
 	Committed bool // its cut exists; where false it is in doubt
+	// Manifest is zero where it is damaged. Such a set is listed, as it is there: Verify says what is wrong, and Fetch heals it.
+	Manifest Manifest
 }
 
-// Open uses dir, which is made 0700 if it is missing. It refuses one that is open to others.
-func Open(dir string) (*Store, error) {
+// Open uses dir, which is made 0700 if it is missing. It refuses one that is open to others, one of an older form that is not empty, and one with
+// sets of a form that this program does not know (ErrUnknownVersion; it says what to do). It removes nothing: RemovePartials does.
+func Open(dir string, opt Options) (*Store, error) {
+	s, err := open(dir, opt)
+	if err != nil {
+		return nil, fmt.Errorf("open images: %w", err)
+	}
+	return s, nil
+}
+
+func open(dir string, opt Options) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open images: %w", err)
-	}
-	if err := disk.PrivateDir(dir); err != nil {
-		return nil, fmt.Errorf("open images: %w", err)
-	}
-	return &Store{dir: dir}, nil
-}
-
-func (s *Store) setDir(k Key) string { return filepath.Join(s.dir, k.Job, k.Snapshot, k.Host) }
-func (s *Store) partialDir(k Key) string {
-	return filepath.Join(s.dir, k.Job, k.Snapshot, "."+k.Host+partialSuffix)
-}
-func (s *Store) removedDir(k Key) string {
-	return filepath.Join(s.dir, k.Job, k.Snapshot, "."+k.Host+removedSuffix)
-}
-
-// Space is the number of bytes that can still be written.
-func (s *Store) Space() (int64, error) { return disk.Free(s.dir) }
-
-// has says whether there is a whole set of that key.
-func (s *Store) has(key Key) error {
-	if err := key.validate(); err != nil {
-		return err
-	}
-	info, err := os.Lstat(s.setDir(key))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-		return fmt.Errorf("no images of %s here: %w", key, ErrNotFound)
-	}
-	return err
-}
-
-// Dir is the folder of a member's images in a whole set, for reading only. Verify the set first.
-func (s *Store) Dir(key Key, member string) (string, error) {
-	if err := s.has(key); err != nil {
-		return "", err
-	}
-	dir := filepath.Join(s.setDir(key), member)
-	if info, err := os.Lstat(dir); !validMember(member) || errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-		return "", fmt.Errorf("no images of member %q in %s: %w", member, key, ErrNotFound)
-	} else if err != nil {
-		return "", err
-	}
-	return dir, nil
-}
-
-// Manifest reads a set's manifest. It checks the manifest's form, and not the files.
-func (s *Store) Manifest(key Key) (Manifest, error) {
-	m, _, err := s.manifest(key)
-	if err != nil {
-		return Manifest{}, fmt.Errorf("images of %s: %w", key, err)
-	}
-	return m, nil
-}
-
-func (s *Store) manifest(key Key) (Manifest, []byte, error) {
-	data, err := s.manifestBytes(key)
-	if err != nil {
-		return Manifest{}, nil, err
-	}
-	m, err := decodeManifest(data)
-	if err == nil && m.Key() != key {
-		err = &IntegrityError{Path: manifestName, Kind: KindManifest, Want: key.String(), Got: m.Key().String()}
-	}
-	return m, data, err
-}
-
-func (s *Store) manifestBytes(key Key) ([]byte, error) {
-	if err := s.has(key); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.setDir(key), manifestName)
-	if info, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, &IntegrityError{Path: manifestName, Kind: KindMissing}
-	} else if err == nil && !info.Mode().IsRegular() {
-		return nil, &IntegrityError{Path: manifestName, Kind: KindType, Want: "a regular file", Got: info.Mode().Type().String()}
+	staging := opt.Staging
+	if staging == "" {
+		staging = filepath.Join(filepath.Dir(dir), "staging")
 	}
-	return disk.ReadSmall(path, maxManifest)
-}
-
-// Commit notes that the set's cut exists, and returns when that is durable. Doing it again is no error.
-func (s *Store) Commit(key Key) error {
-	if err := s.has(key); err != nil {
-		return fmt.Errorf("commit images: %w", err)
+	if staging, err = filepath.Abs(staging); err != nil {
+		return nil, err
 	}
-	err := s.createFile(filepath.Join(s.setDir(key), committedName), nil)
-	if errors.Is(err, fs.ErrExist) {
-		err = nil
+	for _, d := range []string{dir, staging} {
+		if err := disk.PrivateDir(d); err != nil {
+			return nil, err
+		}
 	}
-	if err == nil {
-		err = s.syncDir(s.setDir(key))
+	if err := refuseOldLayout(dir); err != nil {
+		return nil, err
 	}
+	objects, err := blob.OpenDir(dir)
 	if err != nil {
-		return fmt.Errorf("commit images of %s: %w", key, err)
+		return nil, err
 	}
-	return nil
+	s := &Store{dir: dir, staging: staging, opt: opt, objects: objects, now: time.Now}
+	s.pins = newPins(func() time.Time { return s.now() })
+	if err := s.refuseUnknown(context.Background()); err != nil {
+		return nil, err
+	}
+	if opt.RateLimit > 0 {
+		s.limiter = rate.NewLimiter(rate.Limit(opt.RateLimit), int(max(piece, min(opt.RateLimit, 1<<20))))
+	}
+	return s, nil
 }
 
-// Remove removes a whole set. It is gone at once for everyone who looks, and the rest is cleaning. A set
-// that is not there is no error.
-func (s *Store) Remove(key Key) error {
-	if err := s.has(key); errors.Is(err, ErrNotFound) {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("remove images: %w", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	gone := s.removedDir(key)
-	err := s.removeAll(gone)
-	if err == nil {
-		err = s.rename(s.setDir(key), gone)
-	}
-	if err == nil {
-		err = s.syncDir(filepath.Dir(gone))
-	}
-	if err == nil {
-		err = errors.Join(s.removeAll(gone), s.prune(key))
-	}
-	if err != nil {
-		return fmt.Errorf("remove images of %s: %w", key, err)
-	}
-	return nil
-}
-
-// Sets lists the whole sets, by key.
-func (s *Store) Sets() ([]Set, error) {
-	var sets []Set
-	err := s.each(func(key Key, suffix string) error {
-		if suffix != "" {
-			return nil
-		}
-		_, err := os.Lstat(filepath.Join(s.setDir(key), committedName))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		sets = append(sets, Set{Key: key, Committed: err == nil})
-		return nil
-	})
-	return sets, err
-}
-
-// InDoubt lists the whole sets of which nobody has said whether their cut exists.
-func (s *Store) InDoubt() ([]Key, error) {
-	sets, err := s.Sets()
-	var keys []Key
-	for _, set := range sets {
-		if !set.Committed {
-			keys = append(keys, set.Key)
-		}
-	}
-	return keys, err
-}
-
-// Partials lists the sets that were begun and are not whole.
-func (s *Store) Partials() ([]Key, error) {
-	var keys []Key
-	err := s.each(func(key Key, suffix string) error {
-		if suffix == partialSuffix {
-			keys = append(keys, key)
-		}
-		return nil
-	})
-	return keys, err
-}
-
-// RemovePartials removes what was begun and never became whole, but for what keep wants to keep (nil:
-// nothing), and what is left of a Remove that was interrupted. It is for the start of an agent.
-func (s *Store) RemovePartials(keep func(Key) bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var stale []Key
-	err := s.each(func(key Key, suffix string) error {
-		if suffix == "" || suffix == partialSuffix && keep != nil && keep(key) {
-			return nil
-		}
-		stale = append(stale, key)
-		return s.removeAll(filepath.Join(filepath.Dir(s.setDir(key)), "."+key.Host+suffix))
-	})
-	for _, key := range stale {
-		err = errors.Join(err, s.prune(key))
-	}
-	if err != nil {
-		return fmt.Errorf("remove partial images: %w", err)
-	}
-	return s.pruneEmpty()
-}
-
-// pruneEmpty removes the folders of jobs and snapshots in which nothing was ever begun.
-func (s *Store) pruneEmpty() error {
-	snapshots, err := filepath.Glob(filepath.Join(s.dir, "*", "*"))
-	if err != nil {
-		return err
-	}
-	jobs, err := filepath.Glob(filepath.Join(s.dir, "*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range append(snapshots, jobs...) {
-		if disk.ValidName(filepath.Base(dir)) {
-			_ = syscall.Rmdir(dir) // fails on one that is not empty, or no folder, which is meant
-		}
-	}
-	return s.syncDir(s.dir)
-}
-
-// each calls f for every set, partial set and removed set. What else lies in the folder is not looked at.
-func (s *Store) each(f func(key Key, suffix string) error) error {
-	jobs, err := names(s.dir)
+// refuseOldLayout refuses a folder that programs before the objects wrote: DIR/JOB/SNAPSHOT/HOST/manifest.json. Nothing of it can be
+// used here, and nothing of it may be lost unasked.
+func refuseOldLayout(dir string) error {
+	jobs, err := names(dir)
 	if err != nil {
 		return err
 	}
 	for _, job := range jobs {
-		if !disk.ValidName(job) {
-			continue
-		}
-		snapshots, err := names(filepath.Join(s.dir, job))
+		folders, err := names(filepath.Join(dir, job))
 		if err != nil {
 			return err
 		}
-		for _, snapshot := range snapshots {
-			hosts, err := names(filepath.Join(s.dir, job, snapshot))
+		for _, folder := range folders {
+			switch folder {
+			case objectsFolder, setsFolder, cutsFolder, marksFolder:
+				continue
+			}
+			path := filepath.Join(dir, job, folder)
+			entries, err := os.ReadDir(path)
 			if err != nil {
 				return err
 			}
-			for _, name := range hosts {
-				host, suffix := splitName(name)
-				key := Key{job, snapshot, host}
-				if key.validate() != nil {
-					continue
-				}
-				if err := f(key, suffix); err != nil {
-					return err
-				}
+			if len(entries) > 0 {
+				return fmt.Errorf("%s holds images of an older form (%s), which this program cannot read: restore or remove those cuts with the program "+
+					"that made them, or move the folder away, and start again: %w", dir, path, ErrUnknownVersion)
 			}
 		}
 	}
 	return nil
 }
 
-// splitName undoes setDir, partialDir and removedDir.
-func splitName(name string) (host, suffix string) {
-	rest, ok := strings.CutPrefix(name, ".")
-	if !ok {
-		return name, ""
+// refuseUnknown refuses a folder in which there is a set of a form that is not known here. An agent that was put back to an older version must not
+// tidy up among images of which it cannot say what they consist of. Damage is no reason: RemovePartials notes it.
+func (s *Store) refuseUnknown(ctx context.Context) error {
+	keys, err := s.keys(ctx, "")
+	if err != nil {
+		return err
 	}
-	for _, suffix := range []string{partialSuffix, removedSuffix} {
-		if host, ok := strings.CutSuffix(rest, suffix); ok {
-			return host, suffix
+	for _, key := range keys {
+		if _, _, err := readManifest(ctx, s.objects, key, ""); errors.Is(err, ErrUnknownVersion) {
+			return fmt.Errorf("%s: images of %s: %w; nothing was changed", s.dir, key, err)
 		}
 	}
-	return name, ""
+	return nil
 }
 
-// names lists the folders in dir, sorted; none if it is gone.
+// names lists the folders in dir that have plain names, sorted; none if dir is gone.
 func names(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -300,9 +160,85 @@ func names(dir string) ([]string, error) {
 	}
 	var ns []string
 	for _, e := range entries {
-		if e.IsDir() {
+		if e.IsDir() && disk.ValidName(e.Name()) {
 			ns = append(ns, e.Name())
 		}
 	}
 	return ns, err
+}
+
+// jobs lists the jobs of which something is here.
+func (s *Store) jobs() ([]string, error) { return names(s.dir) }
+
+// Space is the number of bytes that can still be written: for dumps, and for objects. Where both lie on one file system both take from
+// the same room.
+func (s *Store) Space() (staging, objects int64, err error) {
+	objects, err = disk.Free(s.dir)
+	if err != nil {
+		return 0, 0, err
+	}
+	staging, err = s.stagingLeft()
+	return staging, objects, err
+}
+
+// stagingLeft is what dumps may still take in the staging folder, in bytes.
+func (s *Store) stagingLeft() (int64, error) {
+	free, err := disk.Free(s.staging)
+	if err != nil || s.opt.StagingLimit <= 0 {
+		return free, err
+	}
+	used, err := usedBelow(s.staging)
+	if err != nil {
+		return 0, fmt.Errorf("measure %s: %w", s.staging, err)
+	}
+	return max(0, min(free, s.opt.StagingLimit-used)), nil
+}
+
+// usedBelow is the room that the files below dir take, in bytes. Files that go meanwhile do not matter.
+func usedBelow(dir string) (int64, error) {
+	var used int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			var info fs.FileInfo
+			if info, err = d.Info(); err == nil {
+				if st, ok := info.Sys().(*syscall.Stat_t); ok {
+					used += st.Blocks * 512 // stat(2): in units of 512 bytes, whatever the file system's block is
+				}
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	return used, err
+}
+
+// noRoom makes errors that say that a disk is full or a quota used up wrap ErrNoSpace.
+func (s *Store) noRoom(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, blob.ErrFull) {
+		return fmt.Errorf("%w in %s: remove cuts that are not needed, run gc, or give it a larger disk: %w", ErrNoSpace, s.dir, err)
+	}
+	return err
+}
+
+// pause waits as long as work that can wait should.
+func (s *Store) pause(ctx context.Context) error {
+	if s.opt.Pause != nil {
+		if err := s.opt.Pause(ctx); err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// paced is called after each piece of n bytes, at most piece, that was moved to or from another host.
+func (s *Store) paced(ctx context.Context, n int) error {
+	if err := s.pause(ctx); err != nil {
+		return err
+	}
+	if s.limiter == nil || n == 0 {
+		return nil
+	}
+	return s.limiter.WaitN(ctx, n)
 }

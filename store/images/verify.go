@@ -4,131 +4,184 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 
+	"ss/store/blob"
 	"ss/store/internal/disk"
+	"ss/store/keys"
+	"ss/store/pack"
 )
 
-// Verify reads every byte of a set and compares it with the manifest, and the manifest with wantDigest
-// (empty: not compared). Files that are missing, or that do not belong there, count as damage. The error holds an
-// *IntegrityError for each fault, in the order of their paths.
-func (s *Store) Verify(ctx context.Context, key Key, wantDigest string) (Manifest, error) {
-	m, err := s.verify(ctx, key, wantDigest)
+// Index reads a set's index, checked against the manifest. digest is what the manifest must have ("": any).
+func (s *Store) Index(ctx context.Context, key Key, digest string, k keys.Job) (Manifest, pack.Index, error) {
+	m, _, held, err := s.pinned(ctx, key, digest)
+	var x pack.Index
+	if err == nil {
+		defer held.release()
+		x, err = readIndex(ctx, s.objects, m, k)
+	}
+	if err != nil {
+		return Manifest{}, pack.Index{}, fmt.Errorf("index of %s: %w", key, err)
+	}
+	return m, x, nil
+}
+
+// Unpack writes a set's plain files, or those that want says (nil: all), into dir, which it makes. Every byte is authenticated; Fetch first.
+// After an error nothing is left in dir. The set may be removed meanwhile: what is needed of it stays until the end.
+func (s *Store) Unpack(ctx context.Context, key Key, digest string, k keys.Job, dir string, want func(path string) bool) (pack.Index, error) {
+	x, err := s.unpack(ctx, key, digest, k, dir, want)
+	if err != nil {
+		return pack.Index{}, fmt.Errorf("unpack images of %s: %w", key, s.noRoom(err))
+	}
+	return x, nil
+}
+
+func (s *Store) unpack(ctx context.Context, key Key, digest string, k keys.Job, dir string, want func(path string) bool) (pack.Index, error) {
+	m, _, held, err := s.pinned(ctx, key, digest)
+	if err != nil {
+		return pack.Index{}, err
+	}
+	defer held.release()
+	x, err := readIndex(ctx, s.objects, m, k)
+	if err != nil {
+		return pack.Index{}, s.noted(m.Job, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return pack.Index{}, err
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		return pack.Index{}, errors.Join(err, fmt.Errorf("%s is not empty: %w", dir, ErrExists))
+	}
+	if err := pack.Unpack(ctx, x, k, packs{s, m.Job}, dir, want); err != nil {
+		return pack.Index{}, errors.Join(s.noted(m.Job, err), empty(dir))
+	}
+	return x, nil
+}
+
+// empty removes what is in a folder.
+func empty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
+}
+
+// packs opens a job's packs for package pack.
+type packs struct {
+	s   *Store
+	job string
+}
+
+// Open is pack.Source's.
+func (p packs) Open(digest string) (r interface {
+	io.ReaderAt
+	io.Closer
+}, err error) {
+	name := ObjectName(p.job, digest)
+	f, _, err := disk.OpenRegular(p.s.objects.Path(name))
+	if err != nil {
+		return nil, asFault(name, err)
+	}
+	return f, nil
+}
+
+// noted remembers the objects that an error says are damaged, and says it in this package's way.
+func (s *Store) noted(job string, err error) error {
+	faults := faultsOf(job, err)
+	if len(faults) == 0 {
+		return err
+	}
+	var errs []error
+	for _, fault := range faults {
+		if job, digest, ok := parseObjectName(fault.Object); ok {
+			s.note(job, digest, fault)
+		}
+		errs = append(errs, fault)
+	}
+	return errors.Join(errs...)
+}
+
+// faultsOf finds everything that is damaged in a tree of errors.
+func faultsOf(job string, err error) []*IntegrityError {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree itself, to find all of them
+	case nil:
+		return nil
+	case *IntegrityError:
+		return []*IntegrityError{e}
+	case *pack.DamageError:
+		return []*IntegrityError{{Object: ObjectName(job, e.Digest), Detail: e.Detail}}
+	case interface{ Unwrap() []error }:
+		var all []*IntegrityError
+		for _, inner := range e.Unwrap() {
+			all = append(all, faultsOf(job, inner)...)
+		}
+		return all
+	}
+	return faultsOf(job, errors.Unwrap(err))
+}
+
+// Verify reads every object of a set and compares it with its digest, and the manifest with digest ("": any). It needs no key. The error
+// holds an *IntegrityError for each fault.
+func (s *Store) Verify(ctx context.Context, key Key, digest string) (Manifest, error) {
+	m, _, held, err := s.pinned(ctx, key, digest)
+	if err == nil {
+		defer held.release()
+		err = s.verify(ctx, m)
+	}
 	if err != nil {
 		return Manifest{}, fmt.Errorf("verify images of %s: %w", key, err)
 	}
 	return m, nil
 }
 
-func (s *Store) verify(ctx context.Context, key Key, want string) (Manifest, error) {
-	m, err := s.trusted(key, want)
-	if err != nil {
-		return Manifest{}, err
-	}
-	faults := make([]error, len(m.Files))
-	if err := inParallel(ctx, len(m.Files), func(ctx context.Context, i int, buf []byte) error {
-		err := s.verifyFile(ctx, key, m.Files[i], buf)
-		if errors.As(err, new(*IntegrityError)) {
-			faults[i], err = err, nil // the others may have faults too
+func (s *Store) verify(ctx context.Context, m Manifest) error {
+	return eachObject(ctx, processors(), m.Objects(), func(ctx context.Context, _ int, ref ObjectRef) error {
+		err := sumIn(ctx, s.objects, m.Job, ref, func(int) error { return s.pause(ctx) })
+		if isIntegrity(err) {
+			s.note(m.Job, ref.Digest, err)
 		}
 		return err
-	}); err != nil {
-		return Manifest{}, err
-	}
-	extra, err := s.extra(key, m)
-	return m, errors.Join(append(append(faults, extra...), err)...)
-}
-
-func (s *Store) verifyFile(ctx context.Context, key Key, want File, buf []byte) error {
-	f, err := s.openFile(key, want)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	sum, _, size, err := hashFile(ctx, f, buf)
-	if err != nil {
-		return fmt.Errorf("%s: %w", want.Path, err)
-	}
-	return compareFile(want, sum, size)
-}
-
-// compareFile says whether what was read is what the manifest says.
-func compareFile(want File, sum string, size int64) error {
-	if size != want.Size {
-		return &IntegrityError{Path: want.Path, Kind: KindSize, Want: strconv.FormatInt(want.Size, 10), Got: strconv.FormatInt(size, 10)}
-	}
-	if sum != want.SHA256 {
-		return &IntegrityError{Path: want.Path, Kind: KindDigest, Want: want.SHA256, Got: sum}
-	}
-	return nil
-}
-
-// openFile opens a file of a whole set if all that can be seen of it without reading is right. No
-// symbolic link is followed, neither at the path's end nor on the way.
-func (s *Store) openFile(key Key, want File) (*os.File, error) {
-	root := s.setDir(key)
-	for _, dir := range parents(want.Path) {
-		info, err := os.Lstat(filepath.Join(root, dir))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &IntegrityError{Path: want.Path, Kind: KindMissing}
-		}
-		if err != nil {
-			return nil, err
-		}
-		if !info.IsDir() {
-			return nil, &IntegrityError{Path: dir, Kind: KindType, Want: "a folder", Got: info.Mode().Type().String()}
-		}
-	}
-	path := filepath.Join(root, want.Path)
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, &IntegrityError{Path: want.Path, Kind: KindMissing}
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, &IntegrityError{Path: want.Path, Kind: KindType, Want: "a regular file", Got: info.Mode().Type().String()}
-	case info.Size() != want.Size:
-		return nil, &IntegrityError{Path: want.Path, Kind: KindSize, Want: strconv.FormatInt(want.Size, 10), Got: strconv.FormatInt(info.Size(), 10)}
-	case uint32(info.Mode().Perm()) != want.Mode:
-		return nil, &IntegrityError{Path: want.Path, Kind: KindMode, Want: fmt.Sprintf("%04o", want.Mode), Got: fmt.Sprintf("%04o", info.Mode().Perm())}
-	}
-	f, _, err := disk.OpenRegular(path)
-	return f, err
-}
-
-// extra lists what is in a set's folder and not in its manifest.
-func (s *Store) extra(key Key, m Manifest) ([]error, error) {
-	known := map[string]bool{".": true, manifestName: true}
-	for _, f := range m.Files {
-		known[f.Path] = true
-	}
-	for _, dir := range foldersOf(m.Files) {
-		known[dir] = true
-	}
-	var faults []error
-	root := s.setDir(key)
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(root, path)
-		if err != nil || known[rel] {
-			return err
-		}
-		if rel == committedName && d.Type().IsRegular() {
-			if info, err := d.Info(); err != nil || info.Size() == 0 {
-				return err
-			}
-		}
-		faults = append(faults, &IntegrityError{Path: rel, Kind: KindExtra})
-		if d.IsDir() {
-			return fs.SkipDir
-		}
-		return nil
 	})
-	return faults, err
+}
+
+// VerifyData is Verify, and decodes every chunk and compares it with its name.
+func (s *Store) VerifyData(ctx context.Context, key Key, digest string, k keys.Job) (Manifest, error) {
+	m, _, held, err := s.pinned(ctx, key, digest)
+	if err == nil {
+		defer held.release()
+		err = s.verifyData(ctx, m, k)
+	}
+	if err != nil {
+		return Manifest{}, fmt.Errorf("verify images of %s: %w", key, err)
+	}
+	return m, nil
+}
+
+func (s *Store) verifyData(ctx context.Context, m Manifest, k keys.Job) error {
+	if err := s.verify(ctx, m); err != nil {
+		return err
+	}
+	x, err := readIndex(ctx, s.objects, m, k)
+	if err != nil {
+		return s.noted(m.Job, err)
+	}
+	return s.noted(m.Job, pack.Check(ctx, x, k, packs{s, m.Job}))
+}
+
+// VerifyIn reads every object of a set in a vault, as Verify does here. What it finds damaged is healed by removing it there (its name is in the
+// *IntegrityError) and pushing the set again.
+func VerifyIn(ctx context.Context, v blob.Reader, key Key, digest string) (Manifest, error) {
+	m, _, err := readManifest(ctx, v, key, digest)
+	if err == nil {
+		err = eachObject(ctx, transfers, m.Objects(), func(ctx context.Context, _ int, ref ObjectRef) error {
+			return sumIn(ctx, v, m.Job, ref, nil)
+		})
+	}
+	if err != nil {
+		return Manifest{}, fmt.Errorf("verify images of %s: %w", key, err)
+	}
+	return m, nil
 }

@@ -188,6 +188,7 @@ type InfoResponse struct {
 	Gate          string                 `protobuf:"bytes,7,opt,name=gate,proto3" json:"gate,omitempty"`
 	FreeBytes     int64                  `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
 	InDoubt       []*ImageKey            `protobuf:"bytes,9,rep,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
+	Damage        []*Damage              `protobuf:"bytes,10,rep,name=damage,proto3" json:"damage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -285,6 +286,90 @@ func (x *InfoResponse) GetInDoubt() []*ImageKey {
 	return nil
 }
 
+func (x *InfoResponse) GetDamage() []*Damage {
+	if x != nil {
+		return x.Damage
+	}
+	return nil
+}
+
+// Damage is an object of an image set that was found damaged on this host.
+type Damage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	FoundUnixMs   int64                  `protobuf:"varint,4,opt,name=found_unix_ms,json=foundUnixMs,proto3" json:"found_unix_ms,omitempty"`
+	Healed        bool                   `protobuf:"varint,5,opt,name=healed,proto3" json:"healed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Damage) Reset() {
+	*x = Damage{}
+	mi := &file_ss_v1_ss_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Damage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Damage) ProtoMessage() {}
+
+func (x *Damage) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Damage.ProtoReflect.Descriptor instead.
+func (*Damage) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Damage) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *Damage) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Damage) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Damage) GetFoundUnixMs() int64 {
+	if x != nil {
+		return x.FoundUnixMs
+	}
+	return 0
+}
+
+func (x *Damage) GetHealed() bool {
+	if x != nil {
+		return x.Healed
+	}
+	return false
+}
+
 type Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -306,7 +391,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_ss_v1_ss_proto_msgTypes[2]
+	mi := &file_ss_v1_ss_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -318,7 +403,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[2]
+	mi := &file_ss_v1_ss_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -331,7 +416,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{2}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Member) GetJob() string {
@@ -434,7 +519,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[3]
+	mi := &file_ss_v1_ss_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +531,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[3]
+	mi := &file_ss_v1_ss_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +544,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{3}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *MembersRequest) GetJob() string {
@@ -478,7 +563,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[4]
+	mi := &file_ss_v1_ss_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +575,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[4]
+	mi := &file_ss_v1_ss_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +588,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{4}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -526,7 +611,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[5]
+	mi := &file_ss_v1_ss_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +623,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[5]
+	mi := &file_ss_v1_ss_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +636,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{5}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RunRequest) GetJob() string {
@@ -598,7 +683,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[6]
+	mi := &file_ss_v1_ss_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +695,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[6]
+	mi := &file_ss_v1_ss_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +708,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{6}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RunResponse) GetMember() *Member {
@@ -643,7 +728,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[7]
+	mi := &file_ss_v1_ss_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +740,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[7]
+	mi := &file_ss_v1_ss_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +753,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{7}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AttachRequest) GetJob() string {
@@ -694,7 +779,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[8]
+	mi := &file_ss_v1_ss_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +791,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[8]
+	mi := &file_ss_v1_ss_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +804,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{8}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AttachResponse) GetMember() *Member {
@@ -738,7 +823,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[9]
+	mi := &file_ss_v1_ss_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +835,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[9]
+	mi := &file_ss_v1_ss_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +848,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{9}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *KillRequest) GetJob() string {
@@ -782,7 +867,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[10]
+	mi := &file_ss_v1_ss_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +879,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[10]
+	mi := &file_ss_v1_ss_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +892,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{10}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *KillResponse) GetKilled() []string {
@@ -828,7 +913,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_ss_v1_ss_proto_msgTypes[11]
+	mi := &file_ss_v1_ss_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +925,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[11]
+	mi := &file_ss_v1_ss_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +938,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{11}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Key) GetJob() string {
@@ -889,7 +974,7 @@ type Participant struct {
 
 func (x *Participant) Reset() {
 	*x = Participant{}
-	mi := &file_ss_v1_ss_proto_msgTypes[12]
+	mi := &file_ss_v1_ss_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +986,7 @@ func (x *Participant) String() string {
 func (*Participant) ProtoMessage() {}
 
 func (x *Participant) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[12]
+	mi := &file_ss_v1_ss_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +999,7 @@ func (x *Participant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Participant.ProtoReflect.Descriptor instead.
 func (*Participant) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{12}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Participant) GetHost() string {
@@ -954,7 +1039,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_ss_v1_ss_proto_msgTypes[13]
+	mi := &file_ss_v1_ss_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1051,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[13]
+	mi := &file_ss_v1_ss_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1064,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{13}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *End) GetHost() string {
@@ -1060,7 +1145,7 @@ type MarkerMessage struct {
 
 func (x *MarkerMessage) Reset() {
 	*x = MarkerMessage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[14]
+	mi := &file_ss_v1_ss_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1157,7 @@ func (x *MarkerMessage) String() string {
 func (*MarkerMessage) ProtoMessage() {}
 
 func (x *MarkerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[14]
+	mi := &file_ss_v1_ss_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1170,7 @@ func (x *MarkerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkerMessage.ProtoReflect.Descriptor instead.
 func (*MarkerMessage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{14}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MarkerMessage) GetType() int32 {
@@ -1192,7 +1277,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	mi := &file_ss_v1_ss_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1289,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	mi := &file_ss_v1_ss_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1302,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{15}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SnapshotRequest) GetKind() isSnapshotRequest_Kind {
@@ -1263,18 +1348,24 @@ func (*SnapshotRequest_Message) isSnapshotRequest_Kind() {}
 
 // SnapshotOpen says what the marker messages do not: who is where, and where copies go.
 type SnapshotOpen struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Participants  []*Participant         `protobuf:"bytes,2,rep,name=participants,proto3" json:"participants,omitempty"`
-	Copies        []*Participant         `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
-	OutsideClosed bool                   `protobuf:"varint,4,opt,name=outside_closed,json=outsideClosed,proto3" json:"outside_closed,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Key          *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Participants []*Participant         `protobuf:"bytes,2,rep,name=participants,proto3" json:"participants,omitempty"`
+	// copies are hosts that may hold a copy of this host's images, best first; copies_wanted of them must.
+	Copies        []*Participant `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
+	OutsideClosed bool           `protobuf:"varint,4,opt,name=outside_closed,json=outsideClosed,proto3" json:"outside_closed,omitempty"`
+	CopiesWanted  int32          `protobuf:"varint,5,opt,name=copies_wanted,json=copiesWanted,proto3" json:"copies_wanted,omitempty"`
+	// vaults must all hold a copy.
+	Vaults []string `protobuf:"bytes,6,rep,name=vaults,proto3" json:"vaults,omitempty"`
+	// job_key is the secret of the job's images. It is kept in memory only.
+	JobKey        []byte `protobuf:"bytes,7,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotOpen) Reset() {
 	*x = SnapshotOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	mi := &file_ss_v1_ss_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1377,7 @@ func (x *SnapshotOpen) String() string {
 func (*SnapshotOpen) ProtoMessage() {}
 
 func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	mi := &file_ss_v1_ss_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1390,7 @@ func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOpen.ProtoReflect.Descriptor instead.
 func (*SnapshotOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{16}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SnapshotOpen) GetKey() *Key {
@@ -1330,6 +1421,27 @@ func (x *SnapshotOpen) GetOutsideClosed() bool {
 	return false
 }
 
+func (x *SnapshotOpen) GetCopiesWanted() int32 {
+	if x != nil {
+		return x.CopiesWanted
+	}
+	return 0
+}
+
+func (x *SnapshotOpen) GetVaults() []string {
+	if x != nil {
+		return x.Vaults
+	}
+	return nil
+}
+
+func (x *SnapshotOpen) GetJobKey() []byte {
+	if x != nil {
+		return x.JobKey
+	}
+	return nil
+}
+
 type SnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -1345,7 +1457,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	mi := &file_ss_v1_ss_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1469,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	mi := &file_ss_v1_ss_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1482,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{17}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SnapshotResponse) GetKind() isSnapshotResponse_Kind {
@@ -1455,7 +1567,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	mi := &file_ss_v1_ss_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1579,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	mi := &file_ss_v1_ss_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1592,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{18}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Progress) GetPhase() string {
@@ -1513,13 +1625,19 @@ type HostReport struct {
 	Copies         []string               `protobuf:"bytes,4,rep,name=copies,proto3" json:"copies,omitempty"`
 	Criu           string                 `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
 	Bytes          int64                  `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	Vaults         []string               `protobuf:"bytes,7,rep,name=vaults,proto3" json:"vaults,omitempty"`
+	// new_bytes is what was not stored here yet, before compression; wrote_bytes what was written for it; moved_bytes what went to other
+	// hosts and vaults.
+	NewBytes      int64 `protobuf:"varint,8,opt,name=new_bytes,json=newBytes,proto3" json:"new_bytes,omitempty"`
+	WroteBytes    int64 `protobuf:"varint,9,opt,name=wrote_bytes,json=wroteBytes,proto3" json:"wrote_bytes,omitempty"`
+	MovedBytes    int64 `protobuf:"varint,10,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostReport) Reset() {
 	*x = HostReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[19]
+	mi := &file_ss_v1_ss_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1649,7 @@ func (x *HostReport) String() string {
 func (*HostReport) ProtoMessage() {}
 
 func (x *HostReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[19]
+	mi := &file_ss_v1_ss_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1662,7 @@ func (x *HostReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
 func (*HostReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{19}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HostReport) GetMembers() []*MemberReport {
@@ -1589,6 +1707,34 @@ func (x *HostReport) GetBytes() int64 {
 	return 0
 }
 
+func (x *HostReport) GetVaults() []string {
+	if x != nil {
+		return x.Vaults
+	}
+	return nil
+}
+
+func (x *HostReport) GetNewBytes() int64 {
+	if x != nil {
+		return x.NewBytes
+	}
+	return 0
+}
+
+func (x *HostReport) GetWroteBytes() int64 {
+	if x != nil {
+		return x.WroteBytes
+	}
+	return 0
+}
+
+func (x *HostReport) GetMovedBytes() int64 {
+	if x != nil {
+		return x.MovedBytes
+	}
+	return 0
+}
+
 type MemberReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -1601,7 +1747,7 @@ type MemberReport struct {
 
 func (x *MemberReport) Reset() {
 	*x = MemberReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[20]
+	mi := &file_ss_v1_ss_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1759,7 @@ func (x *MemberReport) String() string {
 func (*MemberReport) ProtoMessage() {}
 
 func (x *MemberReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[20]
+	mi := &file_ss_v1_ss_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1772,7 @@ func (x *MemberReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReport.ProtoReflect.Descriptor instead.
 func (*MemberReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{20}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MemberReport) GetMember() *Member {
@@ -1668,7 +1814,7 @@ type PhaseTiming struct {
 
 func (x *PhaseTiming) Reset() {
 	*x = PhaseTiming{}
-	mi := &file_ss_v1_ss_proto_msgTypes[21]
+	mi := &file_ss_v1_ss_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1826,7 @@ func (x *PhaseTiming) String() string {
 func (*PhaseTiming) ProtoMessage() {}
 
 func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[21]
+	mi := &file_ss_v1_ss_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1839,7 @@ func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTiming.ProtoReflect.Descriptor instead.
 func (*PhaseTiming) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{21}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PhaseTiming) GetName() string {
@@ -1728,7 +1874,7 @@ type ImageKey struct {
 
 func (x *ImageKey) Reset() {
 	*x = ImageKey{}
-	mi := &file_ss_v1_ss_proto_msgTypes[22]
+	mi := &file_ss_v1_ss_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +1886,7 @@ func (x *ImageKey) String() string {
 func (*ImageKey) ProtoMessage() {}
 
 func (x *ImageKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[22]
+	mi := &file_ss_v1_ss_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +1899,7 @@ func (x *ImageKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageKey.ProtoReflect.Descriptor instead.
 func (*ImageKey) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{22}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImageKey) GetJob() string {
@@ -1778,16 +1924,21 @@ func (x *ImageKey) GetHost() string {
 }
 
 type VerifyImagesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Key    *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Digest string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	JobKey []byte                 `protobuf:"bytes,3,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
+	// read_data: decode every chunk and compare it with its name.
+	ReadData bool `protobuf:"varint,4,opt,name=read_data,json=readData,proto3" json:"read_data,omitempty"`
+	// vault: look there instead of on this host.
+	Vault         string `protobuf:"bytes,5,opt,name=vault,proto3" json:"vault,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[23]
+	mi := &file_ss_v1_ss_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +1950,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[23]
+	mi := &file_ss_v1_ss_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +1963,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{23}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VerifyImagesRequest) GetKey() *ImageKey {
@@ -1829,6 +1980,27 @@ func (x *VerifyImagesRequest) GetDigest() string {
 	return ""
 }
 
+func (x *VerifyImagesRequest) GetJobKey() []byte {
+	if x != nil {
+		return x.JobKey
+	}
+	return nil
+}
+
+func (x *VerifyImagesRequest) GetReadData() bool {
+	if x != nil {
+		return x.ReadData
+	}
+	return false
+}
+
+func (x *VerifyImagesRequest) GetVault() string {
+	if x != nil {
+		return x.Vault
+	}
+	return ""
+}
+
 type VerifyImagesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ends          []*End                 `protobuf:"bytes,1,rep,name=ends,proto3" json:"ends,omitempty"`
@@ -1840,7 +2012,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[24]
+	mi := &file_ss_v1_ss_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2024,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[24]
+	mi := &file_ss_v1_ss_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2037,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{24}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VerifyImagesResponse) GetEnds() []*End {
@@ -1893,13 +2065,14 @@ type RemoveImagesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	Snapshot      string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Vault         string                 `protobuf:"bytes,3,opt,name=vault,proto3" json:"vault,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[25]
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2084,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[25]
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2097,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{25}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveImagesRequest) GetJob() string {
@@ -1941,6 +2114,13 @@ func (x *RemoveImagesRequest) GetSnapshot() string {
 	return ""
 }
 
+func (x *RemoveImagesRequest) GetVault() string {
+	if x != nil {
+		return x.Vault
+	}
+	return ""
+}
+
 type RemoveImagesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Removed       int32                  `protobuf:"varint,1,opt,name=removed,proto3" json:"removed,omitempty"`
@@ -1950,7 +2130,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2142,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2155,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveImagesResponse) GetRemoved() int32 {
@@ -1996,7 +2176,7 @@ type ResolveImagesRequest struct {
 
 func (x *ResolveImagesRequest) Reset() {
 	*x = ResolveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2188,7 @@ func (x *ResolveImagesRequest) String() string {
 func (*ResolveImagesRequest) ProtoMessage() {}
 
 func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2201,7 @@ func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ResolveImagesRequest) GetCommitted() []*ImageKey {
@@ -2046,7 +2226,7 @@ type ResolveImagesResponse struct {
 
 func (x *ResolveImagesResponse) Reset() {
 	*x = ResolveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2238,7 @@ func (x *ResolveImagesResponse) String() string {
 func (*ResolveImagesResponse) ProtoMessage() {}
 
 func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2251,7 @@ func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
 }
 
 type RestoreRequest struct {
@@ -2087,7 +2267,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2279,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2292,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RestoreRequest) GetKind() isRestoreRequest_Kind {
@@ -2163,13 +2343,14 @@ type RestorePlan struct {
 	Parts         []*RestorePart         `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
 	Moves         []*AddrMove            `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
 	Participants  []*Participant         `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
+	JobKey        []byte                 `protobuf:"bytes,6,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2362,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2375,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RestorePlan) GetId() string {
@@ -2232,6 +2413,13 @@ func (x *RestorePlan) GetParticipants() []*Participant {
 	return nil
 }
 
+func (x *RestorePlan) GetJobKey() []byte {
+	if x != nil {
+		return x.JobKey
+	}
+	return nil
+}
+
 // RestorePart is one source host's image set, to be restored on the host that gets this.
 type RestorePart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2239,13 +2427,14 @@ type RestorePart struct {
 	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	Members       []*Member              `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
 	Sources       []*Participant         `protobuf:"bytes,4,rep,name=sources,proto3" json:"sources,omitempty"`
+	Vaults        []string               `protobuf:"bytes,5,rep,name=vaults,proto3" json:"vaults,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2446,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2459,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -2301,6 +2490,13 @@ func (x *RestorePart) GetSources() []*Participant {
 	return nil
 }
 
+func (x *RestorePart) GetVaults() []string {
+	if x != nil {
+		return x.Vaults
+	}
+	return nil
+}
+
 type AddrMove struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -2311,7 +2507,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2519,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2532,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -2365,7 +2561,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2573,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2586,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RestoreResponse) GetStep() RestoreStep {
@@ -2425,7 +2621,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2633,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2450,7 +2646,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Failure) GetCode() uint32 {
@@ -2476,7 +2672,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +2684,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +2697,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -2519,7 +2715,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2727,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,140 +2740,33 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
-}
-
-// ImageFrame is one piece of an image set on its way: the manifest as a file, then each file in turn,
-// then the end, which is the manifest's digest.
-type ImageFrame struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// key stands in the first frame of PutImages and nowhere else.
-	Key *ImageKey `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// Types that are valid to be assigned to Kind:
-	//
-	//	*ImageFrame_File
-	//	*ImageFrame_Chunk
-	//	*ImageFrame_End
-	Kind          isImageFrame_Kind `protobuf_oneof:"kind"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ImageFrame) Reset() {
-	*x = ImageFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ImageFrame) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ImageFrame) ProtoMessage() {}
-
-func (x *ImageFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ImageFrame.ProtoReflect.Descriptor instead.
-func (*ImageFrame) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
 }
 
-func (x *ImageFrame) GetKey() *ImageKey {
-	if x != nil {
-		return x.Key
-	}
-	return nil
-}
-
-func (x *ImageFrame) GetKind() isImageFrame_Kind {
-	if x != nil {
-		return x.Kind
-	}
-	return nil
-}
-
-func (x *ImageFrame) GetFile() *ImageFile {
-	if x != nil {
-		if x, ok := x.Kind.(*ImageFrame_File); ok {
-			return x.File
-		}
-	}
-	return nil
-}
-
-func (x *ImageFrame) GetChunk() []byte {
-	if x != nil {
-		if x, ok := x.Kind.(*ImageFrame_Chunk); ok {
-			return x.Chunk
-		}
-	}
-	return nil
-}
-
-func (x *ImageFrame) GetEnd() string {
-	if x != nil {
-		if x, ok := x.Kind.(*ImageFrame_End); ok {
-			return x.End
-		}
-	}
-	return ""
-}
-
-type isImageFrame_Kind interface {
-	isImageFrame_Kind()
-}
-
-type ImageFrame_File struct {
-	File *ImageFile `protobuf:"bytes,2,opt,name=file,proto3,oneof"`
-}
-
-type ImageFrame_Chunk struct {
-	Chunk []byte `protobuf:"bytes,3,opt,name=chunk,proto3,oneof"`
-}
-
-type ImageFrame_End struct {
-	End string `protobuf:"bytes,4,opt,name=end,proto3,oneof"`
-}
-
-func (*ImageFrame_File) isImageFrame_Kind() {}
-
-func (*ImageFrame_Chunk) isImageFrame_Kind() {}
-
-func (*ImageFrame_End) isImageFrame_Kind() {}
-
-type ImageFile struct {
+// ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
+type ObjectFrame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ImageFile) Reset() {
-	*x = ImageFile{}
+func (x *ObjectFrame) Reset() {
+	*x = ObjectFrame{}
 	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ImageFile) String() string {
+func (x *ObjectFrame) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ImageFile) ProtoMessage() {}
+func (*ObjectFrame) ProtoMessage() {}
 
-func (x *ImageFile) ProtoReflect() protoreflect.Message {
+func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2689,46 +2778,52 @@ func (x *ImageFile) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ImageFile.ProtoReflect.Descriptor instead.
-func (*ImageFile) Descriptor() ([]byte, []int) {
+// Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
+func (*ObjectFrame) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
 }
 
-func (x *ImageFile) GetPath() string {
+func (x *ObjectFrame) GetName() string {
 	if x != nil {
-		return x.Path
+		return x.Name
 	}
 	return ""
 }
 
-func (x *ImageFile) GetSize() int64 {
+func (x *ObjectFrame) GetSize() int64 {
 	if x != nil {
 		return x.Size
 	}
 	return 0
 }
 
-type GetManifestRequest struct {
+func (x *ObjectFrame) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type PutObjectResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GetManifestRequest) Reset() {
-	*x = GetManifestRequest{}
+func (x *PutObjectResponse) Reset() {
+	*x = PutObjectResponse{}
 	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GetManifestRequest) String() string {
+func (x *PutObjectResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GetManifestRequest) ProtoMessage() {}
+func (*PutObjectResponse) ProtoMessage() {}
 
-func (x *GetManifestRequest) ProtoReflect() protoreflect.Message {
+func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2740,39 +2835,35 @@ func (x *GetManifestRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GetManifestRequest.ProtoReflect.Descriptor instead.
-func (*GetManifestRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
+func (*PutObjectResponse) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
 }
 
-func (x *GetManifestRequest) GetKey() *ImageKey {
-	if x != nil {
-		return x.Key
-	}
-	return nil
-}
-
-type GetManifestResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Json          []byte                 `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+type GetObjectRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Offset int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// length: negative for all to the end.
+	Length        int64 `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GetManifestResponse) Reset() {
-	*x = GetManifestResponse{}
+func (x *GetObjectRequest) Reset() {
+	*x = GetObjectRequest{}
 	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GetManifestResponse) String() string {
+func (x *GetObjectRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GetManifestResponse) ProtoMessage() {}
+func (*GetObjectRequest) ProtoMessage() {}
 
-func (x *GetManifestResponse) ProtoReflect() protoreflect.Message {
+func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2784,39 +2875,53 @@ func (x *GetManifestResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GetManifestResponse.ProtoReflect.Descriptor instead.
-func (*GetManifestResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
+func (*GetObjectRequest) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
 }
 
-func (x *GetManifestResponse) GetJson() []byte {
+func (x *GetObjectRequest) GetName() string {
 	if x != nil {
-		return x.Json
+		return x.Name
 	}
-	return nil
+	return ""
 }
 
-type PutImagesResponse struct {
+func (x *GetObjectRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *GetObjectRequest) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+type StatObjectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *PutImagesResponse) Reset() {
-	*x = PutImagesResponse{}
+func (x *StatObjectRequest) Reset() {
+	*x = StatObjectRequest{}
 	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PutImagesResponse) String() string {
+func (x *StatObjectRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PutImagesResponse) ProtoMessage() {}
+func (*StatObjectRequest) ProtoMessage() {}
 
-func (x *PutImagesResponse) ProtoReflect() protoreflect.Message {
+func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2828,14 +2933,118 @@ func (x *PutImagesResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PutImagesResponse.ProtoReflect.Descriptor instead.
-func (*PutImagesResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
+func (*StatObjectRequest) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
 }
 
-func (x *PutImagesResponse) GetDigest() string {
+func (x *StatObjectRequest) GetName() string {
 	if x != nil {
-		return x.Digest
+		return x.Name
+	}
+	return ""
+}
+
+type ObjectInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	TimeUnixMs    int64                  `protobuf:"varint,3,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectInfo) Reset() {
+	*x = ObjectInfo{}
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectInfo) ProtoMessage() {}
+
+func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
+func (*ObjectInfo) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ObjectInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ObjectInfo) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ObjectInfo) GetTimeUnixMs() int64 {
+	if x != nil {
+		return x.TimeUnixMs
+	}
+	return 0
+}
+
+type ListObjectsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListObjectsRequest) Reset() {
+	*x = ListObjectsRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListObjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListObjectsRequest) ProtoMessage() {}
+
+func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
+func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ListObjectsRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
 	}
 	return ""
 }
@@ -2850,7 +3059,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2862,7 +3071,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2875,7 +3084,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -2900,7 +3109,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3121,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,31 +3134,34 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
-type GetImagesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+type InventoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// vault: look there instead of on this host.
+	Vault string `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
+	// job: only its; empty: all.
+	Job           string `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GetImagesRequest) Reset() {
-	*x = GetImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+func (x *InventoryRequest) Reset() {
+	*x = InventoryRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GetImagesRequest) String() string {
+func (x *InventoryRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GetImagesRequest) ProtoMessage() {}
+func (*InventoryRequest) ProtoMessage() {}
 
-func (x *GetImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,14 +3172,1132 @@ func (x *GetImagesRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GetImagesRequest.ProtoReflect.Descriptor instead.
-func (*GetImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+// Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
+func (*InventoryRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
-func (x *GetImagesRequest) GetKey() *ImageKey {
+func (x *InventoryRequest) GetVault() string {
+	if x != nil {
+		return x.Vault
+	}
+	return ""
+}
+
+func (x *InventoryRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+type InventoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sets          []*ImageSet            `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty"`
+	Cuts          []*StoredCut           `protobuf:"bytes,2,rep,name=cuts,proto3" json:"cuts,omitempty"`
+	Usage         []*JobUsage            `protobuf:"bytes,3,rep,name=usage,proto3" json:"usage,omitempty"`
+	Damage        []*Damage              `protobuf:"bytes,4,rep,name=damage,proto3" json:"damage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InventoryResponse) Reset() {
+	*x = InventoryResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InventoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InventoryResponse) ProtoMessage() {}
+
+func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
+func (*InventoryResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *InventoryResponse) GetSets() []*ImageSet {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *InventoryResponse) GetCuts() []*StoredCut {
+	if x != nil {
+		return x.Cuts
+	}
+	return nil
+}
+
+func (x *InventoryResponse) GetUsage() []*JobUsage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+func (x *InventoryResponse) GetDamage() []*Damage {
+	if x != nil {
+		return x.Damage
+	}
+	return nil
+}
+
+type ImageSet struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Key       *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Digest    string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Committed bool                   `protobuf:"varint,3,opt,name=committed,proto3" json:"committed,omitempty"`
+	Bytes     int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// object_bytes is the length of all objects that the set refers to; other sets may refer to them, too.
+	ObjectBytes   int64 `protobuf:"varint,5,opt,name=object_bytes,json=objectBytes,proto3" json:"object_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageSet) Reset() {
+	*x = ImageSet{}
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageSet) ProtoMessage() {}
+
+func (x *ImageSet) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
+func (*ImageSet) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ImageSet) GetKey() *ImageKey {
 	if x != nil {
 		return x.Key
+	}
+	return nil
+}
+
+func (x *ImageSet) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImageSet) GetCommitted() bool {
+	if x != nil {
+		return x.Committed
+	}
+	return false
+}
+
+func (x *ImageSet) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ImageSet) GetObjectBytes() int64 {
+	if x != nil {
+		return x.ObjectBytes
+	}
+	return 0
+}
+
+type StoredCut struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Snapshot      string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Manifest      []byte                 `protobuf:"bytes,3,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredCut) Reset() {
+	*x = StoredCut{}
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredCut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredCut) ProtoMessage() {}
+
+func (x *StoredCut) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
+func (*StoredCut) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *StoredCut) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *StoredCut) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *StoredCut) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+type JobUsage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Sets          int32                  `protobuf:"varint,2,opt,name=sets,proto3" json:"sets,omitempty"`
+	LogicalBytes  int64                  `protobuf:"varint,3,opt,name=logical_bytes,json=logicalBytes,proto3" json:"logical_bytes,omitempty"`
+	StoredBytes   int64                  `protobuf:"varint,4,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobUsage) Reset() {
+	*x = JobUsage{}
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobUsage) ProtoMessage() {}
+
+func (x *JobUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
+func (*JobUsage) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *JobUsage) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *JobUsage) GetSets() int32 {
+	if x != nil {
+		return x.Sets
+	}
+	return 0
+}
+
+func (x *JobUsage) GetLogicalBytes() int64 {
+	if x != nil {
+		return x.LogicalBytes
+	}
+	return 0
+}
+
+func (x *JobUsage) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+type PutCutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Snapshot      string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Manifest      []byte                 `protobuf:"bytes,3,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	Vault         string                 `protobuf:"bytes,4,opt,name=vault,proto3" json:"vault,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutCutRequest) Reset() {
+	*x = PutCutRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutCutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutCutRequest) ProtoMessage() {}
+
+func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
+func (*PutCutRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *PutCutRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *PutCutRequest) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *PutCutRequest) GetManifest() []byte {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *PutCutRequest) GetVault() string {
+	if x != nil {
+		return x.Vault
+	}
+	return ""
+}
+
+type PutCutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutCutResponse) Reset() {
+	*x = PutCutResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutCutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutCutResponse) ProtoMessage() {}
+
+func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
+func (*PutCutResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+}
+
+type FetchImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Sources       []*Participant         `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty"`
+	Vaults        []string               `protobuf:"bytes,4,rep,name=vaults,proto3" json:"vaults,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchImagesRequest) Reset() {
+	*x = FetchImagesRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchImagesRequest) ProtoMessage() {}
+
+func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
+func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *FetchImagesRequest) GetKey() *ImageKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *FetchImagesRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *FetchImagesRequest) GetSources() []*Participant {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *FetchImagesRequest) GetVaults() []string {
+	if x != nil {
+		return x.Vaults
+	}
+	return nil
+}
+
+type FetchImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Objects       int32                  `protobuf:"varint,1,opt,name=objects,proto3" json:"objects,omitempty"`
+	MovedBytes    int64                  `protobuf:"varint,2,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchImagesResponse) Reset() {
+	*x = FetchImagesResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchImagesResponse) ProtoMessage() {}
+
+func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
+func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *FetchImagesResponse) GetObjects() int32 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *FetchImagesResponse) GetMovedBytes() int64 {
+	if x != nil {
+		return x.MovedBytes
+	}
+	return 0
+}
+
+type PushImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Vault         string                 `protobuf:"bytes,3,opt,name=vault,proto3" json:"vault,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushImagesRequest) Reset() {
+	*x = PushImagesRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushImagesRequest) ProtoMessage() {}
+
+func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
+func (*PushImagesRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *PushImagesRequest) GetKey() *ImageKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PushImagesRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *PushImagesRequest) GetVault() string {
+	if x != nil {
+		return x.Vault
+	}
+	return ""
+}
+
+type PushImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Objects       int32                  `protobuf:"varint,1,opt,name=objects,proto3" json:"objects,omitempty"`
+	MovedBytes    int64                  `protobuf:"varint,2,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushImagesResponse) Reset() {
+	*x = PushImagesResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushImagesResponse) ProtoMessage() {}
+
+func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
+func (*PushImagesResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *PushImagesResponse) GetObjects() int32 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *PushImagesResponse) GetMovedBytes() int64 {
+	if x != nil {
+		return x.MovedBytes
+	}
+	return 0
+}
+
+type CollectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// job: empty for all; a vault wants one.
+	Job           string `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	DryRun        bool   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Vault         string `protobuf:"bytes,3,opt,name=vault,proto3" json:"vault,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectRequest) Reset() {
+	*x = CollectRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectRequest) ProtoMessage() {}
+
+func (x *CollectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
+func (*CollectRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *CollectRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *CollectRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *CollectRequest) GetVault() string {
+	if x != nil {
+		return x.Vault
+	}
+	return ""
+}
+
+type CollectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Objects       int32                  `protobuf:"varint,1,opt,name=objects,proto3" json:"objects,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectResponse) Reset() {
+	*x = CollectResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectResponse) ProtoMessage() {}
+
+func (x *CollectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
+func (*CollectResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *CollectResponse) GetObjects() int32 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
+func (x *CollectResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type ExportImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	JobKey        []byte                 `protobuf:"bytes,3,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
+	Sources       []*Participant         `protobuf:"bytes,4,rep,name=sources,proto3" json:"sources,omitempty"`
+	Vaults        []string               `protobuf:"bytes,5,rep,name=vaults,proto3" json:"vaults,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportImagesRequest) Reset() {
+	*x = ExportImagesRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportImagesRequest) ProtoMessage() {}
+
+func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
+func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *ExportImagesRequest) GetKey() *ImageKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ExportImagesRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ExportImagesRequest) GetJobKey() []byte {
+	if x != nil {
+		return x.JobKey
+	}
+	return nil
+}
+
+func (x *ExportImagesRequest) GetSources() []*Participant {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *ExportImagesRequest) GetVaults() []string {
+	if x != nil {
+		return x.Vaults
+	}
+	return nil
+}
+
+// FileFrame is one piece of an image set as plain files: of an export, files one after the other; of an import, the opening first.
+type FileFrame struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*FileFrame_Open
+	//	*FileFrame_File
+	//	*FileFrame_Data
+	Kind          isFileFrame_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileFrame) Reset() {
+	*x = FileFrame{}
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileFrame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileFrame) ProtoMessage() {}
+
+func (x *FileFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
+func (*FileFrame) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *FileFrame) GetKind() isFileFrame_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *FileFrame) GetOpen() *ImportOpen {
+	if x != nil {
+		if x, ok := x.Kind.(*FileFrame_Open); ok {
+			return x.Open
+		}
+	}
+	return nil
+}
+
+func (x *FileFrame) GetFile() *PlainFile {
+	if x != nil {
+		if x, ok := x.Kind.(*FileFrame_File); ok {
+			return x.File
+		}
+	}
+	return nil
+}
+
+func (x *FileFrame) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Kind.(*FileFrame_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isFileFrame_Kind interface {
+	isFileFrame_Kind()
+}
+
+type FileFrame_Open struct {
+	Open *ImportOpen `protobuf:"bytes,1,opt,name=open,proto3,oneof"`
+}
+
+type FileFrame_File struct {
+	File *PlainFile `protobuf:"bytes,2,opt,name=file,proto3,oneof"`
+}
+
+type FileFrame_Data struct {
+	Data []byte `protobuf:"bytes,3,opt,name=data,proto3,oneof"`
+}
+
+func (*FileFrame_Open) isFileFrame_Kind() {}
+
+func (*FileFrame_File) isFileFrame_Kind() {}
+
+func (*FileFrame_Data) isFileFrame_Kind() {}
+
+// PlainFile begins a file. The first of an export has an empty path, and its data is the set's meta.
+type PlainFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Mode          uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlainFile) Reset() {
+	*x = PlainFile{}
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlainFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlainFile) ProtoMessage() {}
+
+func (x *PlainFile) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
+func (*PlainFile) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *PlainFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *PlainFile) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PlainFile) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+type ImportOpen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Epoch uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// meta is what the exported set's index said of its members.
+	Meta          []byte         `protobuf:"bytes,3,opt,name=meta,proto3" json:"meta,omitempty"`
+	JobKey        []byte         `protobuf:"bytes,4,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
+	Copies        []*Participant `protobuf:"bytes,5,rep,name=copies,proto3" json:"copies,omitempty"`
+	CopiesWanted  int32          `protobuf:"varint,6,opt,name=copies_wanted,json=copiesWanted,proto3" json:"copies_wanted,omitempty"`
+	Vaults        []string       `protobuf:"bytes,7,rep,name=vaults,proto3" json:"vaults,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportOpen) Reset() {
+	*x = ImportOpen{}
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportOpen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportOpen) ProtoMessage() {}
+
+func (x *ImportOpen) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
+func (*ImportOpen) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *ImportOpen) GetKey() *ImageKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ImportOpen) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ImportOpen) GetMeta() []byte {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *ImportOpen) GetJobKey() []byte {
+	if x != nil {
+		return x.JobKey
+	}
+	return nil
+}
+
+func (x *ImportOpen) GetCopies() []*Participant {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+func (x *ImportOpen) GetCopiesWanted() int32 {
+	if x != nil {
+		return x.CopiesWanted
+	}
+	return 0
+}
+
+func (x *ImportOpen) GetVaults() []string {
+	if x != nil {
+		return x.Vaults
+	}
+	return nil
+}
+
+type ImportImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	Copies        []string               `protobuf:"bytes,2,rep,name=copies,proto3" json:"copies,omitempty"`
+	Vaults        []string               `protobuf:"bytes,3,rep,name=vaults,proto3" json:"vaults,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportImagesResponse) Reset() {
+	*x = ImportImagesResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportImagesResponse) ProtoMessage() {}
+
+func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
+func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ImportImagesResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImportImagesResponse) GetCopies() []string {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+func (x *ImportImagesResponse) GetVaults() []string {
+	if x != nil {
+		return x.Vaults
 	}
 	return nil
 }
@@ -2984,7 +4314,7 @@ type RestoreFateRequest struct {
 
 func (x *RestoreFateRequest) Reset() {
 	*x = RestoreFateRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +4326,7 @@ func (x *RestoreFateRequest) String() string {
 func (*RestoreFateRequest) ProtoMessage() {}
 
 func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +4339,7 @@ func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateRequest.ProtoReflect.Descriptor instead.
 func (*RestoreFateRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RestoreFateRequest) GetJob() string {
@@ -3042,7 +4372,7 @@ type RestoreFateResponse struct {
 
 func (x *RestoreFateResponse) Reset() {
 	*x = RestoreFateResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3054,7 +4384,7 @@ func (x *RestoreFateResponse) String() string {
 func (*RestoreFateResponse) ProtoMessage() {}
 
 func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3067,7 +4397,7 @@ func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateResponse.ProtoReflect.Descriptor instead.
 func (*RestoreFateResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RestoreFateResponse) GetFate() RestoreFate {
@@ -3082,7 +4412,7 @@ var File_ss_v1_ss_proto protoreflect.FileDescriptor
 const file_ss_v1_ss_proto_rawDesc = "" +
 	"\n" +
 	"\x0ess/v1/ss.proto\x12\x05ss.v1\"\r\n" +
-	"\vInfoRequest\"\xfc\x01\n" +
+	"\vInfoRequest\"\xa3\x02\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -3094,7 +4424,15 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x04gate\x18\a \x01(\tR\x04gate\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\b \x01(\x03R\tfreeBytes\x12*\n" +
-	"\bin_doubt\x18\t \x03(\v2\x0f.ss.v1.ImageKeyR\ainDoubt\"\x9c\x02\n" +
+	"\bin_doubt\x18\t \x03(\v2\x0f.ss.v1.ImageKeyR\ainDoubt\x12%\n" +
+	"\x06damage\x18\n" +
+	" \x03(\v2\r.ss.v1.DamageR\x06damage\"\x86\x01\n" +
+	"\x06Damage\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\"\n" +
+	"\rfound_unix_ms\x18\x04 \x01(\x03R\vfoundUnixMs\x12\x16\n" +
+	"\x06healed\x18\x05 \x01(\bR\x06healed\"\x9c\x02\n" +
 	"\x06Member\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -3169,13 +4507,16 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0fSnapshotRequest\x12)\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenH\x00R\x04open\x120\n" +
 	"\amessage\x18\x02 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessageB\x06\n" +
-	"\x04kind\"\xb7\x01\n" +
+	"\x04kind\"\x8d\x02\n" +
 	"\fSnapshotOpen\x12\x1c\n" +
 	"\x03key\x18\x01 \x01(\v2\n" +
 	".ss.v1.KeyR\x03key\x126\n" +
 	"\fparticipants\x18\x02 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\x12*\n" +
 	"\x06copies\x18\x03 \x03(\v2\x12.ss.v1.ParticipantR\x06copies\x12%\n" +
-	"\x0eoutside_closed\x18\x04 \x01(\bR\routsideClosed\"\xd4\x01\n" +
+	"\x0eoutside_closed\x18\x04 \x01(\bR\routsideClosed\x12#\n" +
+	"\rcopies_wanted\x18\x05 \x01(\x05R\fcopiesWanted\x12\x16\n" +
+	"\x06vaults\x18\x06 \x03(\tR\x06vaults\x12\x17\n" +
+	"\ajob_key\x18\a \x01(\fR\x06jobKey\"\xd4\x01\n" +
 	"\x10SnapshotResponse\x120\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessage\x12-\n" +
 	"\bprogress\x18\x02 \x01(\v2\x0f.ss.v1.ProgressH\x00R\bprogress\x12+\n" +
@@ -3185,7 +4526,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\bProgress\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x03R\x05total\"\xd2\x01\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\"\xc9\x02\n" +
 	"\n" +
 	"HostReport\x12-\n" +
 	"\amembers\x18\x01 \x03(\v2\x13.ss.v1.MemberReportR\amembers\x12*\n" +
@@ -3193,7 +4534,14 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0fmanifest_digest\x18\x03 \x01(\tR\x0emanifestDigest\x12\x16\n" +
 	"\x06copies\x18\x04 \x03(\tR\x06copies\x12\x12\n" +
 	"\x04criu\x18\x05 \x01(\tR\x04criu\x12\x14\n" +
-	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\"\x8e\x01\n" +
+	"\x05bytes\x18\x06 \x01(\x03R\x05bytes\x12\x16\n" +
+	"\x06vaults\x18\a \x03(\tR\x06vaults\x12\x1b\n" +
+	"\tnew_bytes\x18\b \x01(\x03R\bnewBytes\x12\x1f\n" +
+	"\vwrote_bytes\x18\t \x01(\x03R\n" +
+	"wroteBytes\x12\x1f\n" +
+	"\vmoved_bytes\x18\n" +
+	" \x01(\x03R\n" +
+	"movedBytes\"\x8e\x01\n" +
 	"\fMemberReport\x12%\n" +
 	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\x12\x1f\n" +
 	"\vimage_bytes\x18\x02 \x01(\x03R\n" +
@@ -3208,18 +4556,22 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\bImageKey\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host\"P\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\"\x9c\x01\n" +
 	"\x13VerifyImagesRequest\x12!\n" +
 	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\tR\x06digest\"b\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x17\n" +
+	"\ajob_key\x18\x03 \x01(\fR\x06jobKey\x12\x1b\n" +
+	"\tread_data\x18\x04 \x01(\bR\breadData\x12\x14\n" +
+	"\x05vault\x18\x05 \x01(\tR\x05vault\"b\n" +
 	"\x14VerifyImagesResponse\x12\x1e\n" +
 	"\x04ends\x18\x01 \x03(\v2\n" +
 	".ss.v1.EndR\x04ends\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n" +
-	"\x05files\x18\x03 \x01(\x05R\x05files\"C\n" +
+	"\x05files\x18\x03 \x01(\x05R\x05files\"Y\n" +
 	"\x13RemoveImagesRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1a\n" +
-	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\"0\n" +
+	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x14\n" +
+	"\x05vault\x18\x03 \x01(\tR\x05vault\"0\n" +
 	"\x14RemoveImagesResponse\x12\x18\n" +
 	"\aremoved\x18\x01 \x01(\x05R\aremoved\"p\n" +
 	"\x14ResolveImagesRequest\x12-\n" +
@@ -3229,19 +4581,21 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0eRestoreRequest\x12(\n" +
 	"\x04plan\x18\x01 \x01(\v2\x12.ss.v1.RestorePlanH\x00R\x04plan\x12(\n" +
 	"\x04step\x18\x02 \x01(\x0e2\x12.ss.v1.RestoreStepH\x00R\x04stepB\x06\n" +
-	"\x04kind\"\xc4\x01\n" +
+	"\x04kind\"\xdd\x01\n" +
 	"\vRestorePlan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
 	".ss.v1.KeyR\x03key\x12(\n" +
 	"\x05parts\x18\x03 \x03(\v2\x12.ss.v1.RestorePartR\x05parts\x12%\n" +
 	"\x05moves\x18\x04 \x03(\v2\x0f.ss.v1.AddrMoveR\x05moves\x126\n" +
-	"\fparticipants\x18\x05 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\"\x90\x01\n" +
+	"\fparticipants\x18\x05 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\x12\x17\n" +
+	"\ajob_key\x18\x06 \x01(\fR\x06jobKey\"\xa8\x01\n" +
 	"\vRestorePart\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12'\n" +
 	"\amembers\x18\x03 \x03(\v2\r.ss.v1.MemberR\amembers\x12,\n" +
-	"\asources\x18\x04 \x03(\v2\x12.ss.v1.ParticipantR\asources\".\n" +
+	"\asources\x18\x04 \x03(\v2\x12.ss.v1.ParticipantR\asources\x12\x16\n" +
+	"\x06vaults\x18\x05 \x03(\tR\x06vaults\".\n" +
 	"\bAddrMove\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"{\n" +
@@ -3254,29 +4608,111 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"@\n" +
 	"\x0eDeliverRequest\x12.\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.ss.v1.MarkerMessageR\amessage\"\x11\n" +
-	"\x0fDeliverResponse\"\x8b\x01\n" +
+	"\x0fDeliverResponse\"I\n" +
+	"\vObjectFrame\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"\x13\n" +
+	"\x11PutObjectResponse\"V\n" +
+	"\x10GetObjectRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x16\n" +
+	"\x06length\x18\x03 \x01(\x03R\x06length\"'\n" +
+	"\x11StatObjectRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"V\n" +
 	"\n" +
-	"ImageFrame\x12!\n" +
-	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12&\n" +
-	"\x04file\x18\x02 \x01(\v2\x10.ss.v1.ImageFileH\x00R\x04file\x12\x16\n" +
-	"\x05chunk\x18\x03 \x01(\fH\x00R\x05chunk\x12\x12\n" +
-	"\x03end\x18\x04 \x01(\tH\x00R\x03endB\x06\n" +
-	"\x04kind\"3\n" +
-	"\tImageFile\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x03R\x04size\"7\n" +
-	"\x12GetManifestRequest\x12!\n" +
-	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\")\n" +
-	"\x13GetManifestResponse\x12\x12\n" +
-	"\x04json\x18\x01 \x01(\fR\x04json\"+\n" +
-	"\x11PutImagesResponse\x12\x16\n" +
-	"\x06digest\x18\x01 \x01(\tR\x06digest\"V\n" +
+	"ObjectInfo\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12 \n" +
+	"\ftime_unix_ms\x18\x03 \x01(\x03R\n" +
+	"timeUnixMs\",\n" +
+	"\x12ListObjectsRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"V\n" +
 	"\x13SettleImagesRequest\x12!\n" +
 	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\bR\tcommitted\"\x16\n" +
-	"\x14SettleImagesResponse\"5\n" +
-	"\x10GetImagesRequest\x12!\n" +
-	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\"N\n" +
+	"\x14SettleImagesResponse\":\n" +
+	"\x10InventoryRequest\x12\x14\n" +
+	"\x05vault\x18\x01 \x01(\tR\x05vault\x12\x10\n" +
+	"\x03job\x18\x02 \x01(\tR\x03job\"\xac\x01\n" +
+	"\x11InventoryResponse\x12#\n" +
+	"\x04sets\x18\x01 \x03(\v2\x0f.ss.v1.ImageSetR\x04sets\x12$\n" +
+	"\x04cuts\x18\x02 \x03(\v2\x10.ss.v1.StoredCutR\x04cuts\x12%\n" +
+	"\x05usage\x18\x03 \x03(\v2\x0f.ss.v1.JobUsageR\x05usage\x12%\n" +
+	"\x06damage\x18\x04 \x03(\v2\r.ss.v1.DamageR\x06damage\"\x9c\x01\n" +
+	"\bImageSet\x12!\n" +
+	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1c\n" +
+	"\tcommitted\x18\x03 \x01(\bR\tcommitted\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12!\n" +
+	"\fobject_bytes\x18\x05 \x01(\x03R\vobjectBytes\"U\n" +
+	"\tStoredCut\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1a\n" +
+	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x1a\n" +
+	"\bmanifest\x18\x03 \x01(\fR\bmanifest\"x\n" +
+	"\bJobUsage\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
+	"\x04sets\x18\x02 \x01(\x05R\x04sets\x12#\n" +
+	"\rlogical_bytes\x18\x03 \x01(\x03R\flogicalBytes\x12!\n" +
+	"\fstored_bytes\x18\x04 \x01(\x03R\vstoredBytes\"o\n" +
+	"\rPutCutRequest\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1a\n" +
+	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x1a\n" +
+	"\bmanifest\x18\x03 \x01(\fR\bmanifest\x12\x14\n" +
+	"\x05vault\x18\x04 \x01(\tR\x05vault\"\x10\n" +
+	"\x0ePutCutResponse\"\x95\x01\n" +
+	"\x12FetchImagesRequest\x12!\n" +
+	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12,\n" +
+	"\asources\x18\x03 \x03(\v2\x12.ss.v1.ParticipantR\asources\x12\x16\n" +
+	"\x06vaults\x18\x04 \x03(\tR\x06vaults\"P\n" +
+	"\x13FetchImagesResponse\x12\x18\n" +
+	"\aobjects\x18\x01 \x01(\x05R\aobjects\x12\x1f\n" +
+	"\vmoved_bytes\x18\x02 \x01(\x03R\n" +
+	"movedBytes\"d\n" +
+	"\x11PushImagesRequest\x12!\n" +
+	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05vault\x18\x03 \x01(\tR\x05vault\"O\n" +
+	"\x12PushImagesResponse\x12\x18\n" +
+	"\aobjects\x18\x01 \x01(\x05R\aobjects\x12\x1f\n" +
+	"\vmoved_bytes\x18\x02 \x01(\x03R\n" +
+	"movedBytes\"Q\n" +
+	"\x0eCollectRequest\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05vault\x18\x03 \x01(\tR\x05vault\"A\n" +
+	"\x0fCollectResponse\x12\x18\n" +
+	"\aobjects\x18\x01 \x01(\x05R\aobjects\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\xaf\x01\n" +
+	"\x13ExportImagesRequest\x12!\n" +
+	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x17\n" +
+	"\ajob_key\x18\x03 \x01(\fR\x06jobKey\x12,\n" +
+	"\asources\x18\x04 \x03(\v2\x12.ss.v1.ParticipantR\asources\x12\x16\n" +
+	"\x06vaults\x18\x05 \x03(\tR\x06vaults\"z\n" +
+	"\tFileFrame\x12'\n" +
+	"\x04open\x18\x01 \x01(\v2\x11.ss.v1.ImportOpenH\x00R\x04open\x12&\n" +
+	"\x04file\x18\x02 \x01(\v2\x10.ss.v1.PlainFileH\x00R\x04file\x12\x14\n" +
+	"\x04data\x18\x03 \x01(\fH\x00R\x04dataB\x06\n" +
+	"\x04kind\"G\n" +
+	"\tPlainFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\"\xdb\x01\n" +
+	"\n" +
+	"ImportOpen\x12!\n" +
+	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04meta\x18\x03 \x01(\fR\x04meta\x12\x17\n" +
+	"\ajob_key\x18\x04 \x01(\fR\x06jobKey\x12*\n" +
+	"\x06copies\x18\x05 \x03(\v2\x12.ss.v1.ParticipantR\x06copies\x12#\n" +
+	"\rcopies_wanted\x18\x06 \x01(\x05R\fcopiesWanted\x12\x16\n" +
+	"\x06vaults\x18\a \x03(\tR\x06vaults\"^\n" +
+	"\x14ImportImagesResponse\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
+	"\x06copies\x18\x02 \x03(\tR\x06copies\x12\x16\n" +
+	"\x06vaults\x18\x03 \x03(\tR\x06vaults\"N\n" +
 	"\x12RestoreFateRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
@@ -3295,7 +4731,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x18RESTORE_FATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RESTORE_FATE_UNTOUCHED\x10\x01\x12\x18\n" +
 	"\x14RESTORE_FATE_STOPPED\x10\x02\x12\x18\n" +
-	"\x14RESTORE_FATE_RESUMED\x10\x032\xe5\x04\n" +
+	"\x14RESTORE_FATE_RESUMED\x10\x032\xa0\b\n" +
 	"\x05Agent\x12/\n" +
 	"\x04Info\x12\x12.ss.v1.InfoRequest\x1a\x13.ss.v1.InfoResponse\x128\n" +
 	"\aMembers\x12\x15.ss.v1.MembersRequest\x1a\x16.ss.v1.MembersResponse\x12,\n" +
@@ -3306,13 +4742,23 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\aRestore\x12\x15.ss.v1.RestoreRequest\x1a\x16.ss.v1.RestoreResponse(\x010\x01\x12G\n" +
 	"\fVerifyImages\x12\x1a.ss.v1.VerifyImagesRequest\x1a\x1b.ss.v1.VerifyImagesResponse\x12G\n" +
 	"\fRemoveImages\x12\x1a.ss.v1.RemoveImagesRequest\x1a\x1b.ss.v1.RemoveImagesResponse\x12J\n" +
-	"\rResolveImages\x12\x1b.ss.v1.ResolveImagesRequest\x1a\x1c.ss.v1.ResolveImagesResponse2\x8c\x03\n" +
+	"\rResolveImages\x12\x1b.ss.v1.ResolveImagesRequest\x1a\x1c.ss.v1.ResolveImagesResponse\x12>\n" +
+	"\tInventory\x12\x17.ss.v1.InventoryRequest\x1a\x18.ss.v1.InventoryResponse\x125\n" +
+	"\x06PutCut\x12\x14.ss.v1.PutCutRequest\x1a\x15.ss.v1.PutCutResponse\x12D\n" +
+	"\vFetchImages\x12\x19.ss.v1.FetchImagesRequest\x1a\x1a.ss.v1.FetchImagesResponse\x12A\n" +
+	"\n" +
+	"PushImages\x12\x18.ss.v1.PushImagesRequest\x1a\x19.ss.v1.PushImagesResponse\x128\n" +
+	"\aCollect\x12\x15.ss.v1.CollectRequest\x1a\x16.ss.v1.CollectResponse\x12>\n" +
+	"\fExportImages\x12\x1a.ss.v1.ExportImagesRequest\x1a\x10.ss.v1.FileFrame0\x01\x12?\n" +
+	"\fImportImages\x12\x10.ss.v1.FileFrame\x1a\x1b.ss.v1.ImportImagesResponse(\x012\xc2\x03\n" +
 	"\x04Peer\x128\n" +
-	"\aDeliver\x12\x15.ss.v1.DeliverRequest\x1a\x16.ss.v1.DeliverResponse\x12:\n" +
-	"\tPutImages\x12\x11.ss.v1.ImageFrame\x1a\x18.ss.v1.PutImagesResponse(\x01\x12G\n" +
-	"\fSettleImages\x12\x1a.ss.v1.SettleImagesRequest\x1a\x1b.ss.v1.SettleImagesResponse\x129\n" +
-	"\tGetImages\x12\x17.ss.v1.GetImagesRequest\x1a\x11.ss.v1.ImageFrame0\x01\x12D\n" +
-	"\vGetManifest\x12\x19.ss.v1.GetManifestRequest\x1a\x1a.ss.v1.GetManifestResponse\x12D\n" +
+	"\aDeliver\x12\x15.ss.v1.DeliverRequest\x1a\x16.ss.v1.DeliverResponse\x12;\n" +
+	"\tPutObject\x12\x12.ss.v1.ObjectFrame\x1a\x18.ss.v1.PutObjectResponse(\x01\x12G\n" +
+	"\fSettleImages\x12\x1a.ss.v1.SettleImagesRequest\x1a\x1b.ss.v1.SettleImagesResponse\x12:\n" +
+	"\tGetObject\x12\x17.ss.v1.GetObjectRequest\x1a\x12.ss.v1.ObjectFrame0\x01\x129\n" +
+	"\n" +
+	"StatObject\x12\x18.ss.v1.StatObjectRequest\x1a\x11.ss.v1.ObjectInfo\x12=\n" +
+	"\vListObjects\x12\x19.ss.v1.ListObjectsRequest\x1a\x11.ss.v1.ObjectInfo0\x01\x12D\n" +
 	"\vRestoreFate\x12\x19.ss.v1.RestoreFateRequest\x1a\x1a.ss.v1.RestoreFateResponseB\x19Z\x17ss/api/proto/ss/v1;ssv1b\x06proto3"
 
 var (
@@ -3328,135 +4774,181 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(RestoreStep)(0),              // 0: ss.v1.RestoreStep
 	(RestoreFate)(0),              // 1: ss.v1.RestoreFate
 	(*InfoRequest)(nil),           // 2: ss.v1.InfoRequest
 	(*InfoResponse)(nil),          // 3: ss.v1.InfoResponse
-	(*Member)(nil),                // 4: ss.v1.Member
-	(*MembersRequest)(nil),        // 5: ss.v1.MembersRequest
-	(*MembersResponse)(nil),       // 6: ss.v1.MembersResponse
-	(*RunRequest)(nil),            // 7: ss.v1.RunRequest
-	(*RunResponse)(nil),           // 8: ss.v1.RunResponse
-	(*AttachRequest)(nil),         // 9: ss.v1.AttachRequest
-	(*AttachResponse)(nil),        // 10: ss.v1.AttachResponse
-	(*KillRequest)(nil),           // 11: ss.v1.KillRequest
-	(*KillResponse)(nil),          // 12: ss.v1.KillResponse
-	(*Key)(nil),                   // 13: ss.v1.Key
-	(*Participant)(nil),           // 14: ss.v1.Participant
-	(*End)(nil),                   // 15: ss.v1.End
-	(*MarkerMessage)(nil),         // 16: ss.v1.MarkerMessage
-	(*SnapshotRequest)(nil),       // 17: ss.v1.SnapshotRequest
-	(*SnapshotOpen)(nil),          // 18: ss.v1.SnapshotOpen
-	(*SnapshotResponse)(nil),      // 19: ss.v1.SnapshotResponse
-	(*Progress)(nil),              // 20: ss.v1.Progress
-	(*HostReport)(nil),            // 21: ss.v1.HostReport
-	(*MemberReport)(nil),          // 22: ss.v1.MemberReport
-	(*PhaseTiming)(nil),           // 23: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 24: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 25: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 26: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 27: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 28: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 29: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 30: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 31: ss.v1.RestoreRequest
-	(*RestorePlan)(nil),           // 32: ss.v1.RestorePlan
-	(*RestorePart)(nil),           // 33: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 34: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 35: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 36: ss.v1.Failure
-	(*DeliverRequest)(nil),        // 37: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 38: ss.v1.DeliverResponse
-	(*ImageFrame)(nil),            // 39: ss.v1.ImageFrame
-	(*ImageFile)(nil),             // 40: ss.v1.ImageFile
-	(*GetManifestRequest)(nil),    // 41: ss.v1.GetManifestRequest
-	(*GetManifestResponse)(nil),   // 42: ss.v1.GetManifestResponse
-	(*PutImagesResponse)(nil),     // 43: ss.v1.PutImagesResponse
-	(*SettleImagesRequest)(nil),   // 44: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 45: ss.v1.SettleImagesResponse
-	(*GetImagesRequest)(nil),      // 46: ss.v1.GetImagesRequest
-	(*RestoreFateRequest)(nil),    // 47: ss.v1.RestoreFateRequest
-	(*RestoreFateResponse)(nil),   // 48: ss.v1.RestoreFateResponse
+	(*Damage)(nil),                // 4: ss.v1.Damage
+	(*Member)(nil),                // 5: ss.v1.Member
+	(*MembersRequest)(nil),        // 6: ss.v1.MembersRequest
+	(*MembersResponse)(nil),       // 7: ss.v1.MembersResponse
+	(*RunRequest)(nil),            // 8: ss.v1.RunRequest
+	(*RunResponse)(nil),           // 9: ss.v1.RunResponse
+	(*AttachRequest)(nil),         // 10: ss.v1.AttachRequest
+	(*AttachResponse)(nil),        // 11: ss.v1.AttachResponse
+	(*KillRequest)(nil),           // 12: ss.v1.KillRequest
+	(*KillResponse)(nil),          // 13: ss.v1.KillResponse
+	(*Key)(nil),                   // 14: ss.v1.Key
+	(*Participant)(nil),           // 15: ss.v1.Participant
+	(*End)(nil),                   // 16: ss.v1.End
+	(*MarkerMessage)(nil),         // 17: ss.v1.MarkerMessage
+	(*SnapshotRequest)(nil),       // 18: ss.v1.SnapshotRequest
+	(*SnapshotOpen)(nil),          // 19: ss.v1.SnapshotOpen
+	(*SnapshotResponse)(nil),      // 20: ss.v1.SnapshotResponse
+	(*Progress)(nil),              // 21: ss.v1.Progress
+	(*HostReport)(nil),            // 22: ss.v1.HostReport
+	(*MemberReport)(nil),          // 23: ss.v1.MemberReport
+	(*PhaseTiming)(nil),           // 24: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 25: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 26: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 27: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 28: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 29: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 30: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 31: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 32: ss.v1.RestoreRequest
+	(*RestorePlan)(nil),           // 33: ss.v1.RestorePlan
+	(*RestorePart)(nil),           // 34: ss.v1.RestorePart
+	(*AddrMove)(nil),              // 35: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 36: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 37: ss.v1.Failure
+	(*DeliverRequest)(nil),        // 38: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 39: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 40: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 41: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 42: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 43: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 44: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 45: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 46: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 47: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 48: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 49: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 50: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 51: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 52: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 53: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 54: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 55: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 56: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 57: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 58: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 59: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 60: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 61: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 62: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 63: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 64: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 65: ss.v1.ImportImagesResponse
+	(*RestoreFateRequest)(nil),    // 66: ss.v1.RestoreFateRequest
+	(*RestoreFateResponse)(nil),   // 67: ss.v1.RestoreFateResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
-	24, // 0: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
-	4,  // 1: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
-	4,  // 2: ss.v1.RunResponse.member:type_name -> ss.v1.Member
-	4,  // 3: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
-	13, // 4: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
-	15, // 5: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
-	18, // 6: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
-	16, // 7: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	13, // 8: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	14, // 9: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
-	14, // 10: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	16, // 11: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	20, // 12: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	21, // 13: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	36, // 14: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	22, // 15: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	23, // 16: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	4,  // 17: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	24, // 18: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	15, // 19: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	24, // 20: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	24, // 21: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	32, // 22: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	0,  // 23: ss.v1.RestoreRequest.step:type_name -> ss.v1.RestoreStep
-	13, // 24: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	33, // 25: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	34, // 26: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	14, // 27: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	4,  // 28: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	14, // 29: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	0,  // 30: ss.v1.RestoreResponse.step:type_name -> ss.v1.RestoreStep
-	36, // 31: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	16, // 32: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	24, // 33: ss.v1.ImageFrame.key:type_name -> ss.v1.ImageKey
-	40, // 34: ss.v1.ImageFrame.file:type_name -> ss.v1.ImageFile
-	24, // 35: ss.v1.GetManifestRequest.key:type_name -> ss.v1.ImageKey
-	24, // 36: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	24, // 37: ss.v1.GetImagesRequest.key:type_name -> ss.v1.ImageKey
-	1,  // 38: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
-	2,  // 39: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	5,  // 40: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	7,  // 41: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	9,  // 42: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11, // 43: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	17, // 44: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	31, // 45: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	25, // 46: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	27, // 47: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	29, // 48: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	37, // 49: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	39, // 50: ss.v1.Peer.PutImages:input_type -> ss.v1.ImageFrame
-	44, // 51: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	46, // 52: ss.v1.Peer.GetImages:input_type -> ss.v1.GetImagesRequest
-	41, // 53: ss.v1.Peer.GetManifest:input_type -> ss.v1.GetManifestRequest
-	47, // 54: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
-	3,  // 55: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	6,  // 56: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	8,  // 57: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	10, // 58: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12, // 59: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	19, // 60: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	35, // 61: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	26, // 62: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	28, // 63: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	30, // 64: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	38, // 65: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	43, // 66: ss.v1.Peer.PutImages:output_type -> ss.v1.PutImagesResponse
-	45, // 67: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	39, // 68: ss.v1.Peer.GetImages:output_type -> ss.v1.ImageFrame
-	42, // 69: ss.v1.Peer.GetManifest:output_type -> ss.v1.GetManifestResponse
-	48, // 70: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
-	55, // [55:71] is the sub-list for method output_type
-	39, // [39:55] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	25, // 0: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	4,  // 1: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
+	5,  // 2: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
+	5,  // 3: ss.v1.RunResponse.member:type_name -> ss.v1.Member
+	5,  // 4: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
+	14, // 5: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
+	16, // 6: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
+	19, // 7: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	17, // 8: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
+	14, // 9: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	15, // 10: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
+	15, // 11: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	17, // 12: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	21, // 13: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	22, // 14: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	37, // 15: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	23, // 16: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	24, // 17: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	5,  // 18: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	25, // 19: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	16, // 20: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	25, // 21: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	25, // 22: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	33, // 23: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	0,  // 24: ss.v1.RestoreRequest.step:type_name -> ss.v1.RestoreStep
+	14, // 25: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	34, // 26: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	35, // 27: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	15, // 28: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	5,  // 29: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	15, // 30: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	0,  // 31: ss.v1.RestoreResponse.step:type_name -> ss.v1.RestoreStep
+	37, // 32: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	17, // 33: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	25, // 34: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	50, // 35: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	51, // 36: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	52, // 37: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	4,  // 38: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	25, // 39: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	25, // 40: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	15, // 41: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	25, // 42: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	25, // 43: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	15, // 44: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	64, // 45: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	63, // 46: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	25, // 47: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	15, // 48: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	1,  // 49: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
+	2,  // 50: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	6,  // 51: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	8,  // 52: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	10, // 53: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	12, // 54: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	18, // 55: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	32, // 56: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	26, // 57: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	28, // 58: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	30, // 59: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	48, // 60: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	53, // 61: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	55, // 62: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	57, // 63: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	59, // 64: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	61, // 65: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	62, // 66: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	38, // 67: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	40, // 68: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	46, // 69: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	42, // 70: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	43, // 71: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	45, // 72: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	66, // 73: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
+	3,  // 74: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	7,  // 75: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	9,  // 76: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	11, // 77: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	13, // 78: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	20, // 79: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	36, // 80: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	27, // 81: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	29, // 82: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	31, // 83: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	49, // 84: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	54, // 85: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	56, // 86: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	58, // 87: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	60, // 88: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	62, // 89: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	65, // 90: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	39, // 91: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	41, // 92: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	47, // 93: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	40, // 94: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	44, // 95: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	44, // 96: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	67, // 97: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
+	74, // [74:98] is the sub-list for method output_type
+	50, // [50:74] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -3464,24 +4956,24 @@ func file_ss_v1_ss_proto_init() {
 	if File_ss_v1_ss_proto != nil {
 		return
 	}
-	file_ss_v1_ss_proto_msgTypes[15].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[16].OneofWrappers = []any{
 		(*SnapshotRequest_Open)(nil),
 		(*SnapshotRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[17].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[18].OneofWrappers = []any{
 		(*SnapshotResponse_Message)(nil),
 		(*SnapshotResponse_Progress)(nil),
 		(*SnapshotResponse_Report)(nil),
 		(*SnapshotResponse_Failure)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[29].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[30].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Step)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[37].OneofWrappers = []any{
-		(*ImageFrame_File)(nil),
-		(*ImageFrame_Chunk)(nil),
-		(*ImageFrame_End)(nil),
+	file_ss_v1_ss_proto_msgTypes[60].OneofWrappers = []any{
+		(*FileFrame_Open)(nil),
+		(*FileFrame_File)(nil),
+		(*FileFrame_Data)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3489,7 +4981,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   47,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -31,6 +31,13 @@ const (
 	Agent_VerifyImages_FullMethodName  = "/ss.v1.Agent/VerifyImages"
 	Agent_RemoveImages_FullMethodName  = "/ss.v1.Agent/RemoveImages"
 	Agent_ResolveImages_FullMethodName = "/ss.v1.Agent/ResolveImages"
+	Agent_Inventory_FullMethodName     = "/ss.v1.Agent/Inventory"
+	Agent_PutCut_FullMethodName        = "/ss.v1.Agent/PutCut"
+	Agent_FetchImages_FullMethodName   = "/ss.v1.Agent/FetchImages"
+	Agent_PushImages_FullMethodName    = "/ss.v1.Agent/PushImages"
+	Agent_Collect_FullMethodName       = "/ss.v1.Agent/Collect"
+	Agent_ExportImages_FullMethodName  = "/ss.v1.Agent/ExportImages"
+	Agent_ImportImages_FullMethodName  = "/ss.v1.Agent/ImportImages"
 )
 
 // AgentClient is the client API for Agent service.
@@ -55,12 +62,26 @@ type AgentClient interface {
 	// Restore carries out one host's part of a restore, step by step. When the stream breaks before
 	// the job has resumed, the agent backs out. Admin.
 	Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RestoreRequest, RestoreResponse], error)
-	// VerifyImages reads every byte of an image set that this host holds, and the connections in it. Admin, observer.
+	// VerifyImages reads every byte of an image set that this host, or a vault, holds, and the connections in it. Admin.
 	VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (*VerifyImagesResponse, error)
-	// RemoveImages removes a cut's image sets from this host. Admin.
+	// RemoveImages removes a cut's image sets, and its manifest, from this host or from a vault. Admin.
 	RemoveImages(ctx context.Context, in *RemoveImagesRequest, opts ...grpc.CallOption) (*RemoveImagesResponse, error)
 	// ResolveImages tells the outcome of attempts that this host holds images of and does not know the outcome of. Admin.
 	ResolveImages(ctx context.Context, in *ResolveImagesRequest, opts ...grpc.CallOption) (*ResolveImagesResponse, error)
+	// Inventory lists the image sets and cut manifests that this host, or a vault, holds, and what they take. Admin, observer.
+	Inventory(ctx context.Context, in *InventoryRequest, opts ...grpc.CallOption) (*InventoryResponse, error)
+	// PutCut keeps the signed manifest of a cut that exists, here or in a vault, and marks its sets here as committed. Admin.
+	PutCut(ctx context.Context, in *PutCutRequest, opts ...grpc.CallOption) (*PutCutResponse, error)
+	// FetchImages makes an image set whole here, from others that hold it. Admin.
+	FetchImages(ctx context.Context, in *FetchImagesRequest, opts ...grpc.CallOption) (*FetchImagesResponse, error)
+	// PushImages puts an image set that this host holds into a vault. Admin.
+	PushImages(ctx context.Context, in *PushImagesRequest, opts ...grpc.CallOption) (*PushImagesResponse, error)
+	// Collect removes objects that no image set refers to, from this host or from a vault. Admin.
+	Collect(ctx context.Context, in *CollectRequest, opts ...grpc.CallOption) (*CollectResponse, error)
+	// ExportImages streams the plain files of an image set. Admin.
+	ExportImages(ctx context.Context, in *ExportImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileFrame], error)
+	// ImportImages makes an image set of plain files, as if it had been dumped here. The first frame opens it. Admin.
+	ImportImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[FileFrame, ImportImagesResponse], error)
 }
 
 type agentClient struct {
@@ -177,6 +198,88 @@ func (c *agentClient) ResolveImages(ctx context.Context, in *ResolveImagesReques
 	return out, nil
 }
 
+func (c *agentClient) Inventory(ctx context.Context, in *InventoryRequest, opts ...grpc.CallOption) (*InventoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InventoryResponse)
+	err := c.cc.Invoke(ctx, Agent_Inventory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) PutCut(ctx context.Context, in *PutCutRequest, opts ...grpc.CallOption) (*PutCutResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutCutResponse)
+	err := c.cc.Invoke(ctx, Agent_PutCut_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) FetchImages(ctx context.Context, in *FetchImagesRequest, opts ...grpc.CallOption) (*FetchImagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FetchImagesResponse)
+	err := c.cc.Invoke(ctx, Agent_FetchImages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) PushImages(ctx context.Context, in *PushImagesRequest, opts ...grpc.CallOption) (*PushImagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PushImagesResponse)
+	err := c.cc.Invoke(ctx, Agent_PushImages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) Collect(ctx context.Context, in *CollectRequest, opts ...grpc.CallOption) (*CollectResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CollectResponse)
+	err := c.cc.Invoke(ctx, Agent_Collect_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) ExportImages(ctx context.Context, in *ExportImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileFrame], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[2], Agent_ExportImages_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportImagesRequest, FileFrame]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ExportImagesClient = grpc.ServerStreamingClient[FileFrame]
+
+func (c *agentClient) ImportImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[FileFrame, ImportImagesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[3], Agent_ImportImages_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FileFrame, ImportImagesResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ImportImagesClient = grpc.ClientStreamingClient[FileFrame, ImportImagesResponse]
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -199,12 +302,26 @@ type AgentServer interface {
 	// Restore carries out one host's part of a restore, step by step. When the stream breaks before
 	// the job has resumed, the agent backs out. Admin.
 	Restore(grpc.BidiStreamingServer[RestoreRequest, RestoreResponse]) error
-	// VerifyImages reads every byte of an image set that this host holds, and the connections in it. Admin, observer.
+	// VerifyImages reads every byte of an image set that this host, or a vault, holds, and the connections in it. Admin.
 	VerifyImages(context.Context, *VerifyImagesRequest) (*VerifyImagesResponse, error)
-	// RemoveImages removes a cut's image sets from this host. Admin.
+	// RemoveImages removes a cut's image sets, and its manifest, from this host or from a vault. Admin.
 	RemoveImages(context.Context, *RemoveImagesRequest) (*RemoveImagesResponse, error)
 	// ResolveImages tells the outcome of attempts that this host holds images of and does not know the outcome of. Admin.
 	ResolveImages(context.Context, *ResolveImagesRequest) (*ResolveImagesResponse, error)
+	// Inventory lists the image sets and cut manifests that this host, or a vault, holds, and what they take. Admin, observer.
+	Inventory(context.Context, *InventoryRequest) (*InventoryResponse, error)
+	// PutCut keeps the signed manifest of a cut that exists, here or in a vault, and marks its sets here as committed. Admin.
+	PutCut(context.Context, *PutCutRequest) (*PutCutResponse, error)
+	// FetchImages makes an image set whole here, from others that hold it. Admin.
+	FetchImages(context.Context, *FetchImagesRequest) (*FetchImagesResponse, error)
+	// PushImages puts an image set that this host holds into a vault. Admin.
+	PushImages(context.Context, *PushImagesRequest) (*PushImagesResponse, error)
+	// Collect removes objects that no image set refers to, from this host or from a vault. Admin.
+	Collect(context.Context, *CollectRequest) (*CollectResponse, error)
+	// ExportImages streams the plain files of an image set. Admin.
+	ExportImages(*ExportImagesRequest, grpc.ServerStreamingServer[FileFrame]) error
+	// ImportImages makes an image set of plain files, as if it had been dumped here. The first frame opens it. Admin.
+	ImportImages(grpc.ClientStreamingServer[FileFrame, ImportImagesResponse]) error
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -244,6 +361,27 @@ func (UnimplementedAgentServer) RemoveImages(context.Context, *RemoveImagesReque
 }
 func (UnimplementedAgentServer) ResolveImages(context.Context, *ResolveImagesRequest) (*ResolveImagesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResolveImages not implemented")
+}
+func (UnimplementedAgentServer) Inventory(context.Context, *InventoryRequest) (*InventoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Inventory not implemented")
+}
+func (UnimplementedAgentServer) PutCut(context.Context, *PutCutRequest) (*PutCutResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutCut not implemented")
+}
+func (UnimplementedAgentServer) FetchImages(context.Context, *FetchImagesRequest) (*FetchImagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FetchImages not implemented")
+}
+func (UnimplementedAgentServer) PushImages(context.Context, *PushImagesRequest) (*PushImagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PushImages not implemented")
+}
+func (UnimplementedAgentServer) Collect(context.Context, *CollectRequest) (*CollectResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Collect not implemented")
+}
+func (UnimplementedAgentServer) ExportImages(*ExportImagesRequest, grpc.ServerStreamingServer[FileFrame]) error {
+	return status.Error(codes.Unimplemented, "method ExportImages not implemented")
+}
+func (UnimplementedAgentServer) ImportImages(grpc.ClientStreamingServer[FileFrame, ImportImagesResponse]) error {
+	return status.Error(codes.Unimplemented, "method ImportImages not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -424,6 +562,114 @@ func _Agent_ResolveImages_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_Inventory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InventoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Inventory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Inventory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Inventory(ctx, req.(*InventoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_PutCut_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutCutRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).PutCut(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_PutCut_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).PutCut(ctx, req.(*PutCutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_FetchImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FetchImagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).FetchImages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_FetchImages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).FetchImages(ctx, req.(*FetchImagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_PushImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PushImagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).PushImages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_PushImages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).PushImages(ctx, req.(*PushImagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_Collect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CollectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Collect(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Collect_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Collect(ctx, req.(*CollectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_ExportImages_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportImagesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServer).ExportImages(m, &grpc.GenericServerStream[ExportImagesRequest, FileFrame]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ExportImagesServer = grpc.ServerStreamingServer[FileFrame]
+
+func _Agent_ImportImages_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AgentServer).ImportImages(&grpc.GenericServerStream[FileFrame, ImportImagesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_ImportImagesServer = grpc.ClientStreamingServer[FileFrame, ImportImagesResponse]
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -463,6 +709,26 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ResolveImages",
 			Handler:    _Agent_ResolveImages_Handler,
 		},
+		{
+			MethodName: "Inventory",
+			Handler:    _Agent_Inventory_Handler,
+		},
+		{
+			MethodName: "PutCut",
+			Handler:    _Agent_PutCut_Handler,
+		},
+		{
+			MethodName: "FetchImages",
+			Handler:    _Agent_FetchImages_Handler,
+		},
+		{
+			MethodName: "PushImages",
+			Handler:    _Agent_PushImages_Handler,
+		},
+		{
+			MethodName: "Collect",
+			Handler:    _Agent_Collect_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -477,16 +743,27 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 			ServerStreams: true,
 			ClientStreams: true,
 		},
+		{
+			StreamName:    "ExportImages",
+			Handler:       _Agent_ExportImages_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ImportImages",
+			Handler:       _Agent_ImportImages_Handler,
+			ClientStreams: true,
+		},
 	},
 	Metadata: "ss/v1/ss.proto",
 }
 
 const (
 	Peer_Deliver_FullMethodName      = "/ss.v1.Peer/Deliver"
-	Peer_PutImages_FullMethodName    = "/ss.v1.Peer/PutImages"
+	Peer_PutObject_FullMethodName    = "/ss.v1.Peer/PutObject"
 	Peer_SettleImages_FullMethodName = "/ss.v1.Peer/SettleImages"
-	Peer_GetImages_FullMethodName    = "/ss.v1.Peer/GetImages"
-	Peer_GetManifest_FullMethodName  = "/ss.v1.Peer/GetManifest"
+	Peer_GetObject_FullMethodName    = "/ss.v1.Peer/GetObject"
+	Peer_StatObject_FullMethodName   = "/ss.v1.Peer/StatObject"
+	Peer_ListObjects_FullMethodName  = "/ss.v1.Peer/ListObjects"
 	Peer_RestoreFate_FullMethodName  = "/ss.v1.Peer/RestoreFate"
 )
 
@@ -498,14 +775,16 @@ const (
 type PeerClient interface {
 	// Deliver hands over a marker message. The sender in it must be the caller.
 	Deliver(ctx context.Context, in *DeliverRequest, opts ...grpc.CallOption) (*DeliverResponse, error)
-	// PutImages stores the caller's own image set here.
-	PutImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImageFrame, PutImagesResponse], error)
+	// PutObject stores an object of an image set here, or the manifest of one of the caller's own sets.
+	PutObject(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ObjectFrame, PutObjectResponse], error)
 	// SettleImages says that the caller's own image set belongs to a cut, or to nothing.
 	SettleImages(ctx context.Context, in *SettleImagesRequest, opts ...grpc.CallOption) (*SettleImagesResponse, error)
-	// GetImages streams an image set that this host holds.
-	GetImages(ctx context.Context, in *GetImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageFrame], error)
-	// GetManifest reads the manifest of an image set that this host holds.
-	GetManifest(ctx context.Context, in *GetManifestRequest, opts ...grpc.CallOption) (*GetManifestResponse, error)
+	// GetObject streams an object that this host holds, or a part of it.
+	GetObject(ctx context.Context, in *GetObjectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObjectFrame], error)
+	// StatObject says whether this host holds an object. One that the caller has asked for stays for a while.
+	StatObject(ctx context.Context, in *StatObjectRequest, opts ...grpc.CallOption) (*ObjectInfo, error)
+	// ListObjects lists objects by the beginning of their names.
+	ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObjectInfo], error)
 	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	RestoreFate(ctx context.Context, in *RestoreFateRequest, opts ...grpc.CallOption) (*RestoreFateResponse, error)
 }
@@ -528,18 +807,18 @@ func (c *peerClient) Deliver(ctx context.Context, in *DeliverRequest, opts ...gr
 	return out, nil
 }
 
-func (c *peerClient) PutImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImageFrame, PutImagesResponse], error) {
+func (c *peerClient) PutObject(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ObjectFrame, PutObjectResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_PutImages_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_PutObject_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[ImageFrame, PutImagesResponse]{ClientStream: stream}
+	x := &grpc.GenericClientStream[ObjectFrame, PutObjectResponse]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_PutImagesClient = grpc.ClientStreamingClient[ImageFrame, PutImagesResponse]
+type Peer_PutObjectClient = grpc.ClientStreamingClient[ObjectFrame, PutObjectResponse]
 
 func (c *peerClient) SettleImages(ctx context.Context, in *SettleImagesRequest, opts ...grpc.CallOption) (*SettleImagesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -551,13 +830,13 @@ func (c *peerClient) SettleImages(ctx context.Context, in *SettleImagesRequest, 
 	return out, nil
 }
 
-func (c *peerClient) GetImages(ctx context.Context, in *GetImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageFrame], error) {
+func (c *peerClient) GetObject(ctx context.Context, in *GetObjectRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObjectFrame], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[1], Peer_GetImages_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[1], Peer_GetObject_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[GetImagesRequest, ImageFrame]{ClientStream: stream}
+	x := &grpc.GenericClientStream[GetObjectRequest, ObjectFrame]{ClientStream: stream}
 	if err := x.ClientStream.SendMsg(in); err != nil {
 		return nil, err
 	}
@@ -568,17 +847,36 @@ func (c *peerClient) GetImages(ctx context.Context, in *GetImagesRequest, opts .
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_GetImagesClient = grpc.ServerStreamingClient[ImageFrame]
+type Peer_GetObjectClient = grpc.ServerStreamingClient[ObjectFrame]
 
-func (c *peerClient) GetManifest(ctx context.Context, in *GetManifestRequest, opts ...grpc.CallOption) (*GetManifestResponse, error) {
+func (c *peerClient) StatObject(ctx context.Context, in *StatObjectRequest, opts ...grpc.CallOption) (*ObjectInfo, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(GetManifestResponse)
-	err := c.cc.Invoke(ctx, Peer_GetManifest_FullMethodName, in, out, cOpts...)
+	out := new(ObjectInfo)
+	err := c.cc.Invoke(ctx, Peer_StatObject_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
 	return out, nil
 }
+
+func (c *peerClient) ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObjectInfo], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[2], Peer_ListObjects_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListObjectsRequest, ObjectInfo]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_ListObjectsClient = grpc.ServerStreamingClient[ObjectInfo]
 
 func (c *peerClient) RestoreFate(ctx context.Context, in *RestoreFateRequest, opts ...grpc.CallOption) (*RestoreFateResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -598,14 +896,16 @@ func (c *peerClient) RestoreFate(ctx context.Context, in *RestoreFateRequest, op
 type PeerServer interface {
 	// Deliver hands over a marker message. The sender in it must be the caller.
 	Deliver(context.Context, *DeliverRequest) (*DeliverResponse, error)
-	// PutImages stores the caller's own image set here.
-	PutImages(grpc.ClientStreamingServer[ImageFrame, PutImagesResponse]) error
+	// PutObject stores an object of an image set here, or the manifest of one of the caller's own sets.
+	PutObject(grpc.ClientStreamingServer[ObjectFrame, PutObjectResponse]) error
 	// SettleImages says that the caller's own image set belongs to a cut, or to nothing.
 	SettleImages(context.Context, *SettleImagesRequest) (*SettleImagesResponse, error)
-	// GetImages streams an image set that this host holds.
-	GetImages(*GetImagesRequest, grpc.ServerStreamingServer[ImageFrame]) error
-	// GetManifest reads the manifest of an image set that this host holds.
-	GetManifest(context.Context, *GetManifestRequest) (*GetManifestResponse, error)
+	// GetObject streams an object that this host holds, or a part of it.
+	GetObject(*GetObjectRequest, grpc.ServerStreamingServer[ObjectFrame]) error
+	// StatObject says whether this host holds an object. One that the caller has asked for stays for a while.
+	StatObject(context.Context, *StatObjectRequest) (*ObjectInfo, error)
+	// ListObjects lists objects by the beginning of their names.
+	ListObjects(*ListObjectsRequest, grpc.ServerStreamingServer[ObjectInfo]) error
 	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	RestoreFate(context.Context, *RestoreFateRequest) (*RestoreFateResponse, error)
 	mustEmbedUnimplementedPeerServer()
@@ -621,17 +921,20 @@ type UnimplementedPeerServer struct{}
 func (UnimplementedPeerServer) Deliver(context.Context, *DeliverRequest) (*DeliverResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Deliver not implemented")
 }
-func (UnimplementedPeerServer) PutImages(grpc.ClientStreamingServer[ImageFrame, PutImagesResponse]) error {
-	return status.Error(codes.Unimplemented, "method PutImages not implemented")
+func (UnimplementedPeerServer) PutObject(grpc.ClientStreamingServer[ObjectFrame, PutObjectResponse]) error {
+	return status.Error(codes.Unimplemented, "method PutObject not implemented")
 }
 func (UnimplementedPeerServer) SettleImages(context.Context, *SettleImagesRequest) (*SettleImagesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SettleImages not implemented")
 }
-func (UnimplementedPeerServer) GetImages(*GetImagesRequest, grpc.ServerStreamingServer[ImageFrame]) error {
-	return status.Error(codes.Unimplemented, "method GetImages not implemented")
+func (UnimplementedPeerServer) GetObject(*GetObjectRequest, grpc.ServerStreamingServer[ObjectFrame]) error {
+	return status.Error(codes.Unimplemented, "method GetObject not implemented")
 }
-func (UnimplementedPeerServer) GetManifest(context.Context, *GetManifestRequest) (*GetManifestResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method GetManifest not implemented")
+func (UnimplementedPeerServer) StatObject(context.Context, *StatObjectRequest) (*ObjectInfo, error) {
+	return nil, status.Error(codes.Unimplemented, "method StatObject not implemented")
+}
+func (UnimplementedPeerServer) ListObjects(*ListObjectsRequest, grpc.ServerStreamingServer[ObjectInfo]) error {
+	return status.Error(codes.Unimplemented, "method ListObjects not implemented")
 }
 func (UnimplementedPeerServer) RestoreFate(context.Context, *RestoreFateRequest) (*RestoreFateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RestoreFate not implemented")
@@ -675,12 +978,12 @@ func _Peer_Deliver_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Peer_PutImages_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(PeerServer).PutImages(&grpc.GenericServerStream[ImageFrame, PutImagesResponse]{ServerStream: stream})
+func _Peer_PutObject_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServer).PutObject(&grpc.GenericServerStream[ObjectFrame, PutObjectResponse]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_PutImagesServer = grpc.ClientStreamingServer[ImageFrame, PutImagesResponse]
+type Peer_PutObjectServer = grpc.ClientStreamingServer[ObjectFrame, PutObjectResponse]
 
 func _Peer_SettleImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SettleImagesRequest)
@@ -700,34 +1003,45 @@ func _Peer_SettleImages_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Peer_GetImages_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(GetImagesRequest)
+func _Peer_GetObject_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetObjectRequest)
 	if err := stream.RecvMsg(m); err != nil {
 		return err
 	}
-	return srv.(PeerServer).GetImages(m, &grpc.GenericServerStream[GetImagesRequest, ImageFrame]{ServerStream: stream})
+	return srv.(PeerServer).GetObject(m, &grpc.GenericServerStream[GetObjectRequest, ObjectFrame]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_GetImagesServer = grpc.ServerStreamingServer[ImageFrame]
+type Peer_GetObjectServer = grpc.ServerStreamingServer[ObjectFrame]
 
-func _Peer_GetManifest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(GetManifestRequest)
+func _Peer_StatObject_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StatObjectRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(PeerServer).GetManifest(ctx, in)
+		return srv.(PeerServer).StatObject(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Peer_GetManifest_FullMethodName,
+		FullMethod: Peer_StatObject_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).GetManifest(ctx, req.(*GetManifestRequest))
+		return srv.(PeerServer).StatObject(ctx, req.(*StatObjectRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Peer_ListObjects_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListObjectsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeerServer).ListObjects(m, &grpc.GenericServerStream[ListObjectsRequest, ObjectInfo]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_ListObjectsServer = grpc.ServerStreamingServer[ObjectInfo]
 
 func _Peer_RestoreFate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RestoreFateRequest)
@@ -763,8 +1077,8 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_SettleImages_Handler,
 		},
 		{
-			MethodName: "GetManifest",
-			Handler:    _Peer_GetManifest_Handler,
+			MethodName: "StatObject",
+			Handler:    _Peer_StatObject_Handler,
 		},
 		{
 			MethodName: "RestoreFate",
@@ -773,13 +1087,18 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 	},
 	Streams: []grpc.StreamDesc{
 		{
-			StreamName:    "PutImages",
-			Handler:       _Peer_PutImages_Handler,
+			StreamName:    "PutObject",
+			Handler:       _Peer_PutObject_Handler,
 			ClientStreams: true,
 		},
 		{
-			StreamName:    "GetImages",
-			Handler:       _Peer_GetImages_Handler,
+			StreamName:    "GetObject",
+			Handler:       _Peer_GetObject_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ListObjects",
+			Handler:       _Peer_ListObjects_Handler,
 			ServerStreams: true,
 		},
 	},

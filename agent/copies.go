@@ -1,0 +1,283 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+
+	"ss/fault"
+	"ss/store/blob"
+	"ss/store/images"
+)
+
+// copying puts one of this host's image sets where else it is to be: on the first hosts of a list that take it, and into
+// every vault.
+type copying struct {
+	a      *Agent
+	key    images.Key
+	hosts  []Participant // that may hold a copy, best first
+	wanted int           // how many of them must
+	vaults []string      // all must
+
+	mu     sync.Mutex
+	next   int // the first of hosts that nobody has asked yet
+	copies []Participant
+	stored []string // vaults that have it
+	moved  int64
+	errs   []error
+}
+
+// run makes the copies, as many at once as are wanted. Where a host refuses, the next one is asked. The error names every host
+// and vault that did not take one, and why.
+func (c *copying) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for range min(c.wanted, len(c.hosts)) {
+		wg.Go(func() { c.place(ctx) })
+	}
+	for _, url := range c.vaults {
+		wg.Go(func() { c.deposit(ctx, url) })
+	}
+	wg.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// As they were offered, not as they came to an end.
+	at := func(p Participant) int {
+		return slices.IndexFunc(c.hosts, func(o Participant) bool { return o.Host == p.Host })
+	}
+	slices.SortFunc(c.copies, func(a, b Participant) int { return at(a) - at(b) })
+	slices.Sort(c.stored)
+	var short []string
+	if len(c.copies) < c.wanted {
+		short = append(short, fmt.Sprintf("%d of %d other hosts took a copy of the images, of %d that were asked", len(c.copies), c.wanted, c.next))
+	}
+	if len(c.stored) < len(c.vaults) {
+		short = append(short, fmt.Sprintf("%d of %d vaults took a copy of the images", len(c.stored), len(c.vaults)))
+	}
+	if len(short) == 0 {
+		return nil
+	}
+	return &fault.Error{Err: &listed{strings.Join(short, ", and "), c.errs}, Next: "see ssctl host list and the vaults, or want fewer copies of the job"}
+}
+
+// listed is several errors, one a line, under a head.
+type listed struct {
+	head string
+	errs []error
+}
+
+func (l *listed) Error() string {
+	text := l.head
+	for i, err := range l.errs {
+		text += []string{":\n  ", "\n  "}[min(i, 1)] + err.Error()
+	}
+	return text
+}
+
+func (l *listed) Unwrap() []error { return l.errs }
+
+// refusal is why a host or vault did not take a copy.
+func refusal(where string, err error) error {
+	if isFull(err) {
+		return fmt.Errorf("%s: %w", where, &fullError{"its disk", err})
+	}
+	return fmt.Errorf("%s: %w", where, err)
+}
+
+// place asks one host after another, until one takes a copy.
+func (c *copying) place(ctx context.Context) {
+	for ctx.Err() == nil {
+		c.mu.Lock()
+		if c.next == len(c.hosts) {
+			c.mu.Unlock()
+			return
+		}
+		p := c.hosts[c.next]
+		c.next++
+		c.mu.Unlock()
+		moved, err := c.a.cfg.Images.Push(ctx, c.key, keeping{c.a.cfg.Peers.Objects(p)})
+		c.mu.Lock()
+		c.moved += moved.Bytes
+		if err == nil {
+			c.copies = append(c.copies, p)
+			c.mu.Unlock()
+			return
+		}
+		c.errs = append(c.errs, refusal(p.Host, err))
+		c.mu.Unlock()
+	}
+}
+
+// deposit puts a copy into a vault.
+func (c *copying) deposit(ctx context.Context, url string) {
+	moved, err := c.a.push(ctx, c.key, url)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.moved += moved.Bytes
+	if err != nil {
+		c.errs = append(c.errs, refusal(url, err))
+		return
+	}
+	c.stored = append(c.stored, url)
+}
+
+// undo has everyone forget the set: also those that failed, whose answer may be all that was lost. The error is about those
+// that have it.
+func (c *copying) undo(ctx context.Context) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	c.mu.Lock()
+	asked, vaults, copies, stored := c.hosts[:c.next], c.vaults, slices.Clone(c.copies), slices.Clone(c.stored)
+	c.mu.Unlock()
+	add := func(has bool, where string, err error) {
+		if !has || err == nil {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		errs = append(errs, fmt.Errorf("copy of the images in %s: %w", where, err))
+	}
+	for _, p := range asked {
+		wg.Go(func() {
+			has := slices.ContainsFunc(copies, func(o Participant) bool { return o.Host == p.Host })
+			add(has, p.Host, c.a.cfg.Peers.SettleImages(ctx, p, c.key, false))
+		})
+	}
+	for _, url := range vaults {
+		wg.Go(func() {
+			add(slices.Contains(stored, url), url, c.a.withdraw(ctx, url, c.key))
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// settle tells the holders that the set's cut exists.
+func (c *copying) settle(ctx context.Context) {
+	for _, p := range c.copies {
+		if err := c.a.cfg.Peers.SettleImages(ctx, p, c.key, true); err != nil {
+			// The copy stays in doubt until ssctl next asks that host: nothing is lost.
+			c.a.log.Warn("copy not told of the commit", "job", c.key.Job, "host", p.Host, "error", err)
+		}
+	}
+}
+
+// holders names the hosts that have the set, this one first.
+func (c *copying) holders() []string {
+	out := []string{c.a.cfg.Host}
+	for _, p := range c.copies {
+		out = append(out, p.Host)
+	}
+	return out
+}
+
+// keeping is another host's objects, of which none can be removed from here.
+type keeping struct{ Objects }
+
+func (keeping) Remove(_ context.Context, name string) error {
+	return fmt.Errorf("remove %s from another host: %w", name, blob.ErrDenied)
+}
+
+// vault opens a vault. The error says which it is, and never with what credentials.
+func (a *Agent) vault(ctx context.Context, url string) (blob.Store, error) {
+	v, err := blob.OpenURL(ctx, url, blob.Options{CredentialsFile: a.cfg.VaultCredentials})
+	if err != nil {
+		return nil, fmt.Errorf("open the vault %s: %w", url, err)
+	}
+	return v, nil
+}
+
+func (a *Agent) push(ctx context.Context, key images.Key, url string) (images.Moved, error) {
+	v, err := a.vault(ctx, url)
+	if err != nil {
+		return images.Moved{}, err
+	}
+	return a.cfg.Images.Push(ctx, key, v)
+}
+
+// withdraw removes the sets of an attempt from a vault. Those of a cut that exists stay, whatever the caller believes.
+func (a *Agent) withdraw(ctx context.Context, url string, key images.Key) error {
+	v, err := a.vault(ctx, url)
+	if err != nil {
+		return err
+	}
+	if _, err := v.Stat(ctx, images.CutName(key.Job, key.Snapshot)); !errors.Is(err, blob.ErrNotFound) {
+		return err
+	}
+	_, err = images.RemoveIn(ctx, v, key.Job, key.Snapshot)
+	return err
+}
+
+func (a *Agent) removeFrom(ctx context.Context, url, job, snapshot string) (int, error) {
+	v, err := a.vault(ctx, url)
+	if err != nil {
+		return 0, err
+	}
+	return images.RemoveIn(ctx, v, job, snapshot)
+}
+
+// sources are the other hosts and the vaults that may hold a set. Nothing is opened before it is needed.
+func (a *Agent) sources(hosts []Participant, vaults []string) []images.Source {
+	var out []images.Source
+	for _, p := range hosts {
+		if p.Host != a.cfg.Host {
+			out = append(out, images.Source{Name: p.Host, Reader: a.cfg.Peers.Objects(p)})
+		}
+	}
+	for _, url := range vaults {
+		out = append(out, images.Source{Name: url, Reader: &lateVault{a: a, url: url}})
+	}
+	return out
+}
+
+// lateVault is a vault that is opened when something is read from it: what is whole here needs none, and one that is not there
+// leaves the others to be asked.
+type lateVault struct {
+	a   *Agent
+	url string
+
+	mu sync.Mutex
+	v  blob.Store
+}
+
+func (l *lateVault) open(ctx context.Context) (blob.Store, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.v == nil {
+		v, err := l.a.vault(ctx, l.url)
+		if err != nil {
+			return nil, err
+		}
+		l.v = v
+	}
+	return l.v, nil
+}
+
+func (l *lateVault) Get(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	v, err := l.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return v.Get(ctx, name, off, n)
+}
+
+func (l *lateVault) Stat(ctx context.Context, name string) (blob.Info, error) {
+	v, err := l.open(ctx)
+	if err != nil {
+		return blob.Info{}, err
+	}
+	return v.Stat(ctx, name)
+}
+
+func (l *lateVault) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
+	v, err := l.open(ctx)
+	if err != nil {
+		return func(yield func(blob.Info, error) bool) { yield(blob.Info{}, err) }
+	}
+	return v.List(ctx, prefix)
+}

@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"testing/synctest"
+
+	"ss/fault"
+	"ss/marker"
+	"ss/store/blob"
+	"ss/store/images"
+)
+
+// still is a host whose one member can be frozen.
+type still struct {
+	noCells
+	err error // of Freeze
+}
+
+func (s still) Freeze(context.Context, Member) error            { return s.err }
+func (still) Thaw(context.Context, Member) error                { return nil }
+func (still) Heal(context.Context, Member) error                { return nil }
+func (still) Sockets(context.Context, Member) ([]Socket, error) { return nil, nil }
+
+type openGates struct{ noGates }
+
+func (openGates) Close(context.Context, []Gate) error   { return nil }
+func (openGates) OpenAll(context.Context, string) error { return nil }
+
+func frozen(q *Quiet) bool {
+	ctx, cancel := context.WithCancel(context.Background())
+	over := waiting(ctx, q)
+	done, _ := over()
+	cancel()
+	over()
+	return !done
+}
+
+// TestQuietFromTheFreezeToTheThaw: however a freeze ends, what has waited for it goes on.
+func TestQuietFromTheFreezeToTheThaw(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quiet := &Quiet{}
+		begin := func(err error) *work {
+			a := &Agent{cfg: Config{Host: "hostA", Cells: still{err: err}, Gates: openGates{}, Quiet: quiet, Images: openStore(t, t.TempDir())}, log: discard()}
+			w := a.newRunner("job").newWork(marker.Key{Job: "job", Snapshot: "cut", Epoch: 1})
+			w.held, w.members = true, []Member{{Job: "job", Name: "hostA-1"}}
+			if frozen(quiet) {
+				t.Fatal("it is held before the freeze")
+			}
+			if _, rerr := w.record(t.Context()); !errors.Is(rerr, err) {
+				t.Fatal(rerr)
+			}
+			if !frozen(quiet) {
+				t.Fatal("members stand still, and nobody holds it")
+			}
+			return w
+		}
+		for name, end := range map[string]func(w *work) error{
+			"thaw":    func(w *work) error { return w.thaw(t.Context()) },
+			"release": func(w *work) error { return w.release(t.Context()) },
+			"rollback": func(w *work) error {
+				if done, ok := w.rollback(t.Context(), "a test").(marker.RollbackDone); !ok || done.Err != "" {
+					return errors.New(done.Err)
+				}
+				return nil
+			},
+		} {
+			w := begin(nil)
+			if err := end(w); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if frozen(quiet) {
+				t.Errorf("it is held after %s", name)
+			}
+			w.over()
+		}
+		w := begin(errors.New("no such cgroup"))
+		w.rollback(t.Context(), "a test")
+		if frozen(quiet) {
+			t.Error("it is held after a freeze that failed")
+		}
+	})
+}
+
+func TestDiskFullIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT, blob.ErrFull, images.ErrNoSpace} {
+		got := diskFull(dir, err)
+		var f *fault.Error
+		if !errors.As(got, &f) || !errors.Is(got, err) || f.Next == "" || f.Error() != "the disk of "+dir+" is full; "+roomNext {
+			t.Errorf("%v: %v", err, got)
+		}
+		if again := diskFull(filepath.Join(dir, "else"), fmt.Errorf("seal: %w", got)); again.Error() != "seal: "+got.Error() {
+			t.Errorf("said twice: %v", again)
+		}
+	}
+	other := errors.New("other")
+	if got := diskFull(dir, other); got.Error() != "other" {
+		t.Errorf("another error became %v", got)
+	}
+	if diskFull(dir, nil) != nil {
+		t.Error("no error became one")
+	}
+}

@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ss/fault"
+	"ss/store/blob"
+	"ss/store/images"
+)
+
+// roomNext is what makes room for images.
+const roomNext = "make room with ssctl gc, or remove cuts with ssctl rm, or name a larger disk (staging, state_dir) in agent.yaml"
+
+// demand is what something will take of a disk, in bytes.
+type demand struct {
+	what        string
+	dir         string
+	bytes, free int64
+}
+
+// lacking says of each disk that does not have what is wanted of it how much that is, and how much is free. Folders on one
+// disk share what it has.
+func lacking(demands ...demand) []string {
+	var out []string
+	byDisk := map[uint64][]demand{}
+	for _, d := range demands {
+		if d.bytes > d.free {
+			out = append(out, fmt.Sprintf("%s needs about %d MiB in %s, and %d MiB are free there", d.what, mib(d.bytes), d.dir, d.free>>20))
+			continue
+		}
+		if disk, err := diskOf(d.dir); err == nil {
+			byDisk[disk] = append(byDisk[disk], d)
+		}
+	}
+	for _, d := range demands {
+		disk, err := diskOf(d.dir)
+		if err != nil {
+			continue
+		}
+		if text := tooMuchTogether(byDisk[disk]); text != "" {
+			out = append(out, text)
+		}
+		delete(byDisk, disk)
+	}
+	return out
+}
+
+func tooMuchTogether(demands []demand) string {
+	var sum, free int64
+	var whats, dirs []string
+	for _, d := range demands {
+		sum += d.bytes
+		free = max(free, d.free) // less is free of a limit
+		whats, dirs = append(whats, d.what), append(dirs, d.dir)
+	}
+	if len(demands) < 2 || sum <= free {
+		return ""
+	}
+	return fmt.Sprintf("%s need about %d MiB together, and on the disk of %s %d MiB are free",
+		strings.Join(whats, " and "), mib(sum), strings.Join(dirs, " and "), free>>20)
+}
+
+// mib rounds up.
+func mib(n int64) int64 { return (n + 1<<20 - 1) >> 20 }
+
+// diskOf names the file system that a folder is on, or will be once it is made.
+func diskOf(dir string) (uint64, error) {
+	for {
+		var st unix.Stat_t
+		err := unix.Stat(dir, &st)
+		if err == nil {
+			return st.Dev, nil
+		}
+		if !errors.Is(err, unix.ENOENT) || filepath.Dir(dir) == dir {
+			return 0, err
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// freeIn is the number of bytes that can still be written to a folder's disk.
+func freeIn(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space in %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// fullBelow is so little room that whatever failed meanwhile failed for want of it: CRIU's log, which would say so, has no room
+// either.
+const fullBelow = 256 << 10
+
+// fullError says of what met a full disk no more than that: where in its work that was helps nobody.
+type fullError struct {
+	disk string
+	error
+}
+
+func (e *fullError) Error() string { return e.disk + " is full" }
+func (e *fullError) Unwrap() error { return e.error }
+
+// diskFull makes an error that comes of a full disk say which it is and what helps. Others stay what they are.
+func diskFull(dir string, err error) error {
+	switch {
+	case err == nil, errors.As(err, new(*fullError)):
+		return err
+	case isFull(err):
+		return &fault.Error{Err: &fullError{"the disk of " + dir, err}, Next: roomNext}
+	}
+	if free, ferr := freeIn(dir); ferr != nil || free >= fullBelow {
+		return err
+	}
+	return &fault.Error{Err: fmt.Errorf("the disk of %s is full: %w", dir, err), Next: roomNext}
+}
+
+// isFull says whether an error comes of a full disk, or of a quota that is used up, here or on another host.
+func isFull(err error) bool {
+	return errors.Is(err, images.ErrNoSpace) || errors.Is(err, blob.ErrFull) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}

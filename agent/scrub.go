@@ -1,0 +1,115 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"ss/store/images"
+)
+
+// scrubDelay keeps the first round away from what a host that has just started does.
+const scrubDelay = 5 * time.Minute
+
+// startBackground starts what the agent does of its own accord. Close ends it, and waits.
+func (a *Agent) startBackground() {
+	ctx, cancel := context.WithCancel(context.Background())
+	a.background = cancel
+	if a.cfg.ScrubRate <= 0 {
+		return
+	}
+	a.work.Go(func() { a.scrubRounds(ctx, scrubDelay, a.cfg.ScrubPause) })
+}
+
+// scrubRounds reads every object that this host holds, over and over, with a pause between two rounds.
+func (a *Agent) scrubRounds(ctx context.Context, delay, pause time.Duration) {
+	images.YieldToJob()
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		began := time.Now()
+		err := a.cfg.Images.Scrub(ctx, a.cfg.ScrubRate, a.holdersOf, a.reportDamage)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			a.log.Error("scrub", "error", err)
+		default:
+			a.log.Info("scrub: every object read", "took", time.Since(began).Round(time.Second))
+		}
+		timer.Reset(pause)
+	}
+}
+
+func (a *Agent) reportDamage(d images.Damage) {
+	if d.Healed {
+		a.log.Info("scrub: damaged object healed from another copy", "job", d.Job, "object", d.Digest, "detail", d.Detail)
+		return
+	}
+	a.log.Error("scrub: damaged object", "job", d.Job, "object", d.Digest, "detail", d.Detail, "next", "ssctl repair fetches it from another copy")
+}
+
+// holders is what the signed manifest of a cut says of where its images are. Its signature is not looked at here: whoever gives us
+// objects is an agent of this cluster, by its certificate, or a vault, and every object must be what its name says. What is signed
+// stands in the file as it is, under "cut".
+type holders struct {
+	Hosts []struct {
+		Name string `json:"name"`
+		Addr string `json:"addr"`
+	} `json:"hosts"`
+	Cut struct {
+		Hosts []struct {
+			Host   string   `json:"host"`
+			Copies []string `json:"copies"`
+			Vaults []string `json:"vaults"`
+		} `json:"hosts"`
+	} `json:"cut"`
+}
+
+// holdersOf are the other holders of a set, by the manifest of its cut that is kept beside it.
+func (a *Agent) holdersOf(ctx context.Context, set images.Set) []images.Source {
+	cuts, err := a.cfg.Images.Cuts(ctx)
+	if err != nil {
+		a.log.Error("manifests of cuts", "error", err)
+		return nil
+	}
+	b, ok := cuts[set.Key.Job][set.Key.Snapshot]
+	if !ok {
+		return nil
+	}
+	hosts, vaults, err := decodeHolders(b, set.Key.Host)
+	if err != nil {
+		a.log.Error("manifest of a cut", "job", set.Key.Job, "snapshot", set.Key.Snapshot, "error", err)
+		return nil
+	}
+	return a.sources(hosts, vaults)
+}
+
+// decodeHolders reads who holds the images of one host's part of a cut.
+func decodeHolders(manifest []byte, host string) (hosts []Participant, vaults []string, err error) {
+	var file struct {
+		Signed holders `json:"cut"`
+	}
+	if err := json.Unmarshal(manifest, &file); err != nil {
+		return nil, nil, err
+	}
+	h := file.Signed
+	for _, part := range h.Cut.Hosts {
+		if part.Host != host {
+			continue
+		}
+		vaults = part.Vaults
+		for _, p := range h.Hosts {
+			if slices.Contains(part.Copies, p.Name) && nameRE.MatchString(p.Name) {
+				hosts = append(hosts, Participant{Host: p.Name, Endpoint: p.Addr})
+			}
+		}
+	}
+	return hosts, vaults, nil
+}

@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"ss/fault"
+	"ss/store/images"
+)
+
+// SettleCopy does what the host that the images come from says of the copy that this host holds.
+func (a *Agent) SettleCopy(key images.Key, committed bool) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	if committed {
+		return a.cfg.Images.Commit(key)
+	}
+	sets, err := a.cfg.Images.Sets()
+	if err != nil {
+		return err
+	}
+	for _, set := range sets {
+		if set.Key == key && !set.Committed { // a committed one is somebody's cut, whatever the caller believes
+			return a.cfg.Images.Remove(key)
+		}
+	}
+	return nil
+}
+
+// Resolve settles image sets in doubt: some belong to a cut, some to nothing.
+func (a *Agent) Resolve(_ context.Context, committed, aborted []images.Key) error {
+	var errs []error
+	for _, k := range committed {
+		if err := a.cfg.Images.Commit(k); err != nil && !errors.Is(err, images.ErrNotFound) {
+			errs = append(errs, err)
+		}
+		a.tellRunner(k, true)
+	}
+	doubt, err := a.inDoubt()
+	if err != nil {
+		return err
+	}
+	for _, k := range aborted {
+		for _, d := range doubt { // never remove what is not in doubt, whatever the caller believes
+			if d == k {
+				errs = append(errs, a.cfg.Images.Remove(k))
+				a.tellRunner(k, false)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cutMax bounds the manifest of a cut, in bytes. One of ten thousand channels has 4 MiB.
+const cutMax = 16 << 20
+
+// PutCut keeps the signed manifest of a cut that exists, and marks what this host holds of the cut as committed. Where vault is not
+// empty, the manifest is put into that vault instead, in the place of one that says something else.
+func (a *Agent) PutCut(ctx context.Context, vault, job, snapshot string, manifest []byte) error {
+	key := images.Key{Job: job, Snapshot: snapshot, Host: a.cfg.Host}
+	if err := checkKey(key); err != nil {
+		return a.imageFault(err)
+	}
+	if len(manifest) == 0 || len(manifest) > cutMax {
+		return a.imageFault(fault.New(fault.Usage, "a cut's manifest has between 1 B and 16 MiB", "use an ssctl of the agent's version"))
+	}
+	if vault != "" {
+		return a.imageFault(a.putCutIn(ctx, vault, job, snapshot, manifest))
+	}
+	if err := a.cfg.Images.PutCut(ctx, job, snapshot, manifest); err != nil {
+		return a.imageFault(err)
+	}
+	sets, err := a.cfg.Images.Sets()
+	if err != nil {
+		return a.imageFault(err)
+	}
+	var errs []error
+	for _, set := range sets {
+		if set.Key.Job != job || set.Key.Snapshot != snapshot {
+			continue
+		}
+		if !set.Committed {
+			errs = append(errs, a.cfg.Images.Commit(set.Key))
+		}
+		a.tellRunner(set.Key, true)
+	}
+	return a.imageFault(errors.Join(errs...))
+}
+
+// RemoveCut removes every image set of a cut, and its manifest, from this host, or from a vault. Objects go with the next Collect.
+func (a *Agent) RemoveCut(ctx context.Context, vault, job, snapshot string) (int, error) {
+	key := images.Key{Job: job, Snapshot: snapshot, Host: a.cfg.Host}
+	if err := checkKey(key); err != nil {
+		return 0, a.imageFault(err)
+	}
+	if vault != "" {
+		n, err := a.removeFrom(ctx, vault, job, snapshot)
+		return n, a.imageFault(err)
+	}
+	sets, err := a.cfg.Images.Sets()
+	if err != nil {
+		return 0, a.imageFault(err)
+	}
+	n := 0
+	for _, set := range sets {
+		if set.Key.Job != job || set.Key.Snapshot != snapshot {
+			continue
+		}
+		if err := a.cfg.Images.Remove(set.Key); err != nil {
+			return n, a.imageFault(err)
+		}
+		n++
+	}
+	// The manifest last: with it gc knows sets of a cut that was removed from those of one that its catalogue has not heard of, if this ends midway. A
+	// catalogue that is made anew leaves out a cut without images.
+	return n, a.imageFault(a.cfg.Images.RemoveCut(ctx, job, snapshot))
+}

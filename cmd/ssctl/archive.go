@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ss/fault"
+	"ss/orchestrator"
+	"ss/orchestrator/remote"
+	"ss/store"
+)
+
+func (a *app) exportCommand() *cobra.Command {
+	var opt orchestrator.ExportOptions
+	cmd := &cobra.Command{
+		Use: "export CUT FILE", Short: "Write a cut into one file, to be imported elsewhere or looked into", Args: args(2, 2),
+		Long: "export writes a cut into a tar. Unpacked, sha256sum -c SHA256SUMS checks it, HOST/MEMBER/checkpoint holds CRIU's images, which crit reads, and\n" +
+			"a tar of HOST/MEMBER is a container's checkpoint to checkpointctl. The file holds the memory of programs: give --recipient to encrypt it with age.",
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			opt.Cut, opt.File = argv[0], argv[1]
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				res, err := c.Export(ctx, opt)
+				if err != nil {
+					return err
+				}
+				a.screen.finish()
+				if len(opt.Recipients) == 0 {
+					a.screen.notice(opt.File + " is not encrypted, and holds the memory of programs with all their secrets; --recipient encrypts it")
+				}
+				return a.say(map[string]any{"schema": "ss/export/1", "cut": res.Cut.ID, "job": res.Cut.Job, "file": opt.File, "files": res.Files, "bytes": res.Bytes,
+					"encrypted": len(opt.Recipients) > 0}, "%s is in %s: %d files, %s\n", res.Cut.ID, opt.File, res.Files, size(res.Bytes))
+			})
+		},
+	}
+	cmd.Flags().StringArrayVar(&opt.Recipients, "recipient", nil, "age1…: encrypt the file to it; may be repeated")
+	return cmd
+}
+
+func (a *app) importCommand() *cobra.Command {
+	var opt orchestrator.ImportOptions
+	var hosts []string
+	cmd := &cobra.Command{
+		Use: "import FILE", Short: "Make a cut of what export wrote, here or in another cluster", Args: args(1, 1),
+		Long: "import checks every byte of the file and makes a cut of it, with the job if there is none of its name. The images of each host go to the host of\n" +
+			"the same name, or where --host says, or where there is the most room. Restore it then with ssctl restore CUT --remap FROM=TO.",
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			opt.File = argv[0]
+			var err error
+			if opt.Hosts, err = parsePairs("--host", hosts); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				res, err := c.Import(ctx, opt)
+				if err != nil {
+					return err
+				}
+				a.screen.finish()
+				return a.showImported(res)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&opt.Job, "job", "", "name of the job here (default: as it was)")
+	cmd.Flags().StringArrayVar(&hosts, "host", nil, "FROM=TO: images of FROM go to host TO; may be repeated")
+	return cmd
+}
+
+func (a *app) showImported(res orchestrator.ImportResult) error {
+	remap := ""
+	for _, from := range slices.Sorted(maps.Keys(res.Targets)) {
+		if to := res.Targets[from]; to != from {
+			remap += fmt.Sprintf(" --remap %s=%s", from, to)
+		}
+	}
+	j := toCutJSON(res.Cut)
+	return a.say(struct {
+		Schema  string            `json:"schema"`
+		From    string            `json:"from_cluster"`
+		Targets map[string]string `json:"targets"`
+		cutJSON
+	}{"ss/import/1", res.From, res.Targets, j},
+		"%s of job %s is here: %d members, %s of images\nnext: ssctl restore %s%s\n", res.Cut.ID, res.Cut.Job, members(res.Cut), size(res.Cut.Bytes()), res.Cut.ID, remap)
+}
+
+func (a *app) catalogCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "catalog", Short: "Make a lost catalogue anew", Args: args(0, 0), RunE: func(*cobra.Command, []string) error {
+		return usage("usage: ssctl catalog rebuild")
+	}}
+	cmd.AddCommand(a.catalogRebuild())
+	return cmd
+}
+
+func (a *app) catalogRebuild() *cobra.Command {
+	var hosts, vaults []string
+	cmd := &cobra.Command{
+		Use: "rebuild --host NAME=IP:PORT", Short: "Make the catalogue anew from what hosts and vaults hold", Args: args(0, 0),
+		Long: "rebuild asks the hosts given for the signed manifests that they hold of cuts, finds the other hosts and the vaults in them, asks these as well, and\n" +
+			"writes a new catalogue. The folder needs admin.crt, admin.key and ca.crt, and must have no catalogue; images.key opens the images later.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(hosts) == 0 {
+				return usage("--host is needed, at least once: vaults are reached by way of a host, too")
+			}
+			begin, err := parseHosts(hosts)
+			if err != nil {
+				return err
+			}
+			if err := checkVaults(vaults); err != nil {
+				return err
+			}
+			return a.rebuild(cmd.Context(), begin, vaults)
+		},
+	}
+	cmd.Flags().StringArrayVar(&hosts, "host", nil, "NAME=IP:PORT of a host to ask; may be repeated")
+	cmd.Flags().StringArrayVar(&vaults, "vault", nil, "URL of a vault to ask; may be repeated")
+	return cmd
+}
+
+func parseHosts(pairs []string) ([]store.Host, error) {
+	var out []store.Host
+	seen := map[string]bool{}
+	for _, p := range pairs {
+		name, addr, ok := strings.Cut(p, "=")
+		if _, port, err := net.SplitHostPort(addr); !ok || name == "" || err != nil || port == "" {
+			return nil, usage("--host takes NAME=IP:PORT, not %q", p)
+		}
+		if seen[name] {
+			return nil, usage("--host names %s twice", name)
+		}
+		seen[name] = true
+		out = append(out, store.Host{Name: name, Addr: addr})
+	}
+	return out, nil
+}
+
+func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string) error {
+	creds, err := a.credentials()
+	if err != nil {
+		return err
+	}
+	dialer := remote.NewDialer(creds)
+	defer dialer.Close()
+	ctx, cancel := a.limited(ctx)
+	defer cancel()
+	b := orchestrator.Rebuilder{Dir: a.dir, Dial: dialer.Dial, Verifier: creds, Progress: a.screen.progress, Notice: a.screen.notice, Hosts: hosts, Vaults: vaults}
+	res, err := b.Rebuild(ctx)
+	a.screen.finish()
+	if err != nil {
+		for _, r := range res.Remarks {
+			a.screen.notice(r)
+		}
+		if ctx.Err() != nil && !fault.Is(err, fault.Interrupted) {
+			err = &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "nothing was written"}
+		}
+		return err
+	}
+	if !a.json() {
+		if err := a.showCuts(res.Rebuilt.Cuts); err != nil {
+			return err
+		}
+		for _, r := range res.Remarks {
+			fmt.Fprintln(a.stdout, r)
+		}
+		_, err = fmt.Fprintf(a.stdout, "the catalogue in %s knows %d host(s), %d job(s), %d cut(s)\n", a.dir, len(res.Rebuilt.Hosts), len(res.Rebuilt.Jobs), len(res.Rebuilt.Cuts))
+		return err
+	}
+	cuts := []cutJSON{}
+	for _, c := range res.Rebuilt.Cuts {
+		cuts = append(cuts, toCutJSON(c))
+	}
+	return a.print(map[string]any{"schema": "ss/catalog-rebuild/1", "hosts": len(res.Rebuilt.Hosts), "jobs": len(res.Rebuilt.Jobs), "cuts": cuts,
+		"remarks": some(res.Remarks), "asked": some(res.Asked)})
+}

@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ss/orchestrator"
+	"ss/store"
+)
+
+func (a *app) jobCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "job", Short: "Show jobs, and say how many copies of their images there are and how long cuts stay", Args: args(0, 0), RunE: func(*cobra.Command, []string) error {
+		return usage("usage: ssctl job set|show|list")
+	}}
+	cmd.AddCommand(a.jobSet(), a.jobShow(), a.jobList())
+	return cmd
+}
+
+// policyFlags are the flags of job set. Those that were not given change nothing.
+type policyFlags struct {
+	copies                      int
+	vaults                      []string
+	noVault, clusterVaults      bool
+	last, hourly, daily, weekly int
+}
+
+func (f policyFlags) check(changed func(string) bool) error {
+	if err := checkVaults(f.vaults); err != nil {
+		return err
+	}
+	if changed("copies") && f.copies < 1 {
+		return usage("--copies takes 1 or more, not %d", f.copies)
+	}
+	for name, n := range map[string]int{"keep-last": f.last, "keep-hourly": f.hourly, "keep-daily": f.daily, "keep-weekly": f.weekly} {
+		if n < 0 {
+			return usage("--%s takes 0 or more, not %d", name, n)
+		}
+	}
+	ways := 0
+	for _, given := range []bool{len(f.vaults) > 0, f.noVault, f.clusterVaults} {
+		if given {
+			ways++
+		}
+	}
+	if ways > 1 {
+		return usage("--vault, --no-vault and --cluster-vaults exclude each other")
+	}
+	return nil
+}
+
+// apply changes what was given.
+func (f policyFlags) apply(p *store.Policy, changed func(string) bool) {
+	for _, v := range []struct {
+		flag string
+		to   *int
+		n    int
+	}{{"copies", &p.Copies, f.copies}, {"keep-last", &p.Keep.Last, f.last}, {"keep-hourly", &p.Keep.Hourly, f.hourly},
+		{"keep-daily", &p.Keep.Daily, f.daily}, {"keep-weekly", &p.Keep.Weekly, f.weekly}} {
+		if changed(v.flag) {
+			*v.to = v.n
+		}
+	}
+	switch {
+	case len(f.vaults) > 0:
+		p.Vaults = f.vaults
+	case f.noVault:
+		p.Vaults = []string{}
+	case f.clusterVaults:
+		p.Vaults = nil
+	}
+}
+
+func (a *app) jobSet() *cobra.Command {
+	var f policyFlags
+	cmd := &cobra.Command{
+		Use: "set JOB", Short: "Change a job's policy: copies, vaults, retention", Args: args(1, 1),
+		Long: "set changes what is given and leaves the rest. Each vault counts as a copy, and so does the host that the images come from. Cuts that no\n" +
+			"--keep rule keeps are removed after the job's next snapshot, and by gc; the newest one and pinned ones always stay. Without a rule all stay.\n" +
+			"Cuts that are there already get their copies with ssctl repair.",
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			if cmd.Flags().NFlag() == 0 {
+				return usage("what is to be changed? see ssctl job set --help")
+			}
+			if err := f.check(cmd.Flags().Changed); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
+				_, err := c.Catalogue.SetPolicy(argv[0], func(p *store.Policy) error {
+					f.apply(p, cmd.Flags().Changed)
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+				return a.showJob(c, argv[0])
+			})
+		},
+	}
+	fl := cmd.Flags()
+	fl.IntVar(&f.copies, "copies", 0, fmt.Sprintf("how many hosts and vaults hold each host's images, itself counted (default %d)", store.DefaultCopies))
+	fl.StringArrayVar(&f.vaults, "vault", nil, "URL of a vault that holds a copy, in place of the cluster's: file:///PATH or s3://BUCKET/PREFIX?endpoint=…; may be repeated")
+	fl.BoolVar(&f.noVault, "no-vault", false, "no vault, also none of the cluster's")
+	fl.BoolVar(&f.clusterVaults, "cluster-vaults", false, "the cluster's vaults again")
+	fl.IntVar(&f.last, "keep-last", 0, "keep the newest N cuts")
+	fl.IntVar(&f.hourly, "keep-hourly", 0, "keep the newest cut of each of N hours that have one")
+	fl.IntVar(&f.daily, "keep-daily", 0, "likewise of days (UTC)")
+	fl.IntVar(&f.weekly, "keep-weekly", 0, "likewise of weeks (ISO 8601)")
+	return cmd
+}
+
+type jobJSON struct {
+	Schema        string              `json:"schema,omitempty"`
+	Job           string              `json:"job"`
+	Copies        int                 `json:"copies"`
+	Vaults        []string            `json:"vaults"`
+	ClusterVaults bool                `json:"cluster_vaults"`
+	Keep          keepJSON            `json:"keep"`
+	Encrypted     bool                `json:"encrypted"`
+	KeyID         string              `json:"key_id"`
+	Epoch         uint64              `json:"epoch"`
+	Cuts          int                 `json:"cuts"`
+	Pinned        int                 `json:"pinned"`
+	Placement     map[string][]string `json:"placement"`
+}
+
+type keepJSON struct {
+	Last   int `json:"last"`
+	Hourly int `json:"hourly"`
+	Daily  int `json:"daily"`
+	Weekly int `json:"weekly"`
+}
+
+func toJobJSON(j store.Job, cluster store.Cluster, cuts []store.Cut) jobJSON {
+	out := jobJSON{Job: j.Name, Copies: j.Policy.EffectiveCopies(), Vaults: some(j.EffectiveVaults(cluster)), ClusterVaults: j.Policy.Vaults == nil,
+		Keep: keepJSON(j.Policy.Keep), Encrypted: orchestrator.Encrypted(j, cluster), KeyID: j.KeyID, Epoch: j.Epoch, Cuts: len(cuts), Placement: map[string][]string{}}
+	for _, c := range cuts {
+		if c.Pinned {
+			out.Pinned++
+		}
+	}
+	for host, members := range j.Placement {
+		if len(members) > 0 {
+			out.Placement[host] = members
+		}
+	}
+	return out
+}
+
+func (k keepJSON) String() string {
+	var rules []string
+	for _, r := range []struct {
+		what string
+		n    int
+	}{{"last", k.Last}, {"hourly", k.Hourly}, {"daily", k.Daily}, {"weekly", k.Weekly}} {
+		if r.n > 0 {
+			rules = append(rules, fmt.Sprintf("%s %d", r.what, r.n))
+		}
+	}
+	if len(rules) == 0 {
+		return "all"
+	}
+	return strings.Join(rules, ", ")
+}
+
+func (a *app) jobShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show JOB", Short: "Show a job: policy, key, where its members are", Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error { return a.showJob(c, argv[0]) })
+		},
+	}
+}
+
+func (a *app) showJob(c *orchestrator.Cluster, name string) error {
+	j, err := c.Catalogue.Job(name)
+	if err != nil {
+		return err
+	}
+	cluster, err := c.Catalogue.Cluster()
+	if err != nil {
+		return err
+	}
+	cuts, err := c.Catalogue.Cuts(name)
+	if err != nil {
+		return err
+	}
+	doc := toJobJSON(j, cluster, cuts)
+	doc.Schema = "ss/job/1"
+	if a.json() {
+		return a.print(doc)
+	}
+	vaults := dash(strings.Join(doc.Vaults, ", "))
+	if doc.ClusterVaults {
+		vaults += " (the cluster's)"
+	}
+	var on []string
+	for _, h := range slices.Sorted(maps.Keys(doc.Placement)) {
+		on = append(on, h+": "+strings.Join(doc.Placement[h], " "))
+	}
+	secret := "not encrypted"
+	if doc.Encrypted {
+		secret = "encrypted, key " + dash(doc.KeyID)
+	}
+	return a.table([][]string{{"job", doc.Job}, {"members", dash(strings.Join(on, "; "))}, {"copies", fmt.Sprint(doc.Copies)}, {"vaults", vaults},
+		{"keep", doc.Keep.String()}, {"images", secret}, {"cuts", fmt.Sprintf("%d, %d pinned", doc.Cuts, doc.Pinned)}, {"epoch", fmt.Sprint(doc.Epoch)}})
+}
+
+func (a *app) jobList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the jobs and their policies", Args: args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
+				jobs, err := c.Catalogue.Jobs()
+				if err != nil {
+					return err
+				}
+				cluster, err := c.Catalogue.Cluster()
+				if err != nil {
+					return err
+				}
+				out := []jobJSON{}
+				rows := [][]string{{"JOB", "MEMBERS ON", "COPIES", "VAULTS", "KEEP", "CUTS", "PINNED"}}
+				for _, j := range jobs {
+					cuts, err := c.Catalogue.Cuts(j.Name)
+					if err != nil {
+						return err
+					}
+					doc := toJobJSON(j, cluster, cuts)
+					out = append(out, doc)
+					rows = append(rows, []string{j.Name, dash(strings.Join(slices.Sorted(maps.Keys(doc.Placement)), ",")), fmt.Sprint(doc.Copies),
+						dash(strings.Join(doc.Vaults, ",")), doc.Keep.String(), fmt.Sprint(doc.Cuts), fmt.Sprint(doc.Pinned)})
+				}
+				if a.json() {
+					return a.print(map[string]any{"schema": "ss/job-list/1", "jobs": out})
+				}
+				return a.table(rows)
+			})
+		},
+	}
+}
+
+// pinCommand is pin, or unpin.
+func (a *app) pinCommand(name, short string, pinned bool) *cobra.Command {
+	return &cobra.Command{
+		Use: name + " CUT", Short: short, Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				cut, err := c.Pin(ctx, argv[0], pinned)
+				if err != nil {
+					return err
+				}
+				return a.say(map[string]any{"schema": "ss/pin/1", "cut": cut.ID, "pinned": cut.Pinned}, "%s is %sned\n", cut.ID, name)
+			})
+		},
+	}
+}

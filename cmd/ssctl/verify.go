@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ss/orchestrator"
+)
+
+func (a *app) verifyCommand() *cobra.Command {
+	var opt orchestrator.VerifyOptions
+	cmd := &cobra.Command{
+		Use: "verify CUT", Short: "Read every byte of every copy of a cut, and check its channels anew", Args: args(1, 1),
+		Long: "verify reads every object of every copy of a cut, on hosts and in vaults, compares it with its SHA-256, and checks from the images that no\n" +
+			"byte of a connection is lost or there twice. With --read-data every page is decrypted, unpacked and compared with its name as well.",
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			opt.Cut = argv[0]
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				res, err := c.Verify(ctx, opt)
+				a.screen.finish()
+				if err == nil || !a.json() && len(res.Copies) > 0 {
+					if serr := a.showVerified(res, opt.ReadData, err == nil); serr != nil {
+						return serr
+					}
+				}
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&opt.ReadData, "read-data", false, "decode every page of the images as well")
+	return cmd
+}
+
+func (a *app) showVerified(res orchestrator.VerifyResult, readData, whole bool) error {
+	type copyJSON struct {
+		Host   string `json:"host"`
+		Holder string `json:"holder"`
+		Vault  bool   `json:"vault"`
+		Files  int    `json:"files"`
+		Bytes  int64  `json:"bytes"`
+	}
+	out := []copyJSON{}
+	rows := [][]string{{"IMAGES OF", "COPY ON", "FILES", "SIZE", "STATE"}}
+	for _, cp := range res.Copies {
+		out = append(out, copyJSON{cp.Host, cp.Holder, cp.Vault, cp.Files, cp.Bytes})
+		state := "whole"
+		if cp.Err != nil {
+			state = "see below"
+		}
+		rows = append(rows, []string{cp.Host, cp.Holder, fmt.Sprint(cp.Files), size(cp.Bytes), state})
+	}
+	if a.json() {
+		return a.print(map[string]any{"schema": "ss/verify/1", "cut": res.Cut.ID, "copies": out, "channels": res.Channels,
+			"channels_checked": len(res.Unchecked) == 0, "read_data": readData})
+	}
+	if err := a.table(rows); err != nil || !whole {
+		return err
+	}
+	if len(res.Unchecked) > 0 {
+		_, err := fmt.Fprintf(a.stdout, "%s is whole; its channels were not checked, for only vaults hold the images of %s: ssctl repair brings them to a host\n",
+			res.Cut.ID, strings.Join(res.Unchecked, ", "))
+		return err
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s is whole, and its %d channels are consistent\n", res.Cut.ID, res.Channels)
+	return err
+}
+
+func (a *app) rmCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "rm CUT", Short: "Remove a cut and its images, on hosts and in vaults", Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				cut, err := c.Remove(ctx, argv[0], force)
+				if err != nil {
+					return err
+				}
+				return a.say(map[string]any{"schema": "ss/rm/1", "cut": cut.ID}, "%s is removed\n", cut.ID)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also if it is pinned")
+	return cmd
+}

@@ -1,0 +1,55 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"ss/store"
+)
+
+// collectWait bounds how long an attempt waits for a collection that another ssctl is at. It is for a collection that ends soon; one that
+// does not is a conflict as any other.
+const collectWait = time.Minute
+
+// begin notes that something is about to begin of which there can be one of a job at a time.
+func (c *Cluster) begin(ctx context.Context, a store.Attempt) (store.Attempt, error) {
+	ctx, cancel := context.WithTimeout(ctx, collectWait)
+	defer cancel()
+	for told := false; ; told = true {
+		at, err := c.Catalogue.BeginAttempt(a)
+		if !errors.Is(err, store.ErrCollecting) || ctx.Err() != nil {
+			return at, err
+		}
+		if !told {
+			c.notice("%v; waiting", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(askAgain):
+		}
+	}
+}
+
+// alone does something while no snapshot or restore of the job can be on.
+func (c *Cluster) alone(ctx context.Context, job string, do func() error) error {
+	at, err := c.begin(ctx, store.Attempt{Kind: store.KindCollect, Job: job, Hosts: []string{}})
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(), c.Catalogue.EndAttempt(at.ID))
+}
+
+// endStale forgets the attempts whose ssctl has died: nobody asks for them any more.
+func (c *Cluster) endStale(attempts []store.Attempt) error {
+	var errs []error
+	for _, at := range attempts {
+		if at.Live {
+			continue
+		}
+		if err := c.Catalogue.EndAttempt(at.ID); !errors.Is(err, store.ErrConflict) { // else somebody has begun it anew
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

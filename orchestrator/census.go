@@ -1,0 +1,133 @@
+package orchestrator
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"ss/store"
+	"ss/store/images"
+)
+
+// census is what the hosts and vaults of a cluster hold, as far as they say.
+type census struct {
+	statuses []HostStatus
+	hosts    map[string]Inventory // by name
+	vaults   map[string]Inventory // by URL
+	silent   map[string]error     // hosts and vaults of which it is not known what they hold
+}
+
+// takeCensus asks every host, and each of the vaults by way of a host, what it holds of a job ("": of all).
+func (c *Cluster) takeCensus(ctx context.Context, job string, vaults []string) (census, error) {
+	statuses, err := c.Hosts(ctx)
+	if err != nil {
+		return census{}, err
+	}
+	s := census{statuses: statuses, hosts: map[string]Inventory{}, vaults: map[string]Inventory{}, silent: map[string]error{}}
+	ctx, cancel := context.WithTimeout(ctx, vaultTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	ask := func(where string, into map[string]Inventory, get func() (Inventory, error)) {
+		wg.Go(func() {
+			inv, err := get()
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				s.silent[where] = err
+				return
+			}
+			into[where] = inv
+		})
+	}
+	for _, h := range statuses {
+		ask(h.Name, s.hosts, func() (Inventory, error) {
+			a, err := c.answering(statuses, h.Name)
+			if err != nil {
+				return Inventory{}, err
+			}
+			return a.Inventory(ctx, "", job)
+		})
+	}
+	for _, v := range vaults {
+		ask(v, s.vaults, func() (inv Inventory, err error) {
+			err = c.onVault(ctx, statuses, nil, func(a Agent) (err error) {
+				inv, err = a.Inventory(ctx, v, job)
+				return err
+			})
+			return inv, err
+		})
+	}
+	wg.Wait()
+	return s, nil
+}
+
+// vaultsOf lists every vault that a cluster, its jobs or its cuts name.
+func vaultsOf(cluster store.Cluster, jobs []store.Job, cuts []store.Cut) []string {
+	names := map[string]bool{}
+	add := func(urls []string) {
+		for _, u := range urls {
+			names[u] = true
+		}
+	}
+	add(cluster.Vaults)
+	for _, j := range jobs {
+		add(j.Policy.Vaults)
+	}
+	for _, cut := range cuts {
+		_, vaults := holders(cut)
+		add(vaults)
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// holding lists the hosts, or vaults, in whose inventory a set is.
+func holding(inventories map[string]Inventory, key images.Key) []string {
+	var out []string
+	for name, inv := range inventories {
+		if slices.ContainsFunc(inv.Sets, func(s HeldSet) bool { return s.Key == key }) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// hasCut says whether a cut's manifest is in an inventory.
+func (inv Inventory) hasCut(id string) bool {
+	return slices.ContainsFunc(inv.Cuts, func(c HeldCut) bool { return c.Snapshot == id })
+}
+
+// lacksCut says whether one of a cut's holders does not have its manifest.
+func (s census) lacksCut(cut store.Cut) bool {
+	hosts, vaults := holders(cut)
+	lacks := func(inventories map[string]Inventory, where string) bool {
+		inv, up := inventories[where]
+		return up && !inv.hasCut(cut.ID)
+	}
+	return slices.ContainsFunc(hosts, func(h string) bool { return lacks(s.hosts, h) }) ||
+		slices.ContainsFunc(vaults, func(v string) bool { return lacks(s.vaults, v) })
+}
+
+// candidates are the hosts that a copy may go to.
+func (s census) candidates() []candidate {
+	var out []candidate
+	for _, h := range s.statuses {
+		if s.silent[h.Name] == nil {
+			out = append(out, candidate{h.Name, h.Info.FreeBytes})
+		}
+	}
+	return out
+}
+
+// participants finds hosts by their names.
+func (s census) participants(names []string) []Participant {
+	var out []Participant
+	for _, h := range s.statuses {
+		if slices.Contains(names, h.Name) {
+			out = append(out, h.participant())
+		}
+	}
+	return out
+}

@@ -1,0 +1,61 @@
+package orchestrator
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+)
+
+// Usage is what image sets take, place by place.
+type Usage struct {
+	Places []PlaceUsage
+	Silent map[string]error // hosts and vaults that could not be asked
+}
+
+// PlaceUsage is what the jobs take on one host or in one vault.
+type PlaceUsage struct {
+	Where string
+	Vault bool
+	Free  int64 // of a host: bytes of room for images
+	Jobs  []JobUsage
+}
+
+// Usage asks every host and vault what the images of a job ("": of all) take there.
+func (c *Cluster) Usage(ctx context.Context, job string) (Usage, error) {
+	cluster, err := c.Catalogue.Cluster()
+	if err != nil {
+		return Usage{}, err
+	}
+	jobs, err := c.Catalogue.Jobs()
+	if err != nil {
+		return Usage{}, err
+	}
+	if job != "" {
+		if _, err := c.Catalogue.Job(job); err != nil {
+			return Usage{}, err
+		}
+	}
+	cuts, err := c.Catalogue.Cuts("")
+	if err != nil {
+		return Usage{}, err
+	}
+	s, err := c.takeCensus(ctx, job, vaultsOf(cluster, jobs, cuts))
+	if err != nil {
+		return Usage{}, err
+	}
+	u := Usage{Silent: s.silent}
+	for _, h := range s.statuses {
+		if inv, ok := s.hosts[h.Name]; ok {
+			u.Places = append(u.Places, PlaceUsage{Where: h.Name, Free: h.Info.FreeBytes, Jobs: byJob(inv.Usage)})
+		}
+	}
+	for _, v := range slices.Sorted(maps.Keys(s.vaults)) {
+		u.Places = append(u.Places, PlaceUsage{Where: v, Vault: true, Jobs: byJob(s.vaults[v].Usage)})
+	}
+	return u, nil
+}
+
+func byJob(in []JobUsage) []JobUsage {
+	return slices.SortedFunc(slices.Values(in), func(a, b JobUsage) int { return cmp.Compare(a.Job, b.Job) })
+}

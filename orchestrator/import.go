@@ -1,0 +1,427 @@
+package orchestrator
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"ss/fault"
+	"ss/store"
+	"ss/store/images"
+	"ss/store/keys"
+)
+
+// ageIntro is how an encrypted export begins (https://age-encryption.org/v1).
+const ageIntro = "age-encryption.org/"
+
+// ImportOptions says what comes in, and where to.
+type ImportOptions struct {
+	File  string
+	Job   string            // "": as it was called
+	Hosts map[string]string // host of the cut → host that gets its images; others by name, or by room
+}
+
+// ImportResult says what became of it.
+type ImportResult struct {
+	Cut     store.Cut
+	From    string // id of the cluster that it comes from
+	Targets map[string]string
+}
+
+// Import makes a cut of what Export wrote. Until every byte of the file has been seen to be as it was written, there is no cut; if it is
+// not, or anything else fails, nothing stays.
+func (c *Cluster) Import(ctx context.Context, opt ImportOptions) (ImportResult, error) {
+	im := &importing{c: c, opt: opt, targets: map[string]string{}, made: map[string]Imported{}}
+	err := im.run(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "nothing was imported"}
+		}
+		return ImportResult{}, &fault.Error{Op: "import", Err: fmt.Errorf("%s: %w", opt.File, err)}
+	}
+	return ImportResult{Cut: im.cut, From: im.file.Cluster.ID, Targets: im.targets}, nil
+}
+
+// importing is one import under way.
+type importing struct {
+	c        *Cluster
+	opt      ImportOptions
+	archive  *archiveReader
+	file     store.CutFile
+	job      store.Job
+	newJob   bool
+	jobKey   keys.Job
+	vaults   []string
+	copies   int // beside the target
+	statuses []HostStatus
+	targets  map[string]string // host of the cut → host here
+	at       store.Attempt
+	made     map[string]Imported // by host of the cut
+	cut      store.Cut
+}
+
+func (im *importing) run(ctx context.Context) error {
+	f, err := os.Open(im.opt.File)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	plain, err := im.plain(f)
+	if err != nil {
+		return err
+	}
+	im.archive = newArchiveReader(plain)
+	if err := im.readManifest(); err != nil {
+		return err
+	}
+	if err := im.prepare(ctx); err != nil {
+		return errors.Join(err, im.forgetJob())
+	}
+	if err := im.take(ctx); err != nil {
+		return errors.Join(err, im.undo(ctx))
+	}
+	im.c.publish(ctx, im.cut, im.statuses)
+	return nil
+}
+
+// plain decrypts the file if it is encrypted.
+func (im *importing) plain(f io.Reader) (io.Reader, error) {
+	r := bufio.NewReaderSize(f, 1<<20)
+	begin, err := r.Peek(len(ageIntro))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if !bytes.Equal(begin, []byte(ageIntro)) {
+		return r, nil
+	}
+	const next = "give --identity FILE with an identity of one of the recipients that it was exported to"
+	if im.c.Identities == nil {
+		return nil, fault.New(fault.Denied, "it is encrypted", next)
+	}
+	identities, err := im.c.Identities()
+	if err != nil {
+		return nil, &fault.Error{Kind: fault.Denied, Err: err, Next: next}
+	}
+	out, err := keys.DecryptFrom(r, identities...)
+	if err != nil {
+		return nil, &fault.Error{Kind: fault.Denied, Err: fmt.Errorf("decrypt it: %w", err), Next: next}
+	}
+	return out, nil
+}
+
+// witness lets every signature pass and remembers what is wrong with it: that of another cluster cannot be checked here.
+type witness struct {
+	inner store.Verifier
+	err   error
+}
+
+func (w *witness) VerifySigned(data, signature, certificate []byte) error {
+	if w.inner == nil {
+		w.err = errors.New("there is nobody to check it")
+		return nil
+	}
+	w.err = w.inner.VerifySigned(data, signature, certificate)
+	return nil
+}
+
+func (im *importing) readManifest() error {
+	data, err := im.archive.manifest()
+	if err != nil {
+		return err
+	}
+	w := &witness{inner: im.c.Verifier}
+	if im.file, err = store.DecodeCutFile(data, w); err != nil {
+		return &fault.Error{Kind: fault.Integrity, Err: err, Next: "nothing was imported"}
+	}
+	cluster, err := im.c.Catalogue.Cluster()
+	if err != nil {
+		return err
+	}
+	switch {
+	case w.err == nil:
+	case im.file.Cluster.ID == cluster.ID:
+		return &fault.Error{Kind: fault.Integrity, Err: fmt.Errorf("the manifest says that it is of this cluster, but no admin of it signed it: %w", w.err), Next: "nothing was imported"}
+	default:
+		im.c.notice("the cut comes from another cluster (%s): who signed it cannot be checked here, only that the file is whole", im.file.Cluster.ID)
+	}
+	im.cut = im.file.Cut
+	if im.opt.Job != "" {
+		im.cut.Job = im.opt.Job
+	}
+	return nil
+}
+
+// prepare chooses who gets what, and writes the intent down.
+func (im *importing) prepare(ctx context.Context) error {
+	cluster, err := im.c.Catalogue.Cluster()
+	if err != nil {
+		return err
+	}
+	if old, err := im.c.Catalogue.Cut("", im.cut.ID); err == nil && old.ID == im.cut.ID {
+		return fmt.Errorf("there is a cut %s of job %s already: %w", old.ID, old.Job, store.ErrConflict)
+	}
+	_, err = im.c.Catalogue.Job(im.cut.Job)
+	if errors.Is(err, store.ErrNotFound) {
+		im.newJob = true
+		err = im.c.Catalogue.SetPlacement(im.cut.Job, map[string][]string{})
+	}
+	if err != nil {
+		return err
+	}
+	if im.job, im.jobKey, err = im.c.ensureKey(im.cut.Job); err != nil {
+		return err
+	}
+	im.vaults = im.job.EffectiveVaults(cluster)
+	im.copies = hostCopies(im.job.Policy.EffectiveCopies(), len(im.vaults)) - 1
+	if im.statuses, err = im.c.Hosts(ctx); err != nil {
+		return err
+	}
+	// An import of this very cut that died has left images, in doubt.
+	if err := im.c.resolve(ctx, im.statuses); err != nil {
+		return err
+	}
+	if err := im.choose(); err != nil {
+		return err
+	}
+	var names []string
+	for _, t := range im.targets {
+		names = append(names, t)
+	}
+	im.at, err = im.c.begin(ctx, store.Attempt{ID: im.cut.ID, Kind: store.KindSnapshot, Job: im.cut.Job, Hosts: names, Phase: "import"})
+	im.cut.Epoch = im.at.Epoch
+	return err
+}
+
+// choose finds a host for each part: the one that is named, the one of the same name, or the one with the most room.
+func (im *importing) choose() error {
+	up := (census{statuses: slices.DeleteFunc(slices.Clone(im.statuses), func(h HostStatus) bool { return h.Err != nil })}).candidates()
+	if len(up) <= im.copies {
+		return fault.New(fault.Unreachable, fmt.Sprintf("the images are to be on %d host(s), and %d answer(s)", im.copies+1, len(up)), "ssctl host list says why; or add one")
+	}
+	for from := range im.opt.Hosts {
+		if !slices.ContainsFunc(im.cut.Hosts, func(h store.CutHost) bool { return h.Host == from }) {
+			return fault.New(fault.NotFound, fmt.Sprintf("the cut has no part of host %q", from), "")
+		}
+	}
+	for _, h := range im.cut.Hosts {
+		to := im.opt.Hosts[h.Host]
+		if to == "" {
+			to = h.Host
+			if _, err := im.c.answering(im.statuses, to); err != nil {
+				roomy := slices.MaxFunc(up, func(a, b candidate) int { return int((a.Free - b.Free) >> 20) })
+				to = roomy.Name
+			}
+		}
+		if _, err := im.c.answering(im.statuses, to); err != nil {
+			return err
+		}
+		im.targets[h.Host] = to
+		for i := range up {
+			if up[i].Name == to {
+				up[i].Free -= bytesOf(h) // the next part may do better elsewhere
+			}
+		}
+	}
+	return nil
+}
+
+func bytesOf(h store.CutHost) int64 {
+	var n int64
+	for _, m := range h.Members {
+		n += m.ImageBytes
+	}
+	return n
+}
+
+// take hands the sets to their hosts, looks at the end whether all of it was whole, and commits.
+func (im *importing) take(ctx context.Context) error {
+	for _, v := range im.vaults { // where nothing is in doubt: it stays, and what comes now is not the same
+		if err := im.removeFrom(ctx, v); err != nil {
+			return fmt.Errorf("%s: %w", v, err)
+		}
+	}
+	if err := im.sets(ctx); err != nil {
+		return err
+	}
+	if err := im.copyOut(ctx); err != nil {
+		return err
+	}
+	im.cut.Hosts = slices.Clone(im.cut.Hosts)
+	for i := range im.cut.Hosts {
+		h := &im.cut.Hosts[i]
+		got := im.made[h.Host]
+		h.Manifest, h.Copies, h.Vaults = got.Digest, got.Copies, got.Vaults
+		h.NewBytes, h.WroteBytes, h.MovedBytes = 0, 0, 0
+	}
+	im.cut.Key, im.cut.KeyID, im.cut.Pinned = im.job.Key, im.job.KeyID, false
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return im.c.Catalogue.CommitCut(im.cut)
+}
+
+// sets goes through the archive to its end.
+func (im *importing) sets(ctx context.Context) (err error) {
+	var w FileWriter
+	host := ""
+	defer func() {
+		if w != nil {
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	finish := func() error {
+		if w == nil {
+			return nil
+		}
+		im.c.progress(im.targets[host], "storing the images of "+host)
+		got, err := w.Finish()
+		w = nil
+		if err != nil {
+			return fmt.Errorf("images of %s, on %s: %w", host, im.targets[host], err)
+		}
+		im.made[host] = got
+		return nil
+	}
+	for {
+		e, err := im.archive.next()
+		if errors.Is(err, io.EOF) {
+			return finish()
+		}
+		if err != nil {
+			return err
+		}
+		if e.Path == "" {
+			if err := finish(); err != nil {
+				return err
+			}
+			host = e.Host
+			if w, err = im.open(ctx, e); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := w.Next(PlainFile{Path: e.Path, Size: e.Size, Mode: e.Mode}); err != nil {
+			return fmt.Errorf("images of %s, on %s: %w", host, im.targets[host], err)
+		}
+		if n, err := io.Copy(w, im.archive); err != nil || n != e.Size {
+			return orShort(err)
+		}
+	}
+}
+
+// open begins a set with the description of its members.
+func (im *importing) open(ctx context.Context, e archiveEntry) (FileWriter, error) {
+	target, ok := im.targets[e.Host]
+	if _, twice := im.made[e.Host]; !ok || twice {
+		return nil, damaged("images of %q, which is no host of the cut or was there already", e.Host)
+	}
+	meta, err := io.ReadAll(im.archive)
+	if err != nil {
+		return nil, err
+	}
+	a, err := im.c.answering(im.statuses, target)
+	if err != nil {
+		return nil, err
+	}
+	im.c.progress(target, "taking the images of "+e.Host)
+	return a.ImportImages(ctx, ImportOpen{Key: images.Key{Job: im.cut.Job, Snapshot: im.cut.ID, Host: e.Host}, Epoch: im.at.Epoch, Meta: meta,
+		JobKey: im.jobKey, Vaults: im.vaults})
+}
+
+// copyOut has other hosts fetch what was imported: a host may put only images of its own on others.
+func (im *importing) copyOut(ctx context.Context) error {
+	for _, h := range im.cut.Hosts {
+		got, ok := im.made[h.Host]
+		if !ok {
+			return damaged("it has no images of %s", h.Host)
+		}
+		var others []candidate
+		for _, o := range im.statuses {
+			if o.Err == nil && !slices.Contains(got.Copies, o.Name) {
+				others = append(others, candidate{o.Name, o.Info.FreeBytes})
+			}
+		}
+		from := Sources{Hosts: (census{statuses: im.statuses}).participants(got.Copies), Vaults: got.Vaults}
+		var errs []error
+		for _, name := range order(im.cut.Job, im.targets[h.Host], others, bytesOf(h)) {
+			if len(got.Copies) > im.copies {
+				break
+			}
+			a, err := im.c.answering(im.statuses, name)
+			if err == nil {
+				im.c.progress(name, "fetching the images of "+h.Host)
+				_, err = a.FetchImages(ctx, images.Key{Job: im.cut.Job, Snapshot: im.cut.ID, Host: h.Host}, got.Digest, from)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+				continue
+			}
+			got.Copies = append(got.Copies, name)
+		}
+		if len(got.Copies) <= im.copies {
+			return fmt.Errorf("%d of %d other hosts took a copy of the images of %s: %w", len(got.Copies)-1, im.copies, h.Host, errors.Join(errs...))
+		}
+		im.made[h.Host] = got
+	}
+	return nil
+}
+
+// undo takes back what was made, unless there is a cut of it.
+func (im *importing) undo(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+	defer cancel()
+	if cut, err := im.c.Catalogue.Cut("", im.cut.ID); err == nil && cut.ID == im.cut.ID || err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrAmbiguous) {
+		return err
+	}
+	var keys []images.Key
+	for _, h := range im.cut.Hosts {
+		keys = append(keys, images.Key{Job: im.cut.Job, Snapshot: im.cut.ID, Host: h.Host})
+	}
+	for _, h := range im.statuses {
+		a, err := im.c.answering(im.statuses, h.Name)
+		if err == nil {
+			err = a.ResolveImages(ctx, nil, keys)
+		}
+		if err != nil && h.Err == nil {
+			im.c.notice("images of what was not imported are left on %s, in doubt: %v", h.Name, err)
+		}
+	}
+	for _, v := range im.vaults {
+		if err := im.removeFrom(ctx, v); err != nil {
+			im.c.notice("images of what was not imported are left in %s until ssctl gc: %v", v, err)
+		}
+	}
+	return errors.Join(im.c.Catalogue.EndAttempt(im.at.ID), im.forgetJob())
+}
+
+// removeFrom takes images of the cut out of a vault, unless they are of a cut that exists: of another cluster, which has the vault, too.
+func (im *importing) removeFrom(ctx context.Context, vault string) error {
+	return im.c.onVault(ctx, im.statuses, nil, func(a Agent) error {
+		inv, err := a.Inventory(ctx, vault, im.cut.Job)
+		if err != nil || inv.hasCut(im.cut.ID) {
+			return err
+		}
+		return a.RemoveImages(ctx, vault, im.cut.Job, im.cut.ID)
+	})
+}
+
+// forgetJob removes a job that the import made, if nobody uses it yet.
+func (im *importing) forgetJob() error {
+	if !im.newJob {
+		return nil
+	}
+	j, err := im.c.Catalogue.Job(im.cut.Job)
+	if err != nil || len(j.Placement) > 0 { // somebody has started a member of it meanwhile
+		return err
+	}
+	err = im.c.Catalogue.RemoveJob(im.cut.Job)
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
+}

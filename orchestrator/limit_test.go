@@ -1,0 +1,76 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ss/fault"
+	"ss/marker"
+	"ss/store"
+)
+
+// stuckLine is a host that says what it is at, and never comes to an end. When it is told to give up, its line breaks.
+type stuckLine struct {
+	say  chan FromHost
+	gone chan struct{}
+	once sync.Once
+}
+
+func (l *stuckLine) Send(m marker.Message) error {
+	if m.Type == marker.MsgAbort {
+		return l.Close()
+	}
+	return nil
+}
+
+func (l *stuckLine) Recv() (FromHost, error) {
+	select {
+	case m := <-l.say:
+		return m, nil
+	case <-l.gone:
+		return FromHost{}, io.EOF
+	}
+}
+
+func (l *stuckLine) Close() error {
+	l.once.Do(func() { close(l.gone) })
+	return nil
+}
+
+// TestOnlyStandingStillIsLimited: a snapshot whose members stand still for too long is rolled back, and one that stores for long is not.
+func TestOnlyStandingStillIsLimited(t *testing.T) {
+	for name, c := range map[string]struct {
+		phase string
+		want  fault.Kind
+		text  string
+	}{
+		"a dump that hangs": {"dumping", fault.RolledBack, "hostA is not finished"},
+		"a slow vault":      {phaseStoring, fault.Interrupted, "enough"},
+	} {
+		line := &stuckLine{say: make(chan FromHost, 1), gone: make(chan struct{})}
+		a := &attempt{c: &Cluster{}, opt: SnapshotOptions{Job: "ring"}, key: attemptKey{Job: "ring", Snapshot: "s", Epoch: 1}, zero: time.Now(),
+			limit: 50 * time.Millisecond, hosts: []HostStatus{{Host: store.Host{Name: "hostA"}}}, lines: map[marker.HostID]SnapshotLine{"hostA": line},
+			events: make(chan marker.Event, 64), done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{},
+			failures: map[marker.HostID]error{}, lost: map[marker.HostID]bool{}, heard: map[marker.HostID]bool{}}
+		a.core = marker.NewCoordinator(marker.Config{Key: marker.Key(a.key), Participants: []marker.HostID{"hostA"}, Initiator: "hostA",
+			Lease: millis(lease), AbortTimeout: millis(abortTimeout)})
+		line.say <- FromHost{Progress: &Progress{Phase: c.phase}}
+		a.reads.Add(1)
+		go func() {
+			defer a.reads.Done()
+			a.read("hostA", line)
+		}()
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 10*a.limit, errors.New("enough"))
+		err := a.failure(a.drive(ctx))
+		cancel()
+		a.close()
+		if fault.KindOf(err) != c.want || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

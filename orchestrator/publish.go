@@ -1,0 +1,169 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"ss/fault"
+	"ss/store"
+	"ss/store/images"
+)
+
+// publishTimeout bounds how long a command waits until a cut's manifest is on all its holders.
+const publishTimeout = 30 * time.Second
+
+// vaultTimeout bounds a question to a vault that moves no images: it may be far away, and large.
+const vaultTimeout = 2 * time.Minute
+
+// cutFile is what is kept of a cut beside its images.
+func (c *Cluster) cutFile(cut store.Cut) ([]byte, error) {
+	cluster, err := c.Catalogue.Cluster()
+	if err != nil {
+		return nil, err
+	}
+	job, err := c.Catalogue.Job(cut.Job)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := c.Catalogue.Hosts()
+	if err != nil {
+		return nil, err
+	}
+	if c.Signer == nil {
+		return nil, errors.New("nobody is here to sign it")
+	}
+	f := store.CutFile{Schema: 1, Cluster: cluster, Job: job, Epoch: job.Epoch, Hosts: hosts, Cut: cut}
+	return f.Encode(c.Signer)
+}
+
+// publish puts a cut's signed manifest on everyone who holds its images, all at once. Without it the catalogue could not be made anew,
+// and nothing else would be amiss: so it never fails, it says.
+func (c *Cluster) publish(ctx context.Context, cut store.Cut, statuses []HostStatus) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
+	defer cancel()
+	const mends = "ssctl repair or gc mends that"
+	manifest, err := c.cutFile(cut)
+	if err != nil {
+		c.notice("the manifest of %s is on none of its holders: %v; %s", cut.ID, err, mends)
+		return
+	}
+	hosts, vaults := holders(cut)
+	var wg sync.WaitGroup
+	tell := func(where string, put func() error) {
+		wg.Go(func() {
+			if err := put(); err != nil {
+				c.notice("the manifest of %s is not on %s: %v; %s", cut.ID, where, err, mends)
+			}
+		})
+	}
+	for _, name := range hosts {
+		tell(name, func() error {
+			a, err := c.answering(statuses, name)
+			if err != nil {
+				return err
+			}
+			return a.PutCut(ctx, "", cut.Job, cut.ID, manifest)
+		})
+	}
+	for _, v := range vaults {
+		tell(v, func() error {
+			return c.onVault(ctx, statuses, hosts, func(a Agent) error { return a.PutCut(ctx, v, cut.Job, cut.ID, manifest) })
+		})
+	}
+	wg.Wait()
+}
+
+// answering finds the agent of a registered host that has answered.
+func (c *Cluster) answering(statuses []HostStatus, name string) (Agent, error) {
+	i := slices.IndexFunc(statuses, func(h HostStatus) bool { return h.Name == name })
+	if i < 0 {
+		return nil, fault.New(fault.NotFound, fmt.Sprintf("host %s is not registered any more", name), "")
+	}
+	if err := statuses[i].Err; err != nil {
+		return nil, &fault.Error{Kind: fault.Unreachable, Err: err}
+	}
+	return c.agent(statuses[i].Host)
+}
+
+// onVault has an answering host do something in a vault: one of the preferred first, then the others, for a vault need not be reachable
+// from everywhere.
+func (c *Cluster) onVault(ctx context.Context, statuses []HostStatus, prefer []string, do func(Agent) error) error {
+	var up []HostStatus
+	for _, h := range statuses {
+		if h.Err == nil {
+			up = append(up, h)
+		}
+	}
+	if len(up) == 0 {
+		return fault.New(fault.Unreachable, "no host answers that could reach the vault", "ssctl host list says why")
+	}
+	slices.SortStableFunc(up, func(a, b HostStatus) int { return outOf(prefer, a.Name) - outOf(prefer, b.Name) })
+	var errs []error
+	for _, h := range up {
+		a, err := c.agent(h.Host)
+		if err == nil {
+			err = do(a)
+		}
+		if err == nil || ctx.Err() != nil || fault.Is(err, fault.Integrity) || fault.Is(err, fault.NotFound) || fault.Is(err, fault.Conflict) {
+			return err // it is the vault's own answer, and another way there makes no other
+		}
+		errs = append(errs, fmt.Errorf("by way of %s: %w", h.Name, err))
+	}
+	return errors.Join(errs...)
+}
+
+func outOf(names []string, name string) int {
+	if slices.Contains(names, name) {
+		return 0
+	}
+	return 1
+}
+
+// resolve tells hosts the outcome of attempts that they hold images of and do not know the end of: an
+// ssctl died before it could say so.
+func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
+	attempts, err := c.Catalogue.Attempts()
+	if err != nil {
+		return err
+	}
+	live := map[string]bool{} // read before the cuts: an attempt that commits meanwhile is in one of the two
+	for _, at := range attempts {
+		live[at.ID] = at.Live
+	}
+	found := map[string]store.Cut{}
+	for _, h := range hosts {
+		if h.Err != nil || len(h.Info.InDoubt) == 0 {
+			continue
+		}
+		var committed, aborted []images.Key
+		for _, k := range h.Info.InDoubt {
+			switch cut, err := c.Catalogue.Cut("", k.Snapshot); {
+			case err == nil && cut.ID == k.Snapshot:
+				committed = append(committed, k)
+				found[cut.ID] = cut
+			case err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrAmbiguous):
+				return err
+			case !live[k.Snapshot]:
+				aborted = append(aborted, k)
+			}
+		}
+		a, err := c.agent(h.Host)
+		if err != nil {
+			return err
+		}
+		if err := a.ResolveImages(ctx, committed, aborted); err != nil {
+			c.notice("images in doubt on %s are not settled: %v", h.Name, err)
+		}
+	}
+	if err := c.endStale(attempts); err != nil {
+		return err
+	}
+	for _, cut := range found { // whoever died before it could say so has not handed out the manifest either
+		c.publish(ctx, cut, hosts)
+	}
+	return nil
+}

@@ -1,0 +1,203 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"ss/fault"
+	"ss/store"
+)
+
+// Remove deletes a cut and what only it needs. One that is pinned stays, unless force is set.
+func (c *Cluster) Remove(ctx context.Context, ref string, force bool) (store.Cut, error) {
+	cut, err := c.Catalogue.Cut("", ref)
+	if err != nil {
+		return store.Cut{}, err
+	}
+	if cut.Pinned && !force {
+		return store.Cut{}, &fault.Error{Kind: fault.Refused, Op: "rm", Job: cut.Job, Snapshot: cut.ID, Err: errors.New("the cut is pinned"),
+			Next: "ssctl unpin " + cut.ID + " first, or give --force"}
+	}
+	statuses, err := c.Hosts(ctx)
+	if err != nil {
+		return store.Cut{}, err
+	}
+	if err := c.remove(ctx, cut, statuses); err != nil {
+		return store.Cut{}, &fault.Error{Op: "rm", Job: cut.Job, Snapshot: cut.ID, Err: err}
+	}
+	c.collectAfter(ctx, cut.Job, []store.Cut{cut}, statuses)
+	return cut, nil
+}
+
+// restoring says whether a restore of the job is on: what it reads must stay.
+func (c *Cluster) restoring(job string) (bool, error) {
+	attempts, err := c.Catalogue.Attempts()
+	for _, at := range attempts {
+		if at.Job == job && at.Kind == store.KindRestore && at.Live {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// remove deletes a cut: first from the catalogue, so that nobody restores what is going, then its images.
+func (c *Cluster) remove(ctx context.Context, cut store.Cut, statuses []HostStatus) error {
+	if on, err := c.restoring(cut.Job); err != nil || on {
+		return errors.Join(err, busy(on, cut.Job))
+	}
+	if err := c.Catalogue.DeleteCut(cut.ID); err != nil {
+		return err
+	}
+	// A restore looks, once it is in the catalogue, whether its cut still is. So if there is one now that found the cut, it is seen here.
+	if on, err := c.restoring(cut.Job); err != nil || on {
+		c.notice("a restore of job %s is on: the images of %s stay until ssctl gc removes them", cut.Job, cut.ID)
+		return err
+	}
+	c.removeImages(ctx, cut, statuses)
+	return nil
+}
+
+func busy(on bool, job string) error {
+	if !on {
+		return nil
+	}
+	return fault.New(fault.Conflict, fmt.Sprintf("a restore of job %s is on, which may read the cut", job), "wait for its end")
+}
+
+// removeImages has every host and vault remove a cut's sets: the holders, and whoever has them from a restore. A holder that does not answer is
+// named: gc removes them there later.
+func (c *Cluster) removeImages(ctx context.Context, cut store.Cut, statuses []HostStatus) {
+	hosts, vaults := holders(cut)
+	for _, h := range statuses {
+		if h.Err == nil && !slices.Contains(hosts, h.Name) {
+			hosts = append(hosts, h.Name)
+		}
+	}
+	var wg sync.WaitGroup
+	drop := func(where string, remove func() error) {
+		c.progress(where, "removing "+cut.ID)
+		wg.Go(func() {
+			if err := remove(); err != nil {
+				c.notice("images of %s are left on %s until ssctl gc: %v", cut.ID, where, err)
+			}
+		})
+	}
+	for _, name := range hosts {
+		drop(name, func() error {
+			a, err := c.answering(statuses, name)
+			if err != nil {
+				return err
+			}
+			return a.RemoveImages(ctx, "", cut.Job, cut.ID)
+		})
+	}
+	for _, v := range vaults {
+		drop(v, func() error {
+			return c.onVault(ctx, statuses, hosts, func(a Agent) error { return a.RemoveImages(ctx, v, cut.Job, cut.ID) })
+		})
+	}
+	wg.Wait()
+}
+
+// collectAfter frees the room of cuts of a job that were removed. What goes wrong is said, and is gc's to mend.
+func (c *Cluster) collectAfter(ctx context.Context, job string, gone []store.Cut, statuses []HostStatus) {
+	vaults := map[string]bool{}
+	for _, cut := range gone {
+		_, vs := holders(cut)
+		for _, v := range vs {
+			vaults[v] = true
+		}
+	}
+	var wg sync.WaitGroup
+	for _, h := range statuses {
+		if h.Err != nil {
+			continue
+		}
+		c.progress(h.Name, "collecting")
+		wg.Go(func() {
+			a, err := c.agent(h.Host)
+			if err == nil {
+				_, err = a.Collect(ctx, "", job, false)
+			}
+			if err != nil {
+				c.notice("the room of what was removed is not free yet on %s: %v; ssctl gc frees it", h.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	for v := range vaults {
+		if _, err := c.collectVault(ctx, v, job, false, statuses); err != nil {
+			c.notice("the room of what was removed is not free yet in %s: %v; ssctl gc frees it", v, err)
+		}
+	}
+}
+
+// collectVault removes the objects of a job that no set in a vault refers to. No attempt of the job may be on meanwhile, so it is one itself.
+func (c *Cluster) collectVault(ctx context.Context, vault, job string, dry bool, statuses []HostStatus) (Garbage, error) {
+	var g Garbage
+	collect := func() error {
+		c.progress(vault, "collecting")
+		return c.onVault(ctx, statuses, nil, func(a Agent) (err error) {
+			g, err = a.Collect(ctx, vault, job, dry)
+			return err
+		})
+	}
+	if dry {
+		err := collect()
+		return g, err
+	}
+	err := c.alone(ctx, job, collect)
+	return g, err
+}
+
+// retain removes the cuts of a job that its policy does not keep. It never fails the command that it comes after.
+func (c *Cluster) retain(ctx context.Context, job string, statuses []HostStatus) (gone []store.Cut) {
+	expired, err := c.expired(job)
+	if err != nil {
+		c.notice("retention of job %s: %v", job, err)
+	}
+	for _, cut := range expired {
+		if err := c.remove(ctx, cut, statuses); err != nil {
+			c.notice("retention of job %s: %s stays: %v", job, cut.ID, err)
+			continue
+		}
+		gone = append(gone, cut)
+	}
+	if len(gone) > 0 {
+		c.collectAfter(ctx, job, gone, statuses)
+		c.notice("retention of job %s removed %d cut(s)", job, len(gone))
+	}
+	return gone
+}
+
+func (c *Cluster) expired(job string) ([]store.Cut, error) {
+	j, err := c.Catalogue.Job(job)
+	if err != nil {
+		return nil, err
+	}
+	cuts, err := c.Catalogue.Cuts(job)
+	if err != nil {
+		return nil, err
+	}
+	return store.Expired(cuts, j.Policy.Keep), nil
+}
+
+// Pin keeps a cut from retention, or no longer. Its manifest says so as well, where its holders can be reached.
+func (c *Cluster) Pin(ctx context.Context, ref string, pinned bool) (store.Cut, error) {
+	cut, err := c.Catalogue.Cut("", ref)
+	if err != nil || cut.Pinned == pinned {
+		return cut, err
+	}
+	if cut, err = c.Catalogue.Pin(cut.ID, pinned); err != nil {
+		return store.Cut{}, err
+	}
+	statuses, err := c.Hosts(ctx)
+	if err != nil {
+		return store.Cut{}, err
+	}
+	c.publish(ctx, cut, statuses)
+	return cut, nil
+}

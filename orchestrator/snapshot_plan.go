@@ -1,0 +1,163 @@
+package orchestrator
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"ss/fault"
+	"ss/marker"
+	"ss/store"
+)
+
+// planSnapshot finds who takes part, and writes the intent down.
+func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attempt, error) {
+	cluster, err := c.Catalogue.Cluster()
+	if err != nil {
+		return nil, err
+	}
+	job, jobKey, err := c.ensureKey(opt.Job)
+	if err != nil {
+		return nil, err
+	}
+	all, err := c.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.resolve(ctx, all); err != nil {
+		return nil, err
+	}
+	members, missing := c.membersWhereUp(ctx, all, opt.Job)
+	for host, err := range missing {
+		if len(job.Placement[host]) > 0 {
+			return nil, &fault.Error{Kind: fault.Unreachable, Err: err, Next: "a cut needs every host of the job"}
+		}
+	}
+	running := map[string]bool{}
+	for _, m := range members {
+		if m.State == "running" {
+			running[m.Host] = true
+		}
+	}
+	if len(running) == 0 {
+		return nil, fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+opt.Job)
+	}
+	a := &attempt{
+		c: c, opt: opt, zero: time.Now(), lines: map[marker.HostID]SnapshotLine{}, events: make(chan marker.Event, 64),
+		done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{}, failures: map[marker.HostID]error{},
+		lost: map[marker.HostID]bool{}, heard: map[marker.HostID]bool{},
+		job: job, jobKey: jobKey, vaults: job.EffectiveVaults(cluster), need: map[string]int64{},
+	}
+	a.copies = hostCopies(job.Policy.EffectiveCopies(), len(a.vaults)) - 1
+	for _, m := range members {
+		a.need[m.Host] += m.RSS
+	}
+	if err := a.choose(all, running); err != nil {
+		return nil, err
+	}
+	return a, a.intend(ctx)
+}
+
+// choose sorts the hosts into those that take part and those that may hold copies. A host of the job that does not
+// answer for itself is never left out: the cut would lack its members.
+func (a *attempt) choose(all []HostStatus, running map[string]bool) error {
+	var silent []string
+	for _, h := range all {
+		switch {
+		case h.Err == nil:
+			a.all = append(a.all, h)
+			if running[h.Name] {
+				a.hosts = append(a.hosts, h)
+			}
+		case running[h.Name]:
+			return &fault.Error{Kind: fault.Unreachable, Err: h.Err, Next: "a cut needs every host of the job"}
+		default:
+			silent = append(silent, h.Name)
+		}
+	}
+	others := len(a.all) - 1
+	switch {
+	case others >= a.copies:
+		return nil
+	case others+len(silent) >= a.copies:
+		return fault.New(fault.Unreachable, fmt.Sprintf("the images are to be on %d other host(s), and %d answer(s)", a.copies, others),
+			"ssctl host list says why, of "+strings.Join(silent, ", "))
+	}
+	return fault.New(fault.Refused, fmt.Sprintf("the images are to be on %d other host(s), and there are %d", a.copies, others),
+		fmt.Sprintf("add one with ssctl host add, or see ssctl job set %s --copies and --vault", a.opt.Job))
+}
+
+func (a *attempt) intend(ctx context.Context) error {
+	initiator := a.opt.Initiator
+	ids := a.ids()
+	if initiator == "" {
+		initiator = string(ids[0])
+	}
+	if !slices.Contains(ids, marker.HostID(initiator)) {
+		return fault.New(fault.NotFound, fmt.Sprintf("the initiator %q has no member of the job", initiator), fmt.Sprintf("choose one of %v", ids))
+	}
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = string(id)
+	}
+	at, err := a.c.begin(ctx, store.Attempt{Kind: store.KindSnapshot, Job: a.opt.Job, Hosts: names})
+	if err != nil {
+		return err
+	}
+	a.key = attemptKey{Job: marker.JobID(a.opt.Job), Snapshot: marker.SnapshotID(at.ID), Epoch: marker.Epoch(at.Epoch)}
+	timeout := a.opt.Timeout
+	switch {
+	case timeout == 0 && a.opt.Stop:
+		timeout = DefaultTimeout
+	case timeout == 0:
+		a.limit = DefaultTimeout
+	}
+	prepare := prepareTimeout
+	if timeout > 0 {
+		prepare = min(prepare, timeout)
+	}
+	a.core = marker.NewCoordinator(marker.Config{
+		Key: marker.Key(a.key), Participants: ids, Initiator: marker.HostID(initiator), Stop: a.opt.Stop,
+		Lease: millis(lease), Settle: millis(settle), PrepareTimeout: millis(prepare), Timeout: millis(timeout),
+		AbortTimeout: millis(abortTimeout), FinishTimeout: millis(finishTimeout),
+	})
+	return nil
+}
+
+func millis(d time.Duration) marker.Millis { return marker.Millis(d.Milliseconds()) }
+
+func (a *attempt) ids() []marker.HostID {
+	var ids []marker.HostID
+	for _, h := range a.hosts {
+		ids = append(ids, marker.HostID(h.Name))
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (a *attempt) participants(hosts []HostStatus) []Participant {
+	var out []Participant
+	for _, h := range hosts {
+		out = append(out, h.participant())
+	}
+	return out
+}
+
+// copiesFor orders the hosts that may hold a copy of h's images.
+func (a *attempt) copiesFor(h HostStatus) []Participant {
+	var others []candidate
+	byName := map[string]Participant{}
+	for _, o := range a.all {
+		if o.Name != h.Name {
+			others = append(others, candidate{o.Name, o.Info.FreeBytes})
+			byName[o.Name] = o.participant()
+		}
+	}
+	var out []Participant
+	for _, name := range order(a.opt.Job, h.Name, others, a.need[h.Name]) {
+		out = append(out, byName[name])
+	}
+	return out
+}
