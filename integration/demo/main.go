@@ -49,7 +49,8 @@ func play(s *lab.Script, say *teller) {
 	d := &show{Script: s, say: say}
 	d.stage()
 	d.startJob()
-	cut := d.snapshot()
+	d.snapshot()
+	cut := d.second()
 	d.lab.Host("hostA").PowerOff()
 	say.bad("hostA dies", "every process killed, its network gone; hostB sends into the void")
 	d.restore(cut)
@@ -98,7 +99,7 @@ func (d *show) startJob() {
 }
 
 // snapshot takes a cut and tells what it holds.
-func (d *show) snapshot() string {
+func (d *show) snapshot() {
 	var cut struct {
 		Cut     string
 		Members []struct {
@@ -121,6 +122,33 @@ func (d *show) snapshot() string {
 		d.say.detail(c.From+" → "+c.To, "%s in transit at the cut, and in it", bytes(c.InTransit))
 	}
 	d.say.act("it goes on", "the programs noticed nothing: %s words on hostA", count(d.received("hostA", "connect", 2)))
+}
+
+// second takes another cut, and tells what the store made of it: most of the memory is as it was.
+func (d *show) second() string {
+	var cut struct {
+		Cut   string
+		Bytes int64
+		Hosts []struct {
+			New   int64 `json:"new_bytes"`
+			Wrote int64 `json:"wrote_bytes"`
+		}
+	}
+	d.lab.CtlJSON(&cut, "snapshot", jobName)
+	var fresh, wrote int64
+	for _, h := range cut.Hosts {
+		fresh, wrote = fresh+h.New, wrote+h.Wrote
+	}
+	d.say.act("another one", "%s recorded, %s of it new to the store, %s written, compressed and encrypted", bytes(cut.Bytes), bytes(fresh), bytes(wrote))
+	var df struct {
+		Total struct {
+			Logical int64 `json:"logical_bytes"`
+			Stored  int64 `json:"stored_bytes"`
+			Ratio   float64
+		}
+	}
+	d.lab.CtlJSON(&df, "df", jobName)
+	d.say.detail("ssctl df", "%s of images take %s on the three hosts, ratio %.1f", bytes(df.Total.Logical), bytes(df.Total.Stored), df.Total.Ratio)
 	return cut.Cut
 }
 
