@@ -144,8 +144,10 @@ func holdProgram(args []string) int {
 	if err := os.WriteFile(filepath.Join(args[len(args)-1], "up"), nil, 0o600); err != nil {
 		return 1
 	}
-	_ = unix.Pause()
-	return int(memory[0])
+	for memory[0] != 0 { // for ever; the runtime's own signals end a pause, too
+		_ = unix.Pause()
+	}
+	return 0
 }
 
 // touched is as many MiB of memory as the text says, every page of which is there.
