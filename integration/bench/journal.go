@@ -93,11 +93,20 @@ func (l *journal) since(word string, at time.Time) []pause {
 
 // longest is the longest of them, in milliseconds; 0 if there is none.
 func (l *journal) longest(word string, since time.Time) float64 {
-	var longest time.Duration
+	during, after := l.split(word, since, since)
+	return max(during, after)
+}
+
+// split is the longest of those that began before a certain time, and of the others, in milliseconds.
+func (l *journal) split(word string, since, at time.Time) (before, after float64) {
 	for _, p := range l.since(word, since) {
-		longest = max(longest, p.long)
+		if p.end.Add(-p.long).Before(at) {
+			before = max(before, ms(p.long))
+		} else {
+			after = max(after, ms(p.long))
+		}
 	}
-	return ms(longest)
+	return before, after
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

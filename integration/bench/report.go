@@ -117,6 +117,9 @@ func rows(jobs []JobResult) []Row {
 		what := fmt.Sprintf("8 MiB member's standstill beside %s (%s) ÷ its own bare dump", size(j.MiB), j.Kind)
 		out = append(out, compare(what, j.Rounds, boundSmall,
 			func(r Round) float64 { return r.BareSmall.Still }, func(r Round) float64 { return r.Ours.StillSmall }))
+		what = fmt.Sprintf("8 MiB member's longest pause while %s (%s) are stored ÷ its own bare dump", size(j.MiB), j.Kind)
+		out = append(out, compare(what, j.Rounds, noBound,
+			func(r Round) float64 { return r.BareSmall.Still }, func(r Round) float64 { return r.Ours.Storing }))
 		if j.Kind == "requests" {
 			out = append(out, timeouts(j))
 		}
@@ -204,6 +207,7 @@ func pad(s string) string {
 const notes = `bare:       criu dump --leave-running, at CRIU's default verbosity, in the member's own namespaces, to the same disk, which is synced before
             each. %s
 standstill: the longest time between two turns of a loop of the program itself that only looks at the clock
+stored:     after a snapshot, when all run, its images are packed and copied, at low priority; here on the processors that the members of all hosts share
 gap:        the longest time between two arrivals at the 8 MiB member, which receives what the large one sends
 RATIO:      of the two medians; PAIRWISE: the median of the rounds' own ratios. OK if both are within the bound, near if only one is.
 restore:    from the start of the command, in place and after a kill, until the programs' own loops turn; bare: the large member alone`
