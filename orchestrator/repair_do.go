@@ -30,14 +30,14 @@ func (r *repair) carryOut(ctx context.Context, plans []repairPlan) {
 func (r *repair) copyOut(ctx context.Context, p repairPlan) {
 	out := r.out[p.Key]
 	left := slices.Clone(p.Spare)
-	for todo := slices.Clone(p.Fetch); len(todo) > 0 && ctx.Err() == nil; {
-		host := todo[0]
-		todo = todo[1:]
+	for queue := slices.Clone(p.Fetch); len(queue) > 0 && ctx.Err() == nil; {
+		host := queue[0]
+		queue = queue[1:]
 		r.c.progress(host, "fetching "+p.Key.Snapshot+", images of "+p.Key.Host)
 		if _, err := r.fetch(ctx, host, p.repairPart); err != nil {
 			r.failed(p.Key, "%s got no copy: %v", host, err)
 			if len(left) > 0 {
-				todo, left = append(todo, left[0]), left[1:]
+				queue, left = append(queue, left[0]), left[1:]
 			} else {
 				out.State = StateShort
 			}

@@ -32,6 +32,13 @@ func checkDir(dir string) error {
 	return nil
 }
 
+// ReadKey reads a small file that is a secret: a regular one, no link, closed to others, in a folder that others cannot write to.
+func ReadKey(path string) ([]byte, error) { return readFile(path, true) }
+
+// WriteKey makes path hold a secret, for its owner only: whole or not at all, also through a loss of power. Where there is a file already it
+// is left alone, and the error is fs.ErrExist.
+func WriteKey(path string, key []byte) error { return writeFile(path, key, 0o600, false) }
+
 // readFile reads a small regular file and does not follow a link to it. A secret one must be closed to others.
 func readFile(path string, secret bool) ([]byte, error) {
 	if secret {

@@ -3,23 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
+	"ss/api/identity"
 	"ss/store"
 	"ss/store/keys"
 )
 
-const (
-	// imagesKey is the file in the cluster's folder with the age identity that opens the jobs' keys.
-	imagesKey = "images.key"
-	// maxKeyFile bounds what is read of such a file.
-	maxKeyFile = 1 << 20
-)
+// imagesKey is the file in the cluster's folder with the age identity that opens the jobs' keys.
+const imagesKey = "images.key"
 
 // makeIdentity draws the cluster's age identity and writes it to path, durably and for its owner only. One that is there is never replaced: it may
 // be the only one that opens some images.
@@ -28,47 +22,19 @@ func makeIdentity(path string) (recipient string, err error) {
 	if err != nil {
 		return "", err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	text := fmt.Sprintf("# opens the keys of all jobs' images; written by ssctl init\n# public key: %s\n%s\n", recipient, id)
+	err = identity.WriteKey(path, []byte(text))
 	if errors.Is(err, fs.ErrExist) {
 		return "", fmt.Errorf("%s is there already, and may be the only key to some images: move it away: %w", path, store.ErrConflict)
 	}
-	if err != nil {
-		return "", err
-	}
-	_, err = fmt.Fprintf(f, "# opens the keys of all jobs' images; written by ssctl init\n# public key: %s\n%s\n", recipient, id)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return "", err
-	}
-	return recipient, errors.Join(d.Sync(), d.Close())
+	return recipient, err
 }
 
 // readIdentities reads age identities from a file of lines, as age-keygen writes it. The file must be closed to others.
 func readIdentities(path string) ([]string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	data, err := identity.ReadKey(path)
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s is open to others (mode %04o): chmod 600 %s", path, info.Mode().Perm(), path)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	if len(data) > maxKeyFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxKeyFile)
 	}
 	ids := parseIdentities(string(data))
 	if len(ids) == 0 {
