@@ -229,12 +229,15 @@ func (r *runner) long(act marker.Action, do func(context.Context) (marker.Event,
 // undo runs the action that ends an attempt: it is never cancelled, and has a deadline of its own.
 func (r *runner) undo(act marker.Action, do func(context.Context) marker.Event) {
 	w := r.cur
+	w.ending.Add(1)
 	r.a.work.Add(1)
 	go func() {
 		defer r.a.work.Done()
 		ctx, cancel := cleanup(w.ctx)
 		defer cancel()
-		r.post(do(ctx))
+		ev := do(ctx)
+		w.ending.Done()
+		r.post(ev)
 	}()
 }
 
@@ -298,9 +301,14 @@ func (r *runner) deliver(w *work, to Participant, m marker.Message) {
 
 const deliverTimeout = 4 * time.Second
 
-// abandon rolls back what the job is in, as Close wants it. A host that is Complete keeps its images.
+// abandon rolls back what the job is in, as Close wants it. A host that is Complete keeps its images. What is rolled back already, or
+// finished, comes to its end as it would: the images of one that finishes belong to a cut.
 func (r *runner) abandon() {
 	if r.cur == nil || r.p.Phase() == marker.Idle {
+		return
+	}
+	if r.p.Phase() == marker.Finishing || r.p.Phase() == marker.RollingBack {
+		r.cur.ending.Wait()
 		return
 	}
 	ctx, cancel := cleanup(context.Background())

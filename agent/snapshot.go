@@ -31,6 +31,7 @@ type work struct {
 	life    context.Context // ends when the attempt is over, however it ends
 	end     context.CancelFunc
 	running sync.WaitGroup
+	ending  sync.WaitGroup // the rollback or the finish
 
 	held     bool   // the job is this attempt's: its members and gates are its to touch
 	free     func() // lets the job go

@@ -26,8 +26,9 @@ import (
 const killWait = 10 * time.Second
 
 // killGrace is how long a cancelled CRIU may take to undo what it did before it is killed, where the
-// caller's context allows that much. A rollback takes milliseconds.
-const killGrace = 20 * time.Second
+// caller's context allows that much. A rollback takes milliseconds; one that hangs must not keep the members standing beyond
+// the lease of a snapshot, which is 5 s.
+const killGrace = 3 * time.Second
 
 // operation is one CRIU, from its start to its end.
 type operation struct {
