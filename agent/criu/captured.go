@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,10 +60,12 @@ func watchStreams(dir string, n int, full func()) (*streamWatch, error) {
 	return w, nil
 }
 
-// close ends the watch, and returns when full has returned or will not be called.
+// close ends the watch, and returns when full has returned or will not be called. The member stands still for it, and the kernel takes ten
+// milliseconds and more to close an inotify instance, as it waits until no processor looks at it any more (SRCU): nobody waits for that.
 func (w *streamWatch) close() {
-	_ = w.file.Close()
+	_ = w.file.SetReadDeadline(time.Unix(1, 0))
 	<-w.done
+	go func() { _ = w.file.Close() }()
 }
 
 // fileEvent is what happened to a file: it was made, or it was closed after it had been open for writing.
