@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,18 +150,17 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	if _, err := w.a.cfg.CRIU.Check(ctx); err != nil {
 		return nil, &fault.Error{Kind: fault.Refused, Err: err}
 	}
-	if err := w.preflight(ctx); err != nil {
-		return nil, err
-	}
-	if err := w.reachPeers(ctx); err != nil {
-		return nil, err
-	}
 	if w.partial, err = w.a.cfg.Images.Begin(w.images()); err != nil {
-		return nil, err
+		return nil, cmp.Or(w.preflight(ctx), err)
 	}
-	// CRIU starts now and waits, so that its start is not part of the time the members stand still.
-	var watched error
+	// Nothing of this touches a member, so all goes on at once; if there is a refusal, the rollback ends the rest. CRIU starts now and waits,
+	// so that its start is not part of the time the members stand still.
+	var refused, unreached, watched error
 	var wg sync.WaitGroup
+	wg.Go(func() {
+		refused = w.preflight(ctx)
+	})
+	wg.Go(func() { unreached = w.reachPeers(ctx) })
 	wg.Go(func() { w.unwatch, watched = w.a.cfg.Cells.Watch(ctx, w.members, w.lockFile) })
 	w.dumps = make([]Dump, len(w.members))
 	err = w.each(func(i int, m Member) error {
@@ -172,6 +172,9 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 		return err
 	})
 	wg.Wait()
+	if err := cmp.Or(refused, unreached); err != nil {
+		return nil, err
+	}
 	if watched != nil {
 		err = errors.Join(err, fmt.Errorf("start the watcher: %w", watched))
 	}

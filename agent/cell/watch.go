@@ -65,7 +65,12 @@ func (g *Manager) Watch(ctx context.Context, members []agent.Member, lockFile st
 	cmd.Env = agent.HelperEnv("GOMAXPROCS=2")
 	cmd.ExtraFiles = []*os.File{r, readyW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	started := make(chan error)
+	go func() {
+		agent.Ahead() // the snapshot waits for it
+		started <- cmd.Start()
+	}()
+	err = <-started
 	_ = r.Close()
 	_ = readyW.Close()
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestCheck(t *testing.T) {
@@ -53,6 +55,7 @@ func TestDumpRestoreTree(t *testing.T) {
 				}
 				c2.adopt(strconv.Itoa(s.InnerPid()))
 				counts(t, counted, at)
+				sameNiceness(t, c2.member.Pid)
 				if ppid := parentOf(c2.member.Pid); ppid != c2.member.InitPid {
 					t.Errorf("the restored root's parent is %d instead of the cell's first process %d", ppid, c2.member.InitPid)
 				}
@@ -61,6 +64,28 @@ func TestDumpRestoreTree(t *testing.T) {
 				c2.kill()
 			}
 		})
+	}
+}
+
+// sameNiceness checks that none of a process's threads has CRIU's niceness (agent.Ahead) instead of what was dumped, which is this test's own.
+func sameNiceness(t *testing.T, pid int) {
+	t.Helper()
+	want, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "task"))
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("threads of %d: %d, %v", pid, len(threads), err)
+	}
+	for _, thread := range threads {
+		tid, err := strconv.Atoi(thread.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := unix.Getpriority(unix.PRIO_PROCESS, tid); err != nil || got != want {
+			t.Errorf("thread %d of the restored process has niceness %d, want %d: %v", tid, 20-got, 20-want, err)
+		}
 	}
 }
 

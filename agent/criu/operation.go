@@ -87,6 +87,7 @@ func (r *Runner) begin(op string, m agent.Member, o order, logDir, logName strin
 		p.listen()
 	}()
 	go func() {
+		agent.Ahead() // and CRIU after it
 		if op == "dump" {
 			p.err = client.Dump(opts, hooks)
 		} else {
