@@ -152,21 +152,27 @@ func (c *Cluster) Members(ctx context.Context, job string) (members []Member, mi
 	return members, missing, nil
 }
 
-// membersWhereUp asks only the hosts that have answered already: one that is dead is waited for once.
-func (c *Cluster) membersWhereUp(ctx context.Context, statuses []HostStatus, job string) (members []Member, missing map[string]error) {
-	var up []store.Host
-	for _, h := range statuses {
-		if h.Err == nil {
-			up = append(up, h.Host)
-		}
+// survey asks every host for its state and for its members of a job, at once: one that is dead is waited for once. Of a host whose status
+// has an error no members are taken, and that error is in missing.
+func (c *Cluster) survey(ctx context.Context, job string) (statuses []HostStatus, members []Member, missing map[string]error, err error) {
+	hosts, err := c.Catalogue.Hosts()
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	members, missing = c.membersOn(ctx, up, job)
+	var wg sync.WaitGroup
+	wg.Go(func() { members, missing = c.membersOn(ctx, hosts, job) })
+	statuses, err = c.Hosts(ctx)
+	wg.Wait()
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	for _, h := range statuses {
 		if h.Err != nil {
 			missing[h.Name] = h.Err
+			members = slices.DeleteFunc(members, func(m Member) bool { return m.Host == h.Name })
 		}
 	}
-	return members, missing
+	return statuses, members, missing, nil
 }
 
 func (c *Cluster) membersOn(ctx context.Context, hosts []store.Host, job string) (members []Member, missing map[string]error) {

@@ -96,7 +96,7 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	if opt.Job != "" && cut.Job != opt.Job {
 		return nil, fault.New(fault.NotFound, fmt.Sprintf("cut %s is one of job %s", cut.ID, cut.Job), "")
 	}
-	statuses, err := c.Hosts(ctx)
+	statuses, members, missing, err := c.survey(ctx, cut.Job)
 	if err != nil {
 		return nil, err
 	}
@@ -121,12 +121,11 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 			return nil, err
 		}
 	}
-	return r, r.findOld(ctx, statuses)
+	return r, r.findOld(members, missing)
 }
 
 // findOld finds the members of the job that the restored ones replace, and that no target would end.
-func (r *restore) findOld(ctx context.Context, statuses []HostStatus) error {
-	members, missing := r.c.membersWhereUp(ctx, statuses, r.plan.Cut.Job)
+func (r *restore) findOld(members []Member, missing map[string]error) error {
 	for host, err := range missing {
 		if r.hosts[host].Err == nil { // it is alive: what it has of the job must be known
 			return &fault.Error{Kind: fault.Unreachable, Host: host, Err: err}

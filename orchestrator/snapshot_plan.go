@@ -22,14 +22,13 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	if err != nil {
 		return nil, err
 	}
-	all, err := c.Hosts(ctx)
+	all, members, missing, err := c.survey(ctx, opt.Job)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.resolve(ctx, all); err != nil {
 		return nil, err
 	}
-	members, missing := c.membersWhereUp(ctx, all, opt.Job)
 	for host, err := range missing {
 		if len(job.Placement[host]) > 0 {
 			return nil, &fault.Error{Kind: fault.Unreachable, Err: err, Next: "a cut needs every host of the job"}
