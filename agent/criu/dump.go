@@ -79,7 +79,9 @@ func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump
 	if err != nil {
 		return nil, err
 	}
-	err = d.reached(ctx, d.ready)
+	bounded, cancel := context.WithTimeoutCause(ctx, r.startLimit, fmt.Errorf("%w within %s: try again", errNotReady, r.startLimit))
+	defer cancel()
+	err = d.reached(bounded, d.ready)
 	if err == nil {
 		return d, nil
 	}
@@ -90,8 +92,16 @@ func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump
 	if killed := d.end(); killed != nil {
 		return nil, killed
 	}
-	return nil, d.failure(fmt.Errorf("%w: %w", ErrCancelled, err)) // it has not touched the member
+	if !errors.Is(err, errNotReady) {
+		err = fmt.Errorf("%w: %w", ErrCancelled, err)
+	}
+	return nil, d.failure(err) // it has not touched the member
 }
+
+// startLimit is ample for CRIU to come to its first notification, on a busy host too; it takes milliseconds.
+const startLimit = 20 * time.Second
+
+var errNotReady = errors.New("criu did not become ready to dump")
 
 func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
 	m := spec.Member
@@ -214,7 +224,7 @@ func (d *dump) Cancel(ctx context.Context) error {
 	killed := d.killed && strings.HasPrefix(d.news.Exit, "signal:")
 	d.mu.Unlock()
 	if killed {
-		return d.failure(errors.New("criu had to be killed in the midst of the dump"))
+		return d.failure(errors.New("criu had to be killed: it did not give up when it was told to"))
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ type Error struct {
 	Criu   int    // of CRIU as this host sees it, or 0 if it never started
 	Exit   string // how CRIU ended: "exit status 1", "signal: killed"; "" if that is not known
 	Killed bool   // CRIU was killed: sockets may be in repair mode, and tasks may still hold its code
+	Stood  string // if we killed it, where CRIU and its keeper were then; "" otherwise
 	Log    string // where CRIU's log is; of a failure, a copy that no rollback removes
 	Lines  []string
 	Hint   string // what to do, or ""
@@ -46,6 +47,9 @@ func (e *Error) Error() string {
 	}
 	if e.Criu != 0 && e.Exit != "" {
 		fmt.Fprintf(&b, " (criu pid %d: %s)", e.Criu, e.Exit)
+	}
+	if e.Stood != "" {
+		fmt.Fprintf(&b, " (when it was killed: %s)", e.Stood)
 	}
 	if len(e.Lines) > 0 {
 		fmt.Fprintf(&b, ": %s", strings.Join(e.Lines, " | "))

@@ -269,6 +269,58 @@ func TestKilledCriu(t *testing.T) {
 	}
 }
 
+// A CRIU that hangs before it is ready is given up, and the error says where it hung.
+func TestHungStart(t *testing.T) {
+	r, s := newRunner(t), newSubject(t)
+	r.startLimit = 100 * time.Millisecond
+	r.cfg.Path = filepath.Join(t.TempDir(), "criu")
+	if err := os.WriteFile(r.cfg.Path, []byte("#!/bin/sh\nexec sleep 600\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	lock := lockFile(t)
+	_, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lock})
+	hung(t, err, "criu did not become ready to dump within 100ms: try again")
+	if locked(t, lock) {
+		t.Error("the lock is held after the end")
+	}
+	s.freeze()
+	s.unharmed()
+}
+
+// A CRIU that does not give up when it is told to is killed, and the error says where it hung.
+func TestHungCancel(t *testing.T) {
+	r, s := newRunner(t), newSubject(t)
+	started, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lockFile(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := started.(*dump)
+	d.mu.Lock()
+	pid := d.news.Criu
+	d.mu.Unlock()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(testContext(t), 100*time.Millisecond)
+	defer cancel()
+	hung(t, d.Cancel(ctx), "criu had to be killed")
+	s.freeze()
+	s.unharmed()
+}
+
+// hung checks the error of a CRIU that was killed since it did not go on.
+func hung(t *testing.T, err error, says string) {
+	t.Helper()
+	var failure *Error
+	if !errors.As(err, &failure) || !failure.Killed || !strings.HasPrefix(failure.Stood, "criu ") || !strings.Contains(failure.Stood, ", its keeper ") {
+		t.Fatalf("a hung CRIU: %v", err)
+	}
+	if !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), failure.Stood) {
+		t.Errorf("%q does not say %q", err, says)
+	}
+	t.Log(err)
+}
+
 // report logs what CRIU's code left in the member.
 func report(t *testing.T, s *subject) {
 	t.Helper()

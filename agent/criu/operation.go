@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,6 +49,7 @@ type operation struct {
 	news   news
 	pidfd  int // of CRIU; -1 while it is not known and after the end
 	killed bool
+	stood  string // where CRIU and its keeper were when they were killed
 }
 
 // begin writes what the keeper needs and starts CRIU with the request.
@@ -248,6 +250,7 @@ func (p *operation) kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.killed = true
+	p.stood = whereabouts(p.news.Criu, p.news.Keeper)
 	if p.pidfd >= 0 {
 		_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
 		return
@@ -255,6 +258,37 @@ func (p *operation) kill() {
 	// The keeper has not come as far as to start CRIU, and will not: it finds nobody at the pipe.
 	_ = os.Remove(filepath.Join(p.dir, "pipe"))
 	_ = p.pipe.Close()
+}
+
+// whereabouts says what CRIU and its keeper are at, for whoever has to find out why they had to be killed.
+func whereabouts(criu, keeper int) string {
+	if criu == 0 {
+		return "criu had not been started"
+	}
+	return "criu " + whereabout(criu) + ", its keeper " + whereabout(keeper)
+}
+
+// whereabout is a process's state and what its threads wait for in the kernel, as proc(5) has them: "S in do_wait".
+func whereabout(pid int) string {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return "gone"
+	}
+	_, rest, _ := strings.Cut(string(status), "State:")
+	state, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	var waits []string
+	threads, _ := filepath.Glob(filepath.Join(dir, "task", "*", "wchan"))
+	for _, thread := range threads {
+		wchan, err := os.ReadFile(thread)
+		if err == nil && len(wchan) > 1 && !slices.Contains(waits, string(wchan)) { // "0" where it waits for nothing
+			waits = append(waits, string(wchan))
+		}
+	}
+	if len(waits) > 0 {
+		state += " in " + strings.Join(waits, ", ")
+	}
+	return state
 }
 
 // throttle makes CRIU fail at its next write, see throttle in keeper.go.
@@ -272,7 +306,7 @@ func (p *operation) failure(err error) *Error {
 	defer p.mu.Unlock()
 	e := &Error{
 		Op: p.op, Job: p.member.Job, Member: p.member.Name, Pid: p.member.Pid,
-		Criu: p.news.Criu, Exit: p.news.Exit, Log: p.log, Err: err,
+		Criu: p.news.Criu, Exit: p.news.Exit, Stood: p.stood, Log: p.log, Err: err,
 	}
 	select {
 	case <-p.done:

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -39,7 +40,8 @@ func (c Config) logLevel() *int32 {
 
 // Runner runs CRIU. Its methods are safe for concurrent use.
 type Runner struct {
-	cfg Config
+	cfg        Config
+	startLimit time.Duration
 
 	mu       sync.Mutex
 	version  string    // of a CRIU that passed Check
@@ -62,7 +64,7 @@ func New(cfg Config) (*Runner, error) {
 		return nil, fmt.Errorf("criu: make the work folder: %w", err)
 	}
 	removeStale(cfg.WorkDir)
-	return &Runner{cfg: cfg}, nil
+	return &Runner{cfg: cfg, startLimit: startLimit}, nil
 }
 
 // keeperEnv is the environment that CRIU and its keeper get: nothing of the agent's that could change
