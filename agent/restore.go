@@ -302,7 +302,8 @@ func (r *Restoration) Abort(ctx context.Context) error {
 }
 
 // Close ends the restore on this host. Without a word to resume, heard here or elsewhere, it is backed out of: restored trees
-// are killed, gates opened, and if another host has ended its live members, this one ends them, too.
+// are killed, gates opened, and if another host has ended its live members, this one ends them, too. An agent that stops leaves its note: the
+// others may have ended the job by the time it is back, since it was gone, and its next start asks them, as after a crash.
 func (r *Restoration) Close(ctx context.Context) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
@@ -311,8 +312,13 @@ func (r *Restoration) Close(ctx context.Context) error {
 	r.a.mu.Lock()
 	r.a.fates.put(r.plan.ID, r.fate())
 	delete(r.a.restores, r.plan.ID)
+	stopping := r.a.closed
 	r.a.mu.Unlock()
-	return errors.Join(err, os.RemoveAll(r.dir), ignoreGone(os.Remove(r.noteFile())))
+	err = errors.Join(err, os.RemoveAll(r.dir))
+	if stopping {
+		return err
+	}
+	return errors.Join(err, ignoreGone(os.Remove(r.noteFile())))
 }
 
 func (r *Restoration) settleFate(ctx context.Context) error {

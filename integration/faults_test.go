@@ -31,7 +31,7 @@ const (
 // blow is one row: who is killed on which host, at which line of ssctl's, and what may come of it.
 type blow struct {
 	op     string // what ssctl does: "snapshot", "snapshot --stop", "restore"
-	victim string // "agent", "ssctl", "criu", or several
+	victim string // "agent", "ssctl", "criu", or several; "agent-term" is told to end, as systemd does it
 	host   string
 	at     string // the phase that ssctl names for that host, or a whole line of ssctl's
 	want   outcome
@@ -51,9 +51,13 @@ func (b blow) line() string {
 
 func (b blow) hits(victim string) bool { return slices.Contains(strings.Fields(b.victim), victim) }
 
+// downs says whether an agent is gone after the blow.
+func (b blow) downs() bool { return b.hits("agent") || b.hits("agent-term") }
+
 // blows are all that can be hit: a CRIU lives in some phases only.
 var blows = []blow{
 	{"snapshot", "agent", "hostB", "preparing", undone},
+	{"snapshot", "agent", "hostA", "preparing", undone},
 	{"snapshot", "agent", "hostA", "recording", undone},
 	{"snapshot", "agent", "hostB", "recording", undone},
 	{"snapshot", "agent", "hostA", "dumping", undone},
@@ -77,9 +81,13 @@ var blows = []blow{
 	{"snapshot", "keeper", "hostB", "dumping", undone},
 	{"snapshot", "watcher", "hostB", "dumping", done},
 	{"snapshot", "agent", "hostC", "hostB: storing", done}, // where the images go
+	{"snapshot", "agent-term", "hostB", "dumping", undone},
+	{"snapshot", "agent-term", "hostB", "storing", undone},
+	{"snapshot", "agent-term", "hostB", "finishing", done},
 	{"snapshot --stop", "agent", "hostB", "dumping", undone},
 	{"snapshot --stop", "agent", "hostB", "storing", undone},
 	{"snapshot --stop", "agent", "hostB", "finishing", done},
+	{"snapshot --stop", "agent-term", "hostB", "finishing", done},
 	{"snapshot --stop", "criu", "hostB", "dumping", undone},
 	{"snapshot --stop", "ssctl", "hostB", "storing", undone},
 	{"snapshot --stop", "ssctl", "hostB", "finishing", done},
@@ -93,6 +101,10 @@ var blows = []blow{
 	{"restore", "agent", "hostB", "resuming", whole},
 	{"restore", "criu", "hostB", "restoring", stopped},
 	{"restore", "criu", "hostB", "resuming", whole},
+	{"restore", "agent-term", "hostB", "fencing", stopped},
+	{"restore", "agent-term", "hostB", "restoring", stopped},
+	{"restore", "agent-term", "hostA", "resuming", whole}, // the one that decides
+	{"restore", "agent-term", "hostB", "resuming", whole},
 	{"restore", "ssctl", "hostB", "checking", undone},
 	{"restore", "ssctl", "hostB", "fetching", undone},
 	{"restore", "ssctl", "hostA", "fencing", whole},
@@ -185,7 +197,7 @@ func (f *faultRig) strikeOnce(b blow, before []string) bool {
 	}
 	run := f.ctlTrapped(b.line(), func(ctl *lab.Cmd) { f.kill(b, ctl) }, args...)
 	deadline := time.Now().Add(theLease + noise)
-	if b.hits("agent") {
+	if b.downs() {
 		<-f.Agent(b.host).Done()
 	}
 	exit := run.ExitCode()
@@ -201,7 +213,7 @@ func (f *faultRig) strikeOnce(b blow, before []string) bool {
 	f.gatesOpen(deadline)
 	t.Logf("exit %d, %.1fs after the fault\n%s%s", exit, time.Since(deadline.Add(-theLease-noise)).Seconds(), run.stderr, &run.stdout)
 	f.judge(b, exit, run.stderr.String(), before)
-	if b.hits("agent") {
+	if b.downs() {
 		f.Agent(b.host).Start()
 	}
 	f.aftermath(b, exit)
@@ -238,6 +250,9 @@ func (b blow) restores() bool { return strings.HasPrefix(b.op, "restore") }
 func (f *faultRig) kill(b blow, ctl *lab.Cmd) {
 	if b.hits("agent") {
 		_ = unix.Kill(f.Agent(b.host).Pid(), unix.SIGKILL) // gone already: the row will say so
+	}
+	if b.hits("agent-term") {
+		_ = unix.Kill(f.Agent(b.host).Pid(), unix.SIGTERM)
 	}
 	if b.hits("ssctl") {
 		_ = ctl.Process.Kill()
