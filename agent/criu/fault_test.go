@@ -287,6 +287,20 @@ func TestHungStart(t *testing.T) {
 	s.unharmed()
 }
 
+// So is a keeper that hangs before it has started CRIU: here, since nobody reads what CRIU is to write to.
+func TestHungKeeper(t *testing.T) {
+	r, s := newRunner(t), newSubject(t)
+	r.startLimit = 100 * time.Millisecond
+	dir := imageDir(t)
+	if err := unix.Mkfifo(filepath.Join(dir, "dump.out"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: dir, LockFile: lockFile(t)})
+	hung(t, err, "criu had not been started")
+	s.freeze()
+	s.unharmed()
+}
+
 // A CRIU that does not give up when it is told to is killed, and the error says where it hung.
 func TestHungCancel(t *testing.T) {
 	r, s := newRunner(t), newSubject(t)

@@ -31,7 +31,7 @@ type order struct {
 
 // news is what the keeper tells the agent, one JSON object a line.
 type news struct {
-	Keeper int    `json:",omitempty"`
+	Keeper int    `json:",omitempty"` // its own PID
 	Criu   int    `json:",omitempty"` // CRIU's PID as this host sees it
 	Exit   string `json:",omitempty"` // how CRIU ended
 	Fault  string `json:",omitempty"` // why there is no CRIU
@@ -83,6 +83,7 @@ func ExecMain(args []string) int {
 		return 1
 	}
 	k := &keeper{order: o, socket: fd, pipe: pipe}
+	k.tell(news{Keeper: os.Getpid()}) // whatever may hold it up comes after this
 	status, err := k.run()
 	if err != nil {
 		k.tell(news{Keeper: os.Getpid(), Fault: err.Error()})

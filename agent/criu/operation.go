@@ -26,6 +26,9 @@ import (
 // killWait bounds how long something that was killed may take to be gone.
 const killWait = 10 * time.Second
 
+// keeperWait is how long a keeper that has not started CRIU may take to find out that nobody waits for it any more.
+const keeperWait = 2 * time.Second
+
 // killGrace is how long a cancelled CRIU may take to undo what it did before it is killed, where the
 // caller's context allows that much. A rollback takes milliseconds; one that hangs must not keep the members standing beyond
 // the lease of a snapshot, which is 5 s.
@@ -48,6 +51,7 @@ type operation struct {
 	mu     sync.Mutex
 	news   news
 	pidfd  int // of CRIU; -1 while it is not known and after the end
+	keeper int // the keeper's pidfd, likewise
 	killed bool
 	stood  string // where CRIU and its keeper were when they were killed
 }
@@ -64,7 +68,7 @@ func (r *Runner) begin(op string, m agent.Member, o order, logDir, logName strin
 		return fail(fmt.Errorf("make a work folder: %w", err))
 	}
 	p := &operation{
-		op: op, member: m, dir: dir, pidfd: -1, started: make(chan struct{}), done: make(chan struct{}),
+		op: op, member: m, dir: dir, pidfd: -1, keeper: -1, started: make(chan struct{}), done: make(chan struct{}),
 		log: filepath.Join(logDir, logName), output: filepath.Join(logDir, op+".out"),
 		keep: filepath.Join(r.cfg.WorkDir, failedDir, op+"-"+m.Job+"-"+m.Name+".log"),
 	}
@@ -155,9 +159,13 @@ func (p *operation) listen() {
 			continue
 		}
 		p.mu.Lock()
+		if n.Keeper != 0 && p.news.Keeper == 0 {
+			p.news.Keeper = n.Keeper
+			p.keeper = openChild(n.Keeper, os.Getpid())
+		}
 		if n.Criu != 0 && p.news.Criu == 0 {
 			close(p.started)
-			p.news.Keeper, p.news.Criu = n.Keeper, n.Criu
+			p.news.Criu = n.Criu
 			p.pidfd = openChild(n.Criu, n.Keeper)
 		}
 		if n.Exit != "" {
@@ -211,9 +219,11 @@ func (p *operation) clean() {
 	if p.pipe != nil {
 		_ = p.pipe.Close()
 	}
-	if p.pidfd >= 0 {
-		_ = unix.Close(p.pidfd)
-		p.pidfd = -1
+	for _, fd := range []*int{&p.pidfd, &p.keeper} {
+		if *fd >= 0 {
+			_ = unix.Close(*fd)
+			*fd = -1
+		}
 	}
 	_ = os.RemoveAll(p.dir)
 }
@@ -232,17 +242,23 @@ func (p *operation) settle(ctx context.Context) error {
 	return p.end()
 }
 
-// end kills CRIU and waits until it is gone.
+// end kills CRIU and waits until it is gone. A keeper that does not come as far as to start CRIU is killed, too.
 func (p *operation) end() error {
 	p.kill()
-	timer := time.NewTimer(killWait)
-	defer timer.Stop()
-	select {
-	case <-p.done:
-		return nil
-	case <-timer.C:
-		return p.failure(errors.New("criu does not die: it waits for the kernel, see its /proc/PID/stack"))
+	for _, last := range []struct {
+		wait time.Duration
+		do   func()
+	}{{keeperWait, p.killKeeper}, {killWait, func() {}}} {
+		timer := time.NewTimer(last.wait)
+		select {
+		case <-p.done:
+			timer.Stop()
+			return nil
+		case <-timer.C:
+			last.do()
+		}
 	}
+	return p.failure(errors.New("criu does not die: it waits for the kernel, see its /proc/PID/stack"))
 }
 
 // kill kills CRIU. The keeper freezes the member first, and then ends, too.
@@ -260,10 +276,22 @@ func (p *operation) kill() {
 	_ = p.pipe.Close()
 }
 
+// killKeeper kills a keeper that has not started CRIU. One that has is CRIU's parent, and ends with it.
+func (p *operation) killKeeper() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.news.Criu == 0 && p.keeper >= 0 {
+		_ = unix.PidfdSendSignal(p.keeper, unix.SIGKILL, nil, 0)
+	}
+}
+
 // whereabouts says what CRIU and its keeper are at, for whoever has to find out why they had to be killed.
 func whereabouts(criu, keeper int) string {
-	if criu == 0 {
-		return "criu had not been started"
+	switch {
+	case keeper == 0:
+		return "criu's keeper had not come up"
+	case criu == 0:
+		return "criu had not been started, its keeper " + whereabout(keeper)
 	}
 	return "criu " + whereabout(criu) + ", its keeper " + whereabout(keeper)
 }
