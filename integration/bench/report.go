@@ -200,7 +200,7 @@ func print(out io.Writer, res result) error {
 
 // pad makes the first column stand left where all others stand right.
 func pad(s string) string {
-	const width = 78
+	const width = 86
 	return s + strings.Repeat(" ", max(0, width-len([]rune(s))))
 }
 
