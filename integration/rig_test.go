@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -227,6 +228,11 @@ func (j *job) ask(deadline time.Time) (map[*member]passed, error) {
 		if m.endless {
 			continue // it has nothing to tell
 		}
+		grows, err := watchLog(j.Host(m.host).Path(j.logPath(m)), deadline)
+		if err != nil {
+			return nil, fmt.Errorf("log of %s on %s: %w", m.name, m.host, err)
+		}
+		defer grows.Close()
 		before := len(statsLine.FindAllString(j.log(m), -1))
 		pids := j.instances(m.host, "words")
 		if len(pids) == 0 {
@@ -250,13 +256,26 @@ func (j *job) ask(deadline time.Time) (map[*member]passed, error) {
 				out[m] = p
 				break
 			}
-			if time.Now().After(deadline) {
-				return nil, fmt.Errorf("%s on %s does not answer: is it frozen? Its log ends: %s", m.name, m.host, lastLine(log))
+			if _, err := grows.Read(make([]byte, 4096)); err != nil {
+				return nil, fmt.Errorf("%s on %s does not answer: is it frozen? Its log ends: %s (%w)", m.name, m.host, lastLine(log), err)
 			}
-			time.Sleep(lookAgain) // nothing tells of a line in a log
 		}
 	}
 	return out, nil
+}
+
+// watchLog returns a file that can be read whenever something has been written to the log since (inotify(7)), until the deadline.
+func watchLog(path string, deadline time.Time) (*os.File, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "inotify")
+	_, err = unix.InotifyAddWatch(fd, path, unix.IN_MODIFY)
+	if err = errors.Join(err, f.SetReadDeadline(deadline)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // flows says whether words pass in both directions at every member before the deadline, or why not. That each is the
@@ -282,7 +301,6 @@ func (j *job) flows(deadline time.Time) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("nothing passes: %s", stuck)
 		}
-		time.Sleep(lookAgain)
 	}
 	return err
 }
