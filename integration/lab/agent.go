@@ -22,9 +22,6 @@ const (
 	stopPatience = 20 * time.Second
 )
 
-// criuPath is where scripts/install-criu puts the CRIU that fits this kernel.
-const criuPath = "/opt/ss/criu/bin/criu"
-
 // Agent is the ssagent of one host. It may be killed and started again at will.
 type Agent struct {
 	// Env is added to the agent's environment at its next Start.
@@ -116,8 +113,12 @@ func (l *Lab) adapt(h *Host, config string) error {
 		return err
 	}
 	extra := fmt.Sprintf("cgroup: %s\n%s", h.cgroup(), l.AgentConfig)
-	if _, err := os.Stat(criuPath); err == nil {
-		extra += fmt.Sprintf("criu: %s\n", criuPath)
+	criu, err := l.criu()
+	if criu != "" {
+		extra += fmt.Sprintf("criu: %s\n", criu)
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
 	}
 	_, err = f.WriteString(extra)
 	return errors.Join(err, f.Close())

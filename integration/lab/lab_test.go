@@ -309,3 +309,29 @@ func TestHostsDieWithTheirMaker(t *testing.T) {
 		t.Errorf("the folder of a dead lab: %v", err)
 	}
 }
+
+// TestLimitsOfAnotherUser needs root and gcc. What the stand-in for prlimit(2) says of a process is what the kernel says.
+func TestLimitsOfAnotherUser(t *testing.T) {
+	l := New(t, "hostA")
+	h := l.Host("hostA")
+	wrapper := filepath.Join(l.Dir(), "limits")
+	if err := l.wrapCRIU(wrapper, "/usr/bin/prlimit", "gcc"); err != nil {
+		t.Fatal(err)
+	}
+	sleeper := h.Command(t.Context(), "prlimit", "--nofile=77:99", "setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "sleep", "infinity")
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer sleeper.Kill()
+	pid := run(t, h, "until pid=$(pidof sleep); do :; done; echo $pid")
+	for _, limit := range []struct{ option, want string }{{"--nofile", "77 99"}, {"--core", ""}, {"--rtprio", ""}, {"--stack", ""}} {
+		got := strings.ReplaceAll(run(t, h, wrapper+" --raw --noheadings -o SOFT,HARD --pid "+pid+" "+limit.option), "  ", " ")
+		want := limit.want
+		if want == "" {
+			want = run(t, h, "prlimit --raw --noheadings -o SOFT,HARD "+limit.option)
+		}
+		if got != want {
+			t.Errorf("%s is %q, want %q", limit.option, got, want)
+		}
+	}
+}
