@@ -33,6 +33,10 @@ demo: ## watch a job survive the death of a host (root)
 test: ## run every test, integration included (root)
 	@scripts/test
 
+.PHONY: check
+check: ## run the fast tests: under a minute, no root
+	@scripts/check
+
 .PHONY: bench
 bench: ## measure a snapshot against a bare dump, and the store against plain copies (root)
 	@scripts/setup bench

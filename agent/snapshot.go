@@ -243,7 +243,7 @@ func (w *work) preflight(ctx context.Context) error {
 		obstacles = append(obstacles, w.outside(socks)...)
 	}
 	if len(obstacles) > 0 {
-		return &fault.Error{Kind: fault.Refused, Err: fmt.Errorf("%d thing(s) stand in the way:\n  %s", len(obstacles), strings.Join(obstacles, "\n  "))}
+		return &fault.Error{Kind: fault.Refused, Err: errors.New(fault.Problems(obstacles))}
 	}
 	return w.fits(size + size/10 + 16<<20)
 }

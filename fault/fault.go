@@ -7,6 +7,7 @@ package fault
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -94,4 +95,13 @@ func Is(err error, k Kind) bool { return err != nil && KindOf(err) == k }
 // New makes an Error of a kind from a text.
 func New(k Kind, text, next string) *Error {
 	return &Error{Kind: k, Err: errors.New(text), Next: next}
+}
+
+// Problems is the text of a refusal that has several reasons, one to a line, for people who mend all of them at once.
+func Problems(list []string) string {
+	count := "1 problem"
+	if len(list) != 1 {
+		count = fmt.Sprintf("%d problems", len(list))
+	}
+	return count + " found:\n  " + strings.Join(list, "\n  ")
 }

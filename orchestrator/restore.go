@@ -153,7 +153,7 @@ func (r *restore) checked(err error) error {
 	for _, f := range r.plan.Faults {
 		lines = append(lines, f.Host+": "+f.Text)
 	}
-	return fault.New(fault.Refused, fmt.Sprintf("%d thing(s) stand in the way:\n  %s", len(lines), strings.Join(lines, "\n  ")), "nothing was touched")
+	return fault.New(fault.Refused, fault.Problems(lines), "nothing was touched")
 }
 
 // run is R1 to R5.

@@ -120,7 +120,7 @@ func (a *app) showPlan(p orchestrator.RestorePlan) error {
 		fmt.Fprintf(a.stdout, "address %s becomes %s in every image\n", from, to)
 	}
 	if len(p.Faults) == 0 {
-		fmt.Fprintln(a.stdout, "nothing stands in the way")
+		fmt.Fprintln(a.stdout, "no problems found")
 	}
 	return nil
 }
