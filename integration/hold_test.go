@@ -17,9 +17,10 @@ const holdWord = "hold-for-a-test"
 
 // holds are the things it can hold.
 var holds = map[string]func() error{
-	"io_uring": holdIOUring,
-	"netlink":  holdNetlink,
-	"secret":   holdSecret,
+	"io_uring":  holdIOUring,
+	"netlink":   holdNetlink,
+	"secret":    holdSecret,
+	"strangers": holdStrangers,
 }
 
 func init() {

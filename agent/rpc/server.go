@@ -56,11 +56,14 @@ func Policy() identity.Policy {
 	}
 }
 
-// NewServer makes the agent's gRPC server: mutual TLS, the Policy, health.
+// NewServer makes the agent's gRPC server: mutual TLS, the Policy, health. It is to serve a Door.
 func NewServer(a *agent.Agent, imgs *images.Store, creds *identity.Credentials, version string) *grpc.Server {
 	policy := Policy()
 	s := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(creds.Server())),
+		grpc.Creds(guard{credentials.NewTLS(creds.Server())}),
+		grpc.ConnectionTimeout(handshakeMax),
+		grpc.MaxHeaderListSize(headersMax),
+		grpc.MaxConcurrentStreams(callsMax),
 		grpc.UnaryInterceptor(policy.Unary()),
 		grpc.StreamInterceptor(policy.Stream()),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),

@@ -15,6 +15,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
 	"ss/agent"
 	"ss/agent/cell"
@@ -22,6 +23,7 @@ import (
 	"ss/agent/gate"
 	"ss/agent/rpc"
 	"ss/api/identity"
+	"ss/fault"
 	"ss/store/images"
 )
 
@@ -47,7 +49,7 @@ func main() {
 		}
 	}
 	if err := command().Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "ssagent:", err)
+		fmt.Fprintln(os.Stderr, "ssagent:", fault.Printable(err.Error()))
 		os.Exit(1)
 	}
 }
@@ -156,9 +158,10 @@ func serve(ctx context.Context, cfg config, a *agent.Agent, imgs *images.Store, 
 	if err != nil {
 		return err
 	}
+	door := rpc.NewDoor(l)
 	s := rpc.NewServer(a, imgs, creds, version)
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }() // ended by Stop, below
+	go func() { served <- s.Serve(door) }() // ended by Stop, below
 	log.Info("serving", "host", cfg.Host, "addr", l.Addr().String(), "version", version)
 	// Without a NOTIFY_SOCKET this does nothing: an agent started by hand has nobody to tell.
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
@@ -173,12 +176,24 @@ func serve(ctx context.Context, cfg config, a *agent.Agent, imgs *images.Store, 
 		log.Warn("sd_notify", "error", err)
 	}
 	log.Info("stopping")
-	end, cancel := context.WithTimeout(context.Background(), 45*time.Second)
+	return stop(door, a, s, log)
+}
+
+// closeMax bounds how long an agent that was told to stop undoes what is unfinished. What is left then, its next start undoes.
+const closeMax = 15 * time.Second
+
+// stop undoes what is unfinished and ends the server. Nothing that another host does or omits makes it take long.
+func stop(door *rpc.Door, a *agent.Agent, s *grpc.Server, log *slog.Logger) error {
+	end, cancel := context.WithTimeout(context.Background(), closeMax)
 	defer cancel()
-	err = a.Close(end)
-	s.Stop()
-	if serr := <-served; err == nil {
-		err = serr
+	err := a.Close(end) // while peers may still ask what became of a restore
+	if derr := door.Close(); derr != nil {
+		log.Warn("close the listener", "error", derr)
+	}
+	calls, cancel := context.WithTimeout(context.Background(), rpc.StopMax)
+	defer cancel()
+	if serr := rpc.Stop(calls, s); serr != nil {
+		log.Warn("calls are still under way; the next start settles them", "error", serr)
 	}
 	return err
 }

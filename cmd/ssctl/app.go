@@ -28,11 +28,16 @@ type app struct {
 	quiet    bool
 	noColor  bool
 
+	// stdout and stderr are what a person reads: whatever a terminal would act on is quoted on the way (fault.Printer). JSON
+	// is exact, and goes to documents.
 	stdout, stderr io.Writer
+	documents      io.Writer
 	screen         *screen
 }
 
-func newApp() *app { return &app{stdout: os.Stdout, stderr: os.Stderr} }
+func newApp() *app {
+	return &app{stdout: fault.Printer(os.Stdout), stderr: fault.Printer(os.Stderr), documents: os.Stdout}
+}
 
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
@@ -57,7 +62,7 @@ func (a *app) command() *cobra.Command {
 			if os.Getenv("NO_COLOR") != "" {
 				a.noColor = true
 			}
-			a.screen = newScreen(a.stderr, a.quiet, a.noColor)
+			a.screen = newScreen(os.Stderr, a.stderr, a.quiet, a.noColor)
 			return nil
 		},
 	}
@@ -153,7 +158,7 @@ func (a *app) complain(err error) {
 	if a.screen != nil {
 		a.screen.finish()
 	}
-	fmt.Fprintln(a.stderr, "ssctl:", err)
+	fmt.Fprintln(a.stderr, "ssctl:", fault.Printable(err.Error()))
 }
 
 func (a *app) versionCommand() *cobra.Command {

@@ -163,7 +163,7 @@ func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string) 
 			return err
 		}
 		for _, r := range res.Remarks {
-			fmt.Fprintln(a.stdout, r)
+			fmt.Fprintln(a.stdout, fault.Printable(r))
 		}
 		_, err = fmt.Fprintf(a.stdout, "the catalogue in %s knows %d host(s), %d job(s), %d cut(s)\n", a.dir, len(res.Rebuilt.Hosts), len(res.Rebuilt.Jobs), len(res.Rebuilt.Cuts))
 		return err

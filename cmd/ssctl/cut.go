@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
+	"ss/fault"
 	"ss/orchestrator"
 	"ss/store"
 )
@@ -105,6 +107,9 @@ func hostNames(c store.Cut) string {
 	return strings.Join(names, ",")
 }
 
+// labelMax bounds a label, in bytes: it stands in one column of a table.
+const labelMax = 200
+
 func (a *app) snapshotCommand() *cobra.Command {
 	var opt orchestrator.SnapshotOptions
 	cmd := &cobra.Command{
@@ -113,6 +118,9 @@ func (a *app) snapshotCommand() *cobra.Command {
 			"there is no cut after 10 minutes. Storing the images while the members run again takes as long as hosts and vaults need; Ctrl-C ends it.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.Job, opt.Timeout = argv[0], a.timeout
+			if len(opt.Label) > labelMax || !utf8.ValidString(opt.Label) {
+				return usage("--label takes up to %d bytes of UTF-8", labelMax)
+			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
 				cut, err := c.Snapshot(ctx, opt)
 				if err != nil {
@@ -207,7 +215,7 @@ func (a *app) showCommand() *cobra.Command {
 }
 
 func (a *app) showCut(c store.Cut) error {
-	fmt.Fprintf(a.stdout, "cut %s of job %s, epoch %d, %s%s\n", c.ID, c.Job, c.Epoch, c.Time.Local().Format(time.RFC1123), labelled(c))
+	fmt.Fprintf(a.stdout, "cut %s of job %s, epoch %d, %s%s\n", c.ID, c.Job, c.Epoch, c.Time.Local().Format(time.RFC1123), fault.Field(labelled(c)))
 	fmt.Fprintf(a.stdout, "%s of images, %s in transit, all running again after %s, CRIU %s\n\n", size(c.Bytes()), size(c.InTransit()), ms(c.TotalMs), c.CRIUVersion)
 	rows := [][]string{{"MEMBER", "HOST", "PID", "IMAGES", "FROZEN", "STALL", "COMMAND"}}
 	for _, h := range c.Hosts {

@@ -130,7 +130,7 @@ func TestIdentityFile(t *testing.T) {
 func TestInitMakesAClusterOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ss")
 	run := func(argv ...string) error {
-		a := &app{stdout: new(strings.Builder), stderr: new(strings.Builder)}
+		a := &app{stdout: new(strings.Builder), stderr: new(strings.Builder), documents: new(strings.Builder)}
 		cmd := a.command()
 		cmd.SetArgs(append([]string{"--dir", dir}, argv...))
 		return cmd.ExecuteContext(t.Context())

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ss/api/identity"
+	"ss/fault"
 	"ss/orchestrator"
 	"ss/store"
 )
@@ -105,11 +106,11 @@ func (a *app) hostRemove() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				next := "it held images of no cut"
+				next := "%s is forgotten; it held images of no cut\n"
 				if len(cuts) > 0 {
-					next = fmt.Sprintf("it held images of %d cut(s)\nnext: ssctl repair makes other copies of them", len(cuts))
+					next = fmt.Sprintf("%%s is forgotten; it held images of %d cut(s)\nnext: ssctl repair makes other copies of them\n", len(cuts))
 				}
-				return a.say(map[string]any{"schema": "ss/host-rm/1", "host": name, "lost": true, "cuts": some(cuts)}, "%s is forgotten; %s\n", name, next)
+				return a.say(map[string]any{"schema": "ss/host-rm/1", "host": name, "lost": true, "cuts": some(cuts)}, next, name)
 			})
 		},
 	}
@@ -198,7 +199,7 @@ func (a *app) showHosts(hosts []orchestrator.HostStatus) error {
 		return err
 	}
 	for _, p := range problems {
-		fmt.Fprintln(a.stdout, strings.TrimSpace(p))
+		fmt.Fprintln(a.stdout, fault.Printable(strings.TrimSpace(p)))
 	}
 	return nil
 }

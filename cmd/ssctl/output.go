@@ -6,13 +6,15 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"ss/fault"
 )
 
 func (a *app) json() bool { return a.output == "json" }
 
 // print writes one JSON document. Its schema field names the shape, which docs/json.md describes.
 func (a *app) print(doc any) error {
-	enc := json.NewEncoder(a.stdout)
+	enc := json.NewEncoder(a.documents)
 	enc.SetIndent("", "  ")
 	return enc.Encode(doc)
 }
@@ -22,6 +24,11 @@ func (a *app) say(doc any, format string, args ...any) error {
 	if a.json() {
 		return a.print(doc)
 	}
+	for i := range args {
+		if text, ok := args[i].(string); ok {
+			args[i] = fault.Field(text)
+		}
+	}
 	_, err := fmt.Fprintf(a.stdout, format, args...)
 	return err
 }
@@ -30,7 +37,11 @@ func (a *app) say(doc any, format string, args ...any) error {
 func (a *app) table(rows [][]string) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
-		if _, err := fmt.Fprintln(w, strings.Join(r, "\t")); err != nil {
+		cells := make([]string, len(r))
+		for i := range r {
+			cells[i] = fault.Field(r[i])
+		}
+		if _, err := fmt.Fprintln(w, strings.Join(cells, "\t")); err != nil {
 			return err
 		}
 	}

@@ -11,16 +11,18 @@ import (
 
 	"golang.org/x/term"
 
+	"ss/fault"
 	"ss/orchestrator"
 )
 
 // screen shows progress on standard error: one live line per host on a terminal, a plain line per
 // change elsewhere.
 type screen struct {
-	w     io.Writer
-	quiet bool
-	live  bool
-	color bool
+	terminal io.Writer // takes the screen's own control characters, and beside them what is quoted
+	w        io.Writer // quotes control characters
+	quiet    bool
+	live     bool
+	color    bool
 
 	mu    sync.Mutex
 	hosts map[string]*hostLine
@@ -33,10 +35,10 @@ type hostLine struct {
 	since time.Time
 }
 
-func newScreen(w io.Writer, quiet, noColor bool) *screen {
-	f, ok := w.(*os.File)
-	tty := ok && term.IsTerminal(int(f.Fd()))
-	return &screen{w: w, quiet: quiet, live: tty, color: tty && !noColor, hosts: map[string]*hostLine{}}
+// newScreen makes a screen on a file. What it prints as plain lines goes to w.
+func newScreen(f *os.File, w io.Writer, quiet, noColor bool) *screen {
+	tty := term.IsTerminal(int(f.Fd()))
+	return &screen{terminal: f, w: w, quiet: quiet, live: tty, color: tty && !noColor, hosts: map[string]*hostLine{}}
 }
 
 func (s *screen) progress(p orchestrator.Progress) {
@@ -59,7 +61,7 @@ func (s *screen) progress(p orchestrator.Progress) {
 	case s.live:
 		s.draw()
 	case fresh:
-		fmt.Fprintf(s.w, "%s: %s\n", p.Host, p.Phase)
+		fmt.Fprintf(s.w, "%s: %s\n", fault.Field(p.Host), fault.Field(p.Phase))
 	}
 }
 
@@ -76,10 +78,10 @@ func (s *screen) draw() {
 	slices.Sort(names)
 	for _, n := range names {
 		h := s.hosts[n]
-		fmt.Fprintf(&b, "\x1b[2K  %s  %s%s\n", s.paint("1", fmt.Sprintf("%-10s", n)), h.phase, rate(h))
+		fmt.Fprintf(&b, "\x1b[2K  %s  %s%s\n", s.paint("1", fmt.Sprintf("%-10s", fault.Field(n))), fault.Field(h.phase), rate(h))
 	}
 	s.drawn = len(names)
-	fmt.Fprint(s.w, b.String())
+	fmt.Fprint(s.terminal, b.String())
 }
 
 func rate(h *hostLine) string {
@@ -105,7 +107,7 @@ func (s *screen) notice(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clear()
-	fmt.Fprintln(s.w, "ssctl: note:", text)
+	fmt.Fprintln(s.w, "ssctl: note:", fault.Printable(text))
 }
 
 // finish takes the live lines away.
@@ -117,7 +119,7 @@ func (s *screen) finish() {
 
 func (s *screen) clear() {
 	if s.drawn > 0 {
-		fmt.Fprintf(s.w, "\x1b[%dA\x1b[J", s.drawn)
+		fmt.Fprintf(s.terminal, "\x1b[%dA\x1b[J", s.drawn)
 		s.drawn = 0
 	}
 }

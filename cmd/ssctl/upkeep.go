@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ss/fault"
 	"ss/orchestrator"
 )
 
@@ -69,7 +70,7 @@ func (a *app) showRepaired(parts []orchestrator.RepairedPart, dry bool) error {
 		return err
 	}
 	for _, f := range faults {
-		fmt.Fprintln(a.stdout, f)
+		fmt.Fprintln(a.stdout, fault.Printable(f))
 	}
 	return nil
 }
@@ -132,7 +133,7 @@ func (a *app) showCollected(res orchestrator.GCResult, dry bool) error {
 	}
 	for _, p := range places {
 		if p.Skipped != "" {
-			fmt.Fprintf(a.stdout, "skipped %s: %s\n", strings.TrimSpace(p.Where+" "+p.Job), p.Skipped)
+			fmt.Fprintf(a.stdout, "skipped %s: %s\n", strings.TrimSpace(p.Where+" "+p.Job), fault.Field(p.Skipped))
 		}
 	}
 	return nil
