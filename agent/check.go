@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"debug/elf"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -147,7 +145,7 @@ func checkFile(f NeededFile) error {
 		return err
 	}
 	if f.BuildID != "" {
-		if id := buildID(f.Path); id != f.BuildID {
+		if id := BuildID(f.Path); id != f.BuildID {
 			return fmt.Errorf("%s is another build (build id %s, the images need %s); install the same package", f.Path, orNone(id), f.BuildID)
 		}
 	} else if f.Size > 0 && fi.Mode().IsRegular() && fi.Size() != f.Size {
@@ -161,29 +159,6 @@ func orNone(s string) string {
 		return "none"
 	}
 	return s
-}
-
-// buildID reads the GNU build id note of an ELF file; "" if it has none.
-func buildID(path string) string {
-	f, err := elf.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	s := f.Section(".note.gnu.build-id")
-	if s == nil {
-		return ""
-	}
-	b, err := s.Data()
-	if err != nil || len(b) < 16 {
-		return ""
-	}
-	// Elf64_Nhdr: name size, description size, type, then "GNU\0", then the id.
-	n := f.ByteOrder.Uint32(b[4:8])
-	if int(n) > len(b)-16 {
-		return ""
-	}
-	return hex.EncodeToString(b[16 : 16+n])
 }
 
 // canListen tries the port.
