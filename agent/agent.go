@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -166,6 +165,7 @@ type Info struct {
 	Host      string
 	Kernel    string
 	Addrs     []netip.Addr
+	Networks  []netip.Prefix // each of Addrs with the length of its network's prefix
 	CRIU      string
 	CRIUError string
 	Gate      string
@@ -176,11 +176,11 @@ type Info struct {
 
 // Info says who this host is and whether it can take part in a snapshot.
 func (a *Agent) Info(ctx context.Context) (Info, error) {
-	addrs, err := localAddrs()
+	networks, err := localNetworks()
 	if err != nil {
 		return Info{}, err
 	}
-	info := Info{Host: a.cfg.Host, Kernel: kernel(), Addrs: addrs, Gate: a.cfg.Gates.Mode()}
+	info := Info{Host: a.cfg.Host, Kernel: kernel(), Addrs: addrsOf(networks), Networks: networks, Gate: a.cfg.Gates.Mode()}
 	if info.CRIU, err = a.cfg.CRIU.Check(ctx); err != nil {
 		info.CRIUError = err.Error()
 	}
@@ -402,27 +402,6 @@ func (a *Agent) hold(job, what string) (release func(), err error) {
 
 func (a *Agent) fail(op, job string, err error) error {
 	return &fault.Error{Op: op, Host: a.cfg.Host, Job: job, Err: err}
-}
-
-func localAddrs() ([]netip.Addr, error) {
-	ifs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("list this host's addresses: %w", err)
-	}
-	var out []netip.Addr
-	for _, ia := range ifs {
-		p, err := netip.ParsePrefix(ia.String())
-		if err != nil {
-			continue
-		}
-		addr := p.Addr().Unmap().WithZone("")
-		if addr.IsLoopback() || addr.IsLinkLocalUnicast() {
-			continue
-		}
-		out = append(out, addr)
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out), nil
 }
 
 func kernel() string {

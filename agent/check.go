@@ -21,10 +21,11 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	if _, err := r.a.cfg.CRIU.Check(ctx); err != nil {
 		faults = append(faults, err.Error())
 	}
-	local, err := localAddrs()
+	networks, err := interfacePrefixes()
 	if err != nil {
 		return nil, err
 	}
+	local := addrsOf(networks)
 	held, err := r.heldPorts(ctx)
 	if err != nil {
 		return nil, r.wrap("checking", err)
@@ -119,7 +120,7 @@ func (r *Restoration) checkMember(m Member, mm MemberMeta, local []netip.Addr, h
 	for _, c := range mm.Needs.Conns {
 		addr := r.moved(c.Local).Addr()
 		if !addr.IsLoopback() && !slices.Contains(local, addr) {
-			add("its connection with %s uses the address %s, which is not of this host: give --remap, or the host that address", c.Remote, addr)
+			add("its connection with %s uses the address %s, which is not of this host: give --remap-addr %s=ADDRESS, or this host that address", c.Remote, addr, c.Local.Addr())
 		}
 	}
 	return faults

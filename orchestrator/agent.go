@@ -23,6 +23,7 @@ type HostInfo struct {
 	Version   string
 	Kernel    string
 	Addrs     []netip.Addr
+	Networks  []netip.Prefix // each of Addrs with the length of its network's prefix
 	CRIU      string
 	CRIUError string
 	Gate      string

@@ -92,7 +92,7 @@ func (s *agentServer) Info(ctx context.Context, _ *ssv1.InfoRequest) (*ssv1.Info
 	}
 	resp := &ssv1.InfoResponse{
 		Host: i.Host, Version: s.version, Kernel: i.Kernel, Addrs: wire.ToAddrs(i.Addrs), Criu: i.CRIU, CriuError: i.CRIUError,
-		Gate: i.Gate, FreeBytes: i.FreeBytes,
+		Gate: i.Gate, FreeBytes: i.FreeBytes, Networks: wire.ToNetworks(i.Networks),
 	}
 	for _, k := range i.InDoubt {
 		resp.InDoubt = append(resp.InDoubt, toImageKey(k))

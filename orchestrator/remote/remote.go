@@ -83,6 +83,9 @@ func (a *agent) Info(ctx context.Context) (orchestrator.HostInfo, error) {
 		Host: r.GetHost(), Version: r.GetVersion(), Kernel: r.GetKernel(), Addrs: addrs, CRIU: r.GetCriu(), CRIUError: r.GetCriuError(),
 		Gate: r.GetGate(), FreeBytes: r.GetFreeBytes(), Damage: fromDamage(r.GetDamage()),
 	}
+	if info.Networks, err = wire.FromNetworks(r.GetNetworks()); err != nil {
+		return orchestrator.HostInfo{}, err
+	}
 	for _, k := range r.GetInDoubt() {
 		info.InDoubt = append(info.InDoubt, fromImageKey(k))
 	}

@@ -178,17 +178,19 @@ func (*InfoRequest) Descriptor() ([]byte, []int) {
 }
 
 type InfoResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Kernel        string                 `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
-	Addrs         []string               `protobuf:"bytes,4,rep,name=addrs,proto3" json:"addrs,omitempty"`
-	Criu          string                 `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
-	CriuError     string                 `protobuf:"bytes,6,opt,name=criu_error,json=criuError,proto3" json:"criu_error,omitempty"`
-	Gate          string                 `protobuf:"bytes,7,opt,name=gate,proto3" json:"gate,omitempty"`
-	FreeBytes     int64                  `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
-	InDoubt       []*ImageKey            `protobuf:"bytes,9,rep,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	Damage        []*Damage              `protobuf:"bytes,10,rep,name=damage,proto3" json:"damage,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Host      string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Version   string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Kernel    string                 `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Addrs     []string               `protobuf:"bytes,4,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	Criu      string                 `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
+	CriuError string                 `protobuf:"bytes,6,opt,name=criu_error,json=criuError,proto3" json:"criu_error,omitempty"`
+	Gate      string                 `protobuf:"bytes,7,opt,name=gate,proto3" json:"gate,omitempty"`
+	FreeBytes int64                  `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	InDoubt   []*ImageKey            `protobuf:"bytes,9,rep,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
+	Damage    []*Damage              `protobuf:"bytes,10,rep,name=damage,proto3" json:"damage,omitempty"`
+	// networks are addrs with the lengths of their networks' prefixes: 192.0.2.1/24.
+	Networks      []string `protobuf:"bytes,11,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -289,6 +291,13 @@ func (x *InfoResponse) GetInDoubt() []*ImageKey {
 func (x *InfoResponse) GetDamage() []*Damage {
 	if x != nil {
 		return x.Damage
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
 	}
 	return nil
 }
@@ -4412,7 +4421,7 @@ var File_ss_v1_ss_proto protoreflect.FileDescriptor
 const file_ss_v1_ss_proto_rawDesc = "" +
 	"\n" +
 	"\x0ess/v1/ss.proto\x12\x05ss.v1\"\r\n" +
-	"\vInfoRequest\"\xa3\x02\n" +
+	"\vInfoRequest\"\xbf\x02\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -4426,7 +4435,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"free_bytes\x18\b \x01(\x03R\tfreeBytes\x12*\n" +
 	"\bin_doubt\x18\t \x03(\v2\x0f.ss.v1.ImageKeyR\ainDoubt\x12%\n" +
 	"\x06damage\x18\n" +
-	" \x03(\v2\r.ss.v1.DamageR\x06damage\"\x86\x01\n" +
+	" \x03(\v2\r.ss.v1.DamageR\x06damage\x12\x1a\n" +
+	"\bnetworks\x18\v \x03(\tR\bnetworks\"\x86\x01\n" +
 	"\x06Damage\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
