@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +17,6 @@ import (
 
 	"ss/fault"
 	"ss/marker"
-	"ss/names"
 	"ss/store/blob"
 	"ss/store/images"
 )
@@ -84,6 +85,8 @@ type Agent struct {
 
 	background context.CancelFunc // ends what Close need not wait long for
 }
+
+var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // New makes an agent and undoes what an earlier one left unfinished: it rolls back attempts, removes
 // partial images and half-restored trees. When it returns, every member runs and every gate is open. The caller must Close it.
@@ -163,7 +166,6 @@ type Info struct {
 	Host      string
 	Kernel    string
 	Addrs     []netip.Addr
-	Networks  []netip.Prefix // each of Addrs with the length of its network's prefix
 	CRIU      string
 	CRIUError string
 	Gate      string
@@ -174,11 +176,11 @@ type Info struct {
 
 // Info says who this host is and whether it can take part in a snapshot.
 func (a *Agent) Info(ctx context.Context) (Info, error) {
-	networks, err := localNetworks()
+	addrs, err := localAddrs()
 	if err != nil {
 		return Info{}, err
 	}
-	info := Info{Host: a.cfg.Host, Kernel: kernel(), Addrs: addrsOf(networks), Networks: networks, Gate: a.cfg.Gates.Mode()}
+	info := Info{Host: a.cfg.Host, Kernel: kernel(), Addrs: addrs, Gate: a.cfg.Gates.Mode()}
 	if info.CRIU, err = a.cfg.CRIU.Check(ctx); err != nil {
 		info.CRIUError = err.Error()
 	}
@@ -247,7 +249,7 @@ func (a *Agent) Members(ctx context.Context, job string) ([]MemberInfo, error) {
 	return out, nil
 }
 
-// Run starts a member of a job under the name that the catalogue has drawn for it.
+// Run starts a member of a job.
 func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 	if err := checkRun(m); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
@@ -257,7 +259,7 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 		return Member{}, a.fail("run", m.Job, err)
 	}
 	defer release()
-	if err := a.vacant(ctx, m.Job, m.Name); err != nil {
+	if m.Name, err = a.nextName(ctx, m.Job); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}
 	got, err := a.cfg.Cells.Start(ctx, m)
@@ -269,10 +271,9 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 }
 
 func checkRun(m Member) error {
-	if err := checkNames(m.Job, m.Name); err != nil {
-		return err
-	}
 	switch {
+	case !nameRE.MatchString(m.Job):
+		return fault.New(fault.Usage, fmt.Sprintf("%q is no job name", m.Job), "use letters, digits, dots, dashes and underscores, 64 at most")
 	case len(m.Command) == 0 || m.Command[0] == "":
 		return fault.New(fault.Usage, "no command", "give it after --")
 	}
@@ -289,39 +290,18 @@ func checkRun(m Member) error {
 	return nil
 }
 
-// checkNames refuses a job or a member whose name cannot be one.
-func checkNames(job, member string) error {
-	for _, err := range []error{names.Check("job", job), names.Check("member", member)} {
-		if err != nil {
-			return &fault.Error{Kind: fault.Usage, Err: err}
-		}
-	}
-	return nil
-}
-
-// vacant refuses the name of a member that this host has, running or ended: the catalogue draws each name once.
-func (a *Agent) vacant(ctx context.Context, job, name string) error {
-	members, err := a.cfg.Cells.Members(ctx)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(members, func(m Member) bool { return m.Job == job && m.Name == name }) {
-		return fault.New(fault.Conflict, fmt.Sprintf("member %s is on this host already", name), "try again: the catalogue draws another name")
-	}
-	return nil
-}
-
-// Attach takes a running tree in, under the name that the catalogue has drawn for it.
-func (a *Agent) Attach(ctx context.Context, job, name string, pid int) (Member, error) {
-	if err := checkNames(job, name); err != nil {
-		return Member{}, a.fail("attach", job, err)
+// Attach takes a running tree in.
+func (a *Agent) Attach(ctx context.Context, job string, pid int) (Member, error) {
+	if !nameRE.MatchString(job) {
+		return Member{}, a.fail("attach", job, fault.New(fault.Usage, fmt.Sprintf("%q is no job name", job), ""))
 	}
 	release, err := a.hold(job, "attach")
 	if err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
 	defer release()
-	if err := a.vacant(ctx, job, name); err != nil {
+	name, err := a.nextName(ctx, job)
+	if err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
 	m, err := a.cfg.Cells.Attach(ctx, Member{Job: job, Name: name, Pid: pid})
@@ -350,7 +330,7 @@ func (a *Agent) killMembers(ctx context.Context, job string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var killed []string
+	var names []string
 	var errs []error
 	for _, m := range members {
 		if m.Job != job {
@@ -360,9 +340,9 @@ func (a *Agent) killMembers(ctx context.Context, job string) ([]string, error) {
 			errs = append(errs, fmt.Errorf("kill %s: %w", m.Name, err))
 			continue
 		}
-		killed = append(killed, m.Name)
+		names = append(names, m.Name)
 	}
-	return killed, errors.Join(errs...)
+	return names, errors.Join(errs...)
 }
 
 func (a *Agent) endMember(ctx context.Context, m Member) error {
@@ -370,6 +350,25 @@ func (a *Agent) endMember(ctx context.Context, m Member) error {
 		return err
 	}
 	return a.cfg.Cells.Forget(ctx, m)
+}
+
+// nextName gives the next member its name. Numbers of a job's ended members are not given again.
+func (a *Agent) nextName(ctx context.Context, job string) (string, error) {
+	members, err := a.cfg.Cells.Members(ctx)
+	if err != nil {
+		return "", err
+	}
+	prefix, n := a.cfg.Host+"-", 0
+	for _, m := range members {
+		if m.Job != job || !strings.HasPrefix(m.Name, prefix) {
+			continue
+		}
+		var i int
+		if _, err := fmt.Sscanf(m.Name[len(prefix):], "%d", &i); err == nil {
+			n = max(n, i)
+		}
+	}
+	return fmt.Sprintf("%s%d", prefix, n+1), nil
 }
 
 // running lists the running members of a job.
@@ -403,6 +402,27 @@ func (a *Agent) hold(job, what string) (release func(), err error) {
 
 func (a *Agent) fail(op, job string, err error) error {
 	return &fault.Error{Op: op, Host: a.cfg.Host, Job: job, Err: err}
+}
+
+func localAddrs() ([]netip.Addr, error) {
+	ifs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list this host's addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, ia := range ifs {
+		p, err := netip.ParsePrefix(ia.String())
+		if err != nil {
+			continue
+		}
+		addr := p.Addr().Unmap().WithZone("")
+		if addr.IsLoopback() || addr.IsLinkLocalUnicast() {
+			continue
+		}
+		out = append(out, addr)
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out), nil
 }
 
 func kernel() string {

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"debug/elf"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +12,9 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"ss/agent/files"
 	"ss/fault"
 )
 
@@ -21,11 +26,10 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	if _, err := r.a.cfg.CRIU.Check(ctx); err != nil {
 		faults = append(faults, err.Error())
 	}
-	networks, err := interfacePrefixes()
+	local, err := localAddrs()
 	if err != nil {
 		return nil, err
 	}
-	local := addrsOf(networks)
 	held, err := r.heldPorts(ctx)
 	if err != nil {
 		return nil, r.wrap("checking", err)
@@ -94,7 +98,9 @@ func (r *Restoration) checkMember(m Member, mm MemberMeta, local []netip.Addr, h
 	}
 	stored := map[string]bool{}
 	for _, f := range mm.Files {
-		stored[f.Path] = true
+		for _, name := range f.Names() {
+			stored[name] = true
+		}
 	}
 	for _, f := range mm.Needs.Files {
 		if !stored[f.Path] {
@@ -120,7 +126,7 @@ func (r *Restoration) checkMember(m Member, mm MemberMeta, local []netip.Addr, h
 	for _, c := range mm.Needs.Conns {
 		addr := r.moved(c.Local).Addr()
 		if !addr.IsLoopback() && !slices.Contains(local, addr) {
-			add("its connection with %s uses the address %s, which is not of this host: give --remap-addr %s=ADDRESS, or this host that address", c.Remote, addr, c.Local.Addr())
+			add("its connection with %s uses the address %s, which is not of this host: give --remap, or the host that address", c.Remote, addr)
 		}
 	}
 	return faults
@@ -135,10 +141,10 @@ func (r *Restoration) moved(ap netip.AddrPort) netip.AddrPort {
 
 // checkFile compares a file that the images refer to with what this host has.
 func checkFile(f NeededFile) error {
-	if strings.HasPrefix(f.Path, "/dev/") || strings.HasPrefix(f.Path, "/proc/") || strings.HasSuffix(f.Path, " (deleted)") {
+	if strings.HasPrefix(f.Path, "/dev/") && !strings.HasPrefix(f.Path, "/dev/shm/") || strings.HasPrefix(f.Path, "/proc/") || strings.HasSuffix(f.Path, " (deleted)") {
 		return nil
 	}
-	fi, err := os.Stat(f.Path)
+	st, err := files.Stat(f.Path)
 	if errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("there is no %s; install it", f.Path)
 	}
@@ -146,11 +152,11 @@ func checkFile(f NeededFile) error {
 		return err
 	}
 	if f.BuildID != "" {
-		if id := BuildID(f.Path); id != f.BuildID {
+		if id := buildID(f.Path); id != f.BuildID {
 			return fmt.Errorf("%s is another build (build id %s, the images need %s); install the same package", f.Path, orNone(id), f.BuildID)
 		}
-	} else if f.Size > 0 && fi.Mode().IsRegular() && fi.Size() != f.Size {
-		return fmt.Errorf("%s has %d bytes, the images need %d; copy the same file here", f.Path, fi.Size(), f.Size)
+	} else if f.Size > 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size != f.Size {
+		return fmt.Errorf("%s has %d bytes, the images need %d; copy the same file here", f.Path, st.Size, f.Size)
 	}
 	return nil
 }
@@ -160,6 +166,34 @@ func orNone(s string) string {
 		return "none"
 	}
 	return s
+}
+
+// buildID reads the GNU build id note of an ELF file; "" if it has none.
+func buildID(path string) string {
+	file, err := files.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	f, err := elf.NewFile(file)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	s := f.Section(".note.gnu.build-id")
+	if s == nil {
+		return ""
+	}
+	b, err := s.Data()
+	if err != nil || len(b) < 16 {
+		return ""
+	}
+	// Elf64_Nhdr: name size, description size, type, then "GNU\0", then the id.
+	n := f.ByteOrder.Uint32(b[4:8])
+	if int(n) > len(b)-16 {
+		return ""
+	}
+	return hex.EncodeToString(b[16 : 16+n])
 }
 
 // canListen tries the port.

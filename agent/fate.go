@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"ss/agent/files"
 	"ss/fault"
 )
 
@@ -161,12 +162,14 @@ func (a *Agent) recoverRestores(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
 		if strings.HasSuffix(e.Name(), ".json") {
-			if err := a.recoverRestore(ctx, path); err != nil {
+			if err := a.recoverRestore(ctx, filepath.Join(dir, e.Name())); err != nil {
 				return fmt.Errorf("unfinished restore %s: %w", e.Name(), err)
 			}
 		}
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
@@ -197,9 +200,14 @@ func (a *Agent) recoverRestore(ctx context.Context, path string) error {
 	}
 	a.fates.put(n.Plan.ID, fate)
 	a.log.Info("restore cut short", "job", job, "restore", n.Plan.ID, "stopped", fate == FateStopped)
-	if fate != FateStopped {
-		return nil
+	if fate == FateStopped {
+		if _, err := a.killMembers(ctx, job); err != nil {
+			return err
+		}
 	}
-	_, err = a.killMembers(ctx, job)
-	return err
+	undo, err := files.Reopen(filepath.Join(strings.TrimSuffix(path, ".json"), undoFolder))
+	if err != nil {
+		return fmt.Errorf("files that were put back: %w", err)
+	}
+	return settleUndo(undo, fate == FateResumed)
 }

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"ss/fault"
-	"ss/names"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -68,7 +67,7 @@ func (a *Agent) startImport(open ImportOpen) (*Import, error) {
 	}
 	members := map[string]bool{}
 	for name := range meta.Members {
-		if !names.Valid(name) {
+		if !nameRE.MatchString(name) {
 			return nil, badImport("%q is no member's name", name)
 		}
 		members[name] = true

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"ss/agent/files"
 	"ss/marker"
 	"ss/store/images"
 )
@@ -29,6 +30,7 @@ type SetMeta struct {
 type MemberMeta struct {
 	Needs Needs        `json:"needs"`
 	Files []StoredFile `json:"files"`
+	Seen  []files.Seen `json:"seen,omitempty"` // what tells the files that were open from others; absent from cuts of version 1
 }
 
 // store makes the images durable here, on other hosts and in vaults. The members run meanwhile.
@@ -66,23 +68,27 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 	if meta.CRIU, err = w.a.cfg.CRIU.Check(ctx); err != nil {
 		return SetMeta{}, 0, err
 	}
+	if err := w.copyAppended(ctx); err != nil {
+		return SetMeta{}, 0, err
+	}
 	for _, m := range w.members {
 		dir, err := w.imageDir(m)
 		if err != nil {
-			return SetMeta{}, 0, err
-		}
-		if err := w.copyFiles(ctx, m, dir, afterThaw); err != nil {
 			return SetMeta{}, 0, err
 		}
 		needs, err := w.a.cfg.CRIU.Needs(dir)
 		if err != nil {
 			return SetMeta{}, 0, fmt.Errorf("read what the images of %s need: %w", m.Name, err)
 		}
-		files, err := storedFiles(dir)
+		stored, err := storedFiles(dir)
 		if err != nil {
 			return SetMeta{}, 0, err
 		}
-		meta.Members[m.Name] = MemberMeta{Needs: needs, Files: files}
+		seen, err := seenFiles(dir)
+		if err != nil {
+			return SetMeta{}, 0, err
+		}
+		meta.Members[m.Name] = MemberMeta{Needs: needs, Files: stored, Seen: seen}
 		size += folderSize(filepath.Dir(dir))
 	}
 	return meta, size, nil
@@ -264,6 +270,9 @@ func (w *work) discard(ctx context.Context) error {
 // over ends the attempt on this host.
 func (w *work) over() {
 	w.calm()
+	if err := w.closeFiles(); err != nil {
+		w.a.log.Warn("let go of the members' files", "job", w.job(), "error", err)
+	}
 	w.cancel()
 	w.end()
 	w.free()

@@ -10,9 +10,9 @@ import (
 	"slices"
 	"sync"
 
+	"ss/agent/files"
 	"ss/fault"
 	"ss/marker"
-	"ss/names"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -45,6 +45,7 @@ type Restoration struct {
 	free func()
 
 	members []restoring
+	undo    *files.Undo // of the files that were put back, until the members run
 
 	mu        sync.Mutex
 	state     restoreState
@@ -79,11 +80,11 @@ var errBackedOut = fault.New(fault.RolledBack, "this host has backed out of the 
 func (a *Agent) StartRestore(plan RestorePlan) (*Restoration, error) {
 	err := a.checkOpen(string(plan.Key.Job), plan.ID, plan.Participants)
 	for _, part := range plan.Parts {
-		if !names.Valid(part.Host) {
+		if !nameRE.MatchString(part.Host) {
 			err = fault.New(fault.Usage, fmt.Sprintf("%q is no host's name", part.Host), "")
 		}
 		for _, m := range part.Members {
-			if !names.Valid(m.Name) {
+			if !nameRE.MatchString(m.Name) {
 				err = fault.New(fault.Usage, fmt.Sprintf("%q is no member's name", m.Name), "")
 			}
 		}
@@ -183,6 +184,9 @@ func (r *Restoration) Restore(ctx context.Context) error {
 	if err := r.a.cfg.Gates.Discard(ctx, r.job()); err != nil {
 		return r.wrap("discarding old packets", err)
 	}
+	if err := r.putFilesBack(); err != nil {
+		return r.wrap("restoring", err)
+	}
 	errs := make([]error, len(r.members))
 	var wg sync.WaitGroup
 	for i := range r.members {
@@ -201,9 +205,6 @@ func (r *Restoration) Restore(ctx context.Context) error {
 }
 
 func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string) error {
-	if err := r.putFilesBack(rm); err != nil {
-		return fmt.Errorf("%s: files of the cut: %w", rm.member.Name, err)
-	}
 	m, err := r.a.cfg.Cells.NewCell(ctx, rm.member)
 	if err != nil {
 		return fmt.Errorf("%s: make a cell: %w", rm.member.Name, err)
@@ -216,23 +217,6 @@ func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string
 	// Before the tree runs: what it forks must not draw a process number that CRIU will need.
 	if rm.member, err = r.a.cfg.Cells.Adopt(ctx, m, rm.criu.InnerPid()); err != nil {
 		return fmt.Errorf("%s: %w", rm.member.Name, err)
-	}
-	return nil
-}
-
-func (r *Restoration) putFilesBack(rm *restoring) error {
-	src := filepath.Join(r.unpacked(rm.part.Host), rm.member.Name)
-	files, err := storedFiles(filepath.Join(src, imagesFolder))
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
-			return err
-		}
-		if err := putBack(filepath.Join(src, filesFolder, f.Name), f); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -270,6 +254,11 @@ func (r *Restoration) resumeHere(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, r.a.cfg.Gates.OpenAll(ctx, r.job()))
+	if errors.Join(errs...) == nil {
+		if err := r.settleFiles(true); err != nil {
+			r.a.log.Warn("what the files of the cut have replaced", "job", r.job(), "error", err)
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.state, r.resumeErr = restoreResumed, errors.Join(errs...)
@@ -383,5 +372,6 @@ func (r *Restoration) stop(ctx context.Context) error {
 		}
 	}
 	_, err := r.a.killMembers(ctx, r.job())
+	errs = append(errs, r.settleFiles(false))
 	return errors.Join(append(errs, err, r.a.cfg.Gates.OpenAll(ctx, r.job()))...)
 }

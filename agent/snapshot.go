@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ss/agent/files"
 	"ss/fault"
 	"ss/marker"
 	"ss/store/images"
@@ -39,7 +40,8 @@ type work struct {
 	members  []Member
 	lockFile string
 	dumps    []Dump
-	conns    []int // how many connections each member had when it was recorded
+	files    *files.Capture // of the members, from the freeze on until they are stored
+	conns    []int          // how many connections each member had when it was recorded
 	partial  *images.Partial
 	sealed   bool
 	unwatch  func() error
@@ -239,6 +241,12 @@ func (w *work) preflight(ctx context.Context) error {
 			size += p.RSS
 		}
 	}
+	unreadable, filesSize, err := w.surveyFiles(ctx)
+	if err != nil {
+		return fmt.Errorf("look at the open files: %w", err)
+	}
+	obstacles = append(obstacles, unreadable...)
+	size += filesSize
 	if !w.open.OutsideClosed {
 		obstacles = append(obstacles, w.outside(socks)...)
 	}
@@ -341,9 +349,14 @@ func (w *work) announcer(ctx context.Context, captured func()) func() {
 
 // dump is M5 and M7. It calls captured when the images hold the state of every connection.
 func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) {
+	taken := make(chan error, 1)
+	go func() { taken <- w.takeFiles(ctx) }()
 	if err := w.quiesce(ctx); err != nil {
 		// Whatever is in flight is sent again later.
 		w.a.log.Warn("connections did not settle", "job", w.job(), "snapshot", w.key.Snapshot, "error", err)
+	}
+	if err := <-taken; err != nil {
+		return nil, err
 	}
 	if err := w.a.cfg.Gates.Seal(ctx, w.job()); err != nil {
 		return nil, fmt.Errorf("seal the gates: %w", err)
@@ -352,6 +365,8 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 	defer stop()
 	w.dumping = true
 	announce := w.announcer(ctx, captured)
+	copied := make(chan error, 1) // CRIU dumps meanwhile
+	go func() { copied <- w.copyFrozen(ctx) }()
 	ends := make([][]marker.End, len(w.members))
 	reports := make([]MemberReport, len(w.members))
 	err := w.each(func(i int, m Member) error {
@@ -370,9 +385,9 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 		for j := range ends[i] {
 			ends[i][j].Host, ends[i][j].Member = marker.HostID(w.a.cfg.Host), m.Name
 		}
-		return w.copyFiles(ctx, m, dir, whileFrozen)
+		return w.indexFiles(m, dir)
 	})
-	if err != nil {
+	if err = errors.Join(err, <-copied); err != nil {
 		return nil, diskFull(w.a.cfg.StagingDir, err)
 	}
 	w.dumping = false

@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 )
 
@@ -38,4 +39,91 @@ func TestMemberOfAnotherUser(t *testing.T) {
 	j.awaitProgress()
 	j.end()
 	c.checkLeaks()
+}
+
+// filesRounds is how often each case of TestFilesOfACut is cut and restored: once in CI, and as often as SS_FILES_ROUNDS says.
+func filesRounds(t *testing.T) int {
+	t.Helper()
+	value := os.Getenv("SS_FILES_ROUNDS")
+	if value == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 {
+		t.Fatalf("SS_FILES_ROUNDS=%s is no number of rounds", value)
+	}
+	return n
+}
+
+// TestFilesOfACut needs root. Each kind of file that members hold is in the cut as it was: in place and on another host the programs, which
+// check their files all the time, go on.
+func TestFilesOfACut(t *testing.T) {
+	r := newRig(t, "hostA", "hostB")
+	defer r.relay.close()
+	holder := r.compile("holder", "-pthread")
+	r.userFolder()
+	for _, kind := range []struct {
+		name    string
+		members [][]string // arguments of holder
+		here    bool       // in place only
+	}{
+		{name: "spool", members: [][]string{{"spool", "/srv/user"}}},
+		{name: "rotated log", members: [][]string{{"rotate", "/srv/user/log"}}},
+		{name: "two names of one file", members: [][]string{{"hardlinks", "/srv/user"}}},
+		{name: "shared mapping of a file", members: [][]string{{"map", "/srv/user/m"}}},
+		{name: "shared mapping of shared memory", members: [][]string{{"map", "shm:/ss-map"}}},
+		{name: "appended and written in place", members: [][]string{{"both", "/srv/user/f"}}},
+		{name: "two append to one file", members: [][]string{{"append", "/srv/user/f", "one"}, {"append", "/srv/user/f", "two"}}},
+		{name: "one reads what another appends", members: [][]string{{"append", "/srv/user/f", "one"}, {"follow", "/srv/user/f"}}},
+		{name: "set-group bit", members: [][]string{{"mode", "/srv/user/f", "02664"}}},
+		{name: "set-user bit", members: [][]string{{"mode", "/srv/user/f", "04755"}}},
+		{name: "sticky file", members: [][]string{{"mode", "/srv/user/f", "01600"}}},
+		{name: "changed root", members: [][]string{{"root", "/srv/user"}}},
+		{name: "sparse, in place", members: [][]string{{"sparse", "/srv/user/f", "600", "place"}}},
+		{name: "sparse, appended", members: [][]string{{"sparse", "/srv/user/f", "600", "append"}}},
+		{name: "no name", members: [][]string{{"unlinked", "/srv/user/f"}}},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			r.use(t)
+			r.emptyUserFolder()
+			j := r.newJob("files")
+			for i, args := range kind.members {
+				j.serve(strconv.Itoa(i), "hostA", append([]string{holder}, args...)...)
+				j.awaitProgress()
+			}
+			defer j.end()
+			for range filesRounds(t) {
+				cut := j.snapshot().Cut
+				j.awaitProgress()
+				j.restore(cut)
+				j.awaitProgress()
+				if kind.here {
+					continue
+				}
+				j.restore(cut, "hostA=hostB")
+				j.awaitProgress()
+				cut = j.snapshot().Cut
+				j.restore(cut, "hostB=hostA")
+				j.awaitProgress()
+			}
+		})
+	}
+}
+
+// emptyUserFolder removes what a case left, logs included.
+func (c *cluster) emptyUserFolder() {
+	c.t.Helper()
+	for _, h := range c.Hosts() {
+		for _, pattern := range []string{"/srv/user/*", "/srv/files-*", "/dev/shm/*"} {
+			found, err := filepath.Glob(h.Path(pattern))
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			for _, path := range found {
+				if err := os.RemoveAll(path); err != nil {
+					c.t.Fatal(err)
+				}
+			}
+		}
+	}
 }

@@ -23,7 +23,6 @@ type HostInfo struct {
 	Version   string
 	Kernel    string
 	Addrs     []netip.Addr
-	Networks  []netip.Prefix // each of Addrs with the length of its network's prefix
 	CRIU      string
 	CRIUError string
 	Gate      string
@@ -59,9 +58,6 @@ type Member struct {
 	Frozen   bool
 }
 
-// stateRunning is the State of a member that lives.
-const stateRunning = "running"
-
 // Participant is a host that takes part, with its addresses.
 type Participant struct {
 	Host
@@ -72,9 +68,8 @@ type Participant struct {
 type Agent interface {
 	Info(ctx context.Context) (HostInfo, error)
 	Members(ctx context.Context, job string) ([]Member, error)
-	// Run starts a member under the name that the catalogue has drawn. One of that name makes a fault.Conflict.
 	Run(ctx context.Context, m Member) (Member, error)
-	Attach(ctx context.Context, job, name string, pid int) (Member, error)
+	Attach(ctx context.Context, job string, pid int) (Member, error)
 	Kill(ctx context.Context, job string) ([]string, error)
 	ImageKeeper
 	// Snapshot opens the line for one attempt. It lives until ctx ends or Close.

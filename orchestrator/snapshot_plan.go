@@ -36,7 +36,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	}
 	running := map[string]bool{}
 	for _, m := range members {
-		if m.State == stateRunning {
+		if m.State == "running" {
 			running[m.Host] = true
 		}
 	}

@@ -10,9 +10,8 @@ import (
 )
 
 const (
-	// cutFileSchema is the version of what is signed. The layer around it, which signedCut describes, stays as it is. What has
-	// schema 1 says less, and in the same form.
-	cutFileSchema = 2
+	// cutFileSchema is the version of what is signed. The layer around it, which signedCut describes, stays as it is.
+	cutFileSchema = 1
 	// cutFileDomain stands before what is signed, so that no signature of anything else can be taken for one of a cut.
 	cutFileDomain = "cut manifest\x00"
 	// maxCutFile bounds a cut's manifest, in bytes: those who keep it take no longer one. A cut of ten thousand channels has 4 MiB.
@@ -24,7 +23,7 @@ const (
 // catalogue that was made anew have none. A restore does not miss it, as processes have their environment in memory. Nothing in it is secret
 // but for what the members' own commands say.
 type CutFile struct {
-	Schema  int       `json:"schema"` // Encode takes the newest
+	Schema  int       `json:"schema"` // 1
 	Signed  time.Time `json:"signed"` // when; of two files of a cut the later counts. Zero: Encode takes the present
 	Cluster Cluster   `json:"cluster"`
 	Job     Job       `json:"job"`
@@ -54,7 +53,6 @@ type signedCut struct {
 
 // Encode returns the file's canonical form, signed: one line of JSON. What could not be decoded again makes the error wrap ErrInvalid.
 func (f CutFile) Encode(s Signer) ([]byte, error) {
-	f.Schema = cutFileSchema
 	payload, err := f.payload()
 	if err != nil {
 		return nil, fmt.Errorf("manifest of cut %s: %w", f.Cut.ID, err)
@@ -88,6 +86,7 @@ func (s signedCut) encode() ([]byte, error) {
 
 // payload returns the form of what is signed.
 func (f CutFile) payload() ([]byte, error) {
+	f.Schema = cutFileSchema
 	if f.Signed.IsZero() {
 		f.Signed = now()
 	}
@@ -158,7 +157,7 @@ func DecodeCutFile(data []byte, v Verifier) (CutFile, error) {
 	if version.Schema < 1 {
 		return bad(fmt.Errorf("no schema"))
 	}
-	if version.Schema > cutFileSchema {
+	if version.Schema != cutFileSchema {
 		return CutFile{}, fmt.Errorf("manifest of a cut has schema %d, this program knows %d: use a newer ssctl: %w", version.Schema, cutFileSchema, ErrUnknownVersion)
 	}
 	var f CutFile

@@ -107,7 +107,7 @@ func loseMembers(tx *bbolt.Tx, host string) error {
 		if len(j.Placement[host]) == 0 {
 			continue
 		}
-		j.Placement[host] = []Placed{}
+		j.Placement[host] = []string{}
 		if err := put(tx, bucketJobs, j.Name, j); err != nil {
 			return err
 		}

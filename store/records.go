@@ -24,11 +24,8 @@ const (
 	keyCluster = "cluster"
 
 	// layout is the version of the catalogue as a whole: of its buckets, and of what their records say. A program that knew
-	// fewer fields would lose the others when it writes a record back, so new ones make a new layout. A catalogue of layout 2 is one of layout 3
-	// in which no member has more than a name: it is read as it is, and becomes one of layout 3 with the first change. schema is the
-	// version of the records' envelope.
-	layout = 3
-	oldest = 2
+	// fewer fields would lose the others when it writes a record back, so new ones make a new layout. schema is the version of the records' envelope.
+	layout = 2
 	schema = 1
 )
 
@@ -90,7 +87,7 @@ func layOut(tx *bbolt.Tx, cluster Cluster) error {
 	return put(tx, bucketMeta, keyCluster, cluster)
 }
 
-// checkLayout refuses a catalogue whose buckets this program does not know, and in a transaction that writes makes an older one one of today.
+// checkLayout refuses a catalogue whose buckets this program does not know.
 func checkLayout(tx *bbolt.Tx) error {
 	meta := tx.Bucket([]byte(bucketMeta))
 	if meta == nil {
@@ -101,20 +98,17 @@ func checkLayout(tx *bbolt.Tx) error {
 	if err != nil || version < 1 {
 		return fmt.Errorf("layout version %q: %w", text, ErrCorrupt)
 	}
-	if version < oldest {
+	if version < layout {
 		return fmt.Errorf("layout version %d: it and its images are of a form that this version cannot read; use the ssctl that made it, "+
 			"or make a new cluster with \"ssctl init\" in another folder and take the snapshots anew: %w", version, ErrUnknownVersion)
 	}
-	if version > layout {
+	if version != layout {
 		return fmt.Errorf("layout version %d, this program knows %d: use a newer ssctl: %w", version, layout, ErrUnknownVersion)
 	}
 	for _, name := range []string{bucketHosts, bucketJobs, bucketEpochs, bucketAttempts, bucketCuts} {
 		if tx.Bucket([]byte(name)) == nil {
 			return fmt.Errorf("bucket %s is missing: %w", name, ErrCorrupt)
 		}
-	}
-	if version < layout && tx.Writable() {
-		return meta.Put([]byte(keyLayout), strconv.AppendInt(nil, layout, 10))
 	}
 	return nil
 }

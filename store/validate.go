@@ -6,7 +6,7 @@ import (
 	"math"
 	"slices"
 
-	"ss/names"
+	"ss/store/internal/disk"
 )
 
 const (
@@ -20,8 +20,8 @@ const (
 
 // validName refuses what could not be a file's name as well.
 func validName(noun, name string) error {
-	if err := names.Check(noun, name); err != nil {
-		return fmt.Errorf("%w: %w", err, ErrInvalid)
+	if !disk.ValidName(name) {
+		return fmt.Errorf("%s %q: use 1 to 63 letters, digits, '.', '-' and '_', a letter or digit first: %w", noun, name, ErrInvalid)
 	}
 	return nil
 }
@@ -88,21 +88,13 @@ func (j Job) validate() error {
 			return err
 		}
 		for _, m := range members {
-			if err := validName("member", m.Name); err != nil {
+			if err := validName("member", m); err != nil {
 				return err
 			}
-			if other, ok := at[m.Name]; ok {
-				return fmt.Errorf("member %q of job %q is on host %q and on %q: %w", m.Name, j.Name, other, host, ErrInvalid)
+			if other, ok := at[m]; ok {
+				return fmt.Errorf("member %q of job %q is on host %q and on %q: %w", m, j.Name, other, host, ErrInvalid)
 			}
-			at[m.Name] = host
-		}
-	}
-	for prefix, n := range j.Drawn {
-		if err := validName("prefix", prefix); err != nil {
-			return err
-		}
-		if n > names.MaxNumber {
-			return fmt.Errorf("job %q is at member %s: %w", j.Name, names.Member(prefix, n), ErrInvalid)
+			at[m] = host
 		}
 	}
 	if (j.Key == "") != (j.KeyID == "") {
@@ -127,14 +119,8 @@ func (c Cut) validate() error {
 	if len(c.Hosts) == 0 {
 		return fmt.Errorf("cut %s has no host: %w", c.ID, ErrInvalid)
 	}
-	seen, members := map[string]bool{}, map[string]string{}
+	seen := map[string]bool{}
 	for _, h := range c.Hosts {
-		for _, m := range h.Members {
-			if other, ok := members[m.Name]; ok {
-				return fmt.Errorf("cut %s has member %q on host %q and on %q: %w", c.ID, m.Name, other, h.Host, ErrInvalid)
-			}
-			members[m.Name] = h.Host
-		}
 		if seen[h.Host] {
 			return fmt.Errorf("cut %s has host %q twice: %w", c.ID, h.Host, ErrInvalid)
 		}

@@ -16,6 +16,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/files"
 )
 
 // firstPid is the highest PID that is left to CRIU in a cell: members' PIDs lie above.
@@ -118,7 +120,7 @@ func openLog(path string) (*os.File, error) {
 	if path == "" {
 		path = "/dev/null"
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	f, err := files.Append(filepath.Clean(path))
 	if err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}

@@ -178,19 +178,17 @@ func (*InfoRequest) Descriptor() ([]byte, []int) {
 }
 
 type InfoResponse struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Host      string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Version   string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Kernel    string                 `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
-	Addrs     []string               `protobuf:"bytes,4,rep,name=addrs,proto3" json:"addrs,omitempty"`
-	Criu      string                 `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
-	CriuError string                 `protobuf:"bytes,6,opt,name=criu_error,json=criuError,proto3" json:"criu_error,omitempty"`
-	Gate      string                 `protobuf:"bytes,7,opt,name=gate,proto3" json:"gate,omitempty"`
-	FreeBytes int64                  `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
-	InDoubt   []*ImageKey            `protobuf:"bytes,9,rep,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	Damage    []*Damage              `protobuf:"bytes,10,rep,name=damage,proto3" json:"damage,omitempty"`
-	// networks are addrs with the lengths of their networks' prefixes: 192.0.2.1/24.
-	Networks      []string `protobuf:"bytes,11,rep,name=networks,proto3" json:"networks,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Kernel        string                 `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Addrs         []string               `protobuf:"bytes,4,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	Criu          string                 `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
+	CriuError     string                 `protobuf:"bytes,6,opt,name=criu_error,json=criuError,proto3" json:"criu_error,omitempty"`
+	Gate          string                 `protobuf:"bytes,7,opt,name=gate,proto3" json:"gate,omitempty"`
+	FreeBytes     int64                  `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	InDoubt       []*ImageKey            `protobuf:"bytes,9,rep,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
+	Damage        []*Damage              `protobuf:"bytes,10,rep,name=damage,proto3" json:"damage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,13 +289,6 @@ func (x *InfoResponse) GetInDoubt() []*ImageKey {
 func (x *InfoResponse) GetDamage() []*Damage {
 	if x != nil {
 		return x.Damage
-	}
-	return nil
-}
-
-func (x *InfoResponse) GetNetworks() []string {
-	if x != nil {
-		return x.Networks
 	}
 	return nil
 }
@@ -607,7 +598,6 @@ func (x *MembersResponse) GetMembers() []*Member {
 	return nil
 }
 
-// RunRequest starts a member. The catalogue has drawn its name; a name that exists here is refused.
 type RunRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -615,7 +605,6 @@ type RunRequest struct {
 	Env           []string               `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`
 	Dir           string                 `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`
 	Log           string                 `protobuf:"bytes,5,opt,name=log,proto3" json:"log,omitempty"`
-	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -685,13 +674,6 @@ func (x *RunRequest) GetLog() string {
 	return ""
 }
 
-func (x *RunRequest) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
 type RunResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -740,7 +722,6 @@ type AttachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -787,13 +768,6 @@ func (x *AttachRequest) GetPid() int32 {
 		return x.Pid
 	}
 	return 0
-}
-
-func (x *AttachRequest) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
 }
 
 type AttachResponse struct {
@@ -4438,7 +4412,7 @@ var File_ss_v1_ss_proto protoreflect.FileDescriptor
 const file_ss_v1_ss_proto_rawDesc = "" +
 	"\n" +
 	"\x0ess/v1/ss.proto\x12\x05ss.v1\"\r\n" +
-	"\vInfoRequest\"\xbf\x02\n" +
+	"\vInfoRequest\"\xa3\x02\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -4452,8 +4426,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"free_bytes\x18\b \x01(\x03R\tfreeBytes\x12*\n" +
 	"\bin_doubt\x18\t \x03(\v2\x0f.ss.v1.ImageKeyR\ainDoubt\x12%\n" +
 	"\x06damage\x18\n" +
-	" \x03(\v2\r.ss.v1.DamageR\x06damage\x12\x1a\n" +
-	"\bnetworks\x18\v \x03(\tR\bnetworks\"\x86\x01\n" +
+	" \x03(\v2\r.ss.v1.DamageR\x06damage\"\x86\x01\n" +
 	"\x06Damage\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
@@ -4478,21 +4451,19 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0eMembersRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\":\n" +
 	"\x0fMembersResponse\x12'\n" +
-	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\x82\x01\n" +
+	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"n\n" +
 	"\n" +
 	"RunRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
 	"\x03env\x18\x03 \x03(\tR\x03env\x12\x10\n" +
 	"\x03dir\x18\x04 \x01(\tR\x03dir\x12\x10\n" +
-	"\x03log\x18\x05 \x01(\tR\x03log\x12\x12\n" +
-	"\x04name\x18\x06 \x01(\tR\x04name\"4\n" +
+	"\x03log\x18\x05 \x01(\tR\x03log\"4\n" +
 	"\vRunResponse\x12%\n" +
-	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"G\n" +
+	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"3\n" +
 	"\rAttachRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"7\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\"7\n" +
 	"\x0eAttachResponse\x12%\n" +
 	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"\x1f\n" +
 	"\vKillRequest\x12\x10\n" +

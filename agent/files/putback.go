@@ -1,0 +1,306 @@
+package files
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Source is a file of a cut that is to be put back.
+type Source struct {
+	Stored
+
+	Content string // a file of our own with its content
+	InPlace bool   // the file is of this host, so that Dev and Ino say which one it was
+}
+
+// temporary begins the names that files have while they are put back.
+const temporary = ".ss-"
+
+func temporaryName() string {
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // it never fails (crypto/rand)
+	return temporary + hex.EncodeToString(b[:])
+}
+
+// PutBack makes every file what it was in the cut, and notes in undo, a folder of our own that is made, how to take all of that back. A
+// file that is there and is the right one keeps its inode, so that others who have it open go on with it. When it fails, what it did is undone.
+func PutBack(undo string, sources []Source) (*Undo, error) {
+	u, err := newUndo(undo)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sources {
+		if err := u.putBack(s); err != nil {
+			err = fmt.Errorf("put back %s: %w", s.Names()[0], err)
+			return nil, errors.Join(err, u.Back())
+		}
+	}
+	return u, nil
+}
+
+func (u *Undo) putBack(s Source) error {
+	content, err := os.Open(s.Content)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	names := s.Names()
+	if s.Path != "" {
+		names = names[:1+len(s.Links)] // what was removed is not made again
+	} else {
+		names = names[:0]
+	}
+	file, at, err := u.findRight(s, names)
+	if err != nil {
+		return err
+	}
+	if file != nil {
+		defer file.Close()
+		err = u.overwrite(s, file, at, content)
+	} else {
+		at = s.Names()[0]
+		if file, err = u.create(s, at, content); file != nil {
+			defer file.Close()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name != at {
+			if err := u.link(s, file, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// findRight opens the file of the cut if it is there under one of its names.
+func (u *Undo) findRight(s Source, names []string) (*os.File, string, error) {
+	for _, name := range names {
+		p, err := locate("/", name, nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		file, err := p.right(s)
+		p.close()
+		if err != nil || file != nil {
+			return file, name, err
+		}
+	}
+	return nil, "", nil
+}
+
+// right opens the file if it is the one that was in the cut: on its own host by its identity; elsewhere, where none can be, a file of the
+// same owner that has no other name.
+func (p *place) right(s Source) (*os.File, error) {
+	fd, st, err := p.look()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return nil, &os.PathError{Op: "open", Path: p.path(), Err: fmt.Errorf("a folder is in its place: %w", unix.EISDIR)}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != s.UID || int(st.Gid) != s.GID {
+		return nil, nil
+	}
+	known := s.InPlace && s.Ino != 0
+	if known && idOf(&st) != (id{s.Dev, s.Ino}) || !known && st.Nlink != 1 {
+		return nil, nil
+	}
+	return reopen(fd, unix.O_RDWR, p.path())
+}
+
+// overwrite changes what differs, and keeps in the undo folder what was there.
+func (u *Undo) overwrite(s Source, file *os.File, path string, content *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return err
+	}
+	same, err := commonPrefix(file, content, min(st.Size, s.Size))
+	if err != nil {
+		return err
+	}
+	if same == st.Size && same == s.Size && st.Mode&0o7777 == s.Mode {
+		return nil
+	}
+	if err := u.save(file, path, same, &st); err != nil {
+		return err
+	}
+	if err := copyData(file, content, same, s.Size, true); err != nil {
+		return err
+	}
+	return unix.Fchmod(int(file.Fd()), s.Mode)
+}
+
+// commonPrefix is how many whole blocks, or all of the limit, two files begin alike.
+func commonPrefix(a, b io.ReaderAt, limit int64) (int64, error) {
+	x, y := make([]byte, 256<<10), make([]byte, 256<<10)
+	for at := int64(0); at < limit; {
+		n := int(min(int64(len(x)), limit-at))
+		for _, r := range []struct {
+			from io.ReaderAt
+			to   []byte
+		}{{a, x[:n]}, {b, y[:n]}} {
+			if m, err := r.from.ReadAt(r.to, at); m < n {
+				return 0, fmt.Errorf("read at byte %d: %w", at, err)
+			}
+		}
+		if !bytes.Equal(x[:n], y[:n]) {
+			return at, nil
+		}
+		at += int64(n)
+	}
+	return limit, nil
+}
+
+// create makes the file under a name of ours, and then gives it its own, in one step.
+func (u *Undo) create(s Source, path string, content *os.File) (*os.File, error) {
+	p, err := locate("/", path, u.makeDir(s))
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	tmp := temporaryName()
+	var file *os.File
+	err = p.as(s, func() error {
+		fd, err := unix.Openat(p.fd, tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return &os.PathError{Op: "create a file in", Path: p.dir, Err: err}
+		}
+		file = os.NewFile(uintptr(fd), path)
+		return nil
+	})
+	if err != nil {
+		return nil, p.advise(s, err)
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(file.Fd()), &st)
+	if err == nil {
+		err = u.made(p, tmp, &st)
+	}
+	if err == nil {
+		err = copyData(file, content, 0, s.Size, true)
+	}
+	// The mode comes last: a change of the owner takes the set-user and set-group bits away.
+	err = errors.Join(err, unix.Fchown(int(file.Fd()), s.UID, s.GID), unix.Fchmod(int(file.Fd()), s.Mode))
+	if err == nil && s.Path != "" {
+		err = u.rename(s, p, tmp, &st)
+	}
+	return file, err
+}
+
+// rename gives a file that we have made its name. What has the name now is put aside.
+func (u *Undo) rename(s Source, p *place, tmp string, st *unix.Stat_t) error {
+	if err := u.aside(s, p); err != nil {
+		return err
+	}
+	if err := u.made(p, p.name, st); err != nil {
+		return err
+	}
+	err := p.as(s, func() error { return unix.Renameat(p.fd, tmp, p.fd, p.name) })
+	if err != nil {
+		return p.advise(s, &os.PathError{Op: "rename to", Path: p.path(), Err: err})
+	}
+	return nil
+}
+
+// link gives the file one more name.
+func (u *Undo) link(s Source, file *os.File, path string) error {
+	p, err := locate("/", path, u.makeDir(s))
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	var want, have unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &want); err != nil {
+		return err
+	}
+	if unix.Fstatat(p.fd, p.name, &have, unix.AT_SYMLINK_NOFOLLOW) == nil && idOf(&have) == idOf(&want) {
+		return nil
+	}
+	tmp := temporaryName()
+	if err := u.made(p, tmp, &want); err != nil {
+		return err
+	}
+	err = p.as(s, func() error {
+		return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", file.Fd()), p.fd, tmp, unix.AT_SYMLINK_FOLLOW)
+	})
+	if err != nil {
+		return p.advise(s, &os.PathError{Op: "link", Path: p.path(), Err: err})
+	}
+	return u.rename(s, p, tmp, &want)
+}
+
+// makeDir makes missing folders with the rights of the file's owner, where root is not alone.
+func (u *Undo) makeDir(s Source) makeDir {
+	return func(w *walker, name string) error {
+		p := place{fd: w.fd, dir: w.dir, name: name, trusted: w.trusted()}
+		err := p.as(s, func() error { return unix.Mkdirat(w.fd, name, 0o755) })
+		if err != nil {
+			return p.advise(s, &os.PathError{Op: "mkdir", Path: p.path(), Err: err})
+		}
+		return nil
+	}
+}
+
+// as calls do with the rights that are due in the folder: root's where root alone changes anything, and elsewhere those of the owner of the
+// file, so that nothing can be done through us that the owner could not do as well.
+func (p *place) as(s Source, do func() error) error {
+	if p.trusted {
+		return do()
+	}
+	return as(s.UID, s.GID, do)
+}
+
+// advise says what helps where the owner may not do what a restore has to.
+func (p *place) advise(s Source, err error) error {
+	if s.UID != 0 && !p.trusted && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
+		return fmt.Errorf("%w: user %d owns the file and may not put it there; let that user write in %s, or remove what has the name", err, s.UID, p.dir)
+	}
+	return err
+}
+
+// Paths are all names that sources put back, sorted.
+func Paths(sources []Source) []string {
+	var out []string
+	for _, s := range sources {
+		out = append(out, s.Names()...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func removeAll(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(dir))
+}

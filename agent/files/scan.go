@@ -1,0 +1,300 @@
+package files
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// id names a file on this host.
+type id struct{ dev, ino uint64 }
+
+func idOf(st *unix.Stat_t) id { return id{st.Dev, st.Ino} }
+
+// handle is one way to reach a file: a descriptor of a process, or a mapping.
+type handle struct {
+	pid    int
+	fd     int    // -1 for a mapping
+	region string // START-END of a mapping, as in /proc/PID/map_files
+
+	read, write, append bool
+}
+
+func (h handle) path() string {
+	if h.fd < 0 {
+		return fmt.Sprintf("/proc/%d/map_files/%s", h.pid, h.region)
+	}
+	return fmt.Sprintf("/proc/%d/fd/%d", h.pid, h.fd)
+}
+
+// held is a regular file that members hold.
+type held struct {
+	Stored
+
+	st      unix.Stat_t
+	handles []handle
+	links   map[string]string // what /proc says it is called → the root to look below
+	members []string          // in order of their first handle
+	leased  bool
+	file    *os.File
+	shared  bool // file is the member's own open file: its position must not move
+}
+
+// written says whether a member can change the file.
+func (h *held) written() bool {
+	return slices.ContainsFunc(h.handles, func(x handle) bool { return x.write })
+}
+
+// appended says whether all that members can do to it is to write at its end. A leased one is not held longer than its owner stands
+// still, as the lease would live on through us.
+func (h *held) appended() bool {
+	return !h.leased && !slices.ContainsFunc(h.handles, func(x handle) bool { return x.write && !x.append })
+}
+
+// scan is what members hold, as far as /proc tells.
+type scan struct {
+	files map[id]*held
+	order []id
+	seen  map[string][]Seen // by member
+	known map[string]bool   // member, path
+	made  map[uint64]bool   // file systems whose files the kernel makes up
+}
+
+func look(ctx context.Context, trees []Tree) (*scan, error) {
+	s := &scan{files: map[id]*held{}, seen: map[string][]Seen{}, known: map[string]bool{}, made: map[uint64]bool{}}
+	for _, t := range trees {
+		for _, pid := range t.Pids {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			err := errors.Join(s.descriptors(t, pid), s.mappings(t, pid))
+			s.places(t, pid)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+				return nil, fmt.Errorf("files of process %d: %w", pid, err)
+			}
+		}
+	}
+	return s, nil
+}
+
+// descriptors notes what a process has open.
+func (s *scan) descriptors(t Tree, pid int) error {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		link, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil || !strings.HasPrefix(link, "/") {
+			continue // no file, or closed meanwhile by a member that runs
+		}
+		h := handle{pid: pid, fd: fd}
+		f, err := s.note(t, h, link)
+		if err != nil {
+			return err
+		}
+		if f == nil {
+			continue
+		}
+		flags, leased, err := fdinfo(pid, fd)
+		if err != nil {
+			return err
+		}
+		if flags&unix.O_PATH != 0 {
+			continue
+		}
+		access := flags & unix.O_ACCMODE
+		h.read, h.write = access != unix.O_WRONLY, access != unix.O_RDONLY
+		h.append = flags&unix.O_APPEND != 0
+		f.leased = f.leased || leased
+		f.handles = append(f.handles, h)
+	}
+	return nil
+}
+
+// note takes up what a handle leads to, and returns it if it is a regular file of a real file system that has a name.
+func (s *scan) note(t Tree, h handle, link string) (*held, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(h.path(), &st); err != nil {
+		return nil, ignoreGone(err)
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFREG && kind != unix.S_IFDIR && kind != unix.S_IFIFO {
+		return nil, nil
+	}
+	if made, err := s.kernelMade(h.path(), st.Dev); err != nil || made {
+		return nil, ignoreGone(err)
+	}
+	if key := t.Member + "\x00" + link; !s.known[key] {
+		s.known[key] = true
+		s.seen[t.Member] = append(s.seen[t.Member], Seen{
+			Path: link, Mode: st.Mode, UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino, Size: st.Size,
+		})
+	}
+	if kind != unix.S_IFREG || st.Nlink == 0 {
+		return nil, nil // what has no name any more, CRIU keeps in its own images
+	}
+	key := idOf(&st)
+	f := s.files[key]
+	if f == nil {
+		f = &held{st: st, links: map[string]string{}}
+		s.files[key] = f
+		s.order = append(s.order, key)
+	}
+	f.links[link] = t.Root
+	if !slices.Contains(f.members, t.Member) {
+		f.members = append(f.members, t.Member)
+	}
+	return f, nil
+}
+
+// kernelMade says whether a file is made up by the kernel, as in /proc and /sys: there is nothing to put back.
+func (s *scan) kernelMade(path string, dev uint64) (bool, error) {
+	if made, ok := s.made[dev]; ok {
+		return made, nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return false, err
+	}
+	switch fs.Type {
+	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEBUGFS_MAGIC,
+		unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.NSFS_MAGIC, unix.BPF_FS_MAGIC, unix.PSTOREFS_MAGIC, unix.SELINUX_MAGIC,
+		unix.BINFMTFS_MAGIC, unix.EFIVARFS_MAGIC, unix.DEVPTS_SUPER_MAGIC, mqueueMagic:
+		s.made[dev] = true
+	default:
+		s.made[dev] = false
+	}
+	return s.made[dev], nil
+}
+
+// mqueueMagic is MQUEUE_MAGIC of ipc/mqueue.c.
+const mqueueMagic = 0x19800202
+
+// fdinfo reads the flags of a descriptor, and whether its owner holds a lease through it (proc_pid_fdinfo(5)).
+func fdinfo(pid, fd int) (flags int, leased bool, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
+	if err != nil {
+		return 0, false, err
+	}
+	for line := range strings.Lines(string(text)) {
+		switch name, value, _ := strings.Cut(line, ":"); name {
+		case "flags":
+			n, err := strconv.ParseInt(strings.TrimSpace(value), 8, 64)
+			if err != nil {
+				return 0, false, fmt.Errorf("flags of descriptor %d of process %d: %w", fd, pid, err)
+			}
+			flags = int(n)
+		case "lock":
+			leased = leased || strings.Contains(value, " LEASE ")
+		}
+	}
+	return flags, leased, nil
+}
+
+// mappings notes the files that a process has mapped. A descriptor may be closed and the mapping go on.
+func (s *scan) mappings(t Tree, pid int) error {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	done := map[string]bool{} // one mapping of a file is as good as another: shared ones, and all others
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		m, ok := parseMapping(lines.Text())
+		if !ok || done[m.key] {
+			continue
+		}
+		h := handle{pid: pid, fd: -1, region: m.region}
+		writable := false
+		if m.shared {
+			// The link's permissions are those of the open file: one that could be written may be mapped so at any time.
+			var st unix.Stat_t
+			if err := unix.Lstat(h.path(), &st); err != nil {
+				if ignoreGone(err) == nil {
+					continue
+				}
+				return err
+			}
+			writable = st.Mode&0o200 != 0
+		}
+		held, err := s.note(t, h, m.path)
+		if err != nil {
+			return err
+		}
+		done[m.key] = !m.shared || writable
+		if held != nil && m.shared {
+			h.read, h.write = true, writable
+			held.handles = append(held.handles, h)
+		}
+	}
+	return lines.Err()
+}
+
+type mapping struct {
+	region, path, key string
+	shared            bool
+}
+
+// parseMapping reads a line of /proc/PID/maps: START-END PERMS OFFSET DEV INODE PATH. Only what maps a file is of interest.
+func parseMapping(line string) (mapping, bool) {
+	f := strings.SplitN(line, " ", 6)
+	if len(f) < 6 || f[4] == "0" || len(f[1]) < 4 {
+		return mapping{}, false
+	}
+	path := strings.TrimLeft(f[5], " ")
+	if !strings.HasPrefix(path, "/") {
+		return mapping{}, false
+	}
+	m := mapping{region: trimZeros(f[0]), path: unescape(path), shared: f[1][3] == 's'}
+	m.key = fmt.Sprintf("%s %s %s %v", f[3], f[4], path, m.shared)
+	return m, true
+}
+
+// trimZeros makes of a range in /proc/PID/maps the name that map_files has for it: without leading zeros.
+func trimZeros(region string) string {
+	from, to, _ := strings.Cut(region, "-")
+	return strings.TrimLeft(from, "0") + "-" + strings.TrimLeft(to, "0")
+}
+
+// unescape undoes what /proc/PID/maps does to newlines in paths.
+func unescape(path string) string { return strings.ReplaceAll(path, `\012`, "\n") }
+
+// places notes where a process works, and what its root is.
+func (s *scan) places(t Tree, pid int) {
+	for _, name := range []string{"cwd", "root"} {
+		path := fmt.Sprintf("/proc/%d/%s", pid, name)
+		link, err := os.Readlink(path)
+		var st unix.Stat_t
+		if err != nil || unix.Stat(path, &st) != nil || s.known[t.Member+"\x00"+link] {
+			continue
+		}
+		s.known[t.Member+"\x00"+link] = true
+		s.seen[t.Member] = append(s.seen[t.Member], Seen{
+			Path: link, Mode: st.Mode, UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino,
+		})
+	}
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,267 @@
+package files
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// deleted is what /proc appends to the name of a file that was removed.
+const deleted = " (deleted)"
+
+// Capture holds the files of members that stand still, until Close. What becomes of their names meanwhile changes nothing.
+type Capture struct {
+	stored []*held
+	seen   map[string][]Seen
+}
+
+// Survey looks at what running members hold. refused are the reasons for which Take could not do its work; size is
+// what the files take on their disks, and frozen how much of that would be copied while the members stand still, in bytes.
+func Survey(ctx context.Context, trees []Tree) (refused []string, size, frozen int64, err error) {
+	s, err := look(ctx, trees)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	for _, key := range s.order {
+		f := s.files[key]
+		if !f.written() {
+			continue
+		}
+		taken := f.st.Blocks * 512
+		size += taken
+		if !f.appended() && !inMemory(f) {
+			frozen += taken
+		}
+		if f.leased && !slices.ContainsFunc(f.handles, func(h handle) bool { return h.read && h.fd >= 0 }) {
+			h := f.handles[0]
+			link, _ := os.Readlink(h.path())
+			refused = append(refused, fmt.Sprintf("process %d holds a lease on %s, which it can only write: reading it would break the lease; give up the lease (F_UNLCK), or open the file for reading as well", h.pid, link))
+		}
+	}
+	return refused, size, frozen, nil
+}
+
+// inMemory says whether the file is on a tmpfs: memory, like the rest of the member's.
+func inMemory(f *held) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(f.handles[0].path(), &fs) == nil && fs.Type == unix.TMPFS_MAGIC
+}
+
+// Take takes hold of the files that the members, which stand still, can write. It opens none of their paths: a descriptor that
+// can be read is copied (pidfd_getfd(2)), and only one without a lease is opened again.
+func Take(ctx context.Context, trees []Tree) (*Capture, error) {
+	s, err := look(ctx, trees)
+	if err != nil {
+		return nil, err
+	}
+	c := &Capture{seen: s.seen}
+	for _, key := range s.order {
+		f := s.files[key]
+		if !f.written() {
+			continue
+		}
+		if err := f.take(len(c.stored)); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		c.stored = append(c.stored, f)
+	}
+	return c, nil
+}
+
+// take opens the file and says what it is.
+func (f *held) take(number int) error {
+	f.name()
+	if len(f.Names()) == 0 {
+		return fmt.Errorf("%s: its name changed while it was looked at: try again", f.handles[0].path())
+	}
+	if err := f.open(); err != nil {
+		return fmt.Errorf("%s: %w", f.any(), err)
+	}
+	if err := unix.Fstat(int(f.file.Fd()), &f.st); err != nil {
+		return fmt.Errorf("%s: %w", f.any(), err)
+	}
+	f.Name, f.Holder = strconv.Itoa(number), f.members[0]
+	f.Size, f.Blocks, f.Mode = f.st.Size, min(f.st.Blocks*512, f.st.Size), f.st.Mode&0o7777
+	f.UID, f.GID, f.Dev, f.Ino = int(f.st.Uid), int(f.st.Gid), f.st.Dev, f.st.Ino
+	f.After = f.appended()
+	return nil
+}
+
+func (f *held) any() string { return cmp.Or(append(f.Names(), f.handles[0].path())...) }
+
+// open takes hold of the content by the way that disturbs nobody: an open file of our own, unless opening would break a lease. A copy of a
+// member's descriptor is the second choice, as locks and leases live on in it.
+func (f *held) open() error {
+	if !f.leased {
+		fd, err := unix.Open(f.handles[0].path(), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			f.file = os.NewFile(uintptr(fd), f.any())
+			return nil
+		}
+	}
+	for _, h := range f.handles {
+		if h.fd < 0 || !h.read {
+			continue
+		}
+		file, err := h.borrow()
+		if err != nil {
+			return err
+		}
+		f.file, f.shared = file, true
+		return nil
+	}
+	if f.leased {
+		return errors.New("a process holds a lease on it and can only write it, and reading it would break the lease")
+	}
+	return errors.New("it cannot be opened for reading, not even by root")
+}
+
+// borrow copies a descriptor of the process.
+func (h handle) borrow() (*os.File, error) {
+	pidfd, err := unix.PidfdOpen(h.pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", h.pid, err)
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, h.fd, 0)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d of process %d: %w", h.fd, h.pid, err)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), h.path()), nil
+}
+
+// name finds out what the file is called now.
+func (f *held) name() {
+	live := map[string]bool{}
+	for link, root := range f.links {
+		if f.is(root, link) {
+			live[link] = true
+			continue
+		}
+		was, ok := strings.CutSuffix(link, deleted)
+		if !ok {
+			continue // moved since, by a process that runs
+		}
+		f.Gone = append(f.Gone, was)
+		for _, sibling := range siblings(root, was, &f.st) {
+			live[sibling] = true
+		}
+	}
+	for path := range live {
+		f.Links = append(f.Links, path)
+	}
+	slices.Sort(f.Links)
+	slices.Sort(f.Gone)
+	if len(f.Links) > 0 {
+		f.Path, f.Links = f.Links[0], f.Links[1:]
+	}
+}
+
+// is says whether path is a name of the file.
+func (f *held) is(root, path string) bool {
+	var st unix.Stat_t
+	return unix.Lstat(filepath.Join(root, path), &st) == nil && idOf(&st) == idOf(&f.st)
+}
+
+// maxEntries bounds the search for another name of a file in a folder.
+const maxEntries = 100_000
+
+// siblings are the names that a file has in the folder of one that was removed: sem_open(3) and all who link a complete file to its
+// name and remove the first one leave such.
+func siblings(root, path string, st *unix.Stat_t) []string {
+	p, err := locate(root, path, nil)
+	if err != nil {
+		return nil
+	}
+	defer p.close()
+	fd, err := unix.Openat(p.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	dir := os.NewFile(uintptr(fd), p.dir)
+	defer dir.Close()
+	var found []string
+	names, _ := dir.Readdirnames(maxEntries) // a part of them is better than none
+	for _, name := range names {
+		var other unix.Stat_t
+		if unix.Fstatat(fd, name, &other, unix.AT_SYMLINK_NOFOLLOW) == nil && idOf(&other) == idOf(st) && !strings.HasPrefix(name, linkRemap) {
+			found = append(found, filepath.Join(p.dir, name))
+		}
+	}
+	return found
+}
+
+// linkRemap begins the names that CRIU gives for a moment to files whose own were removed.
+const linkRemap = "link_remap."
+
+// Stored lists the files that the member holds, those whose content is in another member's folder too.
+func (c *Capture) Stored(member string) []Stored {
+	var out []Stored
+	for _, f := range c.stored {
+		if slices.Contains(f.members, member) {
+			out = append(out, f.Stored)
+		}
+	}
+	return out
+}
+
+// Seen lists what the member had open, mapped, or worked in.
+func (c *Capture) Seen(member string) []Seen { return c.seen[member] }
+
+// Removed says whether the member holds a file by a name that was removed while the file has others. CRIU links such a file
+// to a name of its own in that folder while it dumps.
+func (c *Capture) Removed(member string) bool {
+	return slices.ContainsFunc(c.stored, func(f *held) bool { return len(f.Gone) > 0 && slices.Contains(f.members, member) })
+}
+
+// Frozen is how many bytes are to be copied while the members stand still, by the member whose folder they go to. Memory (tmpfs) does not count.
+func (c *Capture) Frozen() map[string]int64 {
+	out := map[string]int64{}
+	for _, f := range c.stored {
+		if !f.After && !inMemory(f) {
+			out[f.Holder] += f.Blocks
+		}
+	}
+	return out
+}
+
+// Copy copies the contents, those that were only appended to (after) or all others, each to dir(holder)/Name.
+func (c *Capture) Copy(ctx context.Context, after bool, dir func(holder string) string) error {
+	for _, f := range c.stored {
+		if f.After != after {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := f.copyTo(filepath.Join(dir(f.Holder), f.Name)); err != nil {
+			return fmt.Errorf("copy %s: %w", f.any(), err)
+		}
+		if err := f.file.Close(); err != nil {
+			return fmt.Errorf("copy %s: %w", f.any(), err)
+		}
+		f.file = nil
+	}
+	return nil
+}
+
+// Close lets go of the files.
+func (c *Capture) Close() error {
+	var errs []error
+	for _, f := range c.stored {
+		if f.file != nil {
+			errs = append(errs, f.file.Close())
+			f.file = nil
+		}
+	}
+	return errors.Join(errs...)
+}
