@@ -1,0 +1,5 @@
+//go:build !race
+
+package restoration
+
+const raceEnabled = false
