@@ -19,6 +19,7 @@ import (
 	"ss/marker"
 	"ss/store/blob"
 	"ss/store/images"
+	"ss/store/tombstone"
 )
 
 // Participant says how to reach a host's agent and which addresses are the host's own.
@@ -57,6 +58,7 @@ type Config struct {
 	CRIU     Checkpointer
 	Peers    Peers
 	Log      *slog.Logger
+	Verifier tombstone.Verifier // opens what an admin of the cluster signed
 
 	Images           *images.Store
 	ImageDir         string // where Images keeps its objects, for what people read and for what is on one disk
@@ -80,6 +82,7 @@ type Agent struct {
 	restores map[string]*Restoration // by restore id
 	fates    fates                   // of restores that are over
 	fetching map[images.Key]bool     // sets that are being brought here, or looked at in passing
+	heard    memory
 	closed   bool
 	work     sync.WaitGroup
 
@@ -106,6 +109,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("prepare the state folder: %w", err)
 		}
 	}
+	a.recall()
 	if err := a.recover(ctx); err != nil {
 		return nil, err
 	}
@@ -170,8 +174,14 @@ type Info struct {
 	CRIUError string
 	Gate      string
 	FreeBytes int64 // for objects
-	InDoubt   []images.Key
+	InDoubt   []InDoubt
 	Damage    []images.Damage
+}
+
+// InDoubt is a set of which this host does not know whether its cut exists.
+type InDoubt struct {
+	images.Key
+	Epoch uint64 // of its attempt; 0 where its manifest is damaged
 }
 
 // Info says who this host is and whether it can take part in a snapshot.
@@ -190,10 +200,15 @@ func (a *Agent) Info(ctx context.Context) (Info, error) {
 	if info.Damage, err = a.cfg.Images.Damaged(); err != nil {
 		return Info{}, fmt.Errorf("list damaged images: %w", err)
 	}
-	if info.InDoubt, err = a.inDoubt(); err != nil {
-		return Info{}, err
+	doubt, err := a.inDoubt()
+	for _, key := range doubt {
+		m, err := a.cfg.Images.Manifest(key)
+		if err != nil { // damaged, or removed since: nobody can say which attempt's it was
+			a.log.Warn("images in doubt", "error", err)
+		}
+		info.InDoubt = append(info.InDoubt, InDoubt{key, m.Epoch})
 	}
-	return info, nil
+	return info, err
 }
 
 // inDoubt lists the image sets whose outcome this host does not know, and of which nobody here is about to tell: no attempt under way, no fetch, and

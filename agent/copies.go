@@ -213,14 +213,6 @@ func (a *Agent) withdraw(ctx context.Context, url string, key images.Key) error 
 	return err
 }
 
-func (a *Agent) removeFrom(ctx context.Context, url, job, snapshot string) (int, error) {
-	v, err := a.vault(ctx, url)
-	if err != nil {
-		return 0, err
-	}
-	return images.RemoveIn(ctx, v, job, snapshot)
-}
-
 // sources are the other hosts and the vaults that may hold a set. Nothing is opened before it is needed.
 func (a *Agent) sources(hosts []Participant, vaults []string) []images.Source {
 	var out []images.Source

@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +20,7 @@ import (
 	"ss/marker"
 	"ss/store/images"
 	"ss/store/keys"
+	"ss/store/tombstone"
 )
 
 // Parts of a host on which nothing lives. What they embed is nil: what gets further than it should ends the test.
@@ -88,7 +91,7 @@ func newAgent(t testing.TB, others ...string) (*Agent, *cluster) {
 	}
 	cfg := Config{
 		Host: "hostA", StateDir: filepath.Join(dir, "hostA"), Cells: noCells{}, Gates: noGates{}, CRIU: noCRIU{}, Peers: c,
-		Log: discard(), Images: openStore(t, filepath.Join(dir, "hostA")),
+		Log: discard(), Verifier: admin{}, Images: openStore(t, filepath.Join(dir, "hostA")),
 		ImageDir: filepath.Join(dir, "hostA", "images"), StagingDir: filepath.Join(dir, "hostA", "staging"),
 	}
 	a, err := New(t.Context(), cfg)
@@ -226,3 +229,33 @@ func corrupt(t *testing.T, dir, job, digest string) {
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// admin "signs" with a word in front.
+type admin struct{}
+
+func (admin) SignStatement(kind string, body []byte) ([]byte, error) {
+	return fmt.Appendf(nil, "admin|%s|%s", kind, body), nil
+}
+
+func (admin) OpenStatement(kind string, statement []byte) ([]byte, error) {
+	if body, ok := bytes.CutPrefix(statement, []byte("admin|"+kind+"|")); ok {
+		return body, nil
+	}
+	return nil, errors.New("no admin signed it")
+}
+
+// buried is the removal of a cut that consists of one set, on an admin's word.
+func buried(vault string, m images.Manifest) Removal {
+	t := tombstone.Tombstone{Job: m.Job, Cut: m.Snapshot, Epoch: m.Epoch, Sets: []tombstone.Set{{Host: m.Host, Manifest: m.Digest}}}
+	data, err := t.Encode(admin{})
+	if err != nil {
+		panic(err) // a mistake in the test
+	}
+	return Removal{Vault: vault, Job: m.Job, Snapshot: m.Snapshot, Tombstone: data}
+}
+
+// digestOf is the SHA-256 of a text, in hex.
+func digestOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}

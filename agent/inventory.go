@@ -20,6 +20,8 @@ type Inventory struct {
 	Cuts   []StoredCut
 	Usage  []images.Usage
 	Damage []images.Damage
+	// Tombstones are the signed words that cuts were removed.
+	Tombstones []images.StoredTombstone
 }
 
 // StoredCut is the signed manifest of a cut, as it was put there.
@@ -56,6 +58,9 @@ func (a *Agent) inventoryHere(ctx context.Context, job string) (Inventory, error
 		return inv, err
 	}
 	if inv.Damage, err = a.cfg.Images.Damaged(); err != nil {
+		return inv, err
+	}
+	if inv.Tombstones, err = a.cfg.Images.Tombstones(ctx, job); err != nil {
 		return inv, err
 	}
 	cuts, err := a.cfg.Images.Cuts(ctx)
@@ -104,6 +109,11 @@ func (a *Agent) inventoryOf(ctx context.Context, vault, job string) (Inventory, 
 			exists[images.CutName(c.Job, c.Snapshot)] = true
 		}
 		inv.Cuts = append(inv.Cuts, cuts...)
+		removed, err := images.TombstonesIn(ctx, v, j)
+		if err != nil {
+			return Inventory{}, err
+		}
+		inv.Tombstones = append(inv.Tombstones, removed...)
 		u := images.Usage{Job: j}
 		for o, err := range v.List(ctx, images.ObjectName(j, "")) {
 			if err != nil {
@@ -202,6 +212,11 @@ func (a *Agent) Collect(ctx context.Context, vault, job string, dry bool) (image
 		return fail(fault.New(fault.Usage, fmt.Sprintf("%q is no job name", job), "objects in a vault are collected job by job"))
 	}
 	if vault == "" {
+		if !dry {
+			if err := a.sweep(ctx, job); err != nil {
+				return fail(err)
+			}
+		}
 		g, err := a.cfg.Images.Collect(ctx, job, dry)
 		if err != nil {
 			return fail(err)
@@ -211,6 +226,11 @@ func (a *Agent) Collect(ctx context.Context, vault, job string, dry bool) (image
 	v, err := a.vault(ctx, vault)
 	if err != nil {
 		return fail(err)
+	}
+	if !dry {
+		if err := a.sweepIn(ctx, v, job); err != nil {
+			return fail(err)
+		}
 	}
 	g, err := images.CollectIn(ctx, v, job, dry)
 	if err != nil {

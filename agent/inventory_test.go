@@ -16,8 +16,8 @@ import (
 
 func TestPutCutCommitsWhatIsHere(t *testing.T) {
 	a, _ := newAgent(t)
-	seal(t, a.cfg.Images, aKey, newKey(t))
-	if info, err := a.Info(t.Context()); err != nil || !slices.Equal(info.InDoubt, []images.Key{aKey}) {
+	man := seal(t, a.cfg.Images, aKey, newKey(t))
+	if info, err := a.Info(t.Context()); err != nil || !slices.Equal(info.InDoubt, []InDoubt{{aKey, 1}}) {
 		t.Fatalf("in doubt: %v, %v", info.InDoubt, err)
 	}
 	for _, manifest := range []string{"signed", "signed anew"} {
@@ -35,7 +35,7 @@ func TestPutCutCommitsWhatIsHere(t *testing.T) {
 	if inv, err := a.Inventory(t.Context(), "", "another"); err != nil || len(inv.Sets)+len(inv.Cuts)+len(inv.Usage) != 0 {
 		t.Errorf("of another job: %+v, %v", inv, err)
 	}
-	if n, err := a.RemoveCut(t.Context(), "", aKey.Job, aKey.Snapshot); err != nil || n != 1 {
+	if n, err := a.RemoveCut(t.Context(), buried("", man)); err != nil || n != 1 {
 		t.Fatalf("removed %d, %v", n, err)
 	}
 	if inv, err := a.Inventory(t.Context(), "", ""); err != nil || len(inv.Sets)+len(inv.Cuts) != 0 {
@@ -77,7 +77,7 @@ func TestVault(t *testing.T) {
 	if err != nil || v.Bytes != man.Bytes || v.Ends != nil {
 		t.Errorf("%+v, %v", v, err)
 	}
-	if _, err := a.RemoveCut(t.Context(), "", aKey.Job, aKey.Snapshot); err != nil {
+	if _, err := a.RemoveCut(t.Context(), Removal{Job: aKey.Job, Snapshot: aKey.Snapshot}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Collect(t.Context(), "", "job", false); err != nil {
@@ -89,7 +89,7 @@ func TestVault(t *testing.T) {
 	if _, err := a.VerifyImages(t.Context(), Verification{Key: aKey, Digest: man.Digest, JobKey: &k, ReadData: true}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := a.RemoveCut(t.Context(), url, aKey.Job, aKey.Snapshot); err != nil || n != 1 {
+	if n, err := a.RemoveCut(t.Context(), buried(url, man)); err != nil || n != 1 {
 		t.Fatalf("removed %d, %v", n, err)
 	}
 	if _, err := a.Collect(t.Context(), url, "", false); !fault.Is(err, fault.Usage) {

@@ -260,11 +260,21 @@ func (w *work) discard(ctx context.Context) error {
 		errs = append(errs, w.partial.Discard())
 	}
 	// A crash may have cut the attempt short after its images were sealed.
-	errs = append(errs, w.a.cfg.Images.Remove(w.images()))
+	errs = append(errs, w.a.discard(w.images()))
 	if w.copies != nil {
 		errs = append(errs, w.copies.undo(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// discard removes the images of an attempt that is rolled back. A set that belongs to a cut stays, whatever the journal says: the journal may
+// be damaged, and the cut is not its to remove.
+func (a *Agent) discard(key images.Key) error {
+	kept, err := a.cfg.Images.RemoveUncommitted(key)
+	if kept {
+		a.log.Error("a rollback found images of a cut that exists, and left them", "job", key.Job, "snapshot", key.Snapshot)
+	}
+	return err
 }
 
 // over ends the attempt on this host.

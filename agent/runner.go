@@ -195,7 +195,7 @@ func (r *runner) act(act marker.Action) {
 	case marker.ActRelease:
 		r.short(act, w.release)
 	case marker.ActDiscard:
-		r.short(act, func(context.Context) error { return r.a.cfg.Images.Remove(r.imagesOf(act.Key)) })
+		r.short(act, func(context.Context) error { return r.a.discard(r.imagesOf(act.Key)) })
 	}
 }
 

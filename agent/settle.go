@@ -16,16 +16,8 @@ func (a *Agent) SettleCopy(key images.Key, committed bool) error {
 	if committed {
 		return a.cfg.Images.Commit(key)
 	}
-	sets, err := a.cfg.Images.Sets()
-	if err != nil {
-		return err
-	}
-	for _, set := range sets {
-		if set.Key == key && !set.Committed { // a committed one is somebody's cut, whatever the caller believes
-			return a.cfg.Images.Remove(key)
-		}
-	}
-	return nil
+	_, err := a.cfg.Images.RemoveUncommitted(key) // a committed one is somebody's cut, whatever the caller believes
+	return err
 }
 
 // Resolve settles image sets in doubt: some belong to a cut, some to nothing.
@@ -44,7 +36,8 @@ func (a *Agent) Resolve(_ context.Context, committed, aborted []images.Key) erro
 	for _, k := range aborted {
 		for _, d := range doubt { // never remove what is not in doubt, whatever the caller believes
 			if d == k {
-				errs = append(errs, a.cfg.Images.Remove(k))
+				_, err := a.cfg.Images.RemoveUncommitted(k)
+				errs = append(errs, err)
 				a.tellRunner(k, false)
 			}
 		}
@@ -86,33 +79,4 @@ func (a *Agent) PutCut(ctx context.Context, vault, job, snapshot string, manifes
 		a.tellRunner(set.Key, true)
 	}
 	return a.imageFault(errors.Join(errs...))
-}
-
-// RemoveCut removes every image set of a cut, and its manifest, from this host, or from a vault. Objects go with the next Collect.
-func (a *Agent) RemoveCut(ctx context.Context, vault, job, snapshot string) (int, error) {
-	key := images.Key{Job: job, Snapshot: snapshot, Host: a.cfg.Host}
-	if err := checkKey(key); err != nil {
-		return 0, a.imageFault(err)
-	}
-	if vault != "" {
-		n, err := a.removeFrom(ctx, vault, job, snapshot)
-		return n, a.imageFault(err)
-	}
-	sets, err := a.cfg.Images.Sets()
-	if err != nil {
-		return 0, a.imageFault(err)
-	}
-	n := 0
-	for _, set := range sets {
-		if set.Key.Job != job || set.Key.Snapshot != snapshot {
-			continue
-		}
-		if err := a.cfg.Images.Remove(set.Key); err != nil {
-			return n, a.imageFault(err)
-		}
-		n++
-	}
-	// The manifest last: with it gc knows sets of a cut that was removed from those of one that its catalogue has not heard of, if this ends midway. A
-	// catalogue that is made anew leaves out a cut without images.
-	return n, a.imageFault(a.cfg.Images.RemoveCut(ctx, job, snapshot))
 }

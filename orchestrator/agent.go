@@ -7,7 +7,6 @@ import (
 
 	"ss/marker"
 	"ss/store"
-	"ss/store/images"
 	"ss/store/keys"
 )
 
@@ -27,7 +26,8 @@ type HostInfo struct {
 	CRIUError string
 	Gate      string
 	FreeBytes int64
-	InDoubt   []images.Key
+	InDoubt   []InDoubt
+	Catalogue store.Mark // the newest generation of a catalogue that the agent has seen; zero: none
 	Damage    []Damage
 }
 
@@ -66,7 +66,8 @@ type Participant struct {
 
 // Agent is one host's agent.
 type Agent interface {
-	Info(ctx context.Context) (HostInfo, error)
+	// Info asks what the host is, and tells its agent what it should know of the catalogue.
+	Info(ctx context.Context, word Word) (HostInfo, error)
 	Members(ctx context.Context, job string) ([]Member, error)
 	Run(ctx context.Context, m Member) (Member, error)
 	Attach(ctx context.Context, job string, pid int) (Member, error)

@@ -22,10 +22,14 @@ type Cluster struct {
 	// Signer and Verifier are for what is kept of a cut beside its images.
 	Signer   store.Signer
 	Verifier store.Verifier
+	// Statements signs and opens what is not a cut's manifest: tombstones, the list of removed hosts.
+	Statements Statements
 	// Progress is told how far each host is. It may be nil; it must not block.
 	Progress func(Progress)
 	// Notice is told what a person should know and no command can fail for. It may be nil.
 	Notice func(text string)
+
+	aheadTold sync.Once
 }
 
 // askTimeout bounds a question to an agent that does no work for it.
@@ -48,6 +52,8 @@ type HostStatus struct {
 	store.Host
 	Info HostInfo
 	Err  error // why it did not answer
+	// Ahead is a generation that its agent has seen and this catalogue never had; nil where there is none.
+	Ahead *store.Mark
 }
 
 func (h HostStatus) participant() Participant {
@@ -60,28 +66,32 @@ func (c *Cluster) Hosts(ctx context.Context) ([]HostStatus, error) {
 	if err != nil {
 		return nil, err
 	}
+	word, err := c.word()
+	if err != nil {
+		return nil, err
+	}
 	out := make([]HostStatus, len(hosts))
 	var wg sync.WaitGroup
 	for i, h := range hosts {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			out[i].Host = h
-			out[i].Info, out[i].Err = c.ask(ctx, h)
+			out[i] = c.greet(ctx, h, word)
 		}()
 	}
 	wg.Wait()
+	c.tellAhead(out)
 	return out, nil
 }
 
-func (c *Cluster) ask(ctx context.Context, h store.Host) (HostInfo, error) {
+func (c *Cluster) ask(ctx context.Context, h store.Host, word Word) (HostInfo, error) {
 	a, err := c.agent(h)
 	if err != nil {
 		return HostInfo{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	info, err := a.Info(ctx)
+	info, err := a.Info(ctx, word)
 	if err == nil && info.Host != h.Name {
 		err = fmt.Errorf("the agent at %s says that it is %s", h.Addr, info.Host)
 	}

@@ -17,19 +17,25 @@ import (
 	"ss/store"
 	"ss/store/images"
 	"ss/store/keys"
+	"ss/store/tombstone"
 )
 
 // fakeHost is an agent that keeps image sets in memory. What it does not implement panics.
 type fakeHost struct {
 	Agent
-	name   string
-	peers  map[string]*fakeHost
-	vaults map[string]*fakeHost // by URL: what is in them
+	name    string
+	cluster string // whose admins it believes
+	peers   map[string]*fakeHost
+	vaults  map[string]*fakeHost // by URL: what is in them
 
 	mu        sync.Mutex
 	sets      map[images.Key][]memFile
 	committed map[images.Key]bool
 	cuts      map[string][]byte
+	graves    map[string][]byte // tombstones, by their ids
+	epochs    map[images.Key]uint64
+	mark      store.Mark
+	away      bool // it does not answer
 	calls     []string
 }
 
@@ -76,15 +82,22 @@ func (h *fakeHost) called(format string, args ...any) {
 	h.calls = append(h.calls, fmt.Sprintf(format, args...))
 }
 
-func (h *fakeHost) Info(context.Context) (HostInfo, error) {
+func (h *fakeHost) Info(_ context.Context, word Word) (HostInfo, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.away {
+		return HostInfo{}, fault.New(fault.Unreachable, h.name+" is away", "")
+	}
 	info := HostInfo{Host: h.name, FreeBytes: 1 << 40, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
 	for k := range h.sets {
 		if !h.committed[k] {
-			info.InDoubt = append(info.InDoubt, k)
+			info.InDoubt = append(info.InDoubt, InDoubt{k, h.epochs[k]})
 		}
 	}
+	if word.Mark.Generation > h.mark.Generation && (h.mark.Generation == 0 || slices.ContainsFunc(word.History, h.mark.Same)) {
+		h.mark = word.Mark
+	}
+	info.Catalogue = h.mark
 	return info, nil
 }
 
@@ -106,8 +119,11 @@ func (h *fakeHost) Inventory(_ context.Context, vault, job string) (Inventory, e
 	var inv Inventory
 	for k, files := range h.sets {
 		if job == "" || k.Job == job {
-			inv.Sets = append(inv.Sets, HeldSet{Key: k, Digest: digestOf(files), Committed: h.committed[k]})
+			inv.Sets = append(inv.Sets, HeldSet{Key: k, Digest: digestOf(files), Committed: h.committed[k], Epoch: h.epochs[k]})
 		}
+	}
+	for _, data := range h.graves {
+		inv.Tombstones = append(inv.Tombstones, HeldCut{Manifest: data})
 	}
 	for id, data := range h.cuts {
 		inv.Cuts = append(inv.Cuts, HeldCut{Job: "ring", Snapshot: id, Manifest: data})
@@ -115,21 +131,70 @@ func (h *fakeHost) Inventory(_ context.Context, vault, job string) (Inventory, e
 	return inv, nil
 }
 
-func (h *fakeHost) RemoveImages(_ context.Context, vault, job, snapshot string) error {
-	h, err := h.at(vault)
+// RemoveImages does what agents do: what is committed goes with a tombstone only.
+func (h *fakeHost) RemoveImages(_ context.Context, r Removal) error {
+	h, err := h.at(r.Vault)
 	if err != nil {
 		return err
 	}
-	h.called("remove %s/%s", job, snapshot)
+	h.called("remove %s/%s", r.Job, r.Snapshot)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r.Tombstone == nil {
+		return h.removeOrphans(r)
+	}
+	t, err := tombstone.Decode(r.Tombstone, plainSigner{h.cluster})
+	if err != nil {
+		return err
+	}
+	if r.Forget {
+		delete(h.graves, t.ID())
+		return nil
+	}
+	h.graves[t.ID()] = r.Tombstone
+	for k, files := range h.sets {
+		if t.Covers(k.Job, k.Snapshot, k.Host, digestOf(files)) {
+			delete(h.sets, k)
+			delete(h.committed, k)
+		}
+	}
+	if f, err := store.DecodeCutFile(h.cuts[r.Snapshot], plainSigner{h.cluster}); err != nil || buriedBy([]grave{{t, nil}}, f.Cut) {
+		delete(h.cuts, r.Snapshot)
+	}
+	return nil
+}
+
+// removeOrphans is called with mu held.
+func (h *fakeHost) removeOrphans(r Removal) error {
+	kept := h.cuts[r.Snapshot] != nil && !r.Replace
+	for k := range h.sets {
+		if k.Job != r.Job || k.Snapshot != r.Snapshot {
+			continue
+		}
+		if kept || h.committed[k] && r.Vault == "" {
+			kept = true
+			continue
+		}
+		delete(h.sets, k)
+	}
+	if kept {
+		return fault.New(fault.Refused, "of a cut that exists", "")
+	}
+	delete(h.cuts, r.Snapshot)
+	return nil
+}
+
+// lose is what a broken disk does.
+func (h *fakeHost) lose(job, snapshot string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for k := range h.sets {
 		if k.Job == job && k.Snapshot == snapshot {
 			delete(h.sets, k)
+			delete(h.committed, k)
 		}
 	}
 	delete(h.cuts, snapshot)
-	return nil
 }
 
 func (h *fakeHost) Collect(_ context.Context, vault, job string, dry bool) (Garbage, error) {
@@ -258,10 +323,23 @@ func (s plainSigner) VerifySigned(data, signature, certificate []byte) error {
 	return nil
 }
 
+func (s plainSigner) SignStatement(kind string, body []byte) ([]byte, error) {
+	return fmt.Appendf(nil, "%s|%s|%s", s.cluster, kind, body), nil
+}
+
+func (s plainSigner) OpenStatement(kind string, statement []byte) ([]byte, error) {
+	body, ok := bytes.CutPrefix(statement, []byte(s.cluster+"|"+kind+"|"))
+	if !ok {
+		return nil, errors.New("another signature")
+	}
+	return body, nil
+}
+
 // fakeCluster is a cluster of fakeHosts with a catalogue of its own.
 type fakeCluster struct {
 	*Cluster
 	dir     string
+	id      string
 	hosts   map[string]*fakeHost
 	vaults  map[string]*fakeHost
 	notices []string
@@ -279,7 +357,7 @@ func newFakeCluster(t *testing.T, id string, names ...string) *fakeCluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cat.Close() })
-	f := &fakeCluster{dir: dir, hosts: map[string]*fakeHost{}, vaults: map[string]*fakeHost{}}
+	f := &fakeCluster{dir: dir, id: id, hosts: map[string]*fakeHost{}, vaults: map[string]*fakeHost{}}
 	for _, name := range names {
 		f.hosts[name] = f.newHost(name)
 		if err := cat.AddHost(store.Host{Name: name, Addr: "192.0.2.1:7070"}); err != nil {
@@ -287,7 +365,7 @@ func newFakeCluster(t *testing.T, id string, names ...string) *fakeCluster {
 		}
 	}
 	var mu sync.Mutex
-	f.Cluster = &Cluster{Catalogue: cat, Signer: plainSigner{id}, Verifier: plainSigner{id},
+	f.Cluster = &Cluster{Catalogue: cat, Signer: plainSigner{id}, Verifier: plainSigner{id}, Statements: plainSigner{id},
 		Identities: func() ([]string, error) { return []string{identity}, nil },
 		Dial: func(h Host) (Agent, error) {
 			if a := f.hosts[h.Name]; a != nil {
@@ -305,7 +383,8 @@ func newFakeCluster(t *testing.T, id string, names ...string) *fakeCluster {
 }
 
 func (f *fakeCluster) newHost(name string) *fakeHost {
-	return &fakeHost{name: name, peers: f.hosts, vaults: f.vaults, sets: map[images.Key][]memFile{}, committed: map[images.Key]bool{}, cuts: map[string][]byte{}}
+	return &fakeHost{name: name, cluster: f.id, peers: f.hosts, vaults: f.vaults, sets: map[images.Key][]memFile{}, committed: map[images.Key]bool{}, cuts: map[string][]byte{},
+		graves: map[string][]byte{}, epochs: map[images.Key]uint64{}}
 }
 
 // addCut makes a cut of a job, with images of each host on itself and on the copies.
@@ -332,6 +411,7 @@ func (f *fakeCluster) addCut(t *testing.T, job string, hosts []string, copies ..
 				ch.Copies = append(ch.Copies, holder)
 				key := images.Key{Job: job, Snapshot: at.ID, Host: h}
 				f.hosts[holder].put(key, files)
+				f.hosts[holder].epochs[key] = at.Epoch
 				f.hosts[holder].committed[key] = true
 			}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"ss/fault"
 	"ss/store"
+	"ss/store/tombstone"
 )
 
 // GCResult is what a collection removed, or of a dry run would.
@@ -46,16 +47,20 @@ type collection struct {
 	census census
 	jobs   []store.Job
 	cuts   []store.Cut
+	graves []grave
 	// Attempts, as they were after the inventories and before the cuts were read: a set that is found belongs to one of the two, or to nothing.
 	live map[string]bool // jobs
 	// oldest is the least id of a live attempt, "" if there is none.
 	oldest string
 }
 
+// grave is a tombstone, opened.
+type grave struct {
+	tombstone.Tombstone
+	statement []byte
+}
+
 func (g *collection) run(ctx context.Context) error {
-	if err := g.expire(ctx); err != nil {
-		return err
-	}
 	cluster, err := g.c.Catalogue.Cluster()
 	if err != nil {
 		return err
@@ -70,11 +75,17 @@ func (g *collection) run(ctx context.Context) error {
 	if g.census, err = g.c.takeCensus(ctx, "", vaultsOf(cluster, g.jobs, known)); err != nil {
 		return err
 	}
+	if err := g.notOld(); err != nil {
+		return err
+	}
+	if err := g.expire(ctx); err != nil {
+		return err
+	}
 	if err := g.lookAgain(); err != nil {
 		return err
 	}
 	for _, where := range slices.Sorted(maps.Keys(g.census.silent)) {
-		g.res.Places = append(g.res.Places, Collected{Where: where, Vault: strings.Contains(where, "://"), Skipped: g.census.silent[where].Error()})
+		g.res.Places = append(g.res.Places, Collected{Where: where, Vault: isVault(where), Skipped: g.census.silent[where].Error()})
 	}
 	var errs []error
 	for _, h := range g.census.statuses {
@@ -86,9 +97,84 @@ func (g *collection) run(ctx context.Context) error {
 		errs = append(errs, g.vault(ctx, v))
 	}
 	if !g.dry {
-		errs = append(errs, g.handOut(ctx))
+		errs = append(errs, g.handOut(ctx), g.c.spread(ctx, g.census.statuses, true))
 	}
 	return errors.Join(errs...)
+}
+
+// notOld stops a collection by a catalogue that is not the newest: by what agents have seen of it, and, where those are of an older version or were
+// installed anew, by a cut that is newer than all that the catalogue knows.
+func (g *collection) notOld() error {
+	if err := current(g.census.statuses); err != nil {
+		return err
+	}
+	if err := g.openGraves(); err != nil {
+		return err
+	}
+	epochs := map[string]uint64{}
+	for _, j := range g.jobs {
+		epochs[j.Name] = j.Epoch
+	}
+	for _, inventories := range []map[string]Inventory{g.census.hosts, g.census.vaults} {
+		for _, where := range slices.Sorted(maps.Keys(inventories)) {
+			for _, held := range inventories[where].Cuts {
+				f, err := g.decode(held)
+				if err != nil || f.Cut.Epoch <= epochs[held.Job] || g.buried(f.Cut) {
+					continue
+				}
+				return &fault.Error{Kind: fault.Conflict, Next: aheadNext,
+					Err: fmt.Errorf("this catalogue is not the newest: %s holds cut %s of job %s, of epoch %d, and the catalogue has drawn %d only", where, f.Cut.ID, f.Cut.Job, f.Cut.Epoch, epochs[held.Job])}
+			}
+		}
+	}
+	return nil
+}
+
+func (g *collection) decode(held HeldCut) (store.CutFile, error) {
+	if g.c.Verifier == nil {
+		return store.CutFile{}, errors.New("nothing to check it with")
+	}
+	return store.DecodeCutFile(held.Manifest, g.c.Verifier)
+}
+
+// openGraves collects the tombstones that the catalogue, the hosts and the vaults have.
+func (g *collection) openGraves() error {
+	if g.c.Statements == nil {
+		return nil
+	}
+	removed, err := g.c.Catalogue.Tombstones()
+	if err != nil {
+		return err
+	}
+	var statements [][]byte
+	for _, r := range removed {
+		statements = append(statements, r.Statement)
+	}
+	for _, inventories := range []map[string]Inventory{g.census.hosts, g.census.vaults} {
+		for _, inv := range inventories {
+			for _, held := range inv.Tombstones {
+				statements = append(statements, held.Manifest)
+			}
+		}
+	}
+	seen := map[string]bool{}
+	for _, s := range statements {
+		t, err := tombstone.Decode(s, g.c.Statements)
+		if err == nil && !seen[t.Cut+"/"+t.ID()] {
+			seen[t.Cut+"/"+t.ID()] = true
+			g.graves = append(g.graves, grave{t, s})
+		}
+	}
+	return nil
+}
+
+// buried says whether a cut was removed on somebody's word.
+func (g *collection) buried(cut store.Cut) bool { return buriedBy(g.graves, cut) }
+
+func buriedBy(graves []grave, cut store.Cut) bool {
+	return slices.ContainsFunc(graves, func(gr grave) bool {
+		return !slices.ContainsFunc(cut.Hosts, func(h store.CutHost) bool { return !gr.Covers(cut.Job, cut.ID, h.Host, h.Manifest) })
+	})
 }
 
 // handOut gives the manifests of cuts to holders that lack them: an ssctl died between a commit and that.
@@ -109,10 +195,13 @@ func (g *collection) handOut(ctx context.Context) error {
 	return nil
 }
 
-// removeOrphan removes what was an orphan when the places were asked, if it still is one: an import may have begun since, of that very cut.
+// removeOrphan removes what was an orphan when the places were asked, if it still is one: an import may have begun since, of that very cut. What a
+// tombstone covers goes whatever else there is of that id.
 func (g *collection) removeOrphan(ctx context.Context, a Agent, vault string, o orphan) error {
-	attempts, err := g.c.Catalogue.Attempts()
-	if err != nil || slices.ContainsFunc(attempts, func(at store.Attempt) bool { return at.Live && at.ID == o.snapshot }) {
+	if o.statement != nil {
+		return a.RemoveImages(ctx, Removal{Vault: vault, Job: o.job, Snapshot: o.snapshot, Tombstone: o.statement})
+	}
+	if live, err := g.c.liveAttempt(o.snapshot); err != nil || live {
 		return err
 	}
 	cut, err := g.c.Catalogue.Cut("", o.snapshot)
@@ -122,15 +211,12 @@ func (g *collection) removeOrphan(ctx context.Context, a Agent, vault string, o 
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	return a.RemoveImages(ctx, vault, o.job, o.snapshot)
+	return a.RemoveImages(ctx, Removal{Vault: vault, Job: o.job, Snapshot: o.snapshot})
 }
 
 // expire applies the policies.
 func (g *collection) expire(ctx context.Context) error {
-	statuses, err := g.c.Hosts(ctx)
-	if err != nil {
-		return err
-	}
+	statuses := g.census.statuses
 	if !g.dry {
 		if err := g.c.resolve(ctx, statuses); err != nil {
 			return err
@@ -177,61 +263,105 @@ func (g *collection) lookAgain() error {
 	return err
 }
 
-// orphan is a snapshot of which images are held and the catalogue has no cut.
-type orphan struct{ job, snapshot string }
-
-// orphans finds what may be removed of an inventory. A catalogue that knows less than the hosts do (an old copy of it, put
-// back) must not have them remove anything: so what it does not know of, it leaves.
-func orphans(inv Inventory, g *collection) (found []orphan, sets []string, doubts []string) {
-	known, newest := map[string]bool{}, map[string]string{}
-	for _, cut := range g.cuts {
-		known[cut.ID] = true
-		newest[cut.Job] = max(newest[cut.Job], cut.ID)
-	}
-	jobs := map[string]store.Job{}
-	for _, j := range g.jobs {
-		jobs[j.Name] = j
-	}
-	seen, committed := map[orphan][]string{}, map[orphan]bool{}
-	for _, s := range inv.Sets {
-		o := orphan{s.Key.Job, s.Key.Snapshot}
-		seen[o] = append(seen[o], s.Key.String())
-		committed[o] = committed[o] || s.Committed
-	}
-	epochs := map[orphan]uint64{}
-	for _, held := range inv.Cuts {
-		o := orphan{held.Job, held.Snapshot}
-		seen[o] = append(seen[o], []string{}...)
-		epochs[o] = g.epochOf(held)
-	}
-	for _, o := range slices.SortedFunc(maps.Keys(seen), func(a, b orphan) int { return strings.Compare(a.snapshot, b.snapshot) }) {
-		job, ok := jobs[o.job]
-		switch {
-		case known[o.snapshot], g.live[o.job], g.oldest != "" && o.snapshot >= g.oldest:
-		case !ok:
-			doubts = append(doubts, fmt.Sprintf("%s/%s is of a job that the catalogue does not know", o.job, o.snapshot))
-		case epochs[o] > job.Epoch:
-			doubts = append(doubts, fmt.Sprintf("%s/%s has epoch %d, and the catalogue has drawn %d only", o.job, o.snapshot, epochs[o], job.Epoch))
-		case epochs[o] == 0 && committed[o] && o.snapshot > newest[o.job]:
-			doubts = append(doubts, fmt.Sprintf("%s/%s is of a cut that exists, newer than all that the catalogue knows", o.job, o.snapshot))
-		default:
-			found, sets = append(found, o), append(sets, seen[o]...)
-		}
-	}
-	return found, sets, doubts
+// orphan is what may be removed of a snapshot in one place.
+type orphan struct {
+	job, snapshot string
+	statement     []byte // the tombstone that covers it; nil: it belongs to no cut
 }
 
-// epochOf reads a cut's epoch from its manifest; one that cannot be read has the highest, so nothing is made of it.
-func (g *collection) epochOf(held HeldCut) uint64 {
-	const unknown = 1<<64 - 1
-	if g.c.Verifier == nil {
-		return unknown
+// snapshotOf names a snapshot.
+type snapshotOf struct{ job, id string }
+
+// orphans finds what may be removed of an inventory: what a tombstone covers, and what this catalogue itself began and did not commit. All else
+// that the catalogue does not know stays: it may be a cut of another copy of the catalogue, or of one that was lost.
+func orphans(inv Inventory, g *collection) (found []orphan, sets []string, doubts []string, err error) {
+	known := map[string]bool{}
+	for _, cut := range g.cuts {
+		known[cut.ID] = true
 	}
-	f, err := store.DecodeCutFile(held.Manifest, g.c.Verifier)
-	if err != nil {
-		return unknown
+	expired := map[string]bool{}
+	for _, cut := range g.res.Expired {
+		expired[cut.ID] = true
 	}
-	return f.Cut.Epoch
+	byID := map[snapshotOf][]HeldSet{}
+	for _, s := range inv.Sets {
+		if expired[s.Key.Snapshot] {
+			continue // it was there when the place was asked, and is gone
+		}
+		if gr := g.graveOf(s); gr != nil {
+			found, sets = append(found, orphan{s.Key.Job, s.Key.Snapshot, gr.statement}), append(sets, s.Key.String())
+			continue
+		}
+		byID[snapshotOf{s.Key.Job, s.Key.Snapshot}] = append(byID[snapshotOf{s.Key.Job, s.Key.Snapshot}], s)
+	}
+	for _, o := range slices.SortedFunc(maps.Keys(byID), func(a, b snapshotOf) int { return strings.Compare(a.id+a.job, b.id+b.job) }) {
+		if known[o.id] || g.live[o.job] || g.oldest != "" && o.id >= g.oldest {
+			continue
+		}
+		doubt, err := g.doubtOf(o, byID[o])
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if doubt != "" {
+			doubts = append(doubts, doubt)
+			continue
+		}
+		found = append(found, orphan{job: o.job, snapshot: o.id})
+		for _, s := range byID[o] {
+			sets = append(sets, s.Key.String())
+		}
+	}
+	return found, sets, doubts, nil
+}
+
+// graveOf finds the tombstone that covers a set.
+func (g *collection) graveOf(s HeldSet) *grave {
+	for i := range g.graves {
+		if g.graves[i].Covers(s.Key.Job, s.Key.Snapshot, s.Key.Host, s.Digest) {
+			return &g.graves[i]
+		}
+	}
+	return nil
+}
+
+// doubtOf says why sets of a snapshot that the catalogue has no cut of stay; "" where nothing speaks for them.
+func (g *collection) doubtOf(o snapshotOf, sets []HeldSet) (string, error) {
+	if where := g.existsBy(o); where != "" {
+		return fmt.Sprintf("%s/%s is of a cut that exists, as %s knows, and the catalogue does not know it", o.job, o.id, where), nil
+	}
+	for _, s := range sets {
+		ended, err := g.c.Catalogue.EndedWithoutCut(o.id, s.Epoch)
+		if err != nil {
+			return "", err
+		}
+		if !ended {
+			return fmt.Sprintf("%s/%s is of a snapshot that the catalogue did not begin", o.job, o.id), nil
+		}
+	}
+	return "", nil
+}
+
+// existsBy names a host or vault by which the cut of a snapshot exists: it holds the cut's manifest, or was told of the commit.
+func (g *collection) existsBy(o snapshotOf) string {
+	for _, inventories := range []map[string]Inventory{g.census.hosts, g.census.vaults} {
+		for _, where := range slices.Sorted(maps.Keys(inventories)) {
+			inv := inventories[where]
+			if slices.ContainsFunc(inv.Sets, func(s HeldSet) bool {
+				return s.Committed && s.Key.Job == o.job && s.Key.Snapshot == o.id && g.graveOf(s) == nil
+			}) {
+				return where
+			}
+			for _, held := range inv.Cuts {
+				if held.Job != o.job || held.Snapshot != o.id {
+					continue
+				}
+				if f, err := g.decode(held); err != nil || !g.buried(f.Cut) {
+					return where
+				}
+			}
+		}
+	}
+	return ""
 }
 
 func (g *collection) host(ctx context.Context, h HostStatus, inv Inventory) error {
@@ -240,7 +370,10 @@ func (g *collection) host(ctx context.Context, h HostStatus, inv Inventory) erro
 	if err != nil {
 		return err
 	}
-	found, sets, doubts := orphans(inv, g)
+	found, sets, doubts, err := orphans(inv, g)
+	if err != nil {
+		return err
+	}
 	g.doubt(h.Name, doubts)
 	out.Sets = sets
 	g.c.progress(h.Name, "collecting")
@@ -264,13 +397,16 @@ func (g *collection) host(ctx context.Context, h HostStatus, inv Inventory) erro
 
 func (g *collection) doubt(where string, doubts []string) {
 	for _, d := range doubts {
-		g.c.notice("left on %s: %s; if the catalogue is an old copy, ssctl catalog rebuild makes it anew", where, d)
+		g.c.notice("left on %s: %s; ssctl catalog rebuild --replace takes in what is a cut, ssctl rm ID --force removes it", where, d)
 	}
 }
 
 // vault collects in a vault, job by job.
 func (g *collection) vault(ctx context.Context, vault string) error {
-	found, sets, doubts := orphans(g.census.vaults[vault], g)
+	found, sets, doubts, err := orphans(g.census.vaults[vault], g)
+	if err != nil {
+		return err
+	}
 	g.doubt(vault, doubts)
 	var errs []error
 	for _, job := range g.jobs {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"time"
 
 	"ss/fault"
 	"ss/store"
@@ -146,6 +147,9 @@ func (im *importing) readManifest() error {
 	case w.err == nil:
 	case im.file.Cluster.ID == cluster.ID:
 		return &fault.Error{Kind: fault.Integrity, Err: fmt.Errorf("the manifest says that it is of this cluster, but no admin of it signed it: %w", w.err), Next: "nothing was imported"}
+	case im.opt.Job == "":
+		return fault.New(fault.Usage, fmt.Sprintf("the cut comes from another cluster (%s), where its job is called %s", im.file.Cluster.ID, im.file.Cut.Job),
+			"say with --job which job it becomes a cut of here")
 	default:
 		im.c.notice("the cut comes from another cluster (%s): who signed it cannot be checked here, only that the file is whole", im.file.Cluster.ID)
 	}
@@ -179,6 +183,9 @@ func (im *importing) prepare(ctx context.Context) error {
 	im.vaults = im.job.EffectiveVaults(cluster)
 	im.copies = hostCopies(im.job.Policy.EffectiveCopies(), len(im.vaults)) - 1
 	if im.statuses, err = im.c.Hosts(ctx); err != nil {
+		return err
+	}
+	if err := current(im.statuses); err != nil {
 		return err
 	}
 	// An import of this very cut that died has left images, in doubt.
@@ -259,6 +266,7 @@ func (im *importing) take(ctx context.Context) error {
 		h.NewBytes, h.WroteBytes, h.MovedBytes = 0, 0, 0
 	}
 	im.cut.Key, im.cut.KeyID, im.cut.Pinned = im.job.Key, im.job.KeyID, false
+	im.cut.Imported = &store.Imported{From: im.file.Cluster.ID, Time: time.Now().Round(0).UTC()}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -406,7 +414,7 @@ func (im *importing) removeFrom(ctx context.Context, vault string) error {
 		if err != nil || inv.hasCut(im.cut.ID) {
 			return err
 		}
-		return a.RemoveImages(ctx, vault, im.cut.Job, im.cut.ID)
+		return a.RemoveImages(ctx, Removal{Vault: vault, Job: im.cut.Job, Snapshot: im.cut.ID})
 	})
 }
 

@@ -35,7 +35,7 @@ func TestImportElsewhere(t *testing.T) {
 				t.Errorf("over a file: %v", err)
 			}
 			if recipients != nil {
-				if _, err := to.Import(t.Context(), ImportOptions{File: path}); !fault.Is(err, fault.Denied) {
+				if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); !fault.Is(err, fault.Denied) {
 					t.Errorf("without the identity: %v", err)
 				}
 				own := to.Identities
@@ -49,7 +49,7 @@ func TestImportElsewhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkImported(t, from, to, cut, res)
-			if _, err := to.Import(t.Context(), ImportOptions{File: path}); !errors.Is(err, store.ErrConflict) {
+			if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); !errors.Is(err, store.ErrConflict) {
 				t.Errorf("a second time: %v", err)
 			}
 			if _, err := to.Remove(t.Context(), res.Cut.ID, false); err != nil {
@@ -111,7 +111,7 @@ func TestImportOfDamageLeavesNothing(t *testing.T) {
 		if err := os.WriteFile(file, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := to.Import(t.Context(), ImportOptions{File: file}); !fault.Is(err, fault.Integrity) {
+		if _, err := to.Import(t.Context(), ImportOptions{File: file, Job: "ring"}); !fault.Is(err, fault.Integrity) {
 			t.Errorf("%s: %v, want damage", name, err)
 		}
 	}
@@ -126,7 +126,7 @@ func TestImportOfDamageLeavesNothing(t *testing.T) {
 			t.Errorf("%s holds %d sets", name, len(h.sets))
 		}
 	}
-	if _, err := to.Import(t.Context(), ImportOptions{File: path}); err != nil {
+	if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); err != nil {
 		t.Errorf("the whole one: %v", err)
 	}
 }
@@ -150,11 +150,11 @@ func TestImportChecksItsOwnCluster(t *testing.T) {
 	}
 	own := to.Verifier
 	to.Verifier = plainSigner{clusterB}
-	if _, err := to.Import(t.Context(), ImportOptions{File: path}); !fault.Is(err, fault.Integrity) {
+	if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); !fault.Is(err, fault.Integrity) {
 		t.Errorf("signed by nobody of the cluster: %v", err)
 	}
 	to.Verifier = own
-	if _, err := to.Import(t.Context(), ImportOptions{File: path}); err != nil {
+	if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -211,7 +211,7 @@ func TestImportThatFailsLeavesAnothersVaultAlone(t *testing.T) {
 	if _, err := to.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Vaults = []string{url}; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := to.Import(t.Context(), ImportOptions{File: path}); !fault.Is(err, fault.Integrity) {
+	if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); !fault.Is(err, fault.Integrity) {
 		t.Fatalf("%v, want damage", err)
 	}
 	if both.files(key) == nil || both.cuts[cut.ID] == nil {

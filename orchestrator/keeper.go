@@ -16,8 +16,9 @@ type ImageKeeper interface {
 	Inventory(ctx context.Context, vault, job string) (Inventory, error)
 	// VerifyImages reads every byte of a whole set, and with the job's key, on a host, the connections in it. Of a vault only digests are compared.
 	VerifyImages(ctx context.Context, req VerifyRequest) (Verified, error)
-	// RemoveImages removes a cut's sets and its manifest. Their objects go with the next Collect.
-	RemoveImages(ctx context.Context, vault, job, snapshot string) error
+	// RemoveImages removes a snapshot's sets and its manifest. Their objects go with the next Collect. Without a tombstone, what belongs to a cut
+	// stays, and the error is fault.Refused.
+	RemoveImages(ctx context.Context, r Removal) error
 	// ResolveImages tells the outcome of attempts that the host does not know the outcome of.
 	ResolveImages(ctx context.Context, committed, aborted []images.Key) error
 	// PutCut keeps the signed manifest of a cut that exists. The cut's sets there are in doubt no more.
@@ -40,12 +41,28 @@ type Sources struct {
 	Vaults []string
 }
 
+// Removal says what is to be removed of a snapshot, and on whose word.
+type Removal struct {
+	Vault         string // URL; "": the agent's host
+	Job, Snapshot string
+	Tombstone     []byte // as it was signed; nil: only what belongs to no cut
+	Forget        bool   // the tombstone itself
+	Replace       bool   // in a vault: what goes is put there again
+}
+
+// InDoubt is a set of which its host does not know whether its cut exists.
+type InDoubt struct {
+	images.Key
+	Epoch uint64 // of its attempt; 0 where its manifest is damaged
+}
+
 // Inventory is what a host or vault holds.
 type Inventory struct {
-	Sets   []HeldSet
-	Cuts   []HeldCut
-	Usage  []JobUsage
-	Damage []Damage
+	Sets       []HeldSet
+	Cuts       []HeldCut
+	Usage      []JobUsage
+	Damage     []Damage
+	Tombstones []HeldCut // of cuts that were removed: Manifest is the signed tombstone
 }
 
 // HeldSet is an image set that is whole there, as far as its manifest says.
@@ -55,6 +72,7 @@ type HeldSet struct {
 	Committed   bool
 	Bytes       int64 // of its files
 	ObjectBytes int64 // of the objects that it refers to, as do others perhaps
+	Epoch       uint64
 }
 
 // HeldCut is a cut's signed manifest (store.DecodeCutFile).

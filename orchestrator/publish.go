@@ -126,13 +126,12 @@ func outOf(names []string, name string) int {
 // resolve tells hosts the outcome of attempts that they hold images of and do not know the end of: an
 // ssctl died before it could say so.
 func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
+	if current(hosts) != nil {
+		return nil // what it has not heard of may be a cut, and what it has may be gone
+	}
 	attempts, err := c.Catalogue.Attempts()
 	if err != nil {
 		return err
-	}
-	live := map[string]bool{} // read before the cuts: an attempt that commits meanwhile is in one of the two
-	for _, at := range attempts {
-		live[at.ID] = at.Live
 	}
 	found := map[string]store.Cut{}
 	for _, h := range hosts {
@@ -143,12 +142,19 @@ func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
 		for _, k := range h.Info.InDoubt {
 			switch cut, err := c.Catalogue.Cut("", k.Snapshot); {
 			case err == nil && cut.ID == k.Snapshot:
-				committed = append(committed, k)
+				committed = append(committed, k.Key)
 				found[cut.ID] = cut
 			case err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrAmbiguous):
 				return err
-			case !live[k.Snapshot]:
-				aborted = append(aborted, k)
+			default:
+				// Only what this catalogue began itself is known to have come to nothing.
+				ended, err := c.Catalogue.EndedWithoutCut(k.Snapshot, k.Epoch)
+				if err != nil {
+					return err
+				}
+				if ended {
+					aborted = append(aborted, k.Key)
+				}
 			}
 		}
 		a, err := c.agent(h.Host)
@@ -160,6 +166,9 @@ func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
 		}
 	}
 	if err := c.endStale(attempts); err != nil {
+		return err
+	}
+	if err := c.spread(ctx, hosts, false); err != nil {
 		return err
 	}
 	for _, cut := range found { // whoever died before it could say so has not handed out the manifest either

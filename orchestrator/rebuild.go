@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,17 +14,22 @@ import (
 	"ss/fault"
 	"ss/store"
 	"ss/store/images"
+	"ss/store/tombstone"
 )
 
-// Rebuilder makes the catalogue anew from what hosts and vaults hold.
+// Rebuilder makes the catalogue again from what hosts and vaults hold.
 type Rebuilder struct {
-	Dir      string // the cluster's folder
-	Dial     func(Host) (Agent, error)
-	Verifier store.Verifier
-	Progress func(Progress)
-	Notice   func(text string)
-	Hosts    []store.Host // to begin with; more are found in what they hold
-	Vaults   []string     // likewise
+	Dir        string // the cluster's folder
+	Where      string // machine and folder, for people (store.Catalogue.Where)
+	Dial       func(Host) (Agent, error)
+	Verifier   store.Verifier
+	Statements Statements
+	Progress   func(Progress)
+	Notice     func(text string)
+	Hosts      []store.Host // to begin with; more are found in what they hold, and in the catalogue that is replaced
+	Vaults     []string     // likewise
+	// Replace puts a catalogue that is there aside, under a name with the time in it. What can be read of it counts as what a host holds does.
+	Replace bool
 }
 
 // RebuildResult is what was found.
@@ -31,46 +37,121 @@ type RebuildResult struct {
 	Rebuilt store.Rebuilt
 	Remarks []string // what a person should know: what is missing, and what may be
 	Asked   []string // hosts and vaults that answered
+	Aside   string   // where the catalogue that was replaced is now
 }
 
 // Rebuild asks the hosts and vaults, and every one that their manifests name, what they hold, and writes a catalogue of it. Only manifests that
-// an admin of this cluster signed count.
+// an admin of this cluster signed count, and cuts of which a tombstone says that they were removed do not.
 func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
-	if _, err := os.Lstat(filepath.Join(b.Dir, store.FileName)); err == nil {
-		return RebuildResult{}, &fault.Error{Kind: fault.Conflict, Op: "catalog rebuild", Err: fmt.Errorf("there is a catalogue in %s", b.Dir),
-			Next: "if it is damaged, move " + store.FileName + " away first"}
+	fail := func(res RebuildResult, err error) (RebuildResult, error) {
+		return res, &fault.Error{Op: "catalog rebuild", Err: err}
 	}
 	g := &gathering{b: b, c: &Cluster{Dial: b.Dial, Notice: b.Notice, Progress: b.Progress}, held: store.Held{}, asked: map[string]bool{}, unknown: map[string]error{}}
-	if err := g.gather(ctx); err != nil {
-		return RebuildResult{}, &fault.Error{Op: "catalog rebuild", Err: err}
+	if _, err := os.Lstat(filepath.Join(b.Dir, store.FileName)); err == nil {
+		if !b.Replace {
+			return fail(RebuildResult{}, &fault.Error{Kind: fault.Conflict, Err: fmt.Errorf("there is a catalogue in %s", b.Dir),
+				Next: "--replace puts it aside, and takes in what can be read of it"})
+		}
+		if err := g.takeOld(); err != nil {
+			return fail(RebuildResult{}, err)
+		}
 	}
+	if err := g.gather(ctx); err != nil {
+		return fail(RebuildResult{}, err)
+	}
+	g.bury()
 	res := RebuildResult{Asked: slices.Sorted(maps.Keys(g.asked))}
 	res.Rebuilt, res.Remarks = store.Reconcile(g.files, g.held)
 	for _, where := range slices.Sorted(maps.Keys(g.unknown)) {
 		res.Remarks = append(res.Remarks, fmt.Sprintf("%s could not be asked: %v", where, g.unknown[where]))
 	}
-	if len(g.files) == 0 {
-		return res, &fault.Error{Kind: fault.NotFound, Op: "catalog rebuild", Err: errors.New("no host or vault that answered holds a cut's manifest"),
-			Next: "give more of them with --host NAME=ADDR and --vault URL"}
+	if len(g.files) == 0 && g.old.Cluster.ID == "" {
+		return fail(res, &fault.Error{Kind: fault.NotFound, Err: errors.New("no host or vault that answered holds a cut's manifest"),
+			Next: "give more of them with --host NAME=ADDR and --vault URL"})
 	}
-	b.addresses(&res.Rebuilt)
-	if err := store.CreateRebuilt(b.Dir, res.Rebuilt); err != nil {
-		return res, &fault.Error{Op: "catalog rebuild", Err: err}
+	g.complete(&res.Rebuilt)
+	var err error
+	res.Aside, err = b.write(res.Rebuilt)
+	if err != nil {
+		return fail(res, err)
 	}
+	b.announce(ctx)
 	return res, nil
 }
 
-// addresses puts in the hosts that answered where they were said to be: they may have moved, or be newer than every manifest.
-func (b *Rebuilder) addresses(r *store.Rebuilt) {
-	for _, h := range b.Hosts {
-		i := slices.IndexFunc(r.Hosts, func(o store.Host) bool { return o.Name == h.Name })
-		if i < 0 {
-			h.Added = time.Now()
-			r.Hosts = append(r.Hosts, h)
-		} else {
-			r.Hosts[i].Addr = h.Addr
+// announce shows the new catalogue's generation to every host, so that whoever goes on with another copy is told.
+func (b *Rebuilder) announce(ctx context.Context) {
+	cat, err := store.Open(b.Dir)
+	if err == nil {
+		defer cat.Close()
+		_, err = (&Cluster{Catalogue: cat, Dial: b.Dial, Notice: b.Notice}).Hosts(ctx)
+	}
+	if err != nil && b.Notice != nil {
+		b.Notice(fmt.Sprintf("the hosts are not told of the new catalogue yet: %v; the next command tells them", err))
+	}
+}
+
+// write puts the catalogue that is there aside and the new one in its place.
+func (b *Rebuilder) write(r store.Rebuilt) (aside string, err error) {
+	path := filepath.Join(b.Dir, store.FileName)
+	if b.Replace {
+		aside = path + ".replaced-" + time.Now().UTC().Format("20060102-150405.000")
+		if err := os.Rename(path, aside); errors.Is(err, fs.ErrNotExist) {
+			aside = ""
+		} else if err != nil {
+			return "", err
 		}
 	}
+	if err := store.CreateRebuilt(b.Dir, b.Where, r); err != nil {
+		if aside != "" {
+			err = errors.Join(err, os.Rename(aside, path))
+		}
+		return "", err
+	}
+	return aside, nil
+}
+
+// complete adds what the manifests do not say: hosts that answered where they were said to be (they may have moved, or be newer than every manifest), jobs
+// that have no cut yet, tombstones, and how far the new catalogue must be ahead.
+func (g *gathering) complete(r *store.Rebuilt) {
+	if r.Cluster.ID == "" {
+		r.Cluster = g.old.Cluster
+	}
+	for _, h := range slices.Concat(g.old.Hosts, g.b.Hosts) {
+		i := slices.IndexFunc(r.Hosts, func(o store.Host) bool { return o.Name == h.Name })
+		given := slices.ContainsFunc(g.b.Hosts, func(o store.Host) bool { return o.Name == h.Name && o.Addr == h.Addr })
+		switch {
+		case i >= 0 && (given || g.asked[h.Name]):
+			r.Hosts[i].Addr = h.Addr
+		case i < 0 && (given || g.asked[h.Name]):
+			if h.Added.IsZero() {
+				h.Added = time.Now()
+			}
+			r.Hosts = append(r.Hosts, h)
+		}
+	}
+	for _, j := range g.old.Jobs {
+		i := slices.IndexFunc(r.Jobs, func(o store.Job) bool { return o.Name == j.Name })
+		if i >= 0 {
+			r.Jobs[i].Epoch = max(r.Jobs[i].Epoch, j.Epoch+store.EpochMargin)
+			continue
+		}
+		j.Epoch += store.EpochMargin
+		r.Jobs = append(r.Jobs, j)
+	}
+	var places []string
+	for _, h := range r.Hosts {
+		places = append(places, h.Name)
+	}
+	for place := range g.asked {
+		if isVault(place) {
+			places = append(places, place)
+		}
+	}
+	for i := range g.removed {
+		g.removed[i].Holders, g.removed[i].Pending = places, places
+	}
+	r.Removed, r.Seen = g.removed, g.seen
 }
 
 // gathering is what was found so far.
@@ -81,13 +162,97 @@ type gathering struct {
 	asked    map[string]bool // who answered
 	unknown  map[string]error
 
-	files []store.CutFile
-	held  store.Held
+	files   []store.CutFile
+	held    store.Held
+	old     store.Rebuilt // what can be read of the catalogue that is replaced
+	graves  []grave
+	removed []store.Removed
+	seen    uint64 // the newest generation of a catalogue that anybody has seen
+}
+
+// takeOld reads what can be read of the catalogue that is to be replaced. A copy that is only old is whole; of one that is damaged, its hosts are
+// looked for.
+func (g *gathering) takeOld() error {
+	cat, err := store.Open(g.b.Dir)
+	if err == nil {
+		defer cat.Close()
+		if err = cat.Check(); err == nil {
+			return g.takeWhole(cat)
+		}
+	}
+	if errors.Is(err, store.ErrUnknownVersion) || errors.Is(err, store.ErrLocked) {
+		return err
+	}
+	g.c.notice("the catalogue in %s is damaged (%v): it is put aside", g.b.Dir, err)
+	g.old.Hosts = store.SalvageHosts(g.b.Dir)
+	return nil
+}
+
+func (g *gathering) takeWhole(cat *store.Catalogue) (err error) {
+	attempts, err := cat.Attempts()
+	if err != nil {
+		return err
+	}
+	for _, at := range attempts {
+		if at.Live {
+			return fault.New(fault.Conflict, fmt.Sprintf("another ssctl is at work with this catalogue (%s of job %s, process %d)", at.Kind, at.Job, at.Pid), "wait for its end")
+		}
+	}
+	if g.old.Cluster, err = cat.Cluster(); err != nil {
+		return err
+	}
+	if g.old.Hosts, err = cat.Hosts(); err != nil {
+		return err
+	}
+	if g.old.Jobs, err = cat.Jobs(); err != nil {
+		return err
+	}
+	if g.old.Cuts, err = cat.Cuts(""); err != nil {
+		return err
+	}
+	mark, err := cat.Mark()
+	if err != nil {
+		return err
+	}
+	g.seen = mark.Generation
+	removed, err := cat.Tombstones()
+	for _, r := range removed {
+		g.addGrave(r.Statement)
+	}
+	for _, cut := range g.old.Cuts { // one whose manifest has reached nobody is known to this catalogue only
+		i := slices.IndexFunc(g.old.Jobs, func(j store.Job) bool { return j.Name == cut.Job })
+		if i < 0 {
+			continue
+		}
+		g.files = append(g.files, store.CutFile{Signed: cut.Time, Cluster: g.old.Cluster, Job: g.old.Jobs[i], Epoch: max(cut.Epoch, g.old.Jobs[i].Epoch), Hosts: g.old.Hosts, Cut: cut})
+	}
+	return err
+}
+
+func (g *gathering) addGrave(statement []byte) {
+	if g.b.Statements == nil {
+		return
+	}
+	t, err := tombstone.Decode(statement, g.b.Statements)
+	if err != nil || slices.ContainsFunc(g.graves, func(o grave) bool { return o.Cut == t.Cut && o.ID() == t.ID() }) {
+		return
+	}
+	g.graves = append(g.graves, grave{t, statement})
+	g.removed = append(g.removed, store.Removed{Cut: t.Cut, Job: t.Job, ID: t.ID(), Statement: statement})
+}
+
+// bury leaves out what tombstones say was removed.
+func (g *gathering) bury() {
+	g.files = slices.DeleteFunc(g.files, func(f store.CutFile) bool { return buriedBy(g.graves, f.Cut) })
+	maps.DeleteFunc(g.held, func(s store.Set, _ store.Holders) bool {
+		return slices.ContainsFunc(g.graves, func(gr grave) bool { return gr.Covers(gr.Job, s.Cut, s.Host, s.Manifest) })
+	})
 }
 
 // gather asks until nobody new is named.
 func (g *gathering) gather(ctx context.Context) error {
-	hosts, vaults := slices.Clone(g.b.Hosts), slices.Clone(g.b.Vaults)
+	given := slices.Concat(g.b.Hosts, g.old.Hosts) // the first of a name counts
+	hosts, vaults := slices.Clone(given), slices.Concat(g.b.Vaults, vaultsOf(g.old.Cluster, g.old.Jobs, g.old.Cuts))
 	tried := map[string]bool{}
 	for progress := true; progress; {
 		progress = false
@@ -109,7 +274,7 @@ func (g *gathering) gather(ctx context.Context) error {
 			return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "nothing was written"}
 		}
 		hosts, vaults = g.named()
-		hosts, vaults = append(hosts, g.b.Hosts...), append(vaults, g.b.Vaults...)
+		hosts, vaults = append(hosts, given...), append(vaults, g.b.Vaults...)
 	}
 	if len(g.asked) == 0 {
 		var errs []error
@@ -141,7 +306,7 @@ func (g *gathering) host(ctx context.Context, h store.Host) {
 	g.c.progress(h.Name, "asking")
 	st := HostStatus{Host: h}
 	var inv Inventory
-	st.Info, st.Err = g.c.ask(ctx, h)
+	st.Info, st.Err = g.c.ask(ctx, h, Word{})
 	if st.Err == nil {
 		var a Agent
 		if a, st.Err = g.c.agent(h); st.Err == nil {
@@ -155,6 +320,7 @@ func (g *gathering) host(ctx context.Context, h store.Host) {
 		g.unknown[h.Name] = st.Err
 		return
 	}
+	g.seen = max(g.seen, st.Info.Catalogue.Generation)
 	g.take(h.Name, inv, g.held.AddCopy)
 }
 
@@ -178,6 +344,9 @@ func (g *gathering) take(where string, inv Inventory, add func(store.Set, string
 	g.asked[where] = true
 	for _, s := range inv.Sets {
 		add(setOf(s.Key, s.Digest), where)
+	}
+	for _, t := range inv.Tombstones {
+		g.addGrave(t.Manifest)
 	}
 	for _, held := range inv.Cuts {
 		f, err := store.DecodeCutFile(held.Manifest, g.b.Verifier)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -11,9 +12,13 @@ import (
 	"ss/store"
 )
 
-// Remove deletes a cut and what only it needs. One that is pinned stays, unless force is set.
+// Remove deletes a cut and what only it needs. One that is pinned stays, unless force is set. With force, and a whole id, images of a
+// snapshot that the catalogue has no cut of are removed as well: of a cut that another catalogue took, or of nothing.
 func (c *Cluster) Remove(ctx context.Context, ref string, force bool) (store.Cut, error) {
 	cut, err := c.Catalogue.Cut("", ref)
+	if errors.Is(err, store.ErrNotFound) && ref != store.Latest {
+		return c.removeUnknown(ctx, ref, force, err)
+	}
 	if err != nil {
 		return store.Cut{}, err
 	}
@@ -24,6 +29,9 @@ func (c *Cluster) Remove(ctx context.Context, ref string, force bool) (store.Cut
 	statuses, err := c.Hosts(ctx)
 	if err != nil {
 		return store.Cut{}, err
+	}
+	if err := current(statuses); err != nil {
+		return store.Cut{}, &fault.Error{Op: "rm", Job: cut.Job, Snapshot: cut.ID, Err: err}
 	}
 	if err := c.remove(ctx, cut, statuses); err != nil {
 		return store.Cut{}, &fault.Error{Op: "rm", Job: cut.Job, Snapshot: cut.ID, Err: err}
@@ -43,12 +51,17 @@ func (c *Cluster) restoring(job string) (bool, error) {
 	return false, err
 }
 
-// remove deletes a cut: first from the catalogue, so that nobody restores what is going, then its images.
+// remove deletes a cut: first from the catalogue, with a signed tombstone in its place, so that nobody restores what is going, then its images.
 func (c *Cluster) remove(ctx context.Context, cut store.Cut, statuses []HostStatus) error {
 	if on, err := c.restoring(cut.Job); err != nil || on {
 		return errors.Join(err, busy(on, cut.Job))
 	}
-	if err := c.Catalogue.DeleteCut(cut.ID); err != nil {
+	hosts, vaults := holders(cut)
+	r, err := c.sign(tombstoneOf(cut), statuses, hosts, vaults)
+	if err != nil {
+		return err
+	}
+	if err := c.Catalogue.DeleteCut(cut.ID, r); err != nil {
 		return err
 	}
 	// A restore looks, once it is in the catalogue, whether its cut still is. So if there is one now that found the cut, it is seen here.
@@ -56,7 +69,13 @@ func (c *Cluster) remove(ctx context.Context, cut store.Cut, statuses []HostStat
 		c.notice("a restore of job %s is on: the images of %s stay until ssctl gc removes them", cut.Job, cut.ID)
 		return err
 	}
-	c.removeImages(ctx, cut, statuses)
+	failed := c.bury(ctx, r, statuses, true)
+	for _, place := range slices.Sorted(maps.Keys(failed)) {
+		if !isVault(place) && !slices.Contains(hosts, place) && fault.Is(failed[place], fault.Unreachable) {
+			continue // it held nothing, as far as is known
+		}
+		c.notice("images of %s are left on %s until ssctl gc: %v", cut.ID, place, failed[place])
+	}
 	return nil
 }
 
@@ -65,41 +84,6 @@ func busy(on bool, job string) error {
 		return nil
 	}
 	return fault.New(fault.Conflict, fmt.Sprintf("a restore of job %s is on, which may read the cut", job), "wait for its end")
-}
-
-// removeImages has every host and vault remove a cut's sets: the holders, and whoever has them from a restore. A holder that does not answer is
-// named: gc removes them there later.
-func (c *Cluster) removeImages(ctx context.Context, cut store.Cut, statuses []HostStatus) {
-	hosts, vaults := holders(cut)
-	for _, h := range statuses {
-		if h.Err == nil && !slices.Contains(hosts, h.Name) {
-			hosts = append(hosts, h.Name)
-		}
-	}
-	var wg sync.WaitGroup
-	drop := func(where string, remove func() error) {
-		c.progress(where, "removing "+cut.ID)
-		wg.Go(func() {
-			if err := remove(); err != nil {
-				c.notice("images of %s are left on %s until ssctl gc: %v", cut.ID, where, err)
-			}
-		})
-	}
-	for _, name := range hosts {
-		drop(name, func() error {
-			a, err := c.answering(statuses, name)
-			if err != nil {
-				return err
-			}
-			return a.RemoveImages(ctx, "", cut.Job, cut.ID)
-		})
-	}
-	for _, v := range vaults {
-		drop(v, func() error {
-			return c.onVault(ctx, statuses, hosts, func(a Agent) error { return a.RemoveImages(ctx, v, cut.Job, cut.ID) })
-		})
-	}
-	wg.Wait()
 }
 
 // collectAfter frees the room of cuts of a job that were removed. What goes wrong is said, and is gc's to mend.
@@ -155,6 +139,10 @@ func (c *Cluster) collectVault(ctx context.Context, vault, job string, dry bool,
 
 // retain removes the cuts of a job that its policy does not keep. It never fails the command that it comes after.
 func (c *Cluster) retain(ctx context.Context, job string, statuses []HostStatus) (gone []store.Cut) {
+	if err := current(statuses); err != nil {
+		c.notice("retention of job %s: nothing is removed: %v", job, err)
+		return nil
+	}
 	expired, err := c.expired(job)
 	if err != nil {
 		c.notice("retention of job %s: %v", job, err)

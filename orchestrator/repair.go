@@ -93,6 +93,9 @@ func (r *repair) look(ctx context.Context) error {
 	if r.census, err = r.c.takeCensus(ctx, job, vaultsOf(cluster, all, r.cuts)); err != nil {
 		return err
 	}
+	if err := current(r.census.statuses); err != nil {
+		return err
+	}
 	if !r.opt.DryRun {
 		if err := r.c.resolve(ctx, r.census.statuses); err != nil {
 			return err
@@ -182,7 +185,7 @@ func (r *repair) healOn(ctx context.Context, host string, p repairPart) bool {
 // gone says whether a host that could not do something is itself who does not answer, and notes it.
 func (r *repair) gone(ctx context.Context, host string) bool {
 	i := slices.IndexFunc(r.census.statuses, func(h HostStatus) bool { return h.Name == host })
-	_, err := r.c.ask(ctx, r.census.statuses[i].Host)
+	_, err := r.c.ask(ctx, r.census.statuses[i].Host, Word{})
 	if err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -176,7 +176,9 @@ func (r *repair) healVault(ctx context.Context, vault, job string, parts []int) 
 		}
 		gone[id] = true
 		r.unsaid[id] = true // its manifest goes as well
-		if err := on(func(a Agent) error { return a.RemoveImages(ctx, vault, job, id) }); err != nil {
+		if err := on(func(a Agent) error {
+			return a.RemoveImages(ctx, Removal{Vault: vault, Job: job, Snapshot: id, Replace: true})
+		}); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,9 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	if err != nil {
 		return nil, err
 	}
+	if err := current(all); err != nil {
+		return nil, err
+	}
 	if err := c.resolve(ctx, all); err != nil {
 		return nil, err
 	}

@@ -79,23 +79,40 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestGCLeavesWhatItIsNotSureOf: sets that belong to no cut go, but none that a live attempt may be making, none of an unknown job, and
-// none that an older catalogue does not know yet.
+// TestGCLeavesWhatItIsNotSureOf: what a tombstone covers goes, and what the catalogue itself began and did not commit. All else stays: what a live
+// attempt may be making, what is of an unknown job or of a snapshot that this catalogue did not begin, and whatever is committed.
 func TestGCLeavesWhatItIsNotSureOf(t *testing.T) {
 	f := newFakeCluster(t, clusterA, "hostA")
 	kept := f.addCut(t, "ring", []string{"hostA"})
+	gone := f.addCut(t, "ring", []string{"hostA"})
 	h := f.hosts["hostA"]
-	set := func(job, id string) images.Key {
+	set := func(job, id string, epoch uint64, committed bool) images.Key {
 		k := images.Key{Job: job, Snapshot: id, Host: "hostA"}
-		h.put(k, exampleSet("hostA"))
-		h.committed[k] = true
+		h.put(k, exampleSet("hostA"+id))
+		h.committed[k], h.epochs[k] = committed, epoch
 		return k
 	}
-	lost := set("ring", "20250101-000000-0000") // its removal did not reach the host
-	stranger := set("other", "20250101-000000-0000")
-	newer := set("ring", "20990101-000000-0000")
+	failed, err := f.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Catalogue.EndAttempt(failed.ID); err != nil {
+		t.Fatal(err)
+	}
+	// A cut that was removed while the host was away.
+	lost := images.Key{Job: "ring", Snapshot: gone.ID, Host: "hostA"}
+	h.away = true
+	if _, err := f.Remove(t.Context(), gone.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	h.away = false
+	aborted := set("ring", failed.ID, failed.Epoch, false)
+	anothers := set("ring", "20250101-000000-0000", 1, true)
+	unsaid := set("ring", "20250101-000000-0002", 2, false) // of an attempt that this catalogue knows nothing of
+	stranger := set("other", "20250101-000000-0000", 7, true)
+	newer := set("ring", "20990101-000000-0000", 99, true)
 	busy := f.addCut(t, "busy", []string{"hostA"})
-	making := set("busy", "20250101-000000-0001")
+	making := set("busy", "20250101-000000-0001", 1, false)
 	at, err := f.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: "busy", Hosts: []string{"hostA"}})
 	if err != nil {
 		t.Fatal(err)
@@ -105,14 +122,17 @@ func TestGCLeavesWhatItIsNotSureOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(res.Places) != 1 || !slices.Equal(res.Places[0].Sets, []string{lost.String()}) {
-			t.Fatalf("dry %v: %+v, want %s only", dry, res.Places, lost)
+		slices.Sort(res.Places[0].Sets)
+		if want := []string{lost.String(), aborted.String()}; len(res.Places) != 1 || !slices.Equal(res.Places[0].Sets, want) {
+			t.Fatalf("dry %v: %+v, want %s only", dry, res.Places, want)
 		}
-		if got := h.files(lost) != nil; got != dry {
-			t.Errorf("dry %v: the set is there: %v", dry, got)
+		for _, k := range []images.Key{lost, aborted} {
+			if got := h.files(k) != nil; got != dry {
+				t.Errorf("dry %v: %s is there: %v", dry, k, got)
+			}
 		}
 	}
-	for _, k := range []images.Key{stranger, newer, making, {Job: "ring", Snapshot: kept.ID, Host: "hostA"}, {Job: "busy", Snapshot: busy.ID, Host: "hostA"}} {
+	for _, k := range []images.Key{anothers, unsaid, stranger, newer, making, {Job: "ring", Snapshot: kept.ID, Host: "hostA"}, {Job: "busy", Snapshot: busy.ID, Host: "hostA"}} {
 		if h.files(k) == nil {
 			t.Errorf("%s is gone", k)
 		}
@@ -123,8 +143,15 @@ func TestGCLeavesWhatItIsNotSureOf(t *testing.T) {
 	if _, err := f.GC(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
-	if h.files(making) != nil || h.files(newer) == nil || h.files(stranger) == nil {
-		t.Errorf("without an attempt: what it left is there: %v; a newer cut's: %v; another job's: %v", h.files(making) != nil, h.files(newer) != nil, h.files(stranger) != nil)
+	if stones, err := f.Catalogue.Tombstones(); err != nil || len(stones) != 0 || len(h.graves) != 0 {
+		t.Errorf("everyone has seen the tombstone, and it is not forgotten: %v, %v on the host, %v", stones, h.graves, err)
+	}
+	// What nobody knows goes on an admin's word.
+	if _, err := f.Remove(t.Context(), anothers.Snapshot, false); !fault.Is(err, fault.Refused) && !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("removed without force: %v", err)
+	}
+	if _, err := f.Remove(t.Context(), newer.Snapshot, true); err != nil || h.files(newer) != nil {
+		t.Errorf("on an admin's word: %v", err)
 	}
 }
 
@@ -220,13 +247,9 @@ func TestRepairOfAVault(t *testing.T) {
 	if !slices.Contains(v.calls, "collect ring false") {
 		t.Error("a damaged object goes only if its room is freed")
 	}
-	if err := v.RemoveImages(t.Context(), "", "ring", cut.ID); err != nil {
-		t.Fatal(err)
-	}
+	v.lose("ring", cut.ID)
 	repair("the vault lost it", StateRepaired)
-	if err := f.hosts["hostA"].RemoveImages(t.Context(), "", "ring", cut.ID); err != nil {
-		t.Fatal(err)
-	}
+	f.hosts["hostA"].lose("ring", cut.ID)
 	f.hosts["hostA"].peers = map[string]*fakeHost{}
 	repair("the host lost it", StateRepaired)
 	if !f.hosts["hostA"].has(key, cut.Hosts[0].Manifest) {
@@ -234,9 +257,7 @@ func TestRepairOfAVault(t *testing.T) {
 	}
 	// While it is the only copy, a damaged vault is left as it is.
 	v.put(images.Key{Job: "ring", Snapshot: other.ID, Host: "hostA"}, exampleSet("damaged"))
-	if err := f.hosts["hostA"].RemoveImages(t.Context(), "", "ring", other.ID); err != nil {
-		t.Fatal(err)
-	}
+	f.hosts["hostA"].lose("ring", other.ID)
 	if _, err := f.Repair(t.Context(), RepairOptions{Of: other.ID}); !fault.Is(err, fault.Integrity) {
 		t.Errorf("nobody holds it whole: %v", err)
 	}

@@ -101,6 +101,13 @@ func (c *Catalogue) EndAttempt(id string) error {
 				return fmt.Errorf("attempt %s belongs to another ssctl that is at work: %w", id, ErrConflict)
 			}
 		}
+		if a, ok, err := get[Attempt](tx, bucketAttempts, id); err != nil {
+			return err
+		} else if ok {
+			if err := noteEnded(tx, a); err != nil {
+				return err
+			}
+		}
 		return remove(tx, bucketAttempts, id)
 	})
 	if err != nil {

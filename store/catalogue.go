@@ -31,11 +31,14 @@ const (
 type Catalogue struct {
 	// LockTimeout is how long a transaction waits for the lock. Change it before the first call only.
 	LockTimeout time.Duration
+	// Where says which machine and folder this program runs in, for people who use two copies of a catalogue. Change it before the first call only.
+	Where string
 
 	dir string
 
 	mu   sync.Mutex
 	held map[string]*os.File // locks of the attempts begun here, by id
+	mark Mark                // the generation that this handle's first change made; zero before
 }
 
 // Create makes the catalogue of a new cluster in dir, whole or not at all. The folder is made 0700 if
@@ -179,7 +182,16 @@ func (c *Catalogue) transact(write bool, fn func(*bbolt.Tx) error) (err error) {
 		if err := checkLayout(tx); err != nil {
 			return fmt.Errorf("%s: %w", c.path(), err)
 		}
-		return fn(tx)
+		if !write {
+			return fn(tx)
+		}
+		if err := upgrade(tx); err != nil {
+			return err
+		}
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return c.advance(tx)
 	}
 	if write {
 		err = db.Update(guarded)

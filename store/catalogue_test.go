@@ -187,7 +187,7 @@ func TestJobs(t *testing.T) {
 	}
 	cut := commit(t, c, "ring")
 	wantErr(t, c.RemoveJob("ring"), ErrConflict)
-	check(t, c.DeleteCut(cut.ID))
+	check(t, c.DeleteCut(cut.ID, removedOf(cut)))
 	check(t, c.RemoveJob("ring"))
 	check(t, c.AddMember("ring", "hostA", "hostA-1"))
 	jobs, err := c.Jobs()
@@ -278,8 +278,8 @@ func TestCuts(t *testing.T) {
 		t.Fatalf("locks after commit: %v", left)
 	}
 
-	check(t, c.DeleteCut(cut.ID))
-	wantErr(t, c.DeleteCut(cut.ID), ErrNotFound)
+	check(t, c.DeleteCut(cut.ID, removedOf(cut)))
+	wantErr(t, c.DeleteCut(cut.ID, removedOf(cut)), ErrNotFound)
 	if cut.Bytes() != 1<<29 || cut.InTransit() != 4096 {
 		t.Errorf("sums: %d, %d", cut.Bytes(), cut.InTransit())
 	}
@@ -369,7 +369,9 @@ func TestUnknownVersions(t *testing.T) {
 	untouched(func() error { return c.AddMember("ring", "hostB", "x") })
 	untouched(func() error { _, err := c.Jobs(); return err })
 	untouched(func() error { return c.Check() })
-	raw(bucketMeta, keyLayout, "3")
+	check(t, c.update(func(tx *bbolt.Tx) error {
+		return errors.Join(put(tx, bucketMeta, keySealed, 4), tx.Bucket([]byte(bucketMeta)).Put([]byte(keyLayout), []byte("4")))
+	}))
 	untouched(func() error { _, err := Open(c.dir); return err })
 	untouched(func() error { return c.AddHost(Host{Name: "a", Addr: "b"}) })
 }
@@ -377,8 +379,16 @@ func TestUnknownVersions(t *testing.T) {
 // TestLayoutBeforeTheFirst: what was never released is refused, with a way on.
 func TestLayoutBeforeTheFirst(t *testing.T) {
 	c := create(t)
-	check(t, c.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketMeta)).Put([]byte(keyLayout), []byte("1")) }))
+	check(t, c.update(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket([]byte(bucketMeta))
+		return errors.Join(meta.Put([]byte(keyLayout), []byte("1")), meta.Delete([]byte(keySealed)))
+	}))
 	_, err := Open(c.dir)
 	wantErr(t, err, ErrUnknownVersion, "layout version 1", "cannot read", "ssctl init", "another folder")
 	wantErr(t, c.AddHost(Host{Name: "a", Addr: "b"}), ErrUnknownVersion)
+}
+
+// removedOf is a tombstone, as far as the catalogue looks at it.
+func removedOf(cut Cut) Removed {
+	return Removed{Cut: cut.ID, Job: cut.Job, ID: "0123456789abcdef", Statement: []byte("signed"), Holders: []string{"hostA"}, Pending: []string{"hostA"}}
 }

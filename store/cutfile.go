@@ -11,7 +11,9 @@ import (
 
 const (
 	// cutFileSchema is the version of what is signed. The layer around it, which signedCut describes, stays as it is.
-	cutFileSchema = 1
+	cutFileSchema = 2
+	// plainCutFileSchema is that of a cut that was taken here. One that was imported says from where, which programs of schema 1 do not know.
+	plainCutFileSchema = 1
 	// cutFileDomain stands before what is signed, so that no signature of anything else can be taken for one of a cut.
 	cutFileDomain = "cut manifest\x00"
 	// maxCutFile bounds a cut's manifest, in bytes: those who keep it take no longer one. A cut of ten thousand channels has 4 MiB.
@@ -23,7 +25,7 @@ const (
 // catalogue that was made anew have none. A restore does not miss it, as processes have their environment in memory. Nothing in it is secret
 // but for what the members' own commands say.
 type CutFile struct {
-	Schema  int       `json:"schema"` // 1
+	Schema  int       `json:"schema"` // 1, or 2 of an imported cut; Encode sets it
 	Signed  time.Time `json:"signed"` // when; of two files of a cut the later counts. Zero: Encode takes the present
 	Cluster Cluster   `json:"cluster"`
 	Job     Job       `json:"job"`
@@ -86,7 +88,6 @@ func (s signedCut) encode() ([]byte, error) {
 
 // payload returns the form of what is signed.
 func (f CutFile) payload() ([]byte, error) {
-	f.Schema = cutFileSchema
 	if f.Signed.IsZero() {
 		f.Signed = now()
 	}
@@ -96,6 +97,11 @@ func (f CutFile) payload() ([]byte, error) {
 		f.Hosts[i].Added = f.Hosts[i].Added.Round(0).UTC()
 	}
 	f.Cut.Hosts = withoutEnv(f.Cut.Hosts)
+	f.Schema = plainCutFileSchema
+	if f.Cut.Imported != nil {
+		f.Schema = cutFileSchema
+		f.Cut.Imported = &Imported{From: f.Cut.Imported.From, Time: f.Cut.Imported.Time.Round(0).UTC()}
+	}
 	for _, t := range []*time.Time{&f.Signed, &f.Cluster.Created, &f.Job.Created, &f.Cut.Time} {
 		*t = t.Round(0).UTC()
 	}
@@ -157,7 +163,7 @@ func DecodeCutFile(data []byte, v Verifier) (CutFile, error) {
 	if version.Schema < 1 {
 		return bad(fmt.Errorf("no schema"))
 	}
-	if version.Schema != cutFileSchema {
+	if version.Schema > cutFileSchema {
 		return CutFile{}, fmt.Errorf("manifest of a cut has schema %d, this program knows %d: use a newer ssctl: %w", version.Schema, cutFileSchema, ErrUnknownVersion)
 	}
 	var f CutFile

@@ -196,8 +196,20 @@ func TestCutFileForms(t *testing.T) {
 	text := string(payload)
 	_, err = DecodeCutFile(signed(t, payload), seal{})
 	check(t, err)
+	_, err = DecodeCutFile(signed(t, []byte(strings.Replace(text, `"schema":1`, `"schema":3`, 1))), seal{})
+	wantErr(t, err, ErrUnknownVersion, "schema 3", "newer ssctl")
 	_, err = DecodeCutFile(signed(t, []byte(strings.Replace(text, `"schema":1`, `"schema":2`, 1))), seal{})
-	wantErr(t, err, ErrUnknownVersion, "schema 2", "newer ssctl")
+	wantErr(t, err, ErrCorrupt) // it is of no imported cut
+	f.Cut.Imported = &Imported{From: "abc", Time: f.Signed}
+	payload, err = f.payload()
+	check(t, err)
+	got, err := DecodeCutFile(signed(t, payload), seal{})
+	check(t, err)
+	if got.Schema != 2 || got.Cut.Imported == nil || got.Cut.Imported.From != "abc" {
+		t.Errorf("imported: %+v", got)
+	}
+	_, err = DecodeCutFile(signed(t, []byte(strings.Replace(string(payload), `"schema":2`, `"schema":1`, 1))), seal{})
+	wantErr(t, err, ErrCorrupt)
 	_, err = DecodeCutFile(signed(t, []byte(`{"schema":7,"shape":"new"}`)), seal{})
 	wantErr(t, err, ErrUnknownVersion)
 	for name, bad := range map[string]string{

@@ -9,7 +9,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Latest is the reference to a job's newest cut.
+// Latest is the reference to a job's newest cut: of those that were taken here, and only where there is none, of those that were imported.
 const Latest = "latest"
 
 // CommitCut makes the cut exist and ends the attempt of the same id, in one durable transaction (M9).
@@ -64,14 +64,17 @@ func (c *Catalogue) Cut(job, ref string) (cut Cut, err error) {
 	return cut, err
 }
 
-// DeleteCut forgets a cut. The id must be whole. Its images are the hosts' to remove, afterwards: a
-// cut without images is worse than images without a cut.
-func (c *Catalogue) DeleteCut(id string) error {
+// DeleteCut forgets a cut and keeps its tombstone, in one durable transaction. The id must be whole. Its images are the hosts' to remove,
+// afterwards: a cut without images is worse than images without a cut.
+func (c *Catalogue) DeleteCut(id string, r Removed) error {
 	return c.update(func(tx *bbolt.Tx) error {
 		if _, err := need[Cut](tx, bucketCuts, id); err != nil {
 			return err
 		}
-		return remove(tx, bucketCuts, id)
+		if err := remove(tx, bucketCuts, id); err != nil {
+			return err
+		}
+		return putRemoved(tx, r)
 	})
 }
 
@@ -136,5 +139,20 @@ func latestCut(tx *bbolt.Tx, job, of string) (Cut, error) {
 	if jobs = sorted(jobs); len(jobs) > 1 {
 		return Cut{}, fmt.Errorf("latest cut of which job, %s?: %w", strings.Join(jobs, ", "), ErrAmbiguous)
 	}
-	return slices.MaxFunc(cuts, func(a, b Cut) int { return cmp.Compare(a.Epoch, b.Epoch) }), nil
+	return slices.MaxFunc(cuts, compareLatest), nil
+}
+
+// compareLatest orders the cuts of a job for who wants the newest. An import is never newer than a cut that was taken here, however
+// late it came: it would put an old state in the place of the job's last. Cuts taken here go by their epochs, whatever was done to the
+// clock; imports by the time they were taken.
+func compareLatest(a, b Cut) int {
+	switch {
+	case a.Imported == nil && b.Imported == nil:
+		return older(a, b)
+	case a.Imported == nil:
+		return 1
+	case b.Imported == nil:
+		return -1
+	}
+	return cmp.Or(a.Time.Compare(b.Time), older(a, b))
 }

@@ -8,6 +8,8 @@ import (
 // Expired lists the cuts of a job that a policy does not keep, oldest first. Pinned cuts and the newest cut are always kept. It is a pure
 // function: hours, days and weeks (ISO 8601) are those of UTC.
 //
+// Imported cuts are no part of it: they are never removed, as a person brought them, and they take no place of a cut that was taken here.
+//
 // Which of two cuts is newer their epochs say. Hours, days and weeks are those of the cuts' times, and the latest
 // ones that have a cut count, however long ago they were: what is kept does not depend on what time it is.
 func Expired(cuts []Cut, keep Keep) []Cut {
@@ -15,6 +17,7 @@ func Expired(cuts []Cut, keep Keep) []Cut {
 		return nil
 	}
 	cuts = slices.SortedFunc(slices.Values(cuts), older)
+	cuts = slices.DeleteFunc(cuts, func(cut Cut) bool { return cut.Imported != nil })
 	kept := make([]bool, len(cuts))
 	for i, cut := range cuts {
 		kept[i] = cut.Pinned || i >= len(cuts)-max(1, keep.Last)

@@ -71,6 +71,9 @@ func (c *Catalogue) LoseHost(name string) (cuts []string, err error) {
 		if cuts, err = loseCopies(tx, name); err != nil {
 			return err
 		}
+		if err := forgetHolder(tx, name); err != nil {
+			return err
+		}
 		return remove(tx, bucketHosts, name)
 	})
 	if err != nil {

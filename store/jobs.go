@@ -45,6 +45,9 @@ func (c *Catalogue) RemoveHost(name string) error {
 				return fmt.Errorf("host %q has members of job %q (%q): kill the job, or restore it elsewhere, first: %w", name, j.Name, members, ErrConflict)
 			}
 		}
+		if err := forgetHolder(tx, name); err != nil {
+			return err
+		}
 		return remove(tx, bucketHosts, name)
 	})
 }

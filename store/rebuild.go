@@ -18,11 +18,14 @@ type Rebuilt struct {
 	Hosts   []Host
 	Jobs    []Job // Epoch: the last that may have been drawn
 	Cuts    []Cut
+	Removed []Removed // tombstones; their cuts are not among Cuts
+	// Seen is the newest generation that any agent has seen. The new catalogue is ahead of it.
+	Seen uint64
 }
 
 // CreateRebuilt makes the catalogue of dir from what was found, whole or not at all: who is killed on the way leaves none, and may
-// begin again. Where one exists the error wraps ErrConflict.
-func CreateRebuilt(dir string, r Rebuilt) (err error) {
+// begin again. Where one exists the error wraps ErrConflict. where is Catalogue.Where's.
+func CreateRebuilt(dir, where string, r Rebuilt) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("rebuild catalogue: %w", err)
@@ -40,6 +43,7 @@ func CreateRebuilt(dir string, r Rebuilt) (err error) {
 	if err != nil {
 		return err
 	}
+	c.Where = where
 	if err := errors.Join(c.Rebuild(r), c.Close()); err != nil {
 		return err
 	}
@@ -69,6 +73,13 @@ func (c *Catalogue) Rebuild(r Rebuilt) error {
 		if old.ID != r.Cluster.ID {
 			return fmt.Errorf("this is the catalogue of cluster %s, not of %s: %w", old.ID, r.Cluster.ID, ErrConflict)
 		}
+		base, err := c.nextMark(min(r.Seen, 1<<62) + RebuiltAhead)
+		if err != nil {
+			return err
+		}
+		if err := putMark(tx, base); err != nil {
+			return err
+		}
 		return r.write(tx)
 	})
 	if err != nil {
@@ -79,7 +90,7 @@ func (c *Catalogue) Rebuild(r Rebuilt) error {
 
 // empty refuses a catalogue that anything was put into.
 func empty(tx *bbolt.Tx) error {
-	for _, bucket := range []string{bucketHosts, bucketJobs, bucketEpochs, bucketAttempts, bucketCuts} {
+	for _, bucket := range []string{bucketHosts, bucketJobs, bucketEpochs, bucketAttempts, bucketCuts, bucketRemoved} {
 		if key, _ := tx.Bucket([]byte(bucket)).Cursor().First(); key != nil {
 			return fmt.Errorf("it is not empty: it has the %s %q: rebuild it in another folder: %w", nounOf[bucket], key, ErrConflict)
 		}
@@ -110,6 +121,11 @@ func (r Rebuilt) write(tx *bbolt.Tx) error {
 	for _, cut := range r.Cuts {
 		cut.Time = cut.Time.Round(0).UTC()
 		if err := put(tx, bucketCuts, cut.ID, cut); err != nil {
+			return err
+		}
+	}
+	for _, gone := range r.Removed {
+		if err := putRemoved(tx, gone); err != nil {
 			return err
 		}
 	}

@@ -212,11 +212,11 @@ func TestCreateRebuilt(t *testing.T) {
 	bad := good
 	bad.Hosts = append(slices.Clone(good.Hosts), good.Hosts[0])
 	dir := filepath.Join(t.TempDir(), "new")
-	wantErr(t, CreateRebuilt(dir, bad), ErrInvalid)
+	wantErr(t, CreateRebuilt(dir, "here", bad), ErrInvalid)
 	_, err := Open(dir)
 	wantErr(t, err, ErrNotFound)
-	check(t, CreateRebuilt(dir, good))
-	wantErr(t, CreateRebuilt(dir, good), ErrConflict, dir)
+	check(t, CreateRebuilt(dir, "here", good))
+	wantErr(t, CreateRebuilt(dir, "here", good), ErrConflict, dir)
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("%v, %v", left, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strconv"
 
 	"go.etcd.io/bbolt"
@@ -19,14 +20,25 @@ const (
 	bucketEpochs   = "epochs"
 	bucketAttempts = "attempts"
 	bucketCuts     = "cuts"
+	bucketRemoved  = "removed" // tombstones of cuts
+	bucketEnded    = "ended"   // snapshots that ended without a cut, and their epochs
+	bucketMarks    = "marks"   // generations that this catalogue has had
 
 	keyLayout  = "layout"
+	keySealed  = "layout sealed" // the same with a checksum, from layout 3 on
 	keyCluster = "cluster"
 
 	// layout is the version of the catalogue as a whole: of its buckets, and of what their records say. A program that knew
 	// fewer fields would lose the others when it writes a record back, so new ones make a new layout. schema is the version of the records' envelope.
-	layout = 2
-	schema = 1
+	layout = 3
+	// oldLayout is read as well: it lacks addedBuckets, which the first change makes. Its records say what today's say.
+	oldLayout = 2
+	schema    = 1
+)
+
+var (
+	firstBuckets = []string{bucketMeta, bucketHosts, bucketJobs, bucketEpochs, bucketAttempts, bucketCuts}
+	addedBuckets = []string{bucketRemoved, bucketEnded, bucketMarks}
 )
 
 // envelope is what a record is stored in. The checksum covers the key, a zero byte and the record's
@@ -75,16 +87,37 @@ func decode(bucket, key string, data []byte, v any) error {
 
 // layOut makes the buckets of a new catalogue.
 func layOut(tx *bbolt.Tx, cluster Cluster) error {
-	for _, name := range []string{bucketMeta, bucketHosts, bucketJobs, bucketEpochs, bucketAttempts, bucketCuts} {
+	for _, name := range slices.Concat(firstBuckets, addedBuckets) {
 		if _, err := tx.CreateBucket([]byte(name)); err != nil {
 			return err
 		}
 	}
-	if err := tx.Bucket([]byte(bucketMeta)).Put([]byte(keyLayout), strconv.AppendInt(nil, layout, 10)); err != nil {
+	if err := putLayout(tx); err != nil {
 		return err
 	}
 	cluster.Created = cluster.Created.Round(0).UTC()
 	return put(tx, bucketMeta, keyCluster, cluster)
+}
+
+// upgrade makes of a catalogue of the layout before this one a catalogue of this one.
+func upgrade(tx *bbolt.Tx) error {
+	meta := tx.Bucket([]byte(bucketMeta))
+	if string(meta.Get([]byte(keyLayout))) != strconv.Itoa(oldLayout) {
+		return nil
+	}
+	for _, name := range addedBuckets {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return err
+		}
+	}
+	return putLayout(tx)
+}
+
+func putLayout(tx *bbolt.Tx) error {
+	if err := tx.Bucket([]byte(bucketMeta)).Put([]byte(keyLayout), strconv.AppendInt(nil, layout, 10)); err != nil {
+		return err
+	}
+	return put(tx, bucketMeta, keySealed, layout)
 }
 
 // checkLayout refuses a catalogue whose buckets this program does not know.
@@ -98,14 +131,25 @@ func checkLayout(tx *bbolt.Tx) error {
 	if err != nil || version < 1 {
 		return fmt.Errorf("layout version %q: %w", text, ErrCorrupt)
 	}
-	if version < layout {
+	sealed, ok, err := get[int](tx, bucketMeta, keySealed)
+	if err != nil {
+		return err
+	}
+	if ok && sealed != version {
+		return fmt.Errorf("layout version %d, which should be %d: %w", version, sealed, ErrCorrupt)
+	}
+	if version < oldLayout {
 		return fmt.Errorf("layout version %d: it and its images are of a form that this version cannot read; use the ssctl that made it, "+
 			"or make a new cluster with \"ssctl init\" in another folder and take the snapshots anew: %w", version, ErrUnknownVersion)
 	}
-	if version != layout {
+	if version > layout {
 		return fmt.Errorf("layout version %d, this program knows %d: use a newer ssctl: %w", version, layout, ErrUnknownVersion)
 	}
-	for _, name := range []string{bucketHosts, bucketJobs, bucketEpochs, bucketAttempts, bucketCuts} {
+	names := firstBuckets
+	if version == layout {
+		names = slices.Concat(firstBuckets, addedBuckets)
+	}
+	for _, name := range names {
 		if tx.Bucket([]byte(name)) == nil {
 			return fmt.Errorf("bucket %s is missing: %w", name, ErrCorrupt)
 		}
@@ -127,7 +171,11 @@ func remove(tx *bbolt.Tx, bucket, key string) error {
 
 // get reads a record; ok says whether there is one.
 func get[T any](tx *bbolt.Tx, bucket, key string) (v T, ok bool, err error) {
-	data := tx.Bucket([]byte(bucket)).Get([]byte(key))
+	b := tx.Bucket([]byte(bucket))
+	if b == nil { // of a layout that has not got it yet
+		return v, false, nil
+	}
+	data := b.Get([]byte(key))
 	if data == nil {
 		return v, false, nil
 	}
@@ -146,12 +194,17 @@ func need[T any](tx *bbolt.Tx, bucket, key string) (T, error) {
 
 var nounOf = map[string]string{
 	bucketMeta: "record", bucketHosts: "host", bucketJobs: "job", bucketEpochs: "epoch", bucketAttempts: "attempt", bucketCuts: "cut",
+	bucketRemoved: "tombstone", bucketEnded: "ended attempt", bucketMarks: "generation",
 }
 
 // all reads every record of a bucket whose key begins with prefix, in the keys' order.
 func all[T any](tx *bbolt.Tx, bucket, prefix string) ([]T, error) {
 	var vs []T
-	cursor := tx.Bucket([]byte(bucket)).Cursor()
+	b := tx.Bucket([]byte(bucket))
+	if b == nil {
+		return nil, nil
+	}
+	cursor := b.Cursor()
 	for k, data := cursor.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, data = cursor.Next() {
 		var v T
 		if err := decode(bucket, string(k), data, &v); err != nil {
@@ -166,9 +219,13 @@ func all[T any](tx *bbolt.Tx, bucket, prefix string) ([]T, error) {
 func checkRecords(tx *bbolt.Tx) []error {
 	var errs []error
 	check := func(bucket string, fresh func() any) {
-		_ = tx.Bucket([]byte(bucket)).ForEach(func(k, data []byte) error {
-			if bucket == bucketMeta && string(k) == keyLayout {
-				return nil
+		b := tx.Bucket([]byte(bucket))
+		if b == nil {
+			return
+		}
+		_ = b.ForEach(func(k, data []byte) error {
+			if bucket == bucketMeta && (string(k) == keyLayout || string(k) == keySealed) {
+				return nil // checkLayout has looked at them
 			}
 			if err := decode(bucket, string(k), data, fresh()); err != nil {
 				errs = append(errs, err)
@@ -182,5 +239,8 @@ func checkRecords(tx *bbolt.Tx) []error {
 	check(bucketEpochs, func() any { return new(uint64) })
 	check(bucketAttempts, func() any { return new(Attempt) })
 	check(bucketCuts, func() any { return new(Cut) })
+	check(bucketRemoved, func() any { return new(Removed) })
+	check(bucketEnded, func() any { return new(uint64) })
+	check(bucketMarks, func() any { return new(Mark) })
 	return errs
 }

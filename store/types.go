@@ -88,9 +88,17 @@ type Cut struct {
 	TotalMs     float64      `json:"total_ms"` // from the first message until all ran again
 	CRIUVersion string       `json:"criu_version"`
 	Pinned      bool         `json:"pinned,omitempty"` // retention leaves it
+	// Imported says where a cut comes from that was not taken here; nil of one that was. Its Epoch says when it came, and Time when it was taken.
+	Imported *Imported `json:"imported,omitempty"`
 	// Key and KeyID are the job's at the time.
 	Key   string `json:"key,omitempty"`
 	KeyID string `json:"key_id,omitempty"`
+}
+
+// Imported says where an imported cut comes from.
+type Imported struct {
+	From string    `json:"from"` // id of the cluster that exported it: perhaps this one
+	Time time.Time `json:"time"` // when it was imported
 }
 
 // CutHost is one host's part of a cut.

@@ -119,6 +119,11 @@ func (c Cut) validate() error {
 	if len(c.Hosts) == 0 {
 		return fmt.Errorf("cut %s has no host: %w", c.ID, ErrInvalid)
 	}
+	if c.Imported != nil {
+		if err := validName("cluster", c.Imported.From); err != nil {
+			return err
+		}
+	}
 	seen := map[string]bool{}
 	for _, h := range c.Hosts {
 		if seen[h.Host] {

@@ -36,7 +36,11 @@ func (s *agentServer) VerifyImages(ctx context.Context, req *ssv1.VerifyImagesRe
 }
 
 func (s *agentServer) RemoveImages(ctx context.Context, req *ssv1.RemoveImagesRequest) (*ssv1.RemoveImagesResponse, error) {
-	n, err := s.a.RemoveCut(ctx, req.GetVault(), req.GetJob(), req.GetSnapshot())
+	r := agent.Removal{Vault: req.GetVault(), Job: req.GetJob(), Snapshot: req.GetSnapshot(), Forget: req.GetForget(), Replace: req.GetReplace()}
+	if len(req.GetTombstone()) > 0 {
+		r.Tombstone = req.GetTombstone()
+	}
+	n, err := s.a.RemoveCut(ctx, r)
 	if err != nil {
 		return nil, wire.Status(err)
 	}
@@ -62,7 +66,8 @@ func (s *agentServer) Inventory(ctx context.Context, req *ssv1.InventoryRequest)
 	}
 	resp := &ssv1.InventoryResponse{Damage: toDamage(inv.Damage)}
 	for _, set := range inv.Sets {
-		out := &ssv1.ImageSet{Key: toImageKey(set.Key), Digest: set.Manifest.Digest, Committed: set.Committed, Bytes: set.Manifest.Bytes}
+		out := &ssv1.ImageSet{Key: toImageKey(set.Key), Digest: set.Manifest.Digest, Committed: set.Committed, Bytes: set.Manifest.Bytes,
+			Epoch: set.Manifest.Epoch}
 		for _, o := range set.Manifest.Objects() {
 			out.ObjectBytes += o.Size
 		}
@@ -73,6 +78,11 @@ func (s *agentServer) Inventory(ctx context.Context, req *ssv1.InventoryRequest)
 			c.Manifest = nil
 		}
 		resp.Cuts = append(resp.Cuts, &ssv1.StoredCut{Job: c.Job, Snapshot: c.Snapshot, Manifest: c.Manifest})
+	}
+	for _, t := range inv.Tombstones {
+		if admin {
+			resp.Tombstones = append(resp.Tombstones, &ssv1.StoredCut{Job: t.Job, Snapshot: t.Snapshot, Manifest: t.Data})
+		}
 	}
 	for _, u := range inv.Usage {
 		resp.Usage = append(resp.Usage, &ssv1.JobUsage{Job: u.Job, Sets: int32(u.Sets), LogicalBytes: u.Logical, StoredBytes: u.Stored})

@@ -85,7 +85,11 @@ type agentServer struct {
 	version string
 }
 
-func (s *agentServer) Info(ctx context.Context, _ *ssv1.InfoRequest) (*ssv1.InfoResponse, error) {
+func (s *agentServer) Info(ctx context.Context, req *ssv1.InfoRequest) (*ssv1.InfoResponse, error) {
+	mark := s.a.Heard()
+	if isAdmin(ctx) {
+		mark = s.a.Hear(fromWord(req))
+	}
 	i, err := s.a.Info(ctx)
 	if err != nil {
 		return nil, wire.Status(err)
@@ -95,9 +99,11 @@ func (s *agentServer) Info(ctx context.Context, _ *ssv1.InfoRequest) (*ssv1.Info
 		Gate: i.Gate, FreeBytes: i.FreeBytes,
 	}
 	for _, k := range i.InDoubt {
-		resp.InDoubt = append(resp.InDoubt, toImageKey(k))
+		key := toImageKey(k.Key)
+		key.Epoch = k.Epoch
+		resp.InDoubt = append(resp.InDoubt, key)
 	}
-	resp.Damage = toDamage(i.Damage)
+	resp.Damage, resp.Catalogue = toDamage(i.Damage), toMark(mark)
 	return resp, nil
 }
 

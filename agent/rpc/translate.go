@@ -80,6 +80,22 @@ func unixMs(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
+func fromMark(m *ssv1.CatalogueMark) agent.Mark {
+	return agent.Mark{Generation: m.GetGeneration(), Nonce: m.GetNonce(), Where: m.GetWhere(), Time: time.UnixMilli(m.GetTimeUnixMs()).UTC()}
+}
+
+func toMark(m agent.Mark) *ssv1.CatalogueMark {
+	return &ssv1.CatalogueMark{Generation: m.Generation, Nonce: m.Nonce, Where: m.Where, TimeUnixMs: unixMs(m.Time)}
+}
+
+func fromWord(req *ssv1.InfoRequest) agent.Word {
+	w := agent.Word{Mark: fromMark(req.GetMark())}
+	for _, m := range req.GetHistory() {
+		w.History = append(w.History, fromMark(m))
+	}
+	return w
+}
+
 func fromOpen(o *ssv1.SnapshotOpen) (agent.Open, error) {
 	if o == nil {
 		return agent.Open{}, fault.New(fault.Usage, "the first message of a snapshot must open it", "")

@@ -131,7 +131,7 @@ func run(cfg config) error {
 	peers := rpc.NewPeers(creds)
 	defer peers.Close()
 	a, err := agent.New(ctx, agent.Config{
-		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Peers: peers, Log: log,
+		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Peers: peers, Log: log, Verifier: creds,
 		Images: imgs, ImageDir: imageDir, StagingDir: cfg.Staging, Quiet: quiet, VaultCredentials: cfg.VaultCredentials,
 		ScrubRate: int64(cfg.ScrubRate), ScrubPause: cfg.ScrubPause,
 	})

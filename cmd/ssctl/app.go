@@ -115,6 +115,7 @@ func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.C
 		return a.noCatalogue(err)
 	}
 	defer cat.Close()
+	cat.Where = a.where()
 	creds, err := a.credentials()
 	if err != nil {
 		return err
@@ -124,13 +125,26 @@ func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.C
 	ctx, cancel := a.limited(ctx)
 	defer cancel()
 	defer a.screen.finish()
-	err = do(ctx, &orchestrator.Cluster{Catalogue: cat, Dial: dialer.Dial, Identities: a.identities, Signer: creds, Verifier: creds,
+	err = do(ctx, &orchestrator.Cluster{Catalogue: cat, Dial: dialer.Dial, Identities: a.identities, Signer: creds, Verifier: creds, Statements: creds,
 		Progress: a.screen.progress, Notice: a.screen.notice})
 	if ctx.Err() != nil && fault.Is(err, fault.Unreachable) {
 		// It was not the host that did not answer, but we who did not wait.
 		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "it was still being asked what there is"}
 	}
 	return err
+}
+
+// where names this machine and the folder, for people who have copies of it.
+func (a *app) where() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "an unnamed machine"
+	}
+	dir, err := filepath.Abs(a.dir)
+	if err != nil {
+		dir = a.dir
+	}
+	return host + ":" + dir
 }
 
 // noCatalogue says what to do where the identity is there and the catalogue is not.

@@ -88,7 +88,7 @@ func (a *app) showImported(res orchestrator.ImportResult) error {
 }
 
 func (a *app) catalogCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "catalog", Short: "Make a lost catalogue anew", Args: args(0, 0), RunE: func(*cobra.Command, []string) error {
+	cmd := &cobra.Command{Use: "catalog", Short: "Make a lost, old or damaged catalogue again", Args: args(0, 0), RunE: func(*cobra.Command, []string) error {
 		return usage("usage: ssctl catalog rebuild")
 	}}
 	cmd.AddCommand(a.catalogRebuild())
@@ -97,12 +97,14 @@ func (a *app) catalogCommand() *cobra.Command {
 
 func (a *app) catalogRebuild() *cobra.Command {
 	var hosts, vaults []string
+	var replace bool
 	cmd := &cobra.Command{
-		Use: "rebuild --host NAME=IP:PORT", Short: "Make the catalogue anew from what hosts and vaults hold", Args: args(0, 0),
+		Use: "rebuild --host NAME=IP:PORT", Short: "Make the catalogue again from what hosts and vaults hold", Args: args(0, 0),
 		Long: "rebuild asks the hosts given for the signed manifests that they hold of cuts, finds the other hosts and the vaults in them, asks these as well, and\n" +
-			"writes a new catalogue. The folder needs admin.crt, admin.key and ca.crt, and must have no catalogue; images.key opens the images later.",
+			"writes a new catalogue. The folder needs admin.crt, admin.key and ca.crt; images.key opens the images later. With --replace, a catalogue that is\n" +
+			"there, old or damaged, is put aside, and what can be read of it is taken in, its hosts at least; --host is then needed only if none is found.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(hosts) == 0 {
+			if len(hosts) == 0 && !replace {
 				return usage("--host is needed, at least once: vaults are reached by way of a host, too")
 			}
 			begin, err := parseHosts(hosts)
@@ -112,11 +114,12 @@ func (a *app) catalogRebuild() *cobra.Command {
 			if err := checkVaults(vaults); err != nil {
 				return err
 			}
-			return a.rebuild(cmd.Context(), begin, vaults)
+			return a.rebuild(cmd.Context(), begin, vaults, replace)
 		},
 	}
 	cmd.Flags().StringArrayVar(&hosts, "host", nil, "NAME=IP:PORT of a host to ask; may be repeated")
 	cmd.Flags().StringArrayVar(&vaults, "vault", nil, "URL of a vault to ask; may be repeated")
+	cmd.Flags().BoolVar(&replace, "replace", false, "put the catalogue that is there aside, and take in what can be read of it")
 	return cmd
 }
 
@@ -137,7 +140,7 @@ func parseHosts(pairs []string) ([]store.Host, error) {
 	return out, nil
 }
 
-func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string) error {
+func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string, replace bool) error {
 	creds, err := a.credentials()
 	if err != nil {
 		return err
@@ -146,7 +149,7 @@ func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string) 
 	defer dialer.Close()
 	ctx, cancel := a.limited(ctx)
 	defer cancel()
-	b := orchestrator.Rebuilder{Dir: a.dir, Dial: dialer.Dial, Verifier: creds, Progress: a.screen.progress, Notice: a.screen.notice, Hosts: hosts, Vaults: vaults}
+	b := orchestrator.Rebuilder{Dir: a.dir, Where: a.where(), Dial: dialer.Dial, Verifier: creds, Statements: creds, Replace: replace, Progress: a.screen.progress, Notice: a.screen.notice, Hosts: hosts, Vaults: vaults}
 	res, err := b.Rebuild(ctx)
 	a.screen.finish()
 	if err != nil {
@@ -165,6 +168,9 @@ func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string) 
 		for _, r := range res.Remarks {
 			fmt.Fprintln(a.stdout, fault.Printable(r))
 		}
+		if res.Aside != "" {
+			fmt.Fprintf(a.stdout, "the catalogue that was there is now %s\n", res.Aside)
+		}
 		_, err = fmt.Fprintf(a.stdout, "the catalogue in %s knows %d host(s), %d job(s), %d cut(s)\n", a.dir, len(res.Rebuilt.Hosts), len(res.Rebuilt.Jobs), len(res.Rebuilt.Cuts))
 		return err
 	}
@@ -173,5 +179,5 @@ func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string) 
 		cuts = append(cuts, toCutJSON(c))
 	}
 	return a.print(map[string]any{"schema": "ss/catalog-rebuild/1", "hosts": len(res.Rebuilt.Hosts), "jobs": len(res.Rebuilt.Jobs), "cuts": cuts,
-		"remarks": some(res.Remarks), "asked": some(res.Asked)})
+		"remarks": some(res.Remarks), "asked": some(res.Asked), "aside": res.Aside})
 }

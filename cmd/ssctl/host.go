@@ -51,6 +51,7 @@ func (a *app) addHost(name, addr, bundle string) error {
 		return err
 	}
 	defer cat.Close()
+	cat.Where = a.where()
 	authority, err := identity.LoadAuthority(a.dir)
 	if err != nil {
 		return err

@@ -18,11 +18,14 @@ func (a *agent) Inventory(ctx context.Context, vault, job string) (orchestrator.
 	out := orchestrator.Inventory{Damage: fromDamage(r.GetDamage())}
 	for _, s := range r.GetSets() {
 		out.Sets = append(out.Sets, orchestrator.HeldSet{
-			Key: fromImageKey(s.GetKey()), Digest: s.GetDigest(), Committed: s.GetCommitted(), Bytes: s.GetBytes(), ObjectBytes: s.GetObjectBytes(),
+			Key: fromImageKey(s.GetKey()), Digest: s.GetDigest(), Committed: s.GetCommitted(), Bytes: s.GetBytes(), ObjectBytes: s.GetObjectBytes(), Epoch: s.GetEpoch(),
 		})
 	}
 	for _, c := range r.GetCuts() {
 		out.Cuts = append(out.Cuts, orchestrator.HeldCut{Job: c.GetJob(), Snapshot: c.GetSnapshot(), Manifest: c.GetManifest()})
+	}
+	for _, t := range r.GetTombstones() {
+		out.Tombstones = append(out.Tombstones, orchestrator.HeldCut{Job: t.GetJob(), Snapshot: t.GetSnapshot(), Manifest: t.GetManifest()})
 	}
 	for _, u := range r.GetUsage() {
 		out.Usage = append(out.Usage, orchestrator.JobUsage{Job: u.GetJob(), Sets: int(u.GetSets()), Logical: u.GetLogicalBytes(), Stored: u.GetStoredBytes()})
@@ -42,8 +45,10 @@ func (a *agent) VerifyImages(ctx context.Context, req orchestrator.VerifyRequest
 	return orchestrator.Verified{Ends: wire.FromEnds(r.GetEnds()), Bytes: r.GetBytes(), Files: int(r.GetFiles())}, nil
 }
 
-func (a *agent) RemoveImages(ctx context.Context, vault, job, snapshot string) error {
-	_, err := a.client.RemoveImages(ctx, &ssv1.RemoveImagesRequest{Job: job, Snapshot: snapshot, Vault: vault})
+func (a *agent) RemoveImages(ctx context.Context, r orchestrator.Removal) error {
+	_, err := a.client.RemoveImages(ctx, &ssv1.RemoveImagesRequest{
+		Job: r.Job, Snapshot: r.Snapshot, Vault: r.Vault, Tombstone: r.Tombstone, Forget: r.Forget, Replace: r.Replace,
+	})
 	return wire.Error(a.host, err)
 }
 

@@ -70,8 +70,8 @@ type agent struct {
 	client ssv1.AgentClient
 }
 
-func (a *agent) Info(ctx context.Context) (orchestrator.HostInfo, error) {
-	r, err := a.client.Info(ctx, &ssv1.InfoRequest{})
+func (a *agent) Info(ctx context.Context, word orchestrator.Word) (orchestrator.HostInfo, error) {
+	r, err := a.client.Info(ctx, toInfoRequest(word))
 	if err != nil {
 		return orchestrator.HostInfo{}, wire.Error(a.host, err)
 	}
@@ -82,9 +82,10 @@ func (a *agent) Info(ctx context.Context) (orchestrator.HostInfo, error) {
 	info := orchestrator.HostInfo{
 		Host: r.GetHost(), Version: r.GetVersion(), Kernel: r.GetKernel(), Addrs: addrs, CRIU: r.GetCriu(), CRIUError: r.GetCriuError(),
 		Gate: r.GetGate(), FreeBytes: r.GetFreeBytes(), Damage: fromDamage(r.GetDamage()),
+		Catalogue: fromMark(r.GetCatalogue()),
 	}
 	for _, k := range r.GetInDoubt() {
-		info.InDoubt = append(info.InDoubt, fromImageKey(k))
+		info.InDoubt = append(info.InDoubt, orchestrator.InDoubt{Key: fromImageKey(k), Epoch: k.GetEpoch()})
 	}
 	return info, nil
 }

@@ -3,6 +3,7 @@ package remote
 import (
 	"errors"
 	"io"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -24,6 +25,22 @@ func closing(host string, err error) error {
 
 func toImageKey(k images.Key) *ssv1.ImageKey {
 	return &ssv1.ImageKey{Job: k.Job, Snapshot: k.Snapshot, Host: k.Host}
+}
+
+func toMark(m store.Mark) *ssv1.CatalogueMark {
+	return &ssv1.CatalogueMark{Generation: m.Generation, Nonce: m.Nonce, Where: m.Where, TimeUnixMs: m.Time.UnixMilli()}
+}
+
+func fromMark(m *ssv1.CatalogueMark) store.Mark {
+	return store.Mark{Generation: m.GetGeneration(), Nonce: m.GetNonce(), Where: m.GetWhere(), Time: time.UnixMilli(m.GetTimeUnixMs()).UTC()}
+}
+
+func toInfoRequest(w orchestrator.Word) *ssv1.InfoRequest {
+	req := &ssv1.InfoRequest{Mark: toMark(w.Mark)}
+	for _, m := range w.History {
+		req.History = append(req.History, toMark(m))
+	}
+	return req
 }
 
 func toParticipants(in []orchestrator.Participant) []*ssv1.Participant {

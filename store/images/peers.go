@@ -12,7 +12,7 @@ import (
 
 // ForPeers is this store as other agents may use it: objects must be what their names say, a set's manifest comes after its objects, what
 // they have asked for or put stays for a while although no set refers to it yet, and nothing is removed. What is no object, no set and
-// no cut is not shown.
+// no cut, and no tombstone of one, is not shown.
 func (s *Store) ForPeers() interface {
 	blob.Reader
 	blob.Writer
@@ -28,6 +28,9 @@ func visible(name string) bool {
 		return true
 	}
 	if _, ok := parseSetName(name); ok {
+		return true
+	}
+	if _, ok := parseTombstoneName(name); ok {
 		return true
 	}
 	_, _, ok := parseCutName(name)

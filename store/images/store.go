@@ -120,7 +120,7 @@ func refuseOldLayout(dir string) error {
 		}
 		for _, folder := range folders {
 			switch folder {
-			case objectsFolder, setsFolder, cutsFolder, marksFolder:
+			case objectsFolder, setsFolder, cutsFolder, marksFolder, removedFolder:
 				continue
 			}
 			path := filepath.Join(dir, job, folder)

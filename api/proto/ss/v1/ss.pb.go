@@ -141,8 +141,16 @@ func (RestoreFate) EnumDescriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{1}
 }
 
+// InfoRequest tells the agent what it should know of the catalogue. What an observer says counts for nothing.
 type InfoRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// mark is the catalogue's generation. An agent takes it if the newest that it has seen is the same, or in history, or if it has seen none.
+	Mark    *CatalogueMark   `protobuf:"bytes,1,opt,name=mark,proto3" json:"mark,omitempty"`
+	History []*CatalogueMark `protobuf:"bytes,2,rep,name=history,proto3" json:"history,omitempty"`
+	// jobs are those that the catalogue knows.
+	Jobs []string `protobuf:"bytes,3,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	// removed_hosts is the signed list of removed hosts.
+	RemovedHosts  []byte `protobuf:"bytes,4,opt,name=removed_hosts,json=removedHosts,proto3" json:"removed_hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -177,25 +185,194 @@ func (*InfoRequest) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{0}
 }
 
-type InfoResponse struct {
+func (x *InfoRequest) GetMark() *CatalogueMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
+func (x *InfoRequest) GetHistory() []*CatalogueMark {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+func (x *InfoRequest) GetJobs() []string {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+func (x *InfoRequest) GetRemovedHosts() []byte {
+	if x != nil {
+		return x.RemovedHosts
+	}
+	return nil
+}
+
+// CatalogueMark is one generation of a catalogue.
+type CatalogueMark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Kernel        string                 `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
-	Addrs         []string               `protobuf:"bytes,4,rep,name=addrs,proto3" json:"addrs,omitempty"`
-	Criu          string                 `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
-	CriuError     string                 `protobuf:"bytes,6,opt,name=criu_error,json=criuError,proto3" json:"criu_error,omitempty"`
-	Gate          string                 `protobuf:"bytes,7,opt,name=gate,proto3" json:"gate,omitempty"`
-	FreeBytes     int64                  `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
-	InDoubt       []*ImageKey            `protobuf:"bytes,9,rep,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
-	Damage        []*Damage              `protobuf:"bytes,10,rep,name=damage,proto3" json:"damage,omitempty"`
+	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Nonce         string                 `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Where         string                 `protobuf:"bytes,3,opt,name=where,proto3" json:"where,omitempty"`
+	TimeUnixMs    int64                  `protobuf:"varint,4,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CatalogueMark) Reset() {
+	*x = CatalogueMark{}
+	mi := &file_ss_v1_ss_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CatalogueMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CatalogueMark) ProtoMessage() {}
+
+func (x *CatalogueMark) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CatalogueMark.ProtoReflect.Descriptor instead.
+func (*CatalogueMark) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CatalogueMark) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *CatalogueMark) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+func (x *CatalogueMark) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *CatalogueMark) GetTimeUnixMs() int64 {
+	if x != nil {
+		return x.TimeUnixMs
+	}
+	return 0
+}
+
+// SetAside is a state file that is damaged. Its job stands still on this host until somebody looks at it.
+type SetAside struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	File          string                 `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Next          string                 `protobuf:"bytes,4,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAside) Reset() {
+	*x = SetAside{}
+	mi := &file_ss_v1_ss_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAside) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAside) ProtoMessage() {}
+
+func (x *SetAside) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
+func (*SetAside) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SetAside) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *SetAside) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *SetAside) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *SetAside) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+type InfoResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Host      string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Version   string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Kernel    string                 `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Addrs     []string               `protobuf:"bytes,4,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	Criu      string                 `protobuf:"bytes,5,opt,name=criu,proto3" json:"criu,omitempty"`
+	CriuError string                 `protobuf:"bytes,6,opt,name=criu_error,json=criuError,proto3" json:"criu_error,omitempty"`
+	Gate      string                 `protobuf:"bytes,7,opt,name=gate,proto3" json:"gate,omitempty"`
+	FreeBytes int64                  `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	InDoubt   []*ImageKey            `protobuf:"bytes,9,rep,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
+	Damage    []*Damage              `protobuf:"bytes,10,rep,name=damage,proto3" json:"damage,omitempty"`
+	// catalogue is the newest generation of a catalogue that the agent has seen.
+	Catalogue     *CatalogueMark `protobuf:"bytes,11,opt,name=catalogue,proto3" json:"catalogue,omitempty"`
+	SetAside      []*SetAside    `protobuf:"bytes,12,rep,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[1]
+	mi := &file_ss_v1_ss_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -207,7 +384,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[1]
+	mi := &file_ss_v1_ss_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -220,7 +397,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{1}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *InfoResponse) GetHost() string {
@@ -293,6 +470,20 @@ func (x *InfoResponse) GetDamage() []*Damage {
 	return nil
 }
 
+func (x *InfoResponse) GetCatalogue() *CatalogueMark {
+	if x != nil {
+		return x.Catalogue
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetSetAside() []*SetAside {
+	if x != nil {
+		return x.SetAside
+	}
+	return nil
+}
+
 // Damage is an object of an image set that was found damaged on this host.
 type Damage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -307,7 +498,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[2]
+	mi := &file_ss_v1_ss_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -319,7 +510,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[2]
+	mi := &file_ss_v1_ss_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -332,7 +523,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{2}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Damage) GetJob() string {
@@ -391,7 +582,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_ss_v1_ss_proto_msgTypes[3]
+	mi := &file_ss_v1_ss_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -403,7 +594,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[3]
+	mi := &file_ss_v1_ss_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -416,7 +607,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{3}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Member) GetJob() string {
@@ -519,7 +710,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[4]
+	mi := &file_ss_v1_ss_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +722,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[4]
+	mi := &file_ss_v1_ss_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +735,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{4}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *MembersRequest) GetJob() string {
@@ -563,7 +754,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[5]
+	mi := &file_ss_v1_ss_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +766,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[5]
+	mi := &file_ss_v1_ss_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +779,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{5}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -611,7 +802,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[6]
+	mi := &file_ss_v1_ss_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +814,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[6]
+	mi := &file_ss_v1_ss_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +827,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{6}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RunRequest) GetJob() string {
@@ -683,7 +874,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[7]
+	mi := &file_ss_v1_ss_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +886,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[7]
+	mi := &file_ss_v1_ss_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +899,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{7}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RunResponse) GetMember() *Member {
@@ -728,7 +919,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[8]
+	mi := &file_ss_v1_ss_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +931,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[8]
+	mi := &file_ss_v1_ss_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +944,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{8}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AttachRequest) GetJob() string {
@@ -779,7 +970,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[9]
+	mi := &file_ss_v1_ss_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +982,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[9]
+	mi := &file_ss_v1_ss_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +995,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{9}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AttachResponse) GetMember() *Member {
@@ -823,7 +1014,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[10]
+	mi := &file_ss_v1_ss_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1026,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[10]
+	mi := &file_ss_v1_ss_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1039,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{10}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KillRequest) GetJob() string {
@@ -867,7 +1058,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[11]
+	mi := &file_ss_v1_ss_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1070,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[11]
+	mi := &file_ss_v1_ss_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1083,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{11}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KillResponse) GetKilled() []string {
@@ -913,7 +1104,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_ss_v1_ss_proto_msgTypes[12]
+	mi := &file_ss_v1_ss_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1116,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[12]
+	mi := &file_ss_v1_ss_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1129,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{12}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Key) GetJob() string {
@@ -974,7 +1165,7 @@ type Participant struct {
 
 func (x *Participant) Reset() {
 	*x = Participant{}
-	mi := &file_ss_v1_ss_proto_msgTypes[13]
+	mi := &file_ss_v1_ss_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1177,7 @@ func (x *Participant) String() string {
 func (*Participant) ProtoMessage() {}
 
 func (x *Participant) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[13]
+	mi := &file_ss_v1_ss_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1190,7 @@ func (x *Participant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Participant.ProtoReflect.Descriptor instead.
 func (*Participant) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{13}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Participant) GetHost() string {
@@ -1039,7 +1230,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_ss_v1_ss_proto_msgTypes[14]
+	mi := &file_ss_v1_ss_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1242,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[14]
+	mi := &file_ss_v1_ss_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1255,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{14}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *End) GetHost() string {
@@ -1145,7 +1336,7 @@ type MarkerMessage struct {
 
 func (x *MarkerMessage) Reset() {
 	*x = MarkerMessage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	mi := &file_ss_v1_ss_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1348,7 @@ func (x *MarkerMessage) String() string {
 func (*MarkerMessage) ProtoMessage() {}
 
 func (x *MarkerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	mi := &file_ss_v1_ss_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1361,7 @@ func (x *MarkerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkerMessage.ProtoReflect.Descriptor instead.
 func (*MarkerMessage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{15}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MarkerMessage) GetType() int32 {
@@ -1277,7 +1468,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	mi := &file_ss_v1_ss_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1480,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	mi := &file_ss_v1_ss_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1493,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{16}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SnapshotRequest) GetKind() isSnapshotRequest_Kind {
@@ -1365,7 +1556,7 @@ type SnapshotOpen struct {
 
 func (x *SnapshotOpen) Reset() {
 	*x = SnapshotOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	mi := &file_ss_v1_ss_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1568,7 @@ func (x *SnapshotOpen) String() string {
 func (*SnapshotOpen) ProtoMessage() {}
 
 func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	mi := &file_ss_v1_ss_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1581,7 @@ func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOpen.ProtoReflect.Descriptor instead.
 func (*SnapshotOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{17}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SnapshotOpen) GetKey() *Key {
@@ -1457,7 +1648,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	mi := &file_ss_v1_ss_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1660,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	mi := &file_ss_v1_ss_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1673,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{18}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SnapshotResponse) GetKind() isSnapshotResponse_Kind {
@@ -1567,7 +1758,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_ss_v1_ss_proto_msgTypes[19]
+	mi := &file_ss_v1_ss_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1770,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[19]
+	mi := &file_ss_v1_ss_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1783,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{19}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Progress) GetPhase() string {
@@ -1637,7 +1828,7 @@ type HostReport struct {
 
 func (x *HostReport) Reset() {
 	*x = HostReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[20]
+	mi := &file_ss_v1_ss_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1840,7 @@ func (x *HostReport) String() string {
 func (*HostReport) ProtoMessage() {}
 
 func (x *HostReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[20]
+	mi := &file_ss_v1_ss_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1853,7 @@ func (x *HostReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
 func (*HostReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{20}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HostReport) GetMembers() []*MemberReport {
@@ -1747,7 +1938,7 @@ type MemberReport struct {
 
 func (x *MemberReport) Reset() {
 	*x = MemberReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[21]
+	mi := &file_ss_v1_ss_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +1950,7 @@ func (x *MemberReport) String() string {
 func (*MemberReport) ProtoMessage() {}
 
 func (x *MemberReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[21]
+	mi := &file_ss_v1_ss_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +1963,7 @@ func (x *MemberReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReport.ProtoReflect.Descriptor instead.
 func (*MemberReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{21}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MemberReport) GetMember() *Member {
@@ -1814,7 +2005,7 @@ type PhaseTiming struct {
 
 func (x *PhaseTiming) Reset() {
 	*x = PhaseTiming{}
-	mi := &file_ss_v1_ss_proto_msgTypes[22]
+	mi := &file_ss_v1_ss_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2017,7 @@ func (x *PhaseTiming) String() string {
 func (*PhaseTiming) ProtoMessage() {}
 
 func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[22]
+	mi := &file_ss_v1_ss_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2030,7 @@ func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTiming.ProtoReflect.Descriptor instead.
 func (*PhaseTiming) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{22}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PhaseTiming) GetName() string {
@@ -1864,17 +2055,19 @@ func (x *PhaseTiming) GetDurationMs() float64 {
 }
 
 type ImageKey struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	Snapshot      string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	Host          string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Job      string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Snapshot string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Host     string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	// epoch of the set's attempt, where InfoResponse names sets in doubt; 0 where its manifest is damaged.
+	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImageKey) Reset() {
 	*x = ImageKey{}
-	mi := &file_ss_v1_ss_proto_msgTypes[23]
+	mi := &file_ss_v1_ss_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2079,7 @@ func (x *ImageKey) String() string {
 func (*ImageKey) ProtoMessage() {}
 
 func (x *ImageKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[23]
+	mi := &file_ss_v1_ss_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2092,7 @@ func (x *ImageKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageKey.ProtoReflect.Descriptor instead.
 func (*ImageKey) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{23}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImageKey) GetJob() string {
@@ -1923,6 +2116,13 @@ func (x *ImageKey) GetHost() string {
 	return ""
 }
 
+func (x *ImageKey) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type VerifyImagesRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Key    *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1938,7 +2138,7 @@ type VerifyImagesRequest struct {
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[24]
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2150,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[24]
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2163,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{24}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VerifyImagesRequest) GetKey() *ImageKey {
@@ -2012,7 +2212,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[25]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2224,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[25]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2237,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{25}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VerifyImagesResponse) GetEnds() []*End {
@@ -2062,17 +2262,23 @@ func (x *VerifyImagesResponse) GetFiles() int32 {
 }
 
 type RemoveImagesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	Snapshot      string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	Vault         string                 `protobuf:"bytes,3,opt,name=vault,proto3" json:"vault,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Job      string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Snapshot string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Vault    string                 `protobuf:"bytes,3,opt,name=vault,proto3" json:"vault,omitempty"`
+	// tombstone is the signed statement that the cut was removed; without it only what belongs to no cut goes.
+	Tombstone []byte `protobuf:"bytes,4,opt,name=tombstone,proto3" json:"tombstone,omitempty"`
+	// forget removes the tombstone itself: every holder of the cut has seen it.
+	Forget bool `protobuf:"varint,5,opt,name=forget,proto3" json:"forget,omitempty"`
+	// replace, in a vault: what goes is put there again.
+	Replace       bool `protobuf:"varint,6,opt,name=replace,proto3" json:"replace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2290,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2303,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveImagesRequest) GetJob() string {
@@ -2121,6 +2327,27 @@ func (x *RemoveImagesRequest) GetVault() string {
 	return ""
 }
 
+func (x *RemoveImagesRequest) GetTombstone() []byte {
+	if x != nil {
+		return x.Tombstone
+	}
+	return nil
+}
+
+func (x *RemoveImagesRequest) GetForget() bool {
+	if x != nil {
+		return x.Forget
+	}
+	return false
+}
+
+func (x *RemoveImagesRequest) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
 type RemoveImagesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Removed       int32                  `protobuf:"varint,1,opt,name=removed,proto3" json:"removed,omitempty"`
@@ -2130,7 +2357,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2369,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2382,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveImagesResponse) GetRemoved() int32 {
@@ -2176,7 +2403,7 @@ type ResolveImagesRequest struct {
 
 func (x *ResolveImagesRequest) Reset() {
 	*x = ResolveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2415,7 @@ func (x *ResolveImagesRequest) String() string {
 func (*ResolveImagesRequest) ProtoMessage() {}
 
 func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2428,7 @@ func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ResolveImagesRequest) GetCommitted() []*ImageKey {
@@ -2226,7 +2453,7 @@ type ResolveImagesResponse struct {
 
 func (x *ResolveImagesResponse) Reset() {
 	*x = ResolveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2465,7 @@ func (x *ResolveImagesResponse) String() string {
 func (*ResolveImagesResponse) ProtoMessage() {}
 
 func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2478,7 @@ func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
 }
 
 type RestoreRequest struct {
@@ -2267,7 +2494,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2506,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2519,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RestoreRequest) GetKind() isRestoreRequest_Kind {
@@ -2350,7 +2577,7 @@ type RestorePlan struct {
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2589,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2602,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RestorePlan) GetId() string {
@@ -2434,7 +2661,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +2673,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +2686,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -2507,7 +2734,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2519,7 +2746,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2532,7 +2759,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -2561,7 +2788,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2800,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2813,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RestoreResponse) GetStep() RestoreStep {
@@ -2621,7 +2848,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2860,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +2873,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Failure) GetCode() uint32 {
@@ -2672,7 +2899,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2911,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2924,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -2715,7 +2942,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2954,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2967,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -2755,7 +2982,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2994,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +3007,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -2812,7 +3039,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +3051,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +3064,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
 }
 
 type GetObjectRequest struct {
@@ -2852,7 +3079,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3091,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3104,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -2910,7 +3137,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3149,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3162,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -2956,7 +3183,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2968,7 +3195,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2981,7 +3208,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -3014,7 +3241,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3253,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3266,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -3059,7 +3286,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3298,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +3311,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -3109,7 +3336,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3121,7 +3348,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3134,7 +3361,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 type InventoryRequest struct {
@@ -3149,7 +3376,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3161,7 +3388,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3174,7 +3401,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -3197,13 +3424,14 @@ type InventoryResponse struct {
 	Cuts          []*StoredCut           `protobuf:"bytes,2,rep,name=cuts,proto3" json:"cuts,omitempty"`
 	Usage         []*JobUsage            `protobuf:"bytes,3,rep,name=usage,proto3" json:"usage,omitempty"`
 	Damage        []*Damage              `protobuf:"bytes,4,rep,name=damage,proto3" json:"damage,omitempty"`
+	Tombstones    []*StoredCut           `protobuf:"bytes,5,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3443,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3456,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -3259,6 +3487,13 @@ func (x *InventoryResponse) GetDamage() []*Damage {
 	return nil
 }
 
+func (x *InventoryResponse) GetTombstones() []*StoredCut {
+	if x != nil {
+		return x.Tombstones
+	}
+	return nil
+}
+
 type ImageSet struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Key       *ImageKey              `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -3266,14 +3501,15 @@ type ImageSet struct {
 	Committed bool                   `protobuf:"varint,3,opt,name=committed,proto3" json:"committed,omitempty"`
 	Bytes     int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// object_bytes is the length of all objects that the set refers to; other sets may refer to them, too.
-	ObjectBytes   int64 `protobuf:"varint,5,opt,name=object_bytes,json=objectBytes,proto3" json:"object_bytes,omitempty"`
+	ObjectBytes   int64  `protobuf:"varint,5,opt,name=object_bytes,json=objectBytes,proto3" json:"object_bytes,omitempty"`
+	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3285,7 +3521,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3298,7 +3534,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -3336,6 +3572,13 @@ func (x *ImageSet) GetObjectBytes() int64 {
 	return 0
 }
 
+func (x *ImageSet) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type StoredCut struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -3347,7 +3590,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3359,7 +3602,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3372,7 +3615,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -3408,7 +3651,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3663,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3676,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -3476,7 +3719,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3731,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3744,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -3540,7 +3783,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +3795,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +3808,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 type FetchImagesRequest struct {
@@ -3580,7 +3823,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3592,7 +3835,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3605,7 +3848,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -3646,7 +3889,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3658,7 +3901,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3671,7 +3914,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -3699,7 +3942,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3711,7 +3954,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3724,7 +3967,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -3758,7 +4001,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3770,7 +4013,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3783,7 +4026,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -3812,7 +4055,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3824,7 +4067,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3837,7 +4080,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -3871,7 +4114,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3883,7 +4126,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3896,7 +4139,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -3926,7 +4169,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3938,7 +4181,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3951,7 +4194,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -4004,7 +4247,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4016,7 +4259,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4029,7 +4272,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -4100,7 +4343,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4112,7 +4355,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4125,7 +4368,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -4165,7 +4408,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4177,7 +4420,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4190,7 +4433,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -4253,7 +4496,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4265,7 +4508,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4278,7 +4521,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -4314,7 +4557,7 @@ type RestoreFateRequest struct {
 
 func (x *RestoreFateRequest) Reset() {
 	*x = RestoreFateRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4326,7 +4569,7 @@ func (x *RestoreFateRequest) String() string {
 func (*RestoreFateRequest) ProtoMessage() {}
 
 func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4339,7 +4582,7 @@ func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateRequest.ProtoReflect.Descriptor instead.
 func (*RestoreFateRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RestoreFateRequest) GetJob() string {
@@ -4372,7 +4615,7 @@ type RestoreFateResponse struct {
 
 func (x *RestoreFateResponse) Reset() {
 	*x = RestoreFateResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4384,7 +4627,7 @@ func (x *RestoreFateResponse) String() string {
 func (*RestoreFateResponse) ProtoMessage() {}
 
 func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4397,7 +4640,7 @@ func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateResponse.ProtoReflect.Descriptor instead.
 func (*RestoreFateResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RestoreFateResponse) GetFate() RestoreFate {
@@ -4411,8 +4654,25 @@ var File_ss_v1_ss_proto protoreflect.FileDescriptor
 
 const file_ss_v1_ss_proto_rawDesc = "" +
 	"\n" +
-	"\x0ess/v1/ss.proto\x12\x05ss.v1\"\r\n" +
-	"\vInfoRequest\"\xa3\x02\n" +
+	"\x0ess/v1/ss.proto\x12\x05ss.v1\"\xa0\x01\n" +
+	"\vInfoRequest\x12(\n" +
+	"\x04mark\x18\x01 \x01(\v2\x14.ss.v1.CatalogueMarkR\x04mark\x12.\n" +
+	"\ahistory\x18\x02 \x03(\v2\x14.ss.v1.CatalogueMarkR\ahistory\x12\x12\n" +
+	"\x04jobs\x18\x03 \x03(\tR\x04jobs\x12#\n" +
+	"\rremoved_hosts\x18\x04 \x01(\fR\fremovedHosts\"}\n" +
+	"\rCatalogueMark\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\tR\x05nonce\x12\x14\n" +
+	"\x05where\x18\x03 \x01(\tR\x05where\x12 \n" +
+	"\ftime_unix_ms\x18\x04 \x01(\x03R\n" +
+	"timeUnixMs\"\\\n" +
+	"\bSetAside\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
+	"\x04next\x18\x04 \x01(\tR\x04next\"\x85\x03\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -4426,7 +4686,9 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"free_bytes\x18\b \x01(\x03R\tfreeBytes\x12*\n" +
 	"\bin_doubt\x18\t \x03(\v2\x0f.ss.v1.ImageKeyR\ainDoubt\x12%\n" +
 	"\x06damage\x18\n" +
-	" \x03(\v2\r.ss.v1.DamageR\x06damage\"\x86\x01\n" +
+	" \x03(\v2\r.ss.v1.DamageR\x06damage\x122\n" +
+	"\tcatalogue\x18\v \x01(\v2\x14.ss.v1.CatalogueMarkR\tcatalogue\x12,\n" +
+	"\tset_aside\x18\f \x03(\v2\x0f.ss.v1.SetAsideR\bsetAside\"\x86\x01\n" +
 	"\x06Damage\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
@@ -4552,11 +4814,12 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bstart_ms\x18\x02 \x01(\x01R\astartMs\x12\x1f\n" +
 	"\vduration_ms\x18\x03 \x01(\x01R\n" +
-	"durationMs\"L\n" +
+	"durationMs\"b\n" +
 	"\bImageKey\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host\"\x9c\x01\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\x9c\x01\n" +
 	"\x13VerifyImagesRequest\x12!\n" +
 	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x17\n" +
@@ -4567,11 +4830,14 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x04ends\x18\x01 \x03(\v2\n" +
 	".ss.v1.EndR\x04ends\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n" +
-	"\x05files\x18\x03 \x01(\x05R\x05files\"Y\n" +
+	"\x05files\x18\x03 \x01(\x05R\x05files\"\xa9\x01\n" +
 	"\x13RemoveImagesRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x14\n" +
-	"\x05vault\x18\x03 \x01(\tR\x05vault\"0\n" +
+	"\x05vault\x18\x03 \x01(\tR\x05vault\x12\x1c\n" +
+	"\ttombstone\x18\x04 \x01(\fR\ttombstone\x12\x16\n" +
+	"\x06forget\x18\x05 \x01(\bR\x06forget\x12\x18\n" +
+	"\areplace\x18\x06 \x01(\bR\areplace\"0\n" +
 	"\x14RemoveImagesResponse\x12\x18\n" +
 	"\aremoved\x18\x01 \x01(\x05R\aremoved\"p\n" +
 	"\x14ResolveImagesRequest\x12-\n" +
@@ -4634,18 +4900,22 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x14SettleImagesResponse\":\n" +
 	"\x10InventoryRequest\x12\x14\n" +
 	"\x05vault\x18\x01 \x01(\tR\x05vault\x12\x10\n" +
-	"\x03job\x18\x02 \x01(\tR\x03job\"\xac\x01\n" +
+	"\x03job\x18\x02 \x01(\tR\x03job\"\xde\x01\n" +
 	"\x11InventoryResponse\x12#\n" +
 	"\x04sets\x18\x01 \x03(\v2\x0f.ss.v1.ImageSetR\x04sets\x12$\n" +
 	"\x04cuts\x18\x02 \x03(\v2\x10.ss.v1.StoredCutR\x04cuts\x12%\n" +
 	"\x05usage\x18\x03 \x03(\v2\x0f.ss.v1.JobUsageR\x05usage\x12%\n" +
-	"\x06damage\x18\x04 \x03(\v2\r.ss.v1.DamageR\x06damage\"\x9c\x01\n" +
+	"\x06damage\x18\x04 \x03(\v2\r.ss.v1.DamageR\x06damage\x120\n" +
+	"\n" +
+	"tombstones\x18\x05 \x03(\v2\x10.ss.v1.StoredCutR\n" +
+	"tombstones\"\xb2\x01\n" +
 	"\bImageSet\x12!\n" +
 	"\x03key\x18\x01 \x01(\v2\x0f.ss.v1.ImageKeyR\x03key\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1c\n" +
 	"\tcommitted\x18\x03 \x01(\bR\tcommitted\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\x12!\n" +
-	"\fobject_bytes\x18\x05 \x01(\x03R\vobjectBytes\"U\n" +
+	"\fobject_bytes\x18\x05 \x01(\x03R\vobjectBytes\x12\x14\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"U\n" +
 	"\tStoredCut\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x1a\n" +
@@ -4774,181 +5044,188 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(RestoreStep)(0),              // 0: ss.v1.RestoreStep
 	(RestoreFate)(0),              // 1: ss.v1.RestoreFate
 	(*InfoRequest)(nil),           // 2: ss.v1.InfoRequest
-	(*InfoResponse)(nil),          // 3: ss.v1.InfoResponse
-	(*Damage)(nil),                // 4: ss.v1.Damage
-	(*Member)(nil),                // 5: ss.v1.Member
-	(*MembersRequest)(nil),        // 6: ss.v1.MembersRequest
-	(*MembersResponse)(nil),       // 7: ss.v1.MembersResponse
-	(*RunRequest)(nil),            // 8: ss.v1.RunRequest
-	(*RunResponse)(nil),           // 9: ss.v1.RunResponse
-	(*AttachRequest)(nil),         // 10: ss.v1.AttachRequest
-	(*AttachResponse)(nil),        // 11: ss.v1.AttachResponse
-	(*KillRequest)(nil),           // 12: ss.v1.KillRequest
-	(*KillResponse)(nil),          // 13: ss.v1.KillResponse
-	(*Key)(nil),                   // 14: ss.v1.Key
-	(*Participant)(nil),           // 15: ss.v1.Participant
-	(*End)(nil),                   // 16: ss.v1.End
-	(*MarkerMessage)(nil),         // 17: ss.v1.MarkerMessage
-	(*SnapshotRequest)(nil),       // 18: ss.v1.SnapshotRequest
-	(*SnapshotOpen)(nil),          // 19: ss.v1.SnapshotOpen
-	(*SnapshotResponse)(nil),      // 20: ss.v1.SnapshotResponse
-	(*Progress)(nil),              // 21: ss.v1.Progress
-	(*HostReport)(nil),            // 22: ss.v1.HostReport
-	(*MemberReport)(nil),          // 23: ss.v1.MemberReport
-	(*PhaseTiming)(nil),           // 24: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 25: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 26: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 27: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 28: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 29: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 30: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 31: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 32: ss.v1.RestoreRequest
-	(*RestorePlan)(nil),           // 33: ss.v1.RestorePlan
-	(*RestorePart)(nil),           // 34: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 35: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 36: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 37: ss.v1.Failure
-	(*DeliverRequest)(nil),        // 38: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 39: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 40: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 41: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 42: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 43: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 44: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 45: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 46: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 47: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 48: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 49: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 50: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 51: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 52: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 53: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 54: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 55: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 56: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 57: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 58: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 59: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 60: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 61: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 62: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 63: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 64: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 65: ss.v1.ImportImagesResponse
-	(*RestoreFateRequest)(nil),    // 66: ss.v1.RestoreFateRequest
-	(*RestoreFateResponse)(nil),   // 67: ss.v1.RestoreFateResponse
+	(*CatalogueMark)(nil),         // 3: ss.v1.CatalogueMark
+	(*SetAside)(nil),              // 4: ss.v1.SetAside
+	(*InfoResponse)(nil),          // 5: ss.v1.InfoResponse
+	(*Damage)(nil),                // 6: ss.v1.Damage
+	(*Member)(nil),                // 7: ss.v1.Member
+	(*MembersRequest)(nil),        // 8: ss.v1.MembersRequest
+	(*MembersResponse)(nil),       // 9: ss.v1.MembersResponse
+	(*RunRequest)(nil),            // 10: ss.v1.RunRequest
+	(*RunResponse)(nil),           // 11: ss.v1.RunResponse
+	(*AttachRequest)(nil),         // 12: ss.v1.AttachRequest
+	(*AttachResponse)(nil),        // 13: ss.v1.AttachResponse
+	(*KillRequest)(nil),           // 14: ss.v1.KillRequest
+	(*KillResponse)(nil),          // 15: ss.v1.KillResponse
+	(*Key)(nil),                   // 16: ss.v1.Key
+	(*Participant)(nil),           // 17: ss.v1.Participant
+	(*End)(nil),                   // 18: ss.v1.End
+	(*MarkerMessage)(nil),         // 19: ss.v1.MarkerMessage
+	(*SnapshotRequest)(nil),       // 20: ss.v1.SnapshotRequest
+	(*SnapshotOpen)(nil),          // 21: ss.v1.SnapshotOpen
+	(*SnapshotResponse)(nil),      // 22: ss.v1.SnapshotResponse
+	(*Progress)(nil),              // 23: ss.v1.Progress
+	(*HostReport)(nil),            // 24: ss.v1.HostReport
+	(*MemberReport)(nil),          // 25: ss.v1.MemberReport
+	(*PhaseTiming)(nil),           // 26: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 27: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 28: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 29: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 30: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 31: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 32: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 33: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 34: ss.v1.RestoreRequest
+	(*RestorePlan)(nil),           // 35: ss.v1.RestorePlan
+	(*RestorePart)(nil),           // 36: ss.v1.RestorePart
+	(*AddrMove)(nil),              // 37: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 38: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 39: ss.v1.Failure
+	(*DeliverRequest)(nil),        // 40: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 41: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 42: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 43: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 44: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 45: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 46: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 47: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 48: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 49: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 50: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 51: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 52: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 53: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 54: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 55: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 56: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 57: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 58: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 59: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 60: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 61: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 62: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 63: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 64: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 65: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 66: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 67: ss.v1.ImportImagesResponse
+	(*RestoreFateRequest)(nil),    // 68: ss.v1.RestoreFateRequest
+	(*RestoreFateResponse)(nil),   // 69: ss.v1.RestoreFateResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
-	25, // 0: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
-	4,  // 1: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
-	5,  // 2: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
-	5,  // 3: ss.v1.RunResponse.member:type_name -> ss.v1.Member
-	5,  // 4: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
-	14, // 5: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
-	16, // 6: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
-	19, // 7: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
-	17, // 8: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	14, // 9: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	15, // 10: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
-	15, // 11: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	17, // 12: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	21, // 13: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	22, // 14: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	37, // 15: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	23, // 16: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	24, // 17: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	5,  // 18: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	25, // 19: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	16, // 20: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	25, // 21: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	25, // 22: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	33, // 23: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	0,  // 24: ss.v1.RestoreRequest.step:type_name -> ss.v1.RestoreStep
-	14, // 25: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	34, // 26: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	35, // 27: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	15, // 28: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	5,  // 29: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	15, // 30: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	0,  // 31: ss.v1.RestoreResponse.step:type_name -> ss.v1.RestoreStep
-	37, // 32: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	17, // 33: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	25, // 34: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	50, // 35: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	51, // 36: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	52, // 37: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	4,  // 38: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	25, // 39: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	25, // 40: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	15, // 41: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	25, // 42: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	25, // 43: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	15, // 44: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	64, // 45: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	63, // 46: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	25, // 47: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	15, // 48: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	1,  // 49: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
-	2,  // 50: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	6,  // 51: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	8,  // 52: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	10, // 53: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	12, // 54: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	18, // 55: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	32, // 56: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	26, // 57: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	28, // 58: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	30, // 59: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	48, // 60: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	53, // 61: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	55, // 62: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	57, // 63: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	59, // 64: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	61, // 65: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	62, // 66: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	38, // 67: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	40, // 68: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	46, // 69: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	42, // 70: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	43, // 71: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	45, // 72: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	66, // 73: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
-	3,  // 74: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	7,  // 75: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	9,  // 76: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	11, // 77: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	13, // 78: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	20, // 79: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	36, // 80: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	27, // 81: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	29, // 82: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	31, // 83: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	49, // 84: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	54, // 85: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	56, // 86: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	58, // 87: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	60, // 88: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	62, // 89: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	65, // 90: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	39, // 91: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	41, // 92: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	47, // 93: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	40, // 94: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	44, // 95: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	44, // 96: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	67, // 97: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
-	74, // [74:98] is the sub-list for method output_type
-	50, // [50:74] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	3,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
+	3,  // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
+	27, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	6,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
+	3,  // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
+	4,  // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
+	7,  // 6: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
+	7,  // 7: ss.v1.RunResponse.member:type_name -> ss.v1.Member
+	7,  // 8: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
+	16, // 9: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
+	18, // 10: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
+	21, // 11: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	19, // 12: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
+	16, // 13: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	17, // 14: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
+	17, // 15: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	19, // 16: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	23, // 17: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	24, // 18: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	39, // 19: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	25, // 20: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	26, // 21: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	7,  // 22: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	27, // 23: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	18, // 24: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	27, // 25: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	27, // 26: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	35, // 27: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	0,  // 28: ss.v1.RestoreRequest.step:type_name -> ss.v1.RestoreStep
+	16, // 29: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	36, // 30: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	37, // 31: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	17, // 32: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	7,  // 33: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	17, // 34: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	0,  // 35: ss.v1.RestoreResponse.step:type_name -> ss.v1.RestoreStep
+	39, // 36: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	19, // 37: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	27, // 38: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	52, // 39: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	53, // 40: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	54, // 41: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	6,  // 42: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	53, // 43: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	27, // 44: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	27, // 45: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	17, // 46: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	27, // 47: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	27, // 48: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	17, // 49: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	66, // 50: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	65, // 51: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	27, // 52: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	17, // 53: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	1,  // 54: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
+	2,  // 55: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	8,  // 56: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	10, // 57: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	12, // 58: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	14, // 59: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	20, // 60: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	34, // 61: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	28, // 62: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	30, // 63: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	32, // 64: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	50, // 65: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	55, // 66: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	57, // 67: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	59, // 68: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	61, // 69: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	63, // 70: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	64, // 71: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	40, // 72: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	42, // 73: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	48, // 74: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	44, // 75: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	45, // 76: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	47, // 77: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	68, // 78: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
+	5,  // 79: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	9,  // 80: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	11, // 81: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	13, // 82: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	15, // 83: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22, // 84: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	38, // 85: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	29, // 86: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	31, // 87: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	33, // 88: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	51, // 89: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	56, // 90: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	58, // 91: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	60, // 92: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	62, // 93: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	64, // 94: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	67, // 95: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	41, // 96: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	43, // 97: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	49, // 98: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	42, // 99: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	46, // 100: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	46, // 101: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	69, // 102: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
+	79, // [79:103] is the sub-list for method output_type
+	55, // [55:79] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -4956,21 +5233,21 @@ func file_ss_v1_ss_proto_init() {
 	if File_ss_v1_ss_proto != nil {
 		return
 	}
-	file_ss_v1_ss_proto_msgTypes[16].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[18].OneofWrappers = []any{
 		(*SnapshotRequest_Open)(nil),
 		(*SnapshotRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[18].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[20].OneofWrappers = []any{
 		(*SnapshotResponse_Message)(nil),
 		(*SnapshotResponse_Progress)(nil),
 		(*SnapshotResponse_Report)(nil),
 		(*SnapshotResponse_Failure)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[30].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[32].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Step)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[60].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[62].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -4981,7 +5258,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   66,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

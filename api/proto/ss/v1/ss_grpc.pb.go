@@ -64,7 +64,8 @@ type AgentClient interface {
 	Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RestoreRequest, RestoreResponse], error)
 	// VerifyImages reads every byte of an image set that this host, or a vault, holds, and the connections in it. Admin.
 	VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (*VerifyImagesResponse, error)
-	// RemoveImages removes a cut's image sets, and its manifest, from this host or from a vault. Admin.
+	// RemoveImages removes a snapshot's image sets, and its manifest, from this host or from a vault. What belongs to a cut goes with its
+	// tombstone only. Admin.
 	RemoveImages(ctx context.Context, in *RemoveImagesRequest, opts ...grpc.CallOption) (*RemoveImagesResponse, error)
 	// ResolveImages tells the outcome of attempts that this host holds images of and does not know the outcome of. Admin.
 	ResolveImages(ctx context.Context, in *ResolveImagesRequest, opts ...grpc.CallOption) (*ResolveImagesResponse, error)
@@ -304,7 +305,8 @@ type AgentServer interface {
 	Restore(grpc.BidiStreamingServer[RestoreRequest, RestoreResponse]) error
 	// VerifyImages reads every byte of an image set that this host, or a vault, holds, and the connections in it. Admin.
 	VerifyImages(context.Context, *VerifyImagesRequest) (*VerifyImagesResponse, error)
-	// RemoveImages removes a cut's image sets, and its manifest, from this host or from a vault. Admin.
+	// RemoveImages removes a snapshot's image sets, and its manifest, from this host or from a vault. What belongs to a cut goes with its
+	// tombstone only. Admin.
 	RemoveImages(context.Context, *RemoveImagesRequest) (*RemoveImagesResponse, error)
 	// ResolveImages tells the outcome of attempts that this host holds images of and does not know the outcome of. Admin.
 	ResolveImages(context.Context, *ResolveImagesRequest) (*ResolveImagesResponse, error)

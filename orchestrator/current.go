@@ -1,0 +1,91 @@
+package orchestrator
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"ss/fault"
+	"ss/store"
+	"ss/store/tombstone"
+)
+
+// Statements signs statements as an admin, and opens those of any admin of the cluster.
+type Statements interface {
+	tombstone.Signer
+	tombstone.Verifier
+}
+
+// Word is what ssctl tells an agent whenever it asks it something. The zero value tells nothing.
+type Word struct {
+	Mark    store.Mark   // the catalogue's generation
+	History []store.Mark // generations that the catalogue has had: an agent whose newest is none of them does not take Mark
+}
+
+// word is what there is to tell now.
+func (c *Cluster) word() (Word, error) {
+	mark, err := c.Catalogue.Mark()
+	if err != nil || mark.Generation == 0 {
+		return Word{}, err
+	}
+	return Word{Mark: mark}, nil
+}
+
+// greet asks a host for its state, and shows its agent the catalogue's generation. An agent whose newest generation this catalogue has had takes
+// the present one; one that knows a generation which this catalogue never had is ahead of it.
+func (c *Cluster) greet(ctx context.Context, h store.Host, word Word) HostStatus {
+	st := HostStatus{Host: h}
+	st.Info, st.Err = c.ask(ctx, h, word)
+	if st.Err != nil || st.Info.Catalogue.Generation == 0 || st.Info.Catalogue.Same(word.Mark) {
+		return st
+	}
+	seen := st.Info.Catalogue
+	had, err := c.Catalogue.HadMark(seen)
+	switch {
+	case err != nil:
+		st.Err = err
+	case !had:
+		st.Ahead = &seen
+	case seen.Generation < word.Mark.Generation:
+		word.History = append(word.History, seen)
+		st.Info, st.Err = c.ask(ctx, h, word)
+		if now := st.Info.Catalogue; st.Err == nil && now.Generation != 0 && !now.Same(word.Mark) {
+			if had, err := c.Catalogue.HadMark(now); err != nil || !had { // somebody came in between
+				st.Ahead, st.Err = &now, err
+			}
+		}
+	}
+	return st
+}
+
+// current refuses to go on with a catalogue that is not the newest: an older copy of it, put back, or one of two copies that are used at once. What
+// it does not know it must not remove, nor replace.
+func current(statuses []HostStatus) error {
+	for _, h := range statuses {
+		if h.Ahead != nil {
+			return &fault.Error{Kind: fault.Conflict, Err: fmt.Errorf("%s", aheadText(h)), Next: aheadNext}
+		}
+	}
+	return nil
+}
+
+const aheadNext = "use that other copy of the folder; or ssctl catalog rebuild --replace makes a catalogue of what hosts and vaults hold, and from then on no other copy counts"
+
+func aheadText(h HostStatus) string {
+	where := h.Ahead.Where
+	if where == "" {
+		where = "an unknown place"
+	}
+	return fmt.Sprintf("this catalogue is not the newest: %s has seen generation %d of it, made by %s at %s, which this copy never had; "+
+		"it is an older copy that was put back, or two copies are in use", h.Name, h.Ahead.Generation, where, h.Ahead.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
+}
+
+// tellAhead says, once in a command, that the catalogue is not the newest. Commands that change something stop for it; the others go on.
+func (c *Cluster) tellAhead(statuses []HostStatus) {
+	for _, h := range statuses {
+		if h.Ahead != nil {
+			c.aheadTold.Do(func() { c.notice("%s; %s", strings.TrimSpace(aheadText(h)), aheadNext) })
+			return
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package store
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// A catalogue has generations: the first change that a program makes to it makes the next one, with a number at random. Agents remember the
+// newest that they have seen. A catalogue that has had that one itself is current; one that has not is an older copy, or a copy that
+// went another way, and must not remove anything.
+
+// marksKept is how many generations a catalogue remembers to have had. An agent that has not been reached for longer is taken to be behind.
+const marksKept = 4096
+
+// RebuiltAhead is how far a catalogue that was made anew is ahead of all generations that agents know.
+const RebuiltAhead = 1 << 20
+
+// Mark is one generation of a catalogue.
+type Mark struct {
+	Generation uint64    `json:"generation"` // from 1 on; 0: none
+	Nonce      string    `json:"nonce"`      // 16 hex digits
+	Where      string    `json:"where"`      // machine and folder of the program that made it, for people
+	Time       time.Time `json:"time"`
+}
+
+// Same says whether two marks are of the same generation of the same catalogue.
+func (m Mark) Same(o Mark) bool { return m.Generation == o.Generation && m.Nonce == o.Nonce }
+
+func markKey(generation uint64) string { return fmt.Sprintf("%016x", generation) }
+
+// advance makes the next generation, once for a handle.
+func (c *Catalogue) advance(tx *bbolt.Tx) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mark.Generation != 0 {
+		return nil
+	}
+	newest, err := newestMark(tx)
+	if err != nil {
+		return err
+	}
+	m, err := c.nextMark(newest.Generation + 1)
+	if err != nil {
+		return err
+	}
+	if err := putMark(tx, m); err != nil {
+		return err
+	}
+	tx.OnCommit(func() { // after this has returned
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.mark = m
+	})
+	return nil
+}
+
+func (c *Catalogue) nextMark(generation uint64) (Mark, error) {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return Mark{}, fmt.Errorf("draw the catalogue's generation: %w", err)
+	}
+	return Mark{Generation: generation, Nonce: hex.EncodeToString(b[:]), Where: c.Where, Time: now()}, nil
+}
+
+func putMark(tx *bbolt.Tx, m Mark) error {
+	if err := put(tx, bucketMarks, markKey(m.Generation), m); err != nil {
+		return err
+	}
+	b := tx.Bucket([]byte(bucketMarks))
+	for excess := b.Stats().KeyN - marksKept; excess > 0; excess-- {
+		first, _ := b.Cursor().First()
+		if err := b.Delete(first); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newestMark(tx *bbolt.Tx) (m Mark, err error) {
+	b := tx.Bucket([]byte(bucketMarks))
+	if b == nil {
+		return Mark{}, nil
+	}
+	k, data := b.Cursor().Last()
+	if k == nil {
+		return Mark{}, nil
+	}
+	return m, decode(bucketMarks, string(k), data, &m)
+}
+
+// Mark is the catalogue's newest generation; zero of one that an older program made and nobody has changed since.
+func (c *Catalogue) Mark() (m Mark, err error) {
+	err = c.view(func(tx *bbolt.Tx) error {
+		m, err = newestMark(tx)
+		return err
+	})
+	return m, err
+}
+
+// HadMark says whether this catalogue has had a generation itself, or one so old that it does not remember.
+func (c *Catalogue) HadMark(m Mark) (had bool, err error) {
+	err = c.view(func(tx *bbolt.Tx) error {
+		own, ok, err := get[Mark](tx, bucketMarks, markKey(m.Generation))
+		if err != nil {
+			return err
+		}
+		b := tx.Bucket([]byte(bucketMarks))
+		if b == nil {
+			return nil
+		}
+		first, _ := b.Cursor().First()
+		had = ok && own.Same(m) || first != nil && markKey(m.Generation) < string(first)
+		return nil
+	})
+	return had, err
+}
