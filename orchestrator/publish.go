@@ -126,7 +126,7 @@ func outOf(names []string, name string) int {
 // resolve tells hosts the outcome of attempts that they hold images of and do not know the end of: an
 // ssctl died before it could say so.
 func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
-	if current(hosts) != nil {
+	if slices.ContainsFunc(hosts, func(h HostStatus) bool { return h.Ahead != nil }) {
 		return nil // what it has not heard of may be a cut, and what it has may be gone
 	}
 	attempts, err := c.Catalogue.Attempts()
