@@ -17,28 +17,39 @@ import (
 )
 
 // Freeze returns when every task of m stands still, and none of them between vfork(2) and exec: CRIU
-// can't dump that. When that does not come to pass before ctx is done, m runs again and the error
-// names what does not stand still.
+// can't dump that. Threads that wait in system calls are then such that CRIU does not interrupt them (package waits). When that does not come to pass
+// before ctx is done, m runs again and the error names what does not stand still.
 func (g *Manager) Freeze(ctx context.Context, m agent.Member) error {
 	gr, err := g.existing(m)
 	if err != nil {
 		return fmt.Errorf("freeze %s/%s: %w", m.Job, m.Name, err)
 	}
+	seen, keep := g.observe(m, gr)
 	if err := gr.freezeWhole(ctx); err != nil {
 		stuck := gr.stuck()
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		return errors.Join(fmt.Errorf("freeze %s/%s: %w%s", m.Job, m.Name, err, stuck), gr.thaw(undo))
 	}
+	if !keep {
+		return nil
+	}
+	if err := g.keepWaits(ctx, m, gr, seen); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return errors.Join(fmt.Errorf("freeze %s/%s: %w", m.Job, m.Name, err), g.Thaw(undo, m))
+	}
 	return nil
 }
 
-// Thaw lets m run. Thawing a running or an ended member is no error.
+// Thaw lets m run, with its threads in the system calls that they waited in. Thawing a running or an ended member is no error.
 func (g *Manager) Thaw(ctx context.Context, m agent.Member) error {
 	if err := checkNames(m); err != nil {
 		return err
 	}
-	if err := g.cg.group(m.Job, m.Name).thaw(ctx); err != nil {
+	gr := g.cg.group(m.Job, m.Name)
+	// Whatever has become of the waits, the member runs.
+	if err := errors.Join(g.giveBackWaits(m, gr), gr.thaw(ctx)); err != nil {
 		return fmt.Errorf("thaw %s/%s: %w", m.Job, m.Name, err)
 	}
 	return nil

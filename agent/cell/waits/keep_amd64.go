@@ -1,0 +1,310 @@
+package waits
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Keep gives the threads of frozen processes codes that CRIU takes back onto their calls. What they were about to return is in the store before the
+// first of them is changed. o is what was seen of them before they were frozen.
+func Keep(store Store, pids []int, o Observation) error {
+	unlock, err := store.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	last := store.Load()
+	threads, err := waiting(pids, last)
+	if err != nil {
+		return err
+	}
+	now := monotonic()
+	return trace(slices.Collect(keys(threads)), func(t *tracer) error {
+		rec := Record{Boot: bootID()}
+		regs := map[int]registers{}
+		for _, tid := range t.held {
+			c, r, ok, err := look(threads[tid], tid, last)
+			if gone(err) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			c.plan(&r, o, now)
+			regs[tid] = r
+			rec.Calls = append(rec.Calls, c)
+		}
+		if err := store.save(rec); err != nil {
+			return err
+		}
+		var errs []error
+		for _, c := range rec.Calls {
+			if c.Kept != 0 {
+				errs = append(errs, regs[c.Tid].set(c.Tid))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// waiting finds the threads of frozen processes that stand in a system call which CRIU, or a signal, would treat wrongly, or may be on their way back onto
+// one, by tid; the value is the process.
+func waiting(pids []int, last Record) (map[int]int, error) {
+	out, before := map[int]int{}, map[int]bool{}
+	for _, c := range last.Calls {
+		before[c.Tid] = true
+	}
+	for _, pid := range pids {
+		all, err := tasks(pid)
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, tid := range all {
+			s, ok, err := sysOf(pid, tid)
+			if err != nil && !gone(err) {
+				return nil, err
+			}
+			if err == nil && (ok && !idle(s.nr, s.args) || !ok && before[tid]) {
+				out[tid] = pid
+			}
+		}
+	}
+	return out, nil
+}
+
+func keys(m map[int]int) func(yield func(int) bool) {
+	return func(yield func(int) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// look reads the call that a stopped thread stands in. ok is false where it is none that was interrupted.
+func look(pid, tid int, last Record) (c Call, r registers, ok bool, err error) {
+	if r, err = registersOf(tid); err != nil {
+		return c, r, false, err
+	}
+	if r.native() && r.nr() < 0 && r.code() == restartSyscallNr && isSyscall(pid, r.Rip) {
+		// The kernel has taken it back to the instruction, which it has not come to yet: as if it had just been interrupted there.
+		r.Rip += syscallLen
+		r.setCall(restartSyscallNr, restartByBlock, r.args())
+	}
+	if !r.native() || r.nr() < 0 || !interrupted(r.code()) || !isSyscall(pid, r.Rip-syscallLen) {
+		return c, r, false, nil
+	}
+	c = Call{Pid: pid, Tid: tid, Nr: r.nr(), Code: r.code(), Args: r.args(), IP: r.Rip, SP: r.Rsp}
+	if c.Start, _, err = startOf(pid, tid); err != nil {
+		return c, r, false, err
+	}
+	s, err := statusOf(pid, tid)
+	if err != nil {
+		return c, r, false, err
+	}
+	c.Inner = s.inner
+	if was, ok := last.find(c.Tid, c.Start); ok && was.IP == c.IP && was.SP == c.SP && was.Set == c.Args {
+		c.Was, c.Signed = was.Deadline, was.Signed && c.Nr == was.Nr && was.Deadline != 0
+		if c.Nr == restartSyscallNr { // which does not say what it restarts
+			c.Nr, c.again = was.Nr, true
+		}
+	}
+	if c.Nr == restartSyscallNr {
+		c.Nr = numberBefore(pid, c.IP-syscallLen)
+	}
+	return c, r, true, nil
+}
+
+func interrupted(code int) bool {
+	return code == eintr || code == restartByBlock || code <= restartSys && code >= restartNoHand
+}
+
+// plan says what becomes of the call, and puts it into r.
+func (c *Call) plan(r *registers, o Observation, now time.Duration) {
+	f := formOf(c.Nr, c.Args)
+	switch {
+	case c.Code == restartByBlock:
+	case c.Code == restartNoHand && c.Signed: // it has not come to run since it was given that back
+	case c.Code == eintr && f.eintr && (!f.socket || isSocket(c.Pid, int(int32(c.Args[0])))):
+	case c.Code == restartNoHand && f.updates:
+		if f.timed(c.Args) {
+			c.Deadline, _ = c.deadline(f, o, now)
+		}
+		return
+	default:
+		return // CRIU and the kernel know what to do; or nobody knows which call it is
+	}
+	c.Kept = restartNoHand
+	args := c.Args
+	if f.timed(c.Args) {
+		if end, ok := c.deadline(f, o, now); ok {
+			c.Deadline = end
+			if _, written := c.written(f); !written {
+				args = c.shortened(f, max(0, end-now))
+			}
+		}
+	}
+	r.setCall(c.Nr, c.Kept, args)
+}
+
+// written is where the kernel has written what is left of the wait, if the call reads its timeout there when it is made once more. The program knows that
+// this memory changes.
+func (c *Call) written(f form) (at uint64, ok bool) {
+	switch {
+	case f.updates && c.Code == restartNoHand:
+		return c.Args[f.arg], true
+	case f.rest != 0 && c.Args[f.rest] == c.Args[f.arg] && c.Code == restartByBlock: // sleep(3)
+		return c.Args[f.arg], true
+	}
+	return 0, false
+}
+
+// thawSlack is how much later than its thaw a thread comes to run, on a busy host.
+const thawSlack = 100 * time.Millisecond
+
+// deadline is when a call's wait ends. ok is false where that is not known. now is a time after the freeze.
+func (c *Call) deadline(f form, o Observation, now time.Duration) (end time.Duration, ok bool) {
+	if c.Signed {
+		return c.Was, true
+	}
+	left, err := c.left(f, o, now)
+	if err != nil {
+		return 0, false
+	}
+	// What the kernel has written was so at some time between the observation and now, and the thread came to run some time after the last thaw: it
+	// is the wait of an earlier freeze if that fits.
+	end = now + left
+	if c.Was != 0 && c.Was <= end && end-c.Was <= now-o.at+thawSlack {
+		end = c.Was
+	}
+	return end, true
+}
+
+// left is how much of its wait a call still had before it when it was frozen, or somewhat more.
+func (c *Call) left(f form, o Observation, now time.Duration) (time.Duration, error) {
+	if at, ok := c.written(f); ok {
+		return timeAt(c.Pid, f.timeout, at)
+	}
+	if f.rest != 0 && c.Args[f.rest] != 0 && c.Code == restartByBlock {
+		if left, err := timeAt(c.Pid, f.timeout, c.Args[f.rest]); err == nil {
+			return left, nil // the kernel has written it there
+		}
+	}
+	whole, err := c.whole(f)
+	if err == nil && c.Was > now && c.Was <= now+whole && c.again {
+		return c.Was - now, nil
+	}
+	return max(0, whole-o.elapsed(c.Pid, c.Tid, c.Start, now)), err
+}
+
+// whole is the timeout that a call was given.
+func (c *Call) whole(f form) (time.Duration, error) {
+	if f.timeout == millis {
+		return time.Duration(int32(c.Args[f.arg])) * time.Millisecond, nil
+	}
+	return timeAt(c.Pid, f.timeout, c.Args[f.arg])
+}
+
+// shortened returns the arguments of a call with what is left of its timeout. A timeout in memory is the program's own: what is left is written below the
+// stack's red zone. Where that cannot be, the wait has its whole length once more.
+func (c *Call) shortened(f form, left time.Duration) [6]uint64 {
+	args := c.Args
+	if f.timeout == millis {
+		args[f.arg] = uint64(min((left+time.Millisecond-1)/time.Millisecond, math.MaxInt32))
+		return args
+	}
+	if at := scratch(c.SP); putTime(c.Pid, f.timeout, at, left) == nil {
+		args[f.arg] = at
+	}
+	return args
+}
+
+func isSocket(pid, fd int) bool {
+	link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
+	return err == nil && strings.HasPrefix(link, "socket:")
+}
+
+// GiveBack gives the threads of a frozen member the codes again that they had before Keep, wherever CRIU has left them. It may be called more than once, and
+// where Keep was not. pids are the member's processes.
+func GiveBack(store Store, pids []int) error {
+	unlock, err := store.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec := store.Load()
+	if rec.Given || len(rec.Calls) == 0 {
+		return nil
+	}
+	calls := map[int]Call{}
+	if rec.Boot == bootID() {
+		for _, c := range rec.Calls {
+			if start, _, err := startOf(c.Pid, c.Tid); err == nil && start == c.Start && slices.Contains(pids, c.Pid) {
+				calls[c.Tid] = c
+			}
+		}
+	}
+	tids := make([]int, 0, len(calls))
+	for tid := range calls {
+		tids = append(tids, tid)
+	}
+	now := monotonic()
+	rec = Record{Boot: rec.Boot, Given: true}
+	err = trace(tids, func(t *tracer) error {
+		var errs []error
+		for _, tid := range t.held {
+			c := calls[tid]
+			if err := c.giveBack(now); err != nil && !gone(err) {
+				errs = append(errs, err)
+			}
+			rec.Calls = append(rec.Calls, c)
+		}
+		return errors.Join(errs...)
+	})
+	return errors.Join(err, store.save(rec))
+}
+
+// giveBack puts one stopped thread back.
+func (c *Call) giveBack(now time.Duration) error {
+	r, err := registersOf(c.Tid)
+	if err != nil {
+		return err
+	}
+	code := c.Code
+	if c.Kept != 0 {
+		code = c.Kept
+	}
+	untouched := r.Rip == c.IP && r.code() == code
+	rewound := r.Rip == c.IP-syscallLen && r.code() == c.Nr
+	if !r.native() || r.Rsp != c.SP || !untouched && !rewound {
+		return nil // it is elsewhere: CRIU died while its code ran in the thread
+	}
+	c.Set = c.Args
+	if c.Code == restartByBlock && (untouched || c.Tid != c.Pid) {
+		// The kernel still remembers the wait. It forgets that of a leader, in which CRIU's code ends with sigreturn(2).
+		code = c.Code
+	} else if f := formOf(c.Nr, c.Args); c.Deadline != 0 && f.timed(c.Args) {
+		left := max(0, c.Deadline-now)
+		if at, ok := c.written(f); !ok {
+			c.Set = c.shortened(f, left)
+			c.Signed = c.Signed || c.Set != c.Args
+		} else if err := putTime(c.Pid, f.timeout, at, left); err != nil {
+			return fmt.Errorf("write what is left of the wait of thread %d: %w", c.Tid, err)
+		}
+	}
+	r.Rip = c.IP // CRIU takes a thread back to the instruction that made the call
+	r.setCall(c.Nr, code, c.Set)
+	return r.set(c.Tid)
+}

@@ -1,0 +1,109 @@
+package waits
+
+import (
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sight is a thread that was seen to sleep in a call with a timeout.
+type sight struct {
+	start  uint64
+	sleeps uint64        // how often it had gone to sleep
+	since  time.Duration // at the latest, on CLOCK_MONOTONIC
+}
+
+// Observation says since when threads wait. The zero value knows of none.
+type Observation struct {
+	seen map[int]sight
+	at   time.Duration // when it was made, on CLOCK_MONOTONIC
+}
+
+// Observe looks at the threads of running processes. What cannot be known is left out: such a wait is taken to begin when it is
+// frozen, so that no wait ends before its time. To be called right before the freeze; it takes some 10 µs a thread.
+func Observe(pids []int) Observation {
+	o := Observation{seen: map[int]sight{}}
+	zeros := map[int]time.Duration{}
+	for _, pid := range pids {
+		all, err := tasks(pid)
+		if err != nil {
+			continue
+		}
+		for _, tid := range all {
+			s, ok, err := sysOf(pid, tid)
+			if err != nil || !ok || s.nr != restartSyscallNr && !formOf(s.nr, s.args).timed(s.args) {
+				continue
+			}
+			ran, sleeps, err := scheduled(pid, tid)
+			if err != nil {
+				continue
+			}
+			start, cpu, err := startOf(pid, tid)
+			if err != nil {
+				continue
+			}
+			zero, known := zeros[cpu]
+			if !known {
+				zero = schedulerZero(cpu)
+				zeros[cpu] = zero
+			}
+			if zero != 0 {
+				o.seen[tid] = sight{start: start, sleeps: sleeps, since: ran + zero}
+			}
+		}
+	}
+	o.at = monotonic()
+	return o
+}
+
+// monotonic is the time on CLOCK_MONOTONIC, which the kernel measures waits by.
+func monotonic() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
+
+// schedulerZero is what CLOCK_MONOTONIC shows where the clock of a processor's scheduler shows 0, as of now, or somewhat more. That clock stands
+// while a hypervisor or interrupts have the processor, so the difference grows: what was asleep before began its sleep earlier than
+// this difference says, never later. 0: unknown.
+func schedulerZero(cpu int) time.Duration {
+	found := make(chan time.Duration)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread, bound to the processor, ends with the goroutine
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -10)
+		var set unix.CPUSet
+		set.Set(cpu)
+		if unix.SchedSetaffinity(0, &set) != nil {
+			found <- 0
+			return
+		}
+		// It begins to run after a sleep, and its clock is read then.
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: 1000}, nil)
+		ran, _, err := scheduled(unix.Getpid(), unix.Gettid())
+		if err != nil {
+			found <- 0
+			return
+		}
+		found <- monotonic() - ran // after it was read: too much, if anything
+	}()
+	return <-found
+}
+
+// elapsed is how long a thread that its tracer holds has waited in its call, at the least: 0 if it has done anything since it was observed.
+func (o Observation) elapsed(pid, tid int, start uint64, now time.Duration) time.Duration {
+	seen, ok := o.seen[tid]
+	if !ok || seen.start != start {
+		return 0
+	}
+	// The freezer woke it and it went to sleep there; then the tracer did. Neither more nor less.
+	_, sleeps, err := scheduled(pid, tid)
+	if err != nil || sleeps != seen.sleeps+2 {
+		return 0
+	}
+	// The two clocks may run apart by 500 parts in a million (adjtimex(2)).
+	waited := now - seen.since
+	return max(0, waited-waited/2000)
+}

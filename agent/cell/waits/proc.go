@@ -1,0 +1,157 @@
+package waits
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// sysState is what /proc/PID/task/TID/syscall says of a thread that sleeps in a system call.
+type sysState struct {
+	nr     int
+	args   [6]uint64
+	sp, ip uint64
+}
+
+// taskFile reads a file of a thread.
+func taskFile(pid, tid int, name string) ([]byte, error) {
+	return os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + strconv.Itoa(tid) + "/" + name)
+}
+
+// tasks lists the threads of a process.
+func tasks(pid int) ([]int, error) {
+	d, err := os.Open("/proc/" + strconv.Itoa(pid) + "/task")
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list the threads of process %d: %w", pid, err)
+	}
+	out := make([]int, 0, len(names))
+	for _, n := range names {
+		if tid, err := strconv.Atoi(n); err == nil {
+			out = append(out, tid)
+		}
+	}
+	return out, nil
+}
+
+// sysOf reads which system call a thread is in. ok is false where it is in none.
+func sysOf(pid, tid int) (s sysState, ok bool, err error) {
+	text, err := taskFile(pid, tid, "syscall")
+	if err != nil {
+		return s, false, err
+	}
+	// The number, six arguments, stack pointer and program counter; or -1 and the latter two; or "running".
+	f := bytes.Fields(text)
+	if len(f) != 9 {
+		return s, false, nil
+	}
+	if s.nr, err = strconv.Atoi(string(f[0])); err != nil {
+		return s, false, fmt.Errorf("parse /proc/%d/task/%d/syscall: %w", pid, tid, err)
+	}
+	var errs []error
+	number := func(text []byte) uint64 {
+		n, err := strconv.ParseUint(strings.TrimPrefix(string(text), "0x"), 16, 64)
+		errs = append(errs, err)
+		return n
+	}
+	for i := range s.args {
+		s.args[i] = number(f[i+1])
+	}
+	s.sp, s.ip = number(f[7]), number(f[8])
+	return s, true, errors.Join(errs...)
+}
+
+// startOf is when the thread started, and the processor that it ran on last.
+func startOf(pid, tid int) (start uint64, cpu int, err error) {
+	text, err := taskFile(pid, tid, "stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	// The name, in parentheses, may hold anything; field 3 follows the last one.
+	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(f) < 37 {
+		return 0, 0, fmt.Errorf("parse /proc/%d/task/%d/stat: %d fields after the command", pid, tid, len(f))
+	}
+	start, err = strconv.ParseUint(f[19], 10, 64)
+	cpu, errCPU := strconv.Atoi(f[36])
+	return start, cpu, errors.Join(err, errCPU)
+}
+
+// scheduled is what /proc/PID/task/TID/sched says: when the thread last began to run, on the scheduler's clock, and how often it has gone
+// to sleep. Kernels built without it give an error.
+func scheduled(pid, tid int) (ran time.Duration, sleeps uint64, err error) {
+	text, err := taskFile(pid, tid, "sched")
+	if err != nil {
+		return 0, 0, err
+	}
+	found := 0
+	for line := range bytes.Lines(text) {
+		name, value, ok := bytes.Cut(line, []byte(":"))
+		if !ok {
+			continue
+		}
+		v := string(bytes.TrimSpace(value))
+		switch string(bytes.TrimSpace(name)) {
+		case "se.exec_start":
+			ms, ns, _ := strings.Cut(v, ".")
+			whole, errMs := strconv.ParseInt(ms, 10, 64)
+			part, errNs := strconv.ParseInt(ns, 10, 64)
+			if errors.Join(errMs, errNs) == nil && len(ns) == 6 {
+				ran = time.Duration(whole)*time.Millisecond + time.Duration(part)
+				found++
+			}
+		case "nr_voluntary_switches":
+			if sleeps, err = strconv.ParseUint(v, 10, 64); err == nil {
+				found++
+			}
+		}
+	}
+	if found != 2 || ran == 0 { // it is 0 while a thread that was woken moves to another processor
+		return 0, 0, fmt.Errorf("/proc/%d/task/%d/sched does not say when it ran", pid, tid)
+	}
+	return ran, sleeps, nil
+}
+
+// status is what is used of /proc/PID/task/TID/status.
+type status struct {
+	inner   int    // the thread in its own PID namespace
+	pending uint64 // signals for the thread or its process, bit n-1 for signal n
+	caught  uint64 // that have a handler
+}
+
+func statusOf(pid, tid int) (s status, err error) {
+	text, err := taskFile(pid, tid, "status")
+	if err != nil {
+		return s, err
+	}
+	for line := range bytes.Lines(text) {
+		name, value, _ := strings.Cut(string(line), ":")
+		fields := strings.Fields(value)
+		if len(fields) == 0 {
+			continue
+		}
+		last := fields[len(fields)-1]
+		switch name {
+		case "NSpid":
+			s.inner, err = strconv.Atoi(last)
+		case "SigPnd", "ShdPnd":
+			var set uint64
+			set, err = strconv.ParseUint(last, 16, 64)
+			s.pending |= set
+		case "SigCgt":
+			s.caught, err = strconv.ParseUint(last, 16, 64)
+		}
+		if err != nil {
+			return s, fmt.Errorf("parse /proc/%d/task/%d/status: %w", pid, tid, err)
+		}
+	}
+	return s, nil
+}

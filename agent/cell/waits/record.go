@@ -1,0 +1,122 @@
+package waits
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Call is a system call that a thread stood in when its member was frozen.
+type Call struct {
+	Pid   int    `json:"pid"`   // the thread's process, as this host sees it
+	Tid   int    `json:"tid"`   // the thread, as this host sees it
+	Inner int    `json:"inner"` // the thread in its own PID namespace
+	Start uint64 `json:"start"` // when the thread started, in clock ticks after boot: with Tid it names one thread for good
+
+	Nr   int       `json:"nr"`   // the call
+	Code int       `json:"code"` // what it was about to return: a negative error number, restart codes included
+	Args [6]uint64 `json:"args"`
+	IP   uint64    `json:"ip"` // after the instruction that made the call
+	SP   uint64    `json:"sp"`
+
+	Kept     int           `json:"kept,omitempty"`     // the code that Keep has set; 0: none
+	Deadline time.Duration `json:"deadline,omitempty"` // when a wait of some length ends, on CLOCK_MONOTONIC; 0: unknown, or never
+
+	// Set are the arguments that the thread was given back. Signed says that no program passes such, so that a call with the same ones, at the same
+	// place, is the same wait.
+	Set    [6]uint64 `json:"set"`
+	Signed bool      `json:"signed,omitempty"`
+
+	Was   time.Duration `json:"-"` // the deadline of the wait that the thread stood in, at the same place, when it was frozen before
+	again bool          // the kernel says that it is that wait
+}
+
+// Record is what Keep has found of one member, and what GiveBack needs.
+type Record struct {
+	Boot  string `json:"boot"` // the kernel's boot_id: threads of another boot are gone
+	Calls []Call `json:"calls"`
+	Given bool   `json:"given"` // GiveBack is through with it
+}
+
+// find returns the call that the thread stood in at the last freeze.
+func (r Record) find(tid int, start uint64) (Call, bool) {
+	for _, c := range r.Calls {
+		if c.Tid == tid && c.Start == start && r.Boot == bootID() {
+			return c, true
+		}
+	}
+	return Call{}, false
+}
+
+// Store is the file of a member's record. It is not synced: whom it speaks of does not outlive the kernel either.
+type Store struct{ Path string }
+
+// Load reads the record. Where there is none, or none that can be read, it is empty: the threads then go on as CRIU has left them.
+func (s Store) Load() Record {
+	var r Record
+	text, err := os.ReadFile(s.Path)
+	if err == nil && json.Unmarshal(text, &r) != nil {
+		return Record{}
+	}
+	return r
+}
+
+// Kept says whether threads have been changed by Keep and not been given back what they had.
+func (s Store) Kept() bool {
+	r := s.Load()
+	return len(r.Calls) > 0 && !r.Given && r.Boot == bootID()
+}
+
+func (s Store) save(r Record) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode what the threads wait in: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(s.Path), "."+filepath.Base(s.Path)+"-*")
+	if err != nil {
+		return fmt.Errorf("write what the threads wait in: %w", err)
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), s.Path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return fmt.Errorf("write what the threads wait in: %w", err)
+	}
+	return nil
+}
+
+// lock makes the caller the only one to change the member's threads: a watcher and the next agent may come at once.
+func (s Store) lock() (unlock func(), err error) {
+	f, err := os.OpenFile(s.Path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock what the threads wait in: %w", err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(fmt.Errorf("lock what the threads wait in: %w", err), f.Close())
+		}
+	}
+}
+
+func bootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+// gone says whether an error means that a thread has ended.
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
