@@ -62,12 +62,17 @@ programs: ## build the programs that tests take snapshots of
 install: build ## install the programs and the systemd unit below PREFIX
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib/systemd/system'
 	install -m 0755 bin/ssagent bin/ssctl '$(DESTDIR)$(PREFIX)/bin/'
+	install -D -m 0644 NOTICE '$(DESTDIR)$(PREFIX)/share/doc/ss/NOTICE'
 	sed 's|@bindir@|$(PREFIX)/bin|' packaging/ssagent.service.in > '$(DESTDIR)$(PREFIX)/lib/systemd/system/ssagent.service'
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## check format, vet, static analysis and import rules
 	@PATH="$$($(GO) env GOROOT)/bin:$$PATH" $(TOOLS)/golangci-lint run ./...
 	@echo 'PASS: lint'
+
+.PHONY: vuln
+vuln: $(TOOLS)/govulncheck ## compare what the programs call with the Go vulnerability database (needs to reach it, or GOVULNDB)
+	@scripts/vuln
 
 .PHONY: generate
 generate: $(TOOLS)/buf ## generate Go from the .proto files
@@ -79,6 +84,8 @@ generate: $(TOOLS)/buf ## generate Go from the .proto files
 $(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
 	@echo 'building golangci-lint (a few minutes, once)'
 	@$(GO) -C tools build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(TOOLS)/govulncheck: tools/go.mod tools/go.sum
+	@$(GO) -C tools build -o $@ golang.org/x/vuln/cmd/govulncheck
 $(TOOLS)/buf: tools/go.mod tools/go.sum
 	@echo 'building buf (a few minutes, once)'
 	@$(GO) -C tools build -o $@ github.com/bufbuild/buf/cmd/buf

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +15,7 @@ import (
 
 	"ss/fault"
 	"ss/marker"
+	"ss/names"
 	"ss/store/blob"
 	"ss/store/images"
 	"ss/store/tombstone"
@@ -88,8 +87,6 @@ type Agent struct {
 
 	background context.CancelFunc // ends what Close need not wait long for
 }
-
-var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // New makes an agent and undoes what an earlier one left unfinished: it rolls back attempts, removes
 // partial images and half-restored trees. When it returns, every member runs and every gate is open. The caller must Close it.
@@ -170,6 +167,7 @@ type Info struct {
 	Host      string
 	Kernel    string
 	Addrs     []netip.Addr
+	Networks  []netip.Prefix // each of Addrs with the length of its network's prefix
 	CRIU      string
 	CRIUError string
 	Gate      string
@@ -186,11 +184,11 @@ type InDoubt struct {
 
 // Info says who this host is and whether it can take part in a snapshot.
 func (a *Agent) Info(ctx context.Context) (Info, error) {
-	addrs, err := localAddrs()
+	networks, err := localNetworks()
 	if err != nil {
 		return Info{}, err
 	}
-	info := Info{Host: a.cfg.Host, Kernel: kernel(), Addrs: addrs, Gate: a.cfg.Gates.Mode()}
+	info := Info{Host: a.cfg.Host, Kernel: kernel(), Addrs: addrsOf(networks), Networks: networks, Gate: a.cfg.Gates.Mode()}
 	if info.CRIU, err = a.cfg.CRIU.Check(ctx); err != nil {
 		info.CRIUError = err.Error()
 	}
@@ -264,7 +262,7 @@ func (a *Agent) Members(ctx context.Context, job string) ([]MemberInfo, error) {
 	return out, nil
 }
 
-// Run starts a member of a job.
+// Run starts a member of a job under the name that the catalogue has drawn for it.
 func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 	if err := checkRun(m); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
@@ -274,7 +272,7 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 		return Member{}, a.fail("run", m.Job, err)
 	}
 	defer release()
-	if m.Name, err = a.nextName(ctx, m.Job); err != nil {
+	if err := a.vacant(ctx, m.Job, m.Name); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}
 	got, err := a.cfg.Cells.Start(ctx, m)
@@ -286,9 +284,10 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 }
 
 func checkRun(m Member) error {
+	if err := checkNames(m.Job, m.Name); err != nil {
+		return err
+	}
 	switch {
-	case !nameRE.MatchString(m.Job):
-		return fault.New(fault.Usage, fmt.Sprintf("%q is no job name", m.Job), "use letters, digits, dots, dashes and underscores, 64 at most")
 	case len(m.Command) == 0 || m.Command[0] == "":
 		return fault.New(fault.Usage, "no command", "give it after --")
 	}
@@ -305,18 +304,39 @@ func checkRun(m Member) error {
 	return nil
 }
 
-// Attach takes a running tree in.
-func (a *Agent) Attach(ctx context.Context, job string, pid int) (Member, error) {
-	if !nameRE.MatchString(job) {
-		return Member{}, a.fail("attach", job, fault.New(fault.Usage, fmt.Sprintf("%q is no job name", job), ""))
+// checkNames refuses a job or a member whose name cannot be one.
+func checkNames(job, member string) error {
+	for _, err := range []error{names.Check("job", job), names.Check("member", member)} {
+		if err != nil {
+			return &fault.Error{Kind: fault.Usage, Err: err}
+		}
+	}
+	return nil
+}
+
+// vacant refuses the name of a member that this host has, running or ended: the catalogue draws each name once.
+func (a *Agent) vacant(ctx context.Context, job, name string) error {
+	members, err := a.cfg.Cells.Members(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(members, func(m Member) bool { return m.Job == job && m.Name == name }) {
+		return fault.New(fault.Conflict, fmt.Sprintf("member %s is on this host already", name), "try again: the catalogue draws another name")
+	}
+	return nil
+}
+
+// Attach takes a running tree in, under the name that the catalogue has drawn for it.
+func (a *Agent) Attach(ctx context.Context, job, name string, pid int) (Member, error) {
+	if err := checkNames(job, name); err != nil {
+		return Member{}, a.fail("attach", job, err)
 	}
 	release, err := a.hold(job, "attach")
 	if err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
 	defer release()
-	name, err := a.nextName(ctx, job)
-	if err != nil {
+	if err := a.vacant(ctx, job, name); err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
 	m, err := a.cfg.Cells.Attach(ctx, Member{Job: job, Name: name, Pid: pid})
@@ -345,7 +365,7 @@ func (a *Agent) killMembers(ctx context.Context, job string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	var killed []string
 	var errs []error
 	for _, m := range members {
 		if m.Job != job {
@@ -355,9 +375,9 @@ func (a *Agent) killMembers(ctx context.Context, job string) ([]string, error) {
 			errs = append(errs, fmt.Errorf("kill %s: %w", m.Name, err))
 			continue
 		}
-		names = append(names, m.Name)
+		killed = append(killed, m.Name)
 	}
-	return names, errors.Join(errs...)
+	return killed, errors.Join(errs...)
 }
 
 func (a *Agent) endMember(ctx context.Context, m Member) error {
@@ -365,25 +385,6 @@ func (a *Agent) endMember(ctx context.Context, m Member) error {
 		return err
 	}
 	return a.cfg.Cells.Forget(ctx, m)
-}
-
-// nextName gives the next member its name. Numbers of a job's ended members are not given again.
-func (a *Agent) nextName(ctx context.Context, job string) (string, error) {
-	members, err := a.cfg.Cells.Members(ctx)
-	if err != nil {
-		return "", err
-	}
-	prefix, n := a.cfg.Host+"-", 0
-	for _, m := range members {
-		if m.Job != job || !strings.HasPrefix(m.Name, prefix) {
-			continue
-		}
-		var i int
-		if _, err := fmt.Sscanf(m.Name[len(prefix):], "%d", &i); err == nil {
-			n = max(n, i)
-		}
-	}
-	return fmt.Sprintf("%s%d", prefix, n+1), nil
 }
 
 // running lists the running members of a job.
@@ -417,27 +418,6 @@ func (a *Agent) hold(job, what string) (release func(), err error) {
 
 func (a *Agent) fail(op, job string, err error) error {
 	return &fault.Error{Op: op, Host: a.cfg.Host, Job: job, Err: err}
-}
-
-func localAddrs() ([]netip.Addr, error) {
-	ifs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("list this host's addresses: %w", err)
-	}
-	var out []netip.Addr
-	for _, ia := range ifs {
-		p, err := netip.ParsePrefix(ia.String())
-		if err != nil {
-			continue
-		}
-		addr := p.Addr().Unmap().WithZone("")
-		if addr.IsLoopback() || addr.IsLinkLocalUnicast() {
-			continue
-		}
-		out = append(out, addr)
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out), nil
 }
 
 func kernel() string {

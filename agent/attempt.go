@@ -8,6 +8,7 @@ import (
 
 	"ss/fault"
 	"ss/marker"
+	"ss/names"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -101,7 +102,7 @@ func (a *Agent) Join(open Open) (*Attempt, error) {
 // checkOpen refuses what would not be safe to work with: job and id become names of files, and this host must be among those
 // that take part.
 func (a *Agent) checkOpen(job, id string, participants []Participant) error {
-	if !nameRE.MatchString(job) || !nameRE.MatchString(id) {
+	if !names.Valid(job) || !names.Valid(id) {
 		return fault.New(fault.Usage, fmt.Sprintf("job %q, attempt %q: no names", job, id), "use an ssctl of the agent's version")
 	}
 	if !slices.ContainsFunc(participants, func(p Participant) bool { return p.Host == a.cfg.Host }) {

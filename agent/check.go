@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"debug/elf"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -26,10 +24,11 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	if _, err := r.a.cfg.CRIU.Check(ctx); err != nil {
 		faults = append(faults, err.Error())
 	}
-	local, err := localAddrs()
+	networks, err := interfacePrefixes()
 	if err != nil {
 		return nil, err
 	}
+	local := addrsOf(networks)
 	held, err := r.heldPorts(ctx)
 	if err != nil {
 		return nil, r.wrap("checking", err)
@@ -126,7 +125,7 @@ func (r *Restoration) checkMember(m Member, mm MemberMeta, local []netip.Addr, h
 	for _, c := range mm.Needs.Conns {
 		addr := r.moved(c.Local).Addr()
 		if !addr.IsLoopback() && !slices.Contains(local, addr) {
-			add("its connection with %s uses the address %s, which is not of this host: give --remap, or the host that address", c.Remote, addr)
+			add("its connection with %s uses the address %s, which is not of this host: give --remap-addr %s=ADDRESS, or this host that address", c.Remote, addr, c.Local.Addr())
 		}
 	}
 	return faults
@@ -152,7 +151,7 @@ func checkFile(f NeededFile) error {
 		return err
 	}
 	if f.BuildID != "" {
-		if id := buildID(f.Path); id != f.BuildID {
+		if id := BuildID(f.Path); id != f.BuildID {
 			return fmt.Errorf("%s is another build (build id %s, the images need %s); install the same package", f.Path, orNone(id), f.BuildID)
 		}
 	} else if f.Size > 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size != f.Size {
@@ -166,34 +165,6 @@ func orNone(s string) string {
 		return "none"
 	}
 	return s
-}
-
-// buildID reads the GNU build id note of an ELF file; "" if it has none.
-func buildID(path string) string {
-	file, err := files.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	f, err := elf.NewFile(file)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	s := f.Section(".note.gnu.build-id")
-	if s == nil {
-		return ""
-	}
-	b, err := s.Data()
-	if err != nil || len(b) < 16 {
-		return ""
-	}
-	// Elf64_Nhdr: name size, description size, type, then "GNU\0", then the id.
-	n := f.ByteOrder.Uint32(b[4:8])
-	if int(n) > len(b)-16 {
-		return ""
-	}
-	return hex.EncodeToString(b[16 : 16+n])
 }
 
 // canListen tries the port.

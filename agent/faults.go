@@ -5,6 +5,7 @@ import (
 	"io/fs"
 
 	"ss/fault"
+	"ss/names"
 	"ss/store/blob"
 	"ss/store/images"
 	"ss/store/pack"
@@ -43,7 +44,7 @@ func (a *Agent) imageFault(err error) error {
 
 // checkKey refuses what is no image set's name: its parts become names of files.
 func checkKey(key images.Key) error {
-	if !nameRE.MatchString(key.Job) || !nameRE.MatchString(key.Snapshot) || !nameRE.MatchString(key.Host) {
+	if !names.Valid(key.Job) || !names.Valid(key.Snapshot) || !names.Valid(key.Host) {
 		return fault.New(fault.Usage, "job \""+key.Job+"\", cut \""+key.Snapshot+"\", host \""+key.Host+"\": no names", "use an ssctl of the agent's version")
 	}
 	return nil

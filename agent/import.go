@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"ss/fault"
+	"ss/names"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -67,7 +68,7 @@ func (a *Agent) startImport(open ImportOpen) (*Import, error) {
 	}
 	members := map[string]bool{}
 	for name := range meta.Members {
-		if !nameRE.MatchString(name) {
+		if !names.Valid(name) {
 			return nil, badImport("%q is no member's name", name)
 		}
 		members[name] = true

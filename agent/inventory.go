@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"ss/fault"
+	"ss/names"
 	"ss/store/blob"
 	"ss/store/images"
 )
@@ -208,7 +209,7 @@ func (a *Agent) Collect(ctx context.Context, vault, job string, dry bool) (image
 	fail := func(err error) (images.Garbage, error) {
 		return images.Garbage{}, a.imageFault(err)
 	}
-	if job != "" && !nameRE.MatchString(job) || job == "" && vault != "" {
+	if job != "" && !names.Valid(job) || job == "" && vault != "" {
 		return fail(fault.New(fault.Usage, fmt.Sprintf("%q is no job name", job), "objects in a vault are collected job by job"))
 	}
 	if vault == "" {

@@ -13,6 +13,7 @@ import (
 	"ss/agent/files"
 	"ss/fault"
 	"ss/marker"
+	"ss/names"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -80,11 +81,11 @@ var errBackedOut = fault.New(fault.RolledBack, "this host has backed out of the 
 func (a *Agent) StartRestore(plan RestorePlan) (*Restoration, error) {
 	err := a.checkOpen(string(plan.Key.Job), plan.ID, plan.Participants)
 	for _, part := range plan.Parts {
-		if !nameRE.MatchString(part.Host) {
+		if !names.Valid(part.Host) {
 			err = fault.New(fault.Usage, fmt.Sprintf("%q is no host's name", part.Host), "")
 		}
 		for _, m := range part.Members {
-			if !nameRE.MatchString(m.Name) {
+			if !names.Valid(m.Name) {
 				err = fault.New(fault.Usage, fmt.Sprintf("%q is no member's name", m.Name), "")
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"ss/names"
 	"ss/store/images"
 )
 
@@ -106,7 +107,7 @@ func decodeHolders(manifest []byte, host string) (hosts []Participant, vaults []
 		}
 		vaults = part.Vaults
 		for _, p := range h.Hosts {
-			if slices.Contains(part.Copies, p.Name) && nameRE.MatchString(p.Name) {
+			if slices.Contains(part.Copies, p.Name) && names.Valid(p.Name) {
 				hosts = append(hosts, Participant{Host: p.Name, Endpoint: p.Addr})
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"ss/fault"
 	"ss/marker"
+	"ss/names"
 	"ss/store/images"
 	"ss/store/keys"
 	"ss/store/pack"
@@ -118,7 +119,7 @@ func metaOf(key images.Key, index pack.Index) (SetMeta, error) {
 		return SetMeta{}, fmt.Errorf("what the images of %s say of themselves: %w", key, err)
 	}
 	for name := range meta.Members {
-		if !nameRE.MatchString(name) {
+		if !names.Valid(name) {
 			return SetMeta{}, fmt.Errorf("the images of %s: %q is no member's name", key, name)
 		}
 	}

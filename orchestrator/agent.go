@@ -22,6 +22,7 @@ type HostInfo struct {
 	Version   string
 	Kernel    string
 	Addrs     []netip.Addr
+	Networks  []netip.Prefix // each of Addrs with the length of its network's prefix
 	CRIU      string
 	CRIUError string
 	Gate      string
@@ -58,6 +59,9 @@ type Member struct {
 	Frozen   bool
 }
 
+// stateRunning is the State of a member that lives.
+const stateRunning = "running"
+
 // Participant is a host that takes part, with its addresses.
 type Participant struct {
 	Host
@@ -69,8 +73,9 @@ type Agent interface {
 	// Info asks what the host is, and tells its agent what it should know of the catalogue.
 	Info(ctx context.Context, word Word) (HostInfo, error)
 	Members(ctx context.Context, job string) ([]Member, error)
+	// Run starts a member under the name that the catalogue has drawn. One of that name makes a fault.Conflict.
 	Run(ctx context.Context, m Member) (Member, error)
-	Attach(ctx context.Context, job string, pid int) (Member, error)
+	Attach(ctx context.Context, job, name string, pid int) (Member, error)
 	Kill(ctx context.Context, job string) ([]string, error)
 	ImageKeeper
 	// Snapshot opens the line for one attempt. It lives until ctx ends or Close.

@@ -2,7 +2,6 @@ package orchestrator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -127,31 +126,6 @@ func orNone(s string) string {
 	return s
 }
 
-// Run starts a member. The job comes into being with its first member.
-func (c *Cluster) Run(ctx context.Context, host string, m Member) (Member, error) {
-	return c.start(ctx, host, m.Job, func(ctx context.Context, a Agent) (Member, error) { return a.Run(ctx, m) })
-}
-
-// Attach takes a running tree in.
-func (c *Cluster) Attach(ctx context.Context, host, job string, pid int) (Member, error) {
-	return c.start(ctx, host, job, func(ctx context.Context, a Agent) (Member, error) { return a.Attach(ctx, job, pid) })
-}
-
-func (c *Cluster) start(ctx context.Context, host, job string, do func(context.Context, Agent) (Member, error)) (Member, error) {
-	_, a, err := c.host(host)
-	if err != nil {
-		return Member{}, err
-	}
-	m, err := do(ctx, a)
-	if err != nil {
-		return Member{}, err
-	}
-	if err := c.Catalogue.AddMember(job, host, m.Name); err != nil {
-		return Member{}, fmt.Errorf("member %s runs on %s, but the catalogue does not say so: %w", m.Name, host, err)
-	}
-	return m, nil
-}
-
 // Members lists the members of a job, or of all, on every host that answers; the others are named in missing.
 func (c *Cluster) Members(ctx context.Context, job string) (members []Member, missing map[string]error, err error) {
 	hosts, err := c.Catalogue.Hosts()
@@ -217,44 +191,4 @@ func (c *Cluster) membersOf(ctx context.Context, h store.Host, job string) ([]Me
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return a.Members(ctx, job)
-}
-
-// Kill ends a job on every host. It names the hosts that could not be asked.
-func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err error) {
-	j, err := c.Catalogue.Job(job)
-	if err != nil {
-		return nil, err
-	}
-	statuses, err := c.Hosts(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var hosts []store.Host
-	for _, h := range statuses {
-		if h.Err != nil && len(j.Placement[h.Name]) == 0 {
-			c.notice("%s does not answer; the catalogue knows of no member there", h.Name)
-			continue
-		}
-		hosts = append(hosts, h.Host)
-	}
-	return c.killOn(ctx, job, hosts)
-}
-
-func (c *Cluster) killOn(ctx context.Context, job string, hosts []store.Host) (killed []string, err error) {
-	errs := make([]error, len(hosts))
-	names := make([][]string, len(hosts))
-	var wg sync.WaitGroup
-	for i, h := range hosts {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			a, err := c.agent(h)
-			if err == nil {
-				names[i], err = a.Kill(ctx, job)
-			}
-			errs[i] = err
-		}()
-	}
-	wg.Wait()
-	return slices.Concat(names...), errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,9 +10,14 @@ import (
 	"ss/store"
 )
 
-// RemoveHost forgets a host that has no members. One that alone holds a part of a cut stays: nobody could restore it any more.
-func (c *Cluster) RemoveHost(name string) error {
-	if _, err := c.Catalogue.Host(name); err != nil {
+// RemoveHost forgets a host on which no member lives: on its own word, or where it does not answer, on the catalogue's. One that alone
+// holds a part of a cut stays: nobody could restore it any more.
+func (c *Cluster) RemoveHost(ctx context.Context, name string) error {
+	h, err := c.Catalogue.Host(name)
+	if err != nil {
+		return err
+	}
+	if err := c.deserted(ctx, h); err != nil {
 		return err
 	}
 	cuts, err := c.Catalogue.Cuts("")
@@ -23,6 +29,43 @@ func (c *Cluster) RemoveHost(name string) error {
 			"add hosts and run ssctl repair, or remove the cuts; if the host is gone for good, ssctl host rm "+name+" --lost")
 	}
 	return c.Catalogue.RemoveHost(name)
+}
+
+// deserted returns nil if no member lives on a host.
+func (c *Cluster) deserted(ctx context.Context, h store.Host) error {
+	members, err := c.membersOf(ctx, h, "")
+	if err != nil {
+		return c.desertedAsKnown(h.Name, err)
+	}
+	var living []string
+	for _, m := range members {
+		if m.State == stateRunning {
+			living = append(living, m.Job+"/"+m.Name)
+		}
+	}
+	if len(living) > 0 {
+		return fault.New(fault.Conflict, fmt.Sprintf("members live on host %s: %s", h.Name, strings.Join(living, ", ")), "kill their jobs, or restore them elsewhere, first")
+	}
+	return nil
+}
+
+// desertedAsKnown is deserted for a host that does not answer.
+func (c *Cluster) desertedAsKnown(host string, silence error) error {
+	jobs, err := c.Catalogue.Jobs()
+	if err != nil {
+		return err
+	}
+	var placed []string
+	for _, j := range jobs {
+		for _, p := range j.Placement[host] {
+			placed = append(placed, j.Name+"/"+p.Name)
+		}
+	}
+	if len(placed) > 0 {
+		return &fault.Error{Kind: fault.Conflict, Err: fmt.Errorf("host %s has %s, as far as is known, and does not answer: %w", host, strings.Join(placed, ", "), silence),
+			Next: "ask again when it does; if it is gone for good, ssctl host rm " + host + " --lost"}
+	}
+	return nil
 }
 
 // onlyOn lists the cuts of which a host is the only holder of a part.

@@ -172,7 +172,7 @@ func (im *importing) prepare(ctx context.Context) error {
 	_, err = im.c.Catalogue.Job(im.cut.Job)
 	if errors.Is(err, store.ErrNotFound) {
 		im.newJob = true
-		err = im.c.Catalogue.SetPlacement(im.cut.Job, map[string][]string{})
+		err = im.c.Catalogue.SetPlacement(im.cut.Job, nil)
 	}
 	if err != nil {
 		return err

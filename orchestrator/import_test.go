@@ -205,7 +205,7 @@ func TestImportThatFailsLeavesAnothersVaultAlone(t *testing.T) {
 	if err := os.WriteFile(path, whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := to.Catalogue.SetPlacement("ring", map[string][]string{}); err != nil {
+	if err := to.Catalogue.SetPlacement("ring", nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := to.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Vaults = []string{url}; return nil }); err != nil {

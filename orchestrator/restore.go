@@ -236,10 +236,25 @@ func (r *restore) backOut(ctx context.Context, err error) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
-	if silent := r.abort(ctx); len(silent) > 0 {
+	silent := r.abort(ctx)
+	if err := r.gone(silent); err != nil {
+		r.c.notice("the catalogue has members that have ended: %v", err)
+	}
+	if len(silent) > 0 {
 		f.Next = fmt.Sprintf("the job is stopped, but for what may be left on %s until an agent there can end it; its cut is untouched, restore it again then", strings.Join(silent, ", "))
 	}
 	return f
+}
+
+// gone takes the members of the hosts that have backed out off the catalogue.
+func (r *restore) gone(silent []string) error {
+	var stopped []string
+	for _, name := range slices.Concat(r.targets(), r.old) {
+		if !slices.Contains(silent, name) {
+			stopped = append(stopped, name)
+		}
+	}
+	return r.c.Catalogue.ClearHosts(r.plan.Cut.Job, stopped...)
 }
 
 // abort has every host end what it has of the job, and returns those that have not said that they did.
@@ -270,7 +285,7 @@ func (r *restore) abort(ctx context.Context) (silent []string) {
 // end ends the job's members on a host, once it has given up what it may still be at.
 func (r *restore) end(ctx context.Context, name string) error {
 	for {
-		_, err := r.c.killOn(ctx, r.plan.Cut.Job, []store.Host{r.hosts[name].Host})
+		err := r.c.killOn(ctx, r.plan.Cut.Job, []store.Host{r.hosts[name].Host})[0].err
 		if !fault.Is(err, fault.Conflict) {
 			return err
 		}
@@ -287,10 +302,10 @@ const askAgain = 50 * time.Millisecond
 
 // replace writes down where the members live now.
 func (r *restore) replace() error {
-	placement := map[string][]string{}
+	placement := map[string][]store.Placed{}
 	for _, p := range r.plan.Parts {
 		for _, m := range p.Members {
-			placement[p.To] = append(placement[p.To], m.Name)
+			placement[p.To] = append(placement[p.To], store.Placed{Name: m.Name})
 		}
 	}
 	return r.c.Catalogue.SetPlacement(r.plan.Cut.Job, placement)

@@ -18,6 +18,8 @@ type RestoreOptions struct {
 	Job    string // with "latest": of this job
 	Remap  map[string]string
 	DryRun bool
+	// RemapAddr says what becomes of an address of the cut where that does not follow from the networks of the target.
+	RemapAddr map[netip.Addr]netip.Addr
 }
 
 // RestorePlan says what a restore would do (R1), and all that stands in its way.
@@ -76,6 +78,9 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 			return nil, err
 		}
 	}
+	if err := r.planAddrs(opt.RemapAddr); err != nil {
+		return nil, err
+	}
 	return r, r.findOld(members, missing)
 }
 
@@ -124,65 +129,8 @@ func (r *restore) planPart(ch store.CutHost, to string) error {
 	if len(part.Sources)+len(part.Vaults) == 0 {
 		return fault.New(fault.Unreachable, fmt.Sprintf("no host that answers holds the images of %s (they are on %s)", ch.Host, strings.Join(ch.Copies, ", ")), "bring one of them back")
 	}
-	if err := r.move(ch, target); err != nil {
-		return err
-	}
 	r.plan.Parts = append(r.plan.Parts, part)
 	return nil
-}
-
-// move plans the addresses of one part. An address that the target has stays as it is.
-func (r *restore) move(ch store.CutHost, target HostStatus) error {
-	for _, s := range ch.Addrs {
-		from, err := netip.ParseAddr(s)
-		if err != nil {
-			return fmt.Errorf("address %q in the catalogue: %w", s, err)
-		}
-		if slices.Contains(target.Info.Addrs, from) {
-			continue
-		}
-		to, ok := nearest(from, target.Info.Addrs)
-		if !ok {
-			if r.uses(from) {
-				r.plan.Faults = append(r.plan.Faults, Fault{target.Name, fmt.Sprintf("it has no address of the family of %s, which %s's connections use", from, ch.Host)})
-			}
-			continue
-		}
-		r.plan.Moved[from] = to
-	}
-	return nil
-}
-
-// nearest is the address of the same family that has the longest prefix in common: the one on the same network.
-func nearest(from netip.Addr, to []netip.Addr) (best netip.Addr, ok bool) {
-	bits := -1
-	for _, a := range to {
-		if a.Is4() != from.Is4() {
-			continue
-		}
-		if n := commonBits(a, from); n > bits {
-			best, bits = a, n
-		}
-	}
-	return best, bits >= 0
-}
-
-func commonBits(a, b netip.Addr) int {
-	for n := a.BitLen(); n > 0; n-- {
-		p, err := a.Prefix(n)
-		if err == nil && p.Contains(b) {
-			return n
-		}
-	}
-	return 0
-}
-
-// uses tells whether a channel of the cut has the address.
-func (r *restore) uses(a netip.Addr) bool {
-	return slices.ContainsFunc(r.plan.Cut.Channels, func(ch store.CutChannel) bool {
-		ap, err := netip.ParseAddrPort(ch.FromAddr)
-		return err == nil && ap.Addr() == a
-	})
 }
 
 // targets are the hosts that get a part, each once.

@@ -74,6 +74,9 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 	for _, n := range outcome.Notes {
 		c.notice("%s", n)
 	}
+	if opt.Stop {
+		a.stopped(outcome)
+	}
 	// The cut exists, and the job runs. What comes now can be made up for later.
 	c.publish(ctx, a.cut, a.all)
 	c.retain(context.WithoutCancel(ctx), opt.Job, a.all)
@@ -374,6 +377,19 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 		})
 	}
 	return cut
+}
+
+// stopped takes the members that were ended with the cut off the catalogue. Of a host that has not said that it finished, they stay.
+func (a *attempt) stopped(outcome marker.Outcome) {
+	var done []string
+	for _, h := range a.hosts {
+		if !slices.Contains(outcome.Unknown, marker.HostID(h.Name)) {
+			done = append(done, h.Name)
+		}
+	}
+	if err := a.c.Catalogue.ClearHosts(a.opt.Job, done...); err != nil {
+		a.c.notice("the catalogue has members that have ended: %v", err)
+	}
 }
 
 // close hangs up.

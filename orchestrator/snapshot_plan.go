@@ -39,7 +39,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	}
 	running := map[string]bool{}
 	for _, m := range members {
-		if m.State == "running" {
+		if m.State == stateRunning {
 			running[m.Host] = true
 		}
 	}

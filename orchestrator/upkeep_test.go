@@ -168,7 +168,7 @@ func TestRepairMakesCopiesAfterALoss(t *testing.T) {
 		}
 	}
 	delete(f.hosts, "hostA")
-	if err := f.RemoveHost("hostA"); !errors.Is(err, store.ErrConflict) {
+	if err := f.RemoveHost(t.Context(), "hostA"); !fault.Is(err, fault.Conflict) {
 		t.Fatalf("it has members: %v", err)
 	}
 	if ids, err := f.LoseHost("hostA"); err != nil || !slices.Equal(ids, []string{cut.ID}) {

@@ -140,9 +140,12 @@ func TestHosts(t *testing.T) {
 		t.Fatal(diff)
 	}
 	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	wantErr(t, c.RemoveHost("hostA"), ErrConflict, "ring", "hostA-1")
-	check(t, c.RemoveMember("ring", "hostA", "hostA-1"))
 	check(t, c.RemoveHost("hostA"))
+	j, err := c.Job("ring")
+	check(t, err)
+	if len(j.Placement["hostA"]) != 0 {
+		t.Errorf("a host that is forgotten has members: %+v", j.Placement)
+	}
 	wantErr(t, c.RemoveHost("hostA"), ErrNotFound)
 	_, err = c.Host("hostA")
 	wantErr(t, err, ErrNotFound, `"hostA"`)
@@ -166,14 +169,14 @@ func TestJobs(t *testing.T) {
 	check(t, c.RemoveMember("ring", "hostB", "hostB-1"))
 	j, err := reopen(t, c).Job("ring")
 	check(t, err)
-	want := map[string][]string{"hostA": {"hostA-1", "hostA-2"}, "hostB": {}}
+	want := map[string][]Placed{"hostA": Running("hostA-1", "hostA-2"), "hostB": {}}
 	if diff := cmp.Diff(want, j.Placement); diff != "" {
 		t.Fatal(diff)
 	}
-	check(t, c.SetPlacement("ring", map[string][]string{"hostC": {"hostA-1", "hostA-2"}}))
+	check(t, c.SetPlacement("ring", map[string][]Placed{"hostC": Running("hostA-1", "hostA-2")}))
 	j, err = c.Job("ring")
 	check(t, err)
-	want = map[string][]string{"hostA": {}, "hostB": {}, "hostC": {"hostA-1", "hostA-2"}}
+	want = map[string][]Placed{"hostA": {}, "hostB": {}, "hostC": Running("hostA-1", "hostA-2")}
 	if diff := cmp.Diff(want, j.Placement); diff != "" {
 		t.Fatal(diff)
 	}

@@ -10,10 +10,9 @@ import (
 )
 
 const (
-	// cutFileSchema is the version of what is signed. The layer around it, which signedCut describes, stays as it is.
+	// cutFileSchema is the version of what is signed. The layer around it, which signedCut describes, stays as it is. What has
+	// schema 1 says less, and in the same form: nothing of members but their names, and not where an imported cut comes from.
 	cutFileSchema = 2
-	// plainCutFileSchema is that of a cut that was taken here. One that was imported says from where, which programs of schema 1 do not know.
-	plainCutFileSchema = 1
 	// cutFileDomain stands before what is signed, so that no signature of anything else can be taken for one of a cut.
 	cutFileDomain = "cut manifest\x00"
 	// maxCutFile bounds a cut's manifest, in bytes: those who keep it take no longer one. A cut of ten thousand channels has 4 MiB.
@@ -25,7 +24,7 @@ const (
 // catalogue that was made anew have none. A restore does not miss it, as processes have their environment in memory. Nothing in it is secret
 // but for what the members' own commands say.
 type CutFile struct {
-	Schema  int       `json:"schema"` // 1, or 2 of an imported cut; Encode sets it
+	Schema  int       `json:"schema"` // Encode takes the newest
 	Signed  time.Time `json:"signed"` // when; of two files of a cut the later counts. Zero: Encode takes the present
 	Cluster Cluster   `json:"cluster"`
 	Job     Job       `json:"job"`
@@ -55,6 +54,7 @@ type signedCut struct {
 
 // Encode returns the file's canonical form, signed: one line of JSON. What could not be decoded again makes the error wrap ErrInvalid.
 func (f CutFile) Encode(s Signer) ([]byte, error) {
+	f.Schema = cutFileSchema
 	payload, err := f.payload()
 	if err != nil {
 		return nil, fmt.Errorf("manifest of cut %s: %w", f.Cut.ID, err)
@@ -97,9 +97,7 @@ func (f CutFile) payload() ([]byte, error) {
 		f.Hosts[i].Added = f.Hosts[i].Added.Round(0).UTC()
 	}
 	f.Cut.Hosts = withoutEnv(f.Cut.Hosts)
-	f.Schema = plainCutFileSchema
 	if f.Cut.Imported != nil {
-		f.Schema = cutFileSchema
 		f.Cut.Imported = &Imported{From: f.Cut.Imported.From, Time: f.Cut.Imported.Time.Round(0).UTC()}
 	}
 	for _, t := range []*time.Time{&f.Signed, &f.Cluster.Created, &f.Job.Created, &f.Cut.Time} {
@@ -189,6 +187,9 @@ func (f CutFile) validate() error {
 		if i > 0 && h.Name <= f.Hosts[i-1].Name {
 			return fmt.Errorf("host %q after %q: %w", h.Name, f.Hosts[i-1].Name, ErrInvalid)
 		}
+	}
+	if f.Cut.Imported != nil && f.Schema < 2 {
+		return fmt.Errorf("schema %d knows no imported cuts: %w", f.Schema, ErrInvalid)
 	}
 	if f.Cut.Job != f.Job.Name || f.Cut.Epoch > f.Epoch {
 		return fmt.Errorf("cut of job %q, epoch %d, with job %q at %d: %w", f.Cut.Job, f.Cut.Epoch, f.Job.Name, f.Epoch, ErrInvalid)

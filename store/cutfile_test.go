@@ -57,10 +57,10 @@ func cutFile() CutFile {
 	cut.Hosts[0].Vaults = []string{"s3://bucket/prefix?a=b&c=<d>"}
 	cut.Hosts[0].Members[0].Env = nil
 	return CutFile{
-		Schema: 1, Signed: at.Add(time.Second),
+		Schema: 2, Signed: at.Add(time.Second),
 		Cluster: Cluster{ID: "abc", Created: at.Add(-time.Hour), Recipients: []string{"age1x"}, Vaults: []string{"file:///v"}},
 		Job: Job{
-			Name: "ring", Created: at.Add(-time.Minute), Placement: map[string][]string{"hostA": {"hostA-1"}, "hostB": {}},
+			Name: "ring", Created: at.Add(-time.Minute), Placement: map[string][]Placed{"hostA": Running("hostA-1"), "hostB": {}},
 			Policy: Policy{Copies: 3, Vaults: []string{}, Keep: Keep{Last: 5}}, Key: "-----BEGIN AGE…", KeyID: "0123456789abcdef", Epoch: 9,
 		},
 		Epoch: 9,
@@ -73,7 +73,7 @@ func TestCutFile(t *testing.T) {
 	want, a := cutFile(), admin(t)
 	data, err := want.Encode(a)
 	check(t, err)
-	if bytes.Count(data, []byte("\n")) != 1 || data[len(data)-1] != '\n' || !bytes.HasPrefix(data, []byte(`{"cut":{"schema":1,"signed":"2026-11-22T10:45:02.113Z","cluster":{`)) {
+	if bytes.Count(data, []byte("\n")) != 1 || data[len(data)-1] != '\n' || !bytes.HasPrefix(data, []byte(`{"cut":{"schema":2,"signed":"2026-11-22T10:45:02.113Z","cluster":{`)) {
 		t.Fatalf("form: %s", data)
 	}
 	got, err := DecodeCutFile(data, a)
@@ -196,10 +196,8 @@ func TestCutFileForms(t *testing.T) {
 	text := string(payload)
 	_, err = DecodeCutFile(signed(t, payload), seal{})
 	check(t, err)
-	_, err = DecodeCutFile(signed(t, []byte(strings.Replace(text, `"schema":1`, `"schema":3`, 1))), seal{})
+	_, err = DecodeCutFile(signed(t, []byte(strings.Replace(text, `"schema":2`, `"schema":3`, 1))), seal{})
 	wantErr(t, err, ErrUnknownVersion, "schema 3", "newer ssctl")
-	_, err = DecodeCutFile(signed(t, []byte(strings.Replace(text, `"schema":1`, `"schema":2`, 1))), seal{})
-	wantErr(t, err, ErrCorrupt) // it is of no imported cut
 	f.Cut.Imported = &Imported{From: "abc", Time: f.Signed}
 	payload, err = f.payload()
 	check(t, err)
@@ -214,9 +212,9 @@ func TestCutFileForms(t *testing.T) {
 	wantErr(t, err, ErrUnknownVersion)
 	for name, bad := range map[string]string{
 		"nothing":            `null`,
-		"a blank":            strings.Replace(text, `"schema":1`, `"schema": 1`, 1),
-		"a field more":       strings.Replace(text, `"schema":1`, `"schema":1,"more":2`, 1),
-		"a field twice":      strings.Replace(text, `"schema":1`, `"schema":1,"schema":1`, 1),
+		"a blank":            strings.Replace(text, `"schema":2`, `"schema": 2`, 1),
+		"a field more":       strings.Replace(text, `"schema":2`, `"schema":2,"more":2`, 1),
+		"a field twice":      strings.Replace(text, `"schema":2`, `"schema":2,"schema":2`, 1),
 		"a blank at its end": text + " ",
 		"a field less":       strings.Replace(text, `"stopped":true,`, ``, 1),
 		"another case":       strings.Replace(text, `"epoch"`, `"Epoch"`, 1),
@@ -244,7 +242,7 @@ func TestCutFileForms(t *testing.T) {
 		"a part twice":           func(f *CutFile) { f.Cut.Hosts = append(f.Cut.Hosts, f.Cut.Hosts[0]) },
 		"no digest":              func(f *CutFile) { f.Cut.Hosts[0].Manifest = "AB" + strings.Repeat("ab", 31) },
 		"a holder that is none":  func(f *CutFile) { f.Cut.Hosts[0].Copies = []string{"a b"} },
-		"a member on two hosts":  func(f *CutFile) { f.Job.Placement["hostB"] = []string{"hostA-1"} },
+		"a member on two hosts":  func(f *CutFile) { f.Job.Placement["hostB"] = Running("hostA-1") },
 		"half a key":             func(f *CutFile) { f.Job.KeyID = "" },
 		"an impossible policy":   func(f *CutFile) { f.Job.Policy.Copies = 17 },
 		"a year that JSON lacks": func(f *CutFile) { f.Cut.Time = time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC) },

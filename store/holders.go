@@ -110,7 +110,7 @@ func loseMembers(tx *bbolt.Tx, host string) error {
 		if len(j.Placement[host]) == 0 {
 			continue
 		}
-		j.Placement[host] = []string{}
+		j.Placement[host] = []Placed{}
 		if err := put(tx, bucketJobs, j.Name, j); err != nil {
 			return err
 		}

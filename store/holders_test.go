@@ -67,7 +67,7 @@ func TestLoseHost(t *testing.T) {
 	wantErr(t, err, ErrNotFound)
 	jobs, err := reopen(t, c).Jobs()
 	check(t, err)
-	want := []map[string][]string{{"hostB": {"hostB-1"}}, {"hostA": {}, "hostB": {"hostB-1"}}}
+	want := []map[string][]Placed{{"hostB": Running("hostB-1")}, {"hostA": {}, "hostB": Running("hostB-1")}}
 	for i, j := range jobs {
 		if diff := cmp.Diff(want[i], j.Placement); diff != "" {
 			t.Error(j.Name, diff)

@@ -30,20 +30,18 @@ func (c *Catalogue) AddHost(h Host) error {
 	})
 }
 
-// RemoveHost forgets a host. One that has members of a job is refused with ErrConflict.
+// RemoveHost forgets a host, with the members that the catalogue has there, which the caller knows to have ended. While an attempt
+// that it takes part in is on, the error wraps ErrConflict.
 func (c *Catalogue) RemoveHost(name string) error {
 	return c.update(func(tx *bbolt.Tx) error {
 		if _, err := need[Host](tx, bucketHosts, name); err != nil {
 			return err
 		}
-		jobs, err := all[Job](tx, bucketJobs, "")
-		if err != nil {
+		if err := c.idle(tx, name); err != nil {
 			return err
 		}
-		for _, j := range jobs {
-			if members := j.Placement[name]; len(members) > 0 {
-				return fmt.Errorf("host %q has members of job %q (%q): kill the job, or restore it elsewhere, first: %w", name, j.Name, members, ErrConflict)
-			}
+		if err := loseMembers(tx, name); err != nil {
+			return err
 		}
 		if err := forgetHolder(tx, name); err != nil {
 			return err
@@ -98,58 +96,6 @@ func (c *Catalogue) Job(name string) (j Job, err error) {
 	return j, err
 }
 
-// AddMember notes that a host has a member of a job, and makes the job if it is new.
-func (c *Catalogue) AddMember(job, host, member string) error {
-	return c.changeJob(job, true, func(j *Job) error {
-		if err := validName("member", member); err != nil {
-			return err
-		}
-		if err := validName("host", host); err != nil {
-			return err
-		}
-		for other, members := range j.Placement {
-			if slices.Contains(members, member) && other != host {
-				return fmt.Errorf("member %q of job %q is on host %q: %w", member, job, other, ErrConflict)
-			}
-		}
-		j.Placement[host] = sorted(append(j.Placement[host], member))
-		return nil
-	})
-}
-
-// RemoveMember notes that a member is gone. Its host stays among those that had members. A member
-// that is not there is no error.
-func (c *Catalogue) RemoveMember(job, host, member string) error {
-	return c.changeJob(job, false, func(j *Job) error {
-		if _, ok := j.Placement[host]; ok {
-			j.Placement[host] = slices.DeleteFunc(j.Placement[host], func(m string) bool { return m == member })
-		}
-		return nil
-	})
-}
-
-// SetPlacement replaces where the members of a job are, after a restore, and makes the job if it is
-// new. Hosts that had members stay listed, without any.
-func (c *Catalogue) SetPlacement(job string, placement map[string][]string) error {
-	return c.changeJob(job, true, func(j *Job) error {
-		for host := range j.Placement {
-			j.Placement[host] = []string{}
-		}
-		for host, members := range placement {
-			if err := validName("host", host); err != nil {
-				return err
-			}
-			for _, m := range members {
-				if err := validName("member", m); err != nil {
-					return err
-				}
-			}
-			j.Placement[host] = sorted(slices.Clone(members))
-		}
-		return nil
-	})
-}
-
 // RemoveJob forgets a job, but not its epoch. One with cuts or attempts is refused with ErrConflict.
 func (c *Catalogue) RemoveJob(name string) error {
 	return c.update(func(tx *bbolt.Tx) error {
@@ -194,6 +140,11 @@ func drawEpoch(tx *bbolt.Tx, job string) (uint64, error) {
 
 // changeJob applies f to a job in one transaction.
 func (c *Catalogue) changeJob(name string, create bool, f func(*Job) error) error {
+	return c.updateJob(name, create, func(_ *bbolt.Tx, j *Job) error { return f(j) })
+}
+
+// updateJob is changeJob for an f that looks at other records as well.
+func (c *Catalogue) updateJob(name string, create bool, f func(*bbolt.Tx, *Job) error) error {
 	if err := validName("job", name); err != nil {
 		return err
 	}
@@ -209,9 +160,9 @@ func (c *Catalogue) changeJob(name string, create bool, f func(*Job) error) erro
 			j = Job{Name: name, Created: now()}
 		}
 		if j.Placement == nil {
-			j.Placement = map[string][]string{}
+			j.Placement = map[string][]Placed{}
 		}
-		if err := f(&j); err != nil {
+		if err := f(tx, &j); err != nil {
 			return err
 		}
 		return put(tx, bucketJobs, name, j)

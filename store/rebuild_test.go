@@ -27,7 +27,7 @@ func history(t *testing.T) (files []CutFile, want map[string]Cut) {
 		cut.Hosts[0].Manifest = strings.Repeat("0123456789abcdef"[minute%16:minute%16+1], 64)
 		files = append(files, CutFile{
 			Schema: 1, Signed: at, Cluster: Cluster{ID: "abc", Created: start, Vaults: vaults}, Epoch: epoch, Hosts: hosts, Cut: cut,
-			Job: Job{Name: job, Created: start, Placement: map[string][]string{"hostA": {"hostA-1"}}, Policy: Policy{Vaults: policy}, Key: cut.Key, KeyID: cut.KeyID},
+			Job: Job{Name: job, Created: start, Placement: map[string][]Placed{"hostA": Running("hostA-1")}, Policy: Policy{Vaults: policy}, Key: cut.Key, KeyID: cut.KeyID},
 		})
 		want[cut.ID] = cut
 		return &files[len(files)-1]

@@ -31,7 +31,7 @@ const (
 	// layout is the version of the catalogue as a whole: of its buckets, and of what their records say. A program that knew
 	// fewer fields would lose the others when it writes a record back, so new ones make a new layout. schema is the version of the records' envelope.
 	layout = 3
-	// oldLayout is read as well: it lacks addedBuckets, which the first change makes. Its records say what today's say.
+	// oldLayout is read as well: it lacks addedBuckets, which the first change makes, and of members it has nothing but names. Its records say what today's say.
 	oldLayout = 2
 	schema    = 1
 )
@@ -153,6 +153,9 @@ func checkLayout(tx *bbolt.Tx) error {
 		if tx.Bucket([]byte(name)) == nil {
 			return fmt.Errorf("bucket %s is missing: %w", name, ErrCorrupt)
 		}
+	}
+	if version < layout && tx.Writable() {
+		return meta.Put([]byte(keyLayout), strconv.AppendInt(nil, layout, 10))
 	}
 	return nil
 }

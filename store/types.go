@@ -23,9 +23,11 @@ type Host struct {
 type Job struct {
 	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
-	// Placement maps every host that has or had members of the job to those it has, sorted.
-	Placement map[string][]string `json:"placement"`
-	Policy    Policy              `json:"policy"`
+	// Placement maps every host that has or had members of the job to those it has, sorted by name.
+	Placement map[string][]Placed `json:"placement"`
+	// Drawn is the highest number that was given to a member, by names.Prefix. No number is given twice.
+	Drawn  map[string]uint64 `json:"drawn,omitempty"`
+	Policy Policy            `json:"policy"`
 	// Key is the job's secret, wrapped (keys.Wrap); "" until it is first needed. KeyID is its public name.
 	Key   string `json:"key,omitempty"`
 	KeyID string `json:"key_id,omitempty"`

@@ -6,7 +6,7 @@ import (
 	"math"
 	"slices"
 
-	"ss/store/internal/disk"
+	"ss/names"
 )
 
 const (
@@ -20,8 +20,8 @@ const (
 
 // validName refuses what could not be a file's name as well.
 func validName(noun, name string) error {
-	if !disk.ValidName(name) {
-		return fmt.Errorf("%s %q: use 1 to 63 letters, digits, '.', '-' and '_', a letter or digit first: %w", noun, name, ErrInvalid)
+	if err := names.Check(noun, name); err != nil {
+		return fmt.Errorf("%w: %w", err, ErrInvalid)
 	}
 	return nil
 }
@@ -88,13 +88,21 @@ func (j Job) validate() error {
 			return err
 		}
 		for _, m := range members {
-			if err := validName("member", m); err != nil {
+			if err := validName("member", m.Name); err != nil {
 				return err
 			}
-			if other, ok := at[m]; ok {
-				return fmt.Errorf("member %q of job %q is on host %q and on %q: %w", m, j.Name, other, host, ErrInvalid)
+			if other, ok := at[m.Name]; ok {
+				return fmt.Errorf("member %q of job %q is on host %q and on %q: %w", m.Name, j.Name, other, host, ErrInvalid)
 			}
-			at[m] = host
+			at[m.Name] = host
+		}
+	}
+	for prefix, n := range j.Drawn {
+		if err := validName("prefix", prefix); err != nil {
+			return err
+		}
+		if n > names.MaxNumber {
+			return fmt.Errorf("job %q is at member %s: %w", j.Name, names.Member(prefix, n), ErrInvalid)
 		}
 	}
 	if (j.Key == "") != (j.KeyID == "") {
@@ -124,8 +132,14 @@ func (c Cut) validate() error {
 			return err
 		}
 	}
-	seen := map[string]bool{}
+	seen, members := map[string]bool{}, map[string]string{}
 	for _, h := range c.Hosts {
+		for _, m := range h.Members {
+			if other, ok := members[m.Name]; ok {
+				return fmt.Errorf("cut %s has member %q on host %q and on %q: %w", c.ID, m.Name, other, h.Host, ErrInvalid)
+			}
+			members[m.Name] = h.Host
+		}
 		if seen[h.Host] {
 			return fmt.Errorf("cut %s has host %q twice: %w", c.ID, h.Host, ErrInvalid)
 		}

@@ -18,17 +18,9 @@ import (
 // Where the v2 hierarchy is the one a service manager uses, the tree leaves that manager's cgroup.
 // Sockets that exist already keep belonging to their old cgroup in the kernel's eyes.
 func (g *Manager) Attach(ctx context.Context, m agent.Member) (_ agent.Member, err error) {
-	if err := checkName("job name", m.Job); err != nil {
-		return m, err
-	}
 	root, err := g.attachable(m.Pid)
 	if err != nil {
 		return m, fmt.Errorf("attach process %d: %w", m.Pid, err)
-	}
-	if m.Name == "" {
-		if m.Name, err = g.nextName(m.Job); err != nil {
-			return m, err
-		}
 	}
 	unlock, err := g.lock(ctx, m)
 	if err != nil {
@@ -46,12 +38,12 @@ func (g *Manager) Attach(ctx context.Context, m agent.Member) (_ agent.Member, e
 	gr := g.cg.group(m.Job, m.Name)
 	back, err := homes(gr, root.Pid)
 	if err == nil {
-		err = writeState(dir, memberFile, r)
+		err = gr.create() // before the record: what a record has a cgroup of is this member's
 	}
-	if err == nil {
-		err = gr.create()
+	if err != nil {
+		return m, errors.Join(fmt.Errorf("attach %s: %w", whose(root.Pid), err), g.removeDir(m.Job, m.Name))
 	}
-	if err == nil {
+	if err = writeState(dir, memberFile, r); err == nil {
 		err = gr.gather(root.Pid)
 	}
 	if err != nil {

@@ -34,7 +34,7 @@ func TestAttachTakesTheWholeTree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := g.Attach(limit(t), agent.Member{Job: "job", Pid: pid})
+		m, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "hostA-1", Pid: pid})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +50,7 @@ func TestAttachTakesTheWholeTree(t *testing.T) {
 		if o, err := g.Obstacles(limit(t), m); err != nil || len(o) != 0 {
 			t.Errorf("obstacles %v, %v", o, err)
 		}
-		if _, err := g.Attach(limit(t), agent.Member{Job: "job", Pid: pid}); err == nil || !strings.Contains(err.Error(), "already") {
+		if _, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "hostA-1", Pid: pid}); err == nil || !strings.Contains(err.Error(), "already") {
 			t.Errorf("attached twice: %v", err)
 		}
 		again := newManager(t, g.cfg)

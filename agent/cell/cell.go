@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"ss/agent"
+	"ss/names"
 )
 
 // ErrExists says that a member of that name is here already, running or ended.
@@ -30,7 +30,6 @@ const (
 
 // Config says where a Manager works.
 type Config struct {
-	Host         string        // this host's name: the first part of the names that Start makes up
 	StateDir     string        // for example /var/lib/ss; made 0700
 	CgroupParent string        // below the hierarchy's mount, for example "ss"; hosts that share one kernel differ in it
 	Exe          []string      // how to run this program again, up to the subcommand's name; empty means the running executable
@@ -92,20 +91,9 @@ func open(cfg Config) (*Manager, error) {
 	return &Manager{cfg: cfg, cg: cg, busy: map[string]chan struct{}{}, inits: map[int]chan struct{}{}}, nil
 }
 
-// checkName refuses what is not a safe path component: job and member names become folders.
-func checkName(what, s string) error {
-	ok := s != "" && len(s) <= 64 && s[0] != '.' && s[0] != '-'
-	for _, r := range s {
-		ok = ok && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r))
-	}
-	if !ok {
-		return fmt.Errorf("%s %q: want 1 to 64 of A-Z a-z 0-9 . _ - with neither dot nor dash first", what, s)
-	}
-	return nil
-}
-
+// checkNames refuses what is not a safe path component: job and member names become folders and cgroups.
 func checkNames(m agent.Member) error {
-	return errors.Join(checkName("job name", m.Job), checkName("member name", m.Name))
+	return errors.Join(names.Check("job", m.Job), names.Check("member", m.Name))
 }
 
 // lock makes the caller the only one to change this member, until unlock.

@@ -123,23 +123,58 @@ func (g group) id() uint64 {
 	return st.Ino
 }
 
-// create makes the folders, empty and thawed.
+// create makes the folders, empty and thawed. A group that has processes already, which somebody else has started there, makes the
+// error wrap ErrExists, and nothing of it is touched.
 func (g group) create() error {
 	g.h.mu.Lock()
 	defer g.h.mu.Unlock()
 	for _, d := range g.dirs() {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return fmt.Errorf("make the cgroup: %w", err)
+		if err := g.h.make(d); err != nil {
+			return errors.Join(err, g.removeEmpty())
 		}
 	}
-	left, err := g.procs()
+	if err := g.write(g.thawed()); err != nil {
+		return errors.Join(err, g.removeEmpty())
+	}
+	return nil
+}
+
+// make makes a member's folder. One that is there and has no process is what an agent left behind that did not end by itself.
+func (h hierarchies) make(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("make the cgroup: %w", err)
+	}
+	err := os.Mkdir(dir, 0o755)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the cgroup: %w", err)
+	}
+	left, err := procsOf(dir)
 	if err != nil {
 		return err
 	}
 	if len(left) > 0 {
-		return fmt.Errorf("cgroup %s is in use already, by %s; end it first", g.dir(), whose(left[0]))
+		return fmt.Errorf("cgroup %s is in use by %s, which is not of this agent's state folder; end it first: %w", dir, whose(left[0]), ErrExists)
 	}
-	return g.write(g.thawed())
+	return nil
+}
+
+// removeEmpty removes the folders in which there is no process, and leaves the others as they are.
+func (g group) removeEmpty() error {
+	var errs []error
+	for _, d := range g.dirs() {
+		left, err := procsOf(d)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || len(left) > 0 {
+			continue
+		}
+		if err == nil {
+			err = g.h.removeMember(d)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // remove removes the folders, sub-cgroups that the member made included, and the job's and the
@@ -149,16 +184,21 @@ func (g group) remove() error {
 	defer g.h.mu.Unlock()
 	var errs []error
 	for _, d := range g.dirs() {
-		if err := removeTree(d); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		job := filepath.Dir(d)
-		if os.Remove(job) == nil {
-			_ = os.Remove(filepath.Dir(job)) // another job's is in it, or it is empty: both are fine
-		}
+		errs = append(errs, g.h.removeMember(d))
 	}
 	return errors.Join(errs...)
+}
+
+// removeMember removes a member's folder, and those above it that have become empty.
+func (h hierarchies) removeMember(dir string) error {
+	if err := removeTree(dir); err != nil {
+		return err
+	}
+	job := filepath.Dir(dir)
+	if os.Remove(job) == nil {
+		_ = os.Remove(filepath.Dir(job)) // another job's is in it, or it is empty: both are fine
+	}
+	return nil
 }
 
 // removeTree removes a cgroup folder and those below it, which may be busy for an instant after

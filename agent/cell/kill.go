@@ -25,7 +25,14 @@ func (g *Manager) Kill(ctx context.Context, m agent.Member) error {
 		return err
 	}
 	defer unlock()
-	if err := g.discard(ctx, m); err != nil {
+	_, err = g.record(m)
+	if errors.Is(err, ErrUnknown) {
+		return nil // a cgroup of that name, if there is one, is somebody else's
+	}
+	if err == nil {
+		err = g.discard(ctx, m)
+	}
+	if err != nil {
 		return fmt.Errorf("kill %s/%s: %w", m.Job, m.Name, err)
 	}
 	return nil
@@ -56,7 +63,7 @@ func (g *Manager) Forget(ctx context.Context, m agent.Member) error {
 	return g.discard(ctx, m)
 }
 
-// discard ends and removes all there is of m. The caller holds its lock.
+// discard ends and removes all there is of m, which has a record. The caller holds its lock.
 func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 	gr := g.cg.group(m.Job, m.Name)
 	live, err := gr.live()

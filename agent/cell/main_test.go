@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/names"
 )
 
 // The tests run in namespaces of their own (network, PID, mount), below a process that reaps as a
@@ -194,7 +195,6 @@ func flavours(t *testing.T, f func(t *testing.T, g *Manager)) {
 // newManager returns a Manager with a state of its own. When the test ends, all its members do.
 func newManager(t *testing.T, cfg Config) *Manager {
 	t.Helper()
-	cfg.Host = "hostA"
 	if cfg.StateDir == "" {
 		cfg.StateDir = t.TempDir()
 	}
@@ -282,10 +282,20 @@ func ring(path, text string) {
 	}
 }
 
+// drawn counts the names that start has given to the members of a Manager.
+var drawn = map[*Manager]uint64{}
+
 func start(t *testing.T, g *Manager, m agent.Member) agent.Member {
 	t.Helper()
 	if m.Job == "" {
 		m.Job = "job"
+	}
+	if m.Name == "" {
+		g.mu.Lock()
+		n := drawn[g] + 1
+		drawn[g] = n
+		g.mu.Unlock()
+		m.Name = names.Member("hostA", n)
 	}
 	m, err := g.Start(limit(t), m)
 	if err != nil {

@@ -46,9 +46,9 @@ var baseEnv = []string{
 	"GODEBUG=multipathtcp=0",
 }
 
-// Start makes a cell and starts m in it. Job and Command must be set; Name is made up if it is "".
-// It returns when the command has been executed, or with the reason why it could not be and with
-// nothing left behind but the log file.
+// Start makes a cell and starts m in it. Job, Name and Command must be set. It returns when the command has been executed, or with
+// the reason why it could not be and with nothing left behind but the log file. A member of that name, or processes in its cgroup,
+// make the error wrap ErrExists, and stay as they are.
 func (g *Manager) Start(ctx context.Context, m agent.Member) (agent.Member, error) {
 	if len(m.Command) == 0 || m.Command[0] == "" {
 		return m, errors.New("start a member: no command given")
@@ -57,20 +57,12 @@ func (g *Manager) Start(ctx context.Context, m agent.Member) (agent.Member, erro
 }
 
 // NewCell makes a cell with nothing in it, for CRIU to restore m into. Its log file is there
-// afterwards, since CRIU opens but does not create it.
+// afterwards, since CRIU opens but does not create it. What is there already makes it fail as Start does.
 func (g *Manager) NewCell(ctx context.Context, m agent.Member) (agent.Member, error) {
 	return g.make(ctx, m, restored)
 }
 
-func (g *Manager) make(ctx context.Context, m agent.Member, k kind) (_ agent.Member, err error) {
-	if err := checkName("job name", m.Job); err != nil {
-		return m, err
-	}
-	if m.Name == "" {
-		if m.Name, err = g.nextName(m.Job); err != nil {
-			return m, err
-		}
-	}
+func (g *Manager) make(ctx context.Context, m agent.Member, k kind) (agent.Member, error) {
 	unlock, err := g.lock(ctx, m)
 	if err != nil {
 		return m, err
@@ -88,24 +80,34 @@ func (g *Manager) make(ctx context.Context, m agent.Member, k kind) (_ agent.Mem
 		return m, err
 	}
 	gr := g.cg.group(m.Job, m.Name)
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("start %s of job %s: %w", m.Name, m.Job, err)
-			err = errors.Join(err, g.discard(context.WithoutCancel(ctx), m))
-		}
-	}()
-	if err := writeState(dir, memberFile, newRecord(m, k)); err != nil {
-		return m, err
+	if err := gr.create(); err != nil { // before the record: what a record has a cgroup of is ours to end
+		return m, errors.Join(fmt.Errorf("start %s of job %s: %w", m.Name, m.Job, err), g.removeDir(m.Job, m.Name))
 	}
-	if err := gr.create(); err != nil {
-		return m, err
+	err = writeState(dir, memberFile, newRecord(m, k))
+	if err == nil {
+		env := mergeEnv(baseEnv, m.Env)
+		sp := spec{StateDir: dir, Kind: k, Command: m.Command, Env: env, Dir: m.Dir, Log: m.Log, V2: gr.v2, V1: gr.v1, V1Mount: g.cg.v1}
+		err = g.spawn(ctx, m, sp)
 	}
-	env := mergeEnv(baseEnv, m.Env)
-	sp := spec{StateDir: dir, Kind: k, Command: m.Command, Env: env, Dir: m.Dir, Log: m.Log, V2: gr.v2, V1: gr.v1, V1Mount: g.cg.v1}
-	if err := g.spawn(ctx, m, sp); err != nil {
-		return m, err
+	if err != nil {
+		err = fmt.Errorf("start %s of job %s: %w", m.Name, m.Job, err)
+		return m, errors.Join(err, g.undo(context.WithoutCancel(ctx), m))
 	}
 	return g.inspect(newRecord(m, k))
+}
+
+// undo ends and removes what a start that failed has made: its PID 1, and with that whatever runs in the cell. Nothing else is
+// touched, whatever is in the cgroup.
+func (g *Manager) undo(ctx context.Context, m agent.Member) error {
+	var init identity
+	err := readState(g.dir(m.Job, m.Name), initFile, &init)
+	if err == nil {
+		err = g.endInit(ctx, init)
+	}
+	if err := ifThere(err); err != nil {
+		return err
+	}
+	return errors.Join(g.cg.group(m.Job, m.Name).removeEmpty(), g.removeDir(m.Job, m.Name))
 }
 
 // spawn starts PID 1 and returns when it has done what sp says.
@@ -141,7 +143,8 @@ func (g *Manager) spawn(ctx context.Context, m agent.Member, sp spec) (err error
 		err = writeState(sp.StateDir, initFile, id)
 	}
 	if err != nil {
-		return err // PID 1 reads end of file where it wants a spec, and ends
+		// PID 1 reads end of file where it wants a spec, and ends; it is gone before anything of the cell is removed.
+		return errors.Join(err, specW.Close(), g.endInit(context.WithoutCancel(ctx), identity{Pid: cmd.Process.Pid}))
 	}
 	b, err := json.Marshal(sp)
 	if err == nil {
@@ -226,7 +229,7 @@ func (g *Manager) sweep() error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{g.sweepFolders(recs)}
 	for _, r := range recs {
 		m := agent.Member{Job: r.Job, Name: r.Name}
 		if r.Kind == attached {
@@ -242,7 +245,26 @@ func (g *Manager) sweep() error {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(dir, rootFile)); errors.Is(err, fs.ErrNotExist) && !init.alive() {
-			errs = append(errs, g.discard(ctx, m))
+			errs = append(errs, g.undo(ctx, m))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweepFolders removes the folders of members that have no record: their agent ended before anything of them was started.
+func (g *Manager) sweepFolders(recs []record) error {
+	known := map[string]bool{}
+	for _, r := range recs {
+		known[g.dir(r.Job, r.Name)] = true
+	}
+	dirs, err := filepath.Glob(filepath.Join(g.membersDir(), "*", "*"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, dir := range dirs {
+		if !known[dir] {
+			errs = append(errs, g.removeDir(filepath.Base(filepath.Dir(dir)), filepath.Base(dir)))
 		}
 	}
 	return errors.Join(errs...)

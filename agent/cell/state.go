@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"ss/agent"
 )
@@ -188,24 +186,4 @@ func (g *Manager) records() ([]record, error) {
 		}
 	}
 	return out, nil
-}
-
-// nextName returns a name that no member of the job was ever given on this host.
-func (g *Manager) nextName(job string) (string, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	dir := filepath.Join(g.cfg.StateDir, "names")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the folder of names: %w", err)
-	}
-	n := 0
-	b, err := os.ReadFile(filepath.Join(dir, job))
-	if err == nil {
-		n, err = strconv.Atoi(strings.TrimSpace(string(b)))
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read the job's last member number: %w", err)
-	}
-	n++
-	return g.cfg.Host + "-" + strconv.Itoa(n), writeAtomic(dir, job, []byte(strconv.Itoa(n)+"\n"))
 }

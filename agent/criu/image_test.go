@@ -187,11 +187,11 @@ func TestNeeds(t *testing.T) {
 		return needs.Files[i]
 	}
 	self, _ := os.Executable()
-	if exe := file(self); !exe.Mapped || exe.Write || exe.Size == 0 || exe.BuildID != fileBuildID(self) {
+	if exe := file(self); !exe.Mapped || exe.Write || exe.Size == 0 || exe.BuildID != agent.BuildID(self) {
 		t.Errorf("the executable: %+v", exe)
 	}
 	cat, _ := filepath.EvalSymlinks("/bin/cat")
-	if exe := file(cat); !exe.Mapped || exe.BuildID == "" || exe.BuildID != fileBuildID(cat) {
+	if exe := file(cat); !exe.Mapped || exe.BuildID == "" || exe.BuildID != agent.BuildID(cat) {
 		t.Errorf("the child's executable: %+v", exe)
 	}
 	if count := file(filepath.Join(c.dir, "count")); count.Mapped || !count.Write || count.Append {

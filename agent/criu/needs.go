@@ -2,7 +2,6 @@ package criu
 
 import (
 	"cmp"
-	"debug/elf"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -21,7 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
-	"ss/agent/files"
 )
 
 // Bits of VmaEntry.status, criu/include/image.h.
@@ -183,7 +181,7 @@ func (s *fileSet) list() ([]agent.NeededFile, []string) {
 	byPath := map[string]agent.NeededFile{}
 	for _, f := range s.files {
 		if f.Mapped && f.BuildID == "" {
-			f.BuildID = fileBuildID(f.Path)
+			f.BuildID = agent.BuildID(f.Path)
 		}
 		have, ok := byPath[f.Path]
 		if ok {
@@ -217,39 +215,6 @@ func buildID(reg *regfile.RegFileEntry) string {
 		b = binary.LittleEndian.AppendUint32(b, w)
 	}
 	return hex.EncodeToString(b)
-}
-
-// fileBuildID reads the GNU build id of a file of this host, "" if there is none.
-func fileBuildID(path string) (id string) {
-	defer func() {
-		if recover() != nil {
-			id = ""
-		}
-	}()
-	file, err := files.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	f, err := elf.NewFile(file)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	section := f.Section(".note.gnu.build-id")
-	if section == nil {
-		return ""
-	}
-	note, err := section.Data()
-	const header = 16 // three words and "GNU\0"
-	if err != nil || len(note) <= header {
-		return ""
-	}
-	size := int(f.ByteOrder.Uint32(note[4:]))
-	if size <= 0 || size > len(note)-header {
-		return ""
-	}
-	return hex.EncodeToString(note[header : header+size])
 }
 
 func readTree(dir string) ([]*pstree.PstreeEntry, error) {

@@ -96,7 +96,7 @@ func (s *agentServer) Info(ctx context.Context, req *ssv1.InfoRequest) (*ssv1.In
 	}
 	resp := &ssv1.InfoResponse{
 		Host: i.Host, Version: s.version, Kernel: i.Kernel, Addrs: wire.ToAddrs(i.Addrs), Criu: i.CRIU, CriuError: i.CRIUError,
-		Gate: i.Gate, FreeBytes: i.FreeBytes,
+		Gate: i.Gate, FreeBytes: i.FreeBytes, Networks: wire.ToNetworks(i.Networks),
 	}
 	for _, k := range i.InDoubt {
 		key := toImageKey(k.Key)
@@ -126,7 +126,7 @@ func (s *agentServer) Members(ctx context.Context, req *ssv1.MembersRequest) (*s
 
 func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunResponse, error) {
 	m, err := s.a.Run(ctx, agent.Member{
-		Job: req.GetJob(), Command: req.GetCommand(), Env: req.GetEnv(), Dir: req.GetDir(), Log: req.GetLog(),
+		Job: req.GetJob(), Name: req.GetName(), Command: req.GetCommand(), Env: req.GetEnv(), Dir: req.GetDir(), Log: req.GetLog(),
 	})
 	if err != nil {
 		return nil, wire.Status(err)
@@ -135,7 +135,7 @@ func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunR
 }
 
 func (s *agentServer) Attach(ctx context.Context, req *ssv1.AttachRequest) (*ssv1.AttachResponse, error) {
-	m, err := s.a.Attach(ctx, req.GetJob(), int(req.GetPid()))
+	m, err := s.a.Attach(ctx, req.GetJob(), req.GetName(), int(req.GetPid()))
 	if err != nil {
 		return nil, wire.Status(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"time"
+
+	"ss/names"
 )
 
 // Bundle is what the holder of an identity needs: its certificate, its key and the authority's
@@ -21,7 +23,7 @@ type Bundle struct {
 // Write puts the bundle into dir as base.crt, base.key (0600) and ca.crt, replacing an older
 // certificate of that name. dir is made 0700 if it is missing. A ca.crt of another cluster is refused.
 func (b Bundle) Write(dir, base string) error {
-	if !ValidName(base) || base == "ca" {
+	if !names.Valid(base) || base == "ca" {
 		return fmt.Errorf("write bundle: %q cannot be a file's name here", base)
 	}
 	if err := privateDir(dir); err != nil {

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+
+	"ss/names"
 )
 
 // Role says what the holder of a certificate is.
@@ -36,13 +38,8 @@ const scheme = "ss"
 var ErrIdentity = errors.New("identity refused")
 
 var (
-	namePattern    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 	clusterPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
 )
-
-// ValidName says whether name can be that of a holder: 1 to 63 letters, digits, dots, dashes and
-// underscores, the first of them a letter or digit. Such a name is safe in a URI and as a file name.
-func ValidName(name string) bool { return namePattern.MatchString(name) }
 
 // String returns the URI that stands in the certificate.
 func (id Identity) String() string {
@@ -56,8 +53,8 @@ func (id Identity) validate() error {
 		return fmt.Errorf("cluster id %q is not 32 hex digits: %w", id.Cluster, ErrIdentity)
 	case id.Role != RoleAdmin && id.Role != RoleAgent && id.Role != RoleObserver:
 		return fmt.Errorf("unknown role %q: %w", id.Role, ErrIdentity)
-	case !ValidName(id.Name):
-		return fmt.Errorf("name %q: use 1 to 63 letters, digits, '.', '-' and '_', a letter or digit first: %w", id.Name, ErrIdentity)
+	case !names.Valid(id.Name):
+		return fmt.Errorf("name %q: %s: %w", id.Name, names.Rule, ErrIdentity)
 	}
 	return nil
 }

@@ -181,3 +181,25 @@ func ToAddrs(in []netip.Addr) []string {
 	}
 	return out
 }
+
+// ToNetworks writes addresses with the lengths of their networks' prefixes.
+func ToNetworks(in []netip.Prefix) []string {
+	var out []string
+	for _, p := range in {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+// FromNetworks reads what ToNetworks writes.
+func FromNetworks(in []string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range in {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("network %q: %w", s, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}

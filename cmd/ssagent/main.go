@@ -111,7 +111,7 @@ func run(cfg config) error {
 			log.Error("gates", "error", err)
 		}
 	}()
-	cells, err := cell.New(cell.Config{Host: cfg.Host, StateDir: cfg.StateDir, CgroupParent: cfg.Cgroup, Exe: []string{exe}})
+	cells, err := cell.New(cell.Config{StateDir: cfg.StateDir, CgroupParent: cfg.Cgroup, Exe: []string{exe}})
 	if err != nil {
 		return fmt.Errorf("cells: %w", err)
 	}

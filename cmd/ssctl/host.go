@@ -94,10 +94,10 @@ func (a *app) hostRemove() *cobra.Command {
 		Long: "rm forgets a host. One that has members, or alone holds images of a cut, is refused. With --lost it is forgotten all the same, with its\n" +
 			"members and its copies of images: it must never come back. ssctl repair then makes other copies.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
 				name := argv[0]
 				if !lost {
-					if err := c.RemoveHost(name); err != nil {
+					if err := c.RemoveHost(ctx, name); err != nil {
 						return err
 					}
 					return a.say(map[string]any{"schema": "ss/host-rm/1", "host": name, "lost": false, "cuts": []string{}},

@@ -145,7 +145,7 @@ func toJobJSON(j store.Job, cluster store.Cluster, cuts []store.Cut) jobJSON {
 	}
 	for host, members := range j.Placement {
 		if len(members) > 0 {
-			out.Placement[host] = members
+			out.Placement[host] = store.Names(members)
 		}
 	}
 	return out

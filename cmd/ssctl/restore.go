@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -13,13 +14,16 @@ import (
 
 func (a *app) restoreCommand() *cobra.Command {
 	var opt orchestrator.RestoreOptions
-	var remap []string
+	var remap, remapAddr []string
 	cmd := &cobra.Command{
 		Use: "restore CUT|latest", Short: "Put a cut back: the whole job, or nothing", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.Cut = argv[0]
 			var err error
 			if opt.Remap, err = parseRemap(remap); err != nil {
+				return err
+			}
+			if opt.RemapAddr, err = parseRemapAddr(remapAddr); err != nil {
 				return err
 			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
@@ -39,6 +43,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&opt.Job, "job", "", "with latest: of this job")
 	cmd.Flags().StringArrayVar(&remap, "remap", nil, "hostA=hostC: hostA's part goes to hostC; may be repeated")
+	cmd.Flags().StringArrayVar(&remapAddr, "remap-addr", nil, "OLD=NEW: connections that had the address OLD get NEW, an address of the target; may be repeated")
 	cmd.Flags().BoolVar(&opt.DryRun, "dry-run", false, "show the plan and all that stands in its way, and touch nothing")
 	return cmd
 }
@@ -58,6 +63,25 @@ func parsePairs(flag string, pairs []string) (map[string]string, error) {
 			return nil, usage("%s names %s twice", flag, from)
 		}
 		out[from] = to
+	}
+	return out, nil
+}
+
+// parseRemapAddr reads OLD=NEW pairs of addresses, each OLD once.
+func parseRemapAddr(pairs []string) (map[netip.Addr]netip.Addr, error) {
+	out := map[netip.Addr]netip.Addr{}
+	for _, p := range pairs {
+		old, to, _ := strings.Cut(p, "=")
+		from, err1 := netip.ParseAddr(old)
+		becomes, err2 := netip.ParseAddr(to)
+		if err1 != nil || err2 != nil {
+			return nil, usage("--remap-addr takes two addresses, 192.0.2.1=198.51.100.7, not %q", p)
+		}
+		from, becomes = from.Unmap(), becomes.Unmap()
+		if _, twice := out[from]; twice {
+			return nil, usage("--remap-addr names %s twice", from)
+		}
+		out[from] = becomes
 	}
 	return out, nil
 }

@@ -84,6 +84,9 @@ func (a *agent) Info(ctx context.Context, word orchestrator.Word) (orchestrator.
 		Gate: r.GetGate(), FreeBytes: r.GetFreeBytes(), Damage: fromDamage(r.GetDamage()),
 		Catalogue: fromMark(r.GetCatalogue()),
 	}
+	if info.Networks, err = wire.FromNetworks(r.GetNetworks()); err != nil {
+		return orchestrator.HostInfo{}, err
+	}
 	for _, k := range r.GetInDoubt() {
 		info.InDoubt = append(info.InDoubt, orchestrator.InDoubt{Key: fromImageKey(k), Epoch: k.GetEpoch()})
 	}
@@ -103,15 +106,15 @@ func (a *agent) Members(ctx context.Context, job string) ([]orchestrator.Member,
 }
 
 func (a *agent) Run(ctx context.Context, m orchestrator.Member) (orchestrator.Member, error) {
-	r, err := a.client.Run(ctx, &ssv1.RunRequest{Job: m.Job, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log})
+	r, err := a.client.Run(ctx, &ssv1.RunRequest{Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log})
 	if err != nil {
 		return orchestrator.Member{}, wire.Error(a.host, err)
 	}
 	return a.member(r.GetMember()), nil
 }
 
-func (a *agent) Attach(ctx context.Context, job string, pid int) (orchestrator.Member, error) {
-	r, err := a.client.Attach(ctx, &ssv1.AttachRequest{Job: job, Pid: int32(pid)})
+func (a *agent) Attach(ctx context.Context, job, name string, pid int) (orchestrator.Member, error) {
+	r, err := a.client.Attach(ctx, &ssv1.AttachRequest{Job: job, Name: name, Pid: int32(pid)})
 	if err != nil {
 		return orchestrator.Member{}, wire.Error(a.host, err)
 	}

@@ -149,16 +149,16 @@ func (s *Store) clearStaging() error {
 
 // eachStaged calls f for the folder of every dump, and for folders of jobs and snapshots without any.
 func (s *Store) eachStaged(f func(dir string, dump bool) error) error {
-	jobs, err := names(s.staging)
+	jobs, err := folderNames(s.staging)
 	for _, job := range jobs {
-		snapshots, namesErr := names(filepath.Join(s.staging, job))
+		snapshots, namesErr := folderNames(filepath.Join(s.staging, job))
 		err = errors.Join(err, namesErr)
 		if len(snapshots) == 0 {
 			err = errors.Join(err, f(filepath.Join(s.staging, job), false))
 		}
 		for _, snapshot := range snapshots {
 			dir := filepath.Join(s.staging, job, snapshot)
-			hosts, namesErr := names(dir)
+			hosts, namesErr := folderNames(dir)
 			err = errors.Join(err, namesErr)
 			if len(hosts) == 0 {
 				err = errors.Join(err, f(dir, false))

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"ss/store/internal/disk"
+	"ss/names"
 )
 
 const (
@@ -44,7 +44,7 @@ func (k Key) String() string { return k.Job + "/" + k.Snapshot + "/" + k.Host }
 
 func (k Key) validate() error {
 	for _, name := range []string{k.Job, k.Snapshot, k.Host} {
-		if !disk.ValidName(name) {
+		if !names.Valid(name) {
 			return fmt.Errorf("image set %q: %q is not a name: %w", k, name, ErrInvalid)
 		}
 	}
@@ -91,7 +91,7 @@ func parseKey(name, folder string) (Key, bool) {
 // parseObjectName undoes ObjectName.
 func parseObjectName(name string) (job, digest string, ok bool) {
 	parts := strings.Split(name, "/")
-	if len(parts) != 3 || parts[1] != objectsFolder || !disk.ValidName(parts[0]) || !digestPattern.MatchString(parts[2]) {
+	if len(parts) != 3 || parts[1] != objectsFolder || !names.Valid(parts[0]) || !digestPattern.MatchString(parts[2]) {
 		return "", "", false
 	}
 	return parts[0], parts[2], true
@@ -100,7 +100,7 @@ func parseObjectName(name string) (job, digest string, ok bool) {
 // parseCutName undoes CutName.
 func parseCutName(name string) (job, snapshot string, ok bool) {
 	parts := strings.Split(name, "/")
-	if len(parts) != 3 || parts[1] != cutsFolder || !disk.ValidName(parts[0]) || !disk.ValidName(parts[2]) {
+	if len(parts) != 3 || parts[1] != cutsFolder || !names.Valid(parts[0]) || !names.Valid(parts[2]) {
 		return "", "", false
 	}
 	return parts[0], parts[2], true

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"ss/store/internal/disk"
+	"ss/names"
 	"ss/store/keys"
 	"ss/store/pack"
 )
@@ -80,7 +80,7 @@ func (p *Partial) Key() Key { return p.key }
 // Dir makes, the first time, and returns the folder for a member's images (0700), in the staging folder. What is put there must be regular files, in
 // folders at will.
 func (p *Partial) Dir(member string) (string, error) {
-	if !disk.ValidName(member) {
+	if !names.Valid(member) {
 		return "", fmt.Errorf("images of %s: member %q: %w", p.key, member, ErrInvalid)
 	}
 	dir := filepath.Join(p.dir, member)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"ss/names"
 	"ss/store/blob"
 	"ss/store/internal/disk"
 )
@@ -109,12 +110,12 @@ func open(dir string, opt Options) (*Store, error) {
 // refuseOldLayout refuses a folder that programs before the objects wrote: DIR/JOB/SNAPSHOT/HOST/manifest.json. Nothing of it can be
 // used here, and nothing of it may be lost unasked.
 func refuseOldLayout(dir string) error {
-	jobs, err := names(dir)
+	jobs, err := folderNames(dir)
 	if err != nil {
 		return err
 	}
 	for _, job := range jobs {
-		folders, err := names(filepath.Join(dir, job))
+		folders, err := folderNames(filepath.Join(dir, job))
 		if err != nil {
 			return err
 		}
@@ -152,15 +153,15 @@ func (s *Store) refuseUnknown(ctx context.Context) error {
 	return nil
 }
 
-// names lists the folders in dir that have plain names, sorted; none if dir is gone.
-func names(dir string) ([]string, error) {
+// folderNames lists the folders in dir that have plain names, sorted; none if dir is gone.
+func folderNames(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	var ns []string
 	for _, e := range entries {
-		if e.IsDir() && disk.ValidName(e.Name()) {
+		if e.IsDir() && names.Valid(e.Name()) {
 			ns = append(ns, e.Name())
 		}
 	}
@@ -168,7 +169,7 @@ func names(dir string) ([]string, error) {
 }
 
 // jobs lists the jobs of which something is here.
-func (s *Store) jobs() ([]string, error) { return names(s.dir) }
+func (s *Store) jobs() ([]string, error) { return folderNames(s.dir) }
 
 // Space is the number of bytes that can still be written: for dumps, and for objects. Where both lie on one file system both take from
 // the same room.

@@ -8,8 +8,8 @@ import (
 	"regexp"
 	"strings"
 
+	"ss/names"
 	"ss/store/blob"
-	"ss/store/internal/disk"
 )
 
 // A tombstone is the signed word that a cut was removed (package tombstone, above this one's head: here it is opaque). It is kept
@@ -38,7 +38,7 @@ func TombstoneName(job, snapshot, id string) string {
 // parseTombstoneName undoes TombstoneName.
 func parseTombstoneName(name string) (t StoredTombstone, ok bool) {
 	parts := strings.Split(name, "/")
-	if len(parts) != 4 || parts[1] != removedFolder || !disk.ValidName(parts[0]) || !disk.ValidName(parts[2]) || !tombstoneID.MatchString(parts[3]) {
+	if len(parts) != 4 || parts[1] != removedFolder || !names.Valid(parts[0]) || !names.Valid(parts[2]) || !tombstoneID.MatchString(parts[3]) {
 		return StoredTombstone{}, false
 	}
 	return StoredTombstone{Job: parts[0], Snapshot: parts[2], ID: parts[3]}, true

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"ss/names"
 	"ss/store/blob"
-	"ss/store/internal/disk"
 )
 
 // partialTime is when a Put into a vault that has not ended is taken for one whose process was killed. No object takes that long, and clocks may differ.
@@ -17,7 +17,7 @@ const partialTime = 24 * time.Hour
 // transfers, of any job, that were killed long ago.
 func CollectIn(ctx context.Context, v blob.Store, job string, dry bool) (Garbage, error) {
 	var g Garbage
-	if !disk.ValidName(job) {
+	if !names.Valid(job) {
 		return g, fmt.Errorf("collect in a vault: job %q: %w", job, ErrInvalid)
 	}
 	garbage, _, err := unused(ctx, v, job)

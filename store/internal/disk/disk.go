@@ -8,15 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"syscall"
 )
-
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
-
-// ValidName says whether name can be that of a host, a job, a member or a snapshot: 1 to 63 letters,
-// digits, dots, dashes and underscores, the first a letter or digit. Such a name is safe as a file's.
-func ValidName(name string) bool { return namePattern.MatchString(name) }
 
 // PrivateDir makes dir 0700 if it is missing or empty. One that holds something already and is open
 // to others is refused: what is in it may have been put or read by them.

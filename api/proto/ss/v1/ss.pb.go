@@ -364,8 +364,10 @@ type InfoResponse struct {
 	InDoubt   []*ImageKey            `protobuf:"bytes,9,rep,name=in_doubt,json=inDoubt,proto3" json:"in_doubt,omitempty"`
 	Damage    []*Damage              `protobuf:"bytes,10,rep,name=damage,proto3" json:"damage,omitempty"`
 	// catalogue is the newest generation of a catalogue that the agent has seen.
-	Catalogue     *CatalogueMark `protobuf:"bytes,11,opt,name=catalogue,proto3" json:"catalogue,omitempty"`
-	SetAside      []*SetAside    `protobuf:"bytes,12,rep,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
+	Catalogue *CatalogueMark `protobuf:"bytes,11,opt,name=catalogue,proto3" json:"catalogue,omitempty"`
+	SetAside  []*SetAside    `protobuf:"bytes,12,rep,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
+	// networks are addrs with the lengths of their networks' prefixes: 192.0.2.1/24.
+	Networks      []string `protobuf:"bytes,13,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -480,6 +482,13 @@ func (x *InfoResponse) GetCatalogue() *CatalogueMark {
 func (x *InfoResponse) GetSetAside() []*SetAside {
 	if x != nil {
 		return x.SetAside
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
 	}
 	return nil
 }
@@ -789,6 +798,7 @@ func (x *MembersResponse) GetMembers() []*Member {
 	return nil
 }
 
+// RunRequest starts a member. The catalogue has drawn its name; a name that exists here is refused.
 type RunRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -796,6 +806,7 @@ type RunRequest struct {
 	Env           []string               `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`
 	Dir           string                 `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`
 	Log           string                 `protobuf:"bytes,5,opt,name=log,proto3" json:"log,omitempty"`
+	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -865,6 +876,13 @@ func (x *RunRequest) GetLog() string {
 	return ""
 }
 
+func (x *RunRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type RunResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -913,6 +931,7 @@ type AttachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -959,6 +978,13 @@ func (x *AttachRequest) GetPid() int32 {
 		return x.Pid
 	}
 	return 0
+}
+
+func (x *AttachRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 type AttachResponse struct {
@@ -4672,7 +4698,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04next\x18\x04 \x01(\tR\x04next\"\x85\x03\n" +
+	"\x04next\x18\x04 \x01(\tR\x04next\"\xa1\x03\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -4688,7 +4714,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06damage\x18\n" +
 	" \x03(\v2\r.ss.v1.DamageR\x06damage\x122\n" +
 	"\tcatalogue\x18\v \x01(\v2\x14.ss.v1.CatalogueMarkR\tcatalogue\x12,\n" +
-	"\tset_aside\x18\f \x03(\v2\x0f.ss.v1.SetAsideR\bsetAside\"\x86\x01\n" +
+	"\tset_aside\x18\f \x03(\v2\x0f.ss.v1.SetAsideR\bsetAside\x12\x1a\n" +
+	"\bnetworks\x18\r \x03(\tR\bnetworks\"\x86\x01\n" +
 	"\x06Damage\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
@@ -4713,19 +4740,21 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0eMembersRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\":\n" +
 	"\x0fMembersResponse\x12'\n" +
-	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"n\n" +
+	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\x82\x01\n" +
 	"\n" +
 	"RunRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
 	"\x03env\x18\x03 \x03(\tR\x03env\x12\x10\n" +
 	"\x03dir\x18\x04 \x01(\tR\x03dir\x12\x10\n" +
-	"\x03log\x18\x05 \x01(\tR\x03log\"4\n" +
+	"\x03log\x18\x05 \x01(\tR\x03log\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\"4\n" +
 	"\vRunResponse\x12%\n" +
-	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"3\n" +
+	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"G\n" +
 	"\rAttachRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\x05R\x03pid\"7\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"7\n" +
 	"\x0eAttachResponse\x12%\n" +
 	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"\x1f\n" +
 	"\vKillRequest\x12\x10\n" +

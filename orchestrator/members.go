@@ -1,0 +1,144 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"ss/fault"
+	"ss/store"
+)
+
+// Run starts a member. The job comes into being with its first member.
+func (c *Cluster) Run(ctx context.Context, host string, m Member) (Member, error) {
+	return c.start(ctx, host, m.Job, func(ctx context.Context, a Agent, name string) (Member, error) {
+		m.Name = name
+		return a.Run(ctx, m)
+	})
+}
+
+// Attach takes a running tree in.
+func (c *Cluster) Attach(ctx context.Context, host, job string, pid int) (Member, error) {
+	return c.start(ctx, host, job, func(ctx context.Context, a Agent, name string) (Member, error) { return a.Attach(ctx, job, name, pid) })
+}
+
+// start draws a member's name and has its host start it under that name. The catalogue knows of the member before the host does: whatever
+// is lost on the way, no second member gets the name, and nothing runs of which the catalogue does not know that it may.
+func (c *Cluster) start(ctx context.Context, host, job string, do func(context.Context, Agent, string) (Member, error)) (Member, error) {
+	h, a, err := c.host(host)
+	if err != nil {
+		return Member{}, err
+	}
+	there, err := c.membersOf(ctx, h, job)
+	if err != nil {
+		return Member{}, err
+	}
+	name, err := c.Catalogue.DrawMember(job, host, memberNames(there))
+	if err != nil {
+		return Member{}, err
+	}
+	m, err := do(ctx, a, name)
+	if err != nil {
+		return Member{}, c.notStarted(ctx, h, job, name, err)
+	}
+	if err := c.Catalogue.AddMember(job, host, m.Name); err != nil {
+		return m, fmt.Errorf("member %s runs on %s, but the catalogue has it as starting still: %w", m.Name, host, err)
+	}
+	return m, nil
+}
+
+// notStarted takes a member whose start has failed off the catalogue, if its host says that it is not there. Else its name stays, and what
+// is known is said.
+func (c *Cluster) notStarted(ctx context.Context, h store.Host, job, name string, err error) error {
+	if fault.Is(err, fault.Unreachable) || ctx.Err() != nil {
+		there, aerr := c.membersOf(context.WithoutCancel(ctx), h, job)
+		switch {
+		case aerr != nil:
+			return &fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("whether %s runs on %s is not known: see ssctl ps %s when that host answers", name, h.Name, job)}
+		case slices.Contains(memberNames(there), name):
+			return errors.Join(&fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("%s was started on %s all the same", name, h.Name)},
+				c.Catalogue.AddMember(job, h.Name, name))
+		}
+	}
+	return errors.Join(err, c.Catalogue.RemoveMember(job, h.Name, name))
+}
+
+func memberNames(members []Member) []string {
+	var out []string
+	for _, m := range members {
+		out = append(out, m.Name)
+	}
+	return out
+}
+
+// Kill ends a job on every host that answers, and takes its members there off the catalogue. A host that does not answer, and has
+// members as far as the catalogue knows, makes it fail when the others are done.
+func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err error) {
+	j, err := c.Catalogue.Job(job)
+	if err != nil {
+		return nil, err
+	}
+	statuses, err := c.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var hosts []store.Host
+	var errs []error
+	for _, h := range statuses {
+		placed := store.Names(j.Placement[h.Name])
+		switch {
+		case h.Err == nil:
+			hosts = append(hosts, h.Host)
+		case len(placed) == 0:
+			c.notice("%s does not answer; the catalogue knows of no member there", h.Name)
+		default:
+			errs = append(errs, &fault.Error{Kind: fault.Unreachable, Err: fmt.Errorf("%s may still run on %s: %w", strings.Join(placed, ", "), h.Name, h.Err),
+				Next: "kill again when it answers; if it is gone for good, ssctl host rm " + h.Name + " --lost"})
+		}
+	}
+	for i, k := range c.killOn(ctx, job, hosts) {
+		if k.err != nil {
+			errs = append(errs, k.err)
+			continue
+		}
+		killed = append(killed, k.names...)
+		c.strangers(job, hosts[i].Name, j.Placement[hosts[i].Name], k.names)
+		errs = append(errs, c.Catalogue.ClearHosts(job, hosts[i].Name))
+	}
+	return killed, errors.Join(errs...)
+}
+
+// strangers says of members that the catalogue has on a host, and that host knows nothing of, that they were not ended.
+func (c *Cluster) strangers(job, host string, placed []store.Placed, killed []string) {
+	for _, p := range placed {
+		if p.State == store.PlacedRunning && !slices.Contains(killed, p.Name) {
+			c.notice("%s knows nothing of %s: if its agent has lost its state folder, processes of it may still run in the cgroup %s/%s there", host, p.Name, job, p.Name)
+		}
+	}
+}
+
+// killing is what a host says to a Kill.
+type killing struct {
+	names []string
+	err   error
+}
+
+// killOn ends a job on hosts, all at once, and returns what each says, in their order.
+func (c *Cluster) killOn(ctx context.Context, job string, hosts []store.Host) []killing {
+	out := make([]killing, len(hosts))
+	var wg sync.WaitGroup
+	for i, h := range hosts {
+		wg.Go(func() {
+			a, err := c.agent(h)
+			if err == nil {
+				out[i].names, err = a.Kill(ctx, job)
+			}
+			out[i].err = err
+		})
+	}
+	wg.Wait()
+	return out
+}

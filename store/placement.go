@@ -1,0 +1,202 @@
+package store
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/bbolt"
+
+	"ss/names"
+)
+
+// Placed is a member of a job on the host where the catalogue has it.
+type Placed struct {
+	Name  string
+	State PlacedState
+}
+
+// PlacedState is what the catalogue knows of a placed member.
+type PlacedState string
+
+// The states.
+const (
+	// PlacedRunning: it was started, or restored, there. That is the zero value.
+	PlacedRunning PlacedState = ""
+	// PlacedStarting: its name was drawn, and whether its start has succeeded is not known yet.
+	PlacedStarting PlacedState = "starting"
+)
+
+// placedForm is how a Placed that has more than a name is written.
+type placedForm struct {
+	Name  string      `json:"name"`
+	State PlacedState `json:"state,omitempty"`
+}
+
+// MarshalJSON writes a member of which there is no more to say as its name. Catalogues and manifests of before had names only, and
+// must be read, and a signed manifest written again, byte for byte.
+func (p Placed) MarshalJSON() ([]byte, error) {
+	if p == (Placed{Name: p.Name}) {
+		return json.Marshal(p.Name)
+	}
+	return json.Marshal(placedForm(p))
+}
+
+// UnmarshalJSON reads both forms.
+func (p *Placed) UnmarshalJSON(data []byte) error {
+	if len(data) > 0 && data[0] == '"' {
+		*p = Placed{}
+		return json.Unmarshal(data, &p.Name)
+	}
+	var f placedForm
+	if err := json.Unmarshal(data, &f); err != nil {
+		return err
+	}
+	*p = Placed(f)
+	return nil
+}
+
+// Running makes records of members that run.
+func Running(members ...string) []Placed {
+	out := make([]Placed, 0, len(members))
+	for _, m := range members {
+		out = append(out, Placed{Name: m})
+	}
+	return out
+}
+
+// Names lists the names of members.
+func Names(members []Placed) []string {
+	out := make([]string, 0, len(members))
+	for _, m := range members {
+		out = append(out, m.Name)
+	}
+	return out
+}
+
+// Where finds a member's host.
+func (j Job) Where(member string) (host string, p Placed, ok bool) {
+	for host, members := range j.Placement {
+		if i := slices.IndexFunc(members, func(m Placed) bool { return m.Name == member }); i >= 0 {
+			return host, members[i], true
+		}
+	}
+	return "", Placed{}, false
+}
+
+// DrawMember draws the name of a member that is about to be started on a registered host, and writes it down as starting: when it
+// returns, no later call, in whatever process, gives that name again for as long as the job lives. The job is made if it is new.
+// taken are names that the host says it has, which the catalogue may not know of: one that was rebuilt, say.
+func (c *Catalogue) DrawMember(job, host string, taken []string) (name string, err error) {
+	err = c.updateJob(job, true, func(tx *bbolt.Tx, j *Job) error {
+		if _, err := need[Host](tx, bucketHosts, host); err != nil {
+			return err
+		}
+		cuts, err := cutsOf(tx, job)
+		if err != nil {
+			return err
+		}
+		for _, cut := range cuts { // of an import, or older than a rebuilt catalogue
+			for _, h := range cut.Hosts {
+				for _, m := range h.Members {
+					taken = append(taken, m.Name)
+				}
+			}
+		}
+		for _, members := range j.Placement {
+			taken = append(taken, Names(members)...)
+		}
+		prefix := names.Prefix(host)
+		number := j.Drawn[prefix]
+		for _, t := range taken {
+			if p, n, ok := names.Number(t); ok && p == prefix {
+				number = max(number, n)
+			}
+		}
+		if number++; number > names.MaxNumber {
+			return fmt.Errorf("job %q has had all the members of host %q that there are numbers for: %w", job, host, ErrInvalid)
+		}
+		if j.Drawn == nil {
+			j.Drawn = map[string]uint64{}
+		}
+		j.Drawn[prefix], name = number, names.Member(prefix, number)
+		j.place(host, Placed{Name: name, State: PlacedStarting})
+		return nil
+	})
+	return name, err
+}
+
+// AddMember notes that a member runs on a host, and makes the job if it is new. One that is on another host makes the error wrap
+// ErrConflict.
+func (c *Catalogue) AddMember(job, host, member string) error {
+	return c.changeJob(job, true, func(j *Job) error {
+		if err := validName("member", member); err != nil {
+			return err
+		}
+		if err := validName("host", host); err != nil {
+			return err
+		}
+		if other, _, ok := j.Where(member); ok && other != host {
+			return fmt.Errorf("member %q of job %q is on host %q: %w", member, job, other, ErrConflict)
+		}
+		j.place(host, Placed{Name: member})
+		return nil
+	})
+}
+
+// RemoveMember notes that a member is gone. Its host stays among those that had members. A member
+// that is not there is no error.
+func (c *Catalogue) RemoveMember(job, host, member string) error {
+	return c.changeJob(job, false, func(j *Job) error {
+		if _, ok := j.Placement[host]; ok {
+			j.Placement[host] = slices.DeleteFunc(j.Placement[host], func(m Placed) bool { return m.Name == member })
+		}
+		return nil
+	})
+}
+
+// ClearHosts notes that hosts have no member of a job any more. They stay among those that had members.
+func (c *Catalogue) ClearHosts(job string, hosts ...string) error {
+	return c.changeJob(job, false, func(j *Job) error {
+		for _, host := range hosts {
+			if _, ok := j.Placement[host]; ok {
+				j.Placement[host] = []Placed{}
+			}
+		}
+		return nil
+	})
+}
+
+// SetPlacement replaces where the members of a job are, after a restore, and makes the job if it is
+// new. Hosts that had members stay listed, without any.
+func (c *Catalogue) SetPlacement(job string, placement map[string][]Placed) error {
+	return c.changeJob(job, true, func(j *Job) error {
+		for host := range j.Placement {
+			j.Placement[host] = []Placed{}
+		}
+		for host, members := range placement {
+			if err := validName("host", host); err != nil {
+				return err
+			}
+			for _, m := range members {
+				if err := validName("member", m.Name); err != nil {
+					return err
+				}
+			}
+			j.Placement[host] = sortedMembers(slices.Clone(members))
+		}
+		return j.validate()
+	})
+}
+
+// place puts a member on a host, in place of what is known of it there.
+func (j *Job) place(host string, p Placed) {
+	others := slices.DeleteFunc(j.Placement[host], func(m Placed) bool { return m.Name == p.Name })
+	j.Placement[host] = sortedMembers(append(others, p))
+}
+
+func sortedMembers(members []Placed) []Placed {
+	slices.SortFunc(members, func(a, b Placed) int { return cmp.Compare(a.Name, b.Name) })
+	return append([]Placed{}, members...)
+}
