@@ -75,16 +75,6 @@ type Attempt struct {
 	wake  chan struct{}
 }
 
-type joined struct {
-	marker.Event
-	attempt *Attempt
-}
-
-type hungUp struct {
-	marker.Event
-	key marker.Key
-}
-
 // Join opens the line for an attempt. The caller must Hangup.
 func (a *Agent) Join(open Open) (*Attempt, error) {
 	if err := a.checkOpen(string(open.Key.Job), string(open.Key.Snapshot), open.Participants); err != nil {
@@ -95,7 +85,7 @@ func (a *Agent) Join(open Open) (*Attempt, error) {
 		return nil, a.fail("snapshot", string(open.Key.Job), err)
 	}
 	at := &Attempt{r: r, open: open, wake: make(chan struct{}, 1)}
-	r.post(joined{attempt: at})
+	r.put(input{opened: at})
 	return at, nil
 }
 
@@ -114,8 +104,10 @@ func (a *Agent) checkOpen(job, id string, participants []Participant) error {
 // Receive takes a message of the coordinator.
 func (at *Attempt) Receive(m marker.Message) { at.r.post(marker.Received{Message: m}) }
 
-// Hangup says that the coordinator's line is closed.
-func (at *Attempt) Hangup() { at.r.post(hungUp{key: at.open.Key}) }
+// Hangup says that the coordinator's line is closed, and with it that the coordinator is gone.
+func (at *Attempt) Hangup() {
+	at.r.put(input{closed: at.open.Key, event: marker.Orphaned{Key: at.open.Key}})
+}
 
 // Wake is signalled when there is something to Take.
 func (at *Attempt) Wake() <-chan struct{} { return at.wake }
@@ -152,36 +144,12 @@ func (a *Agent) Deliver(m marker.Message) {
 	}
 }
 
-// resolved is the outcome of an attempt that its coordinator has left in doubt.
-type resolved struct {
-	marker.Event
-	snapshot  string
-	committed bool
-}
-
-// message is the outcome as the coordinator would have sent it; nil if the participant is in no doubt.
-func (r resolved) message(p marker.Participant, host string) marker.Event {
-	for _, k := range p.InDoubt() {
-		if string(k.Snapshot) != r.snapshot {
-			continue
-		}
-		m := marker.Message{Type: marker.MsgAbort, Key: k, From: marker.CoordinatorHost, To: marker.HostID(host)}
-		if r.committed {
-			m.Type = marker.MsgCommit
-		} else {
-			m.Reason = "its coordinator ended without a commit"
-		}
-		return marker.Received{Message: m}
-	}
-	return nil
-}
-
 // tellRunner hands the outcome of an attempt in doubt to the job's participant.
 func (a *Agent) tellRunner(k images.Key, committed bool) {
 	a.mu.Lock()
 	r := a.runners[k.Job]
 	a.mu.Unlock()
 	if r != nil && k.Host == a.cfg.Host {
-		r.post(resolved{snapshot: k.Snapshot, committed: committed})
+		r.post(marker.Resolved{Snapshot: marker.SnapshotID(k.Snapshot), Committed: committed})
 	}
 }

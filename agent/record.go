@@ -31,6 +31,7 @@ func (w *work) record(ctx context.Context) (marker.Event, error) {
 	}
 	gates, peers := w.plan(socks)
 	w.mu.Lock()
+	w.peers = peers
 	for _, g := range gates {
 		w.gates[g.Peer] = true
 	}

@@ -16,7 +16,7 @@ import (
 type runner struct {
 	a      *Agent
 	job    string
-	events chan marker.Event
+	inputs chan input
 	quit   chan struct{}
 	zero   time.Time // the zero of the participant's clock
 
@@ -28,7 +28,7 @@ type runner struct {
 
 func (a *Agent) newRunner(job string) *runner {
 	return &runner{
-		a: a, job: job, events: make(chan marker.Event, 64), quit: make(chan struct{}), zero: time.Now(),
+		a: a, job: job, inputs: make(chan input, 64), quit: make(chan struct{}), zero: time.Now(),
 		p:        marker.NewParticipant(marker.HostID(a.cfg.Host), marker.JobID(job), 0),
 		attempts: map[marker.Key]*Attempt{},
 	}
@@ -61,10 +61,19 @@ func (r *runner) start() {
 // stop asks the loop to end; what it holds is rolled back first. It is called once, by Agent.Close.
 func (r *runner) stop() { close(r.quit) }
 
+// input is one thing for the loop: an event of the protocol, and before it, if set, a line that was opened or closed.
+type input struct {
+	event  marker.Event
+	opened *Attempt
+	closed marker.Key
+}
+
 // post hands an event to the loop, unless the loop has ended.
-func (r *runner) post(ev marker.Event) {
+func (r *runner) post(ev marker.Event) { r.put(input{event: ev}) }
+
+func (r *runner) put(in input) {
 	select {
-	case r.events <- ev:
+	case r.inputs <- in:
 	case <-r.quit:
 	}
 }
@@ -81,8 +90,8 @@ func (r *runner) loop() {
 			timer.Stop()
 		}
 		select {
-		case ev := <-r.events:
-			r.handle(ev)
+		case in := <-r.inputs:
+			r.handle(in)
 		case <-timer.C:
 			r.step(marker.Tick{Now: r.now()})
 		case <-r.quit:
@@ -92,32 +101,16 @@ func (r *runner) loop() {
 	}
 }
 
-// handle is step for the events of the protocol and the three of this package's own.
-func (r *runner) handle(ev marker.Event) {
-	switch ev := ev.(type) {
-	case joined:
-		r.attempts[ev.attempt.open.Key] = ev.attempt
-		return
-	case hungUp:
-		delete(r.attempts, ev.key)
-		// Nobody else can make this attempt commit: its coordinator is gone. A host that has not said
-		// Complete need not wait for the lease to run out.
-		if r.p.Key() == ev.key && r.p.Phase() != marker.Idle && r.p.Phase() < marker.Complete {
-			r.step(marker.Received{Message: marker.Message{
-				Type: marker.MsgAbort, Key: ev.key, From: marker.CoordinatorHost, To: marker.HostID(r.a.cfg.Host),
-				Reason: "the coordinator is gone",
-			}})
-		}
-		return
+func (r *runner) handle(in input) {
+	if in.opened != nil {
+		r.attempts[in.opened.open.Key] = in.opened
 	}
-	if res, ok := ev.(resolved); ok {
-		ev = res.message(r.p, r.a.cfg.Host)
-		if ev == nil {
-			return
-		}
+	delete(r.attempts, in.closed)
+	if in.event == nil {
+		return
 	}
 	r.step(marker.Tick{Now: r.now()}) // so that spans count from the event, not from the last one
-	r.step(ev)
+	r.step(in.event)
 }
 
 func (r *runner) step(ev marker.Event) {
@@ -192,6 +185,8 @@ func (r *runner) act(act marker.Action) {
 		r.short(act, w.thaw)
 	case marker.ActOpen:
 		r.short(act, func(ctx context.Context) error { return w.openGate(ctx, string(act.Peer)) })
+	case marker.ActOpenRest:
+		r.short(act, w.openRest)
 	case marker.ActRelease:
 		r.short(act, w.release)
 	case marker.ActDiscard:
@@ -257,7 +252,7 @@ func (r *runner) wrap(act marker.Action, err error) error {
 func actionName(t marker.ActionType) string {
 	names := map[marker.ActionType]string{
 		marker.ActPrepare: "preparing", marker.ActRecord: "recording", marker.ActSettle: "settling", marker.ActDump: "dumping",
-		marker.ActThaw: "thawing", marker.ActOpen: "opening a gate", marker.ActStore: "storing", marker.ActRollback: "rolling back",
+		marker.ActThaw: "thawing", marker.ActOpen: "opening a gate", marker.ActOpenRest: "opening the gates", marker.ActStore: "storing", marker.ActRollback: "rolling back",
 		marker.ActFinish: "finishing", marker.ActRelease: "releasing",
 	}
 	return names[t]

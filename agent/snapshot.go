@@ -55,7 +55,8 @@ type work struct {
 	frozenAt time.Time
 	thawedAt time.Time
 	openedAt time.Time
-	gates    map[string]bool // closed gates by peer
+	gates    map[string]bool            // closed gates by peer
+	peers    map[marker.HostID][]string // the channels, by the host at their other end
 	phases   []PhaseTiming
 	reports  []MemberReport
 	settled  map[string]bool
@@ -96,7 +97,7 @@ func (w *work) participant(host string) (Participant, bool) {
 
 // phase notes when an action began, for the report and the person who watches.
 func (w *work) phase(act marker.Action) {
-	if act.Type == marker.ActOpen || act.Type == marker.ActSettle || act.Type == marker.ActThaw {
+	if act.Type == marker.ActOpen || act.Type == marker.ActOpenRest || act.Type == marker.ActSettle || act.Type == marker.ActThaw {
 		return
 	}
 	w.enter(actionName(act.Type))
@@ -419,6 +420,24 @@ func (w *work) openGate(ctx context.Context, peer string) error {
 		return fmt.Errorf("open the gate toward %s: %w", peer, err)
 	}
 	w.opened(peer)
+	return nil
+}
+
+// openRest opens the gates toward all other hosts with which this one shares no channel.
+func (w *work) openRest(ctx context.Context) error {
+	w.mu.Lock()
+	var rest []string
+	for peer := range w.gates {
+		if _, channel := w.peers[marker.HostID(peer)]; !channel && peer != w.a.cfg.Host {
+			rest = append(rest, peer)
+		}
+	}
+	w.mu.Unlock()
+	for _, peer := range rest {
+		if err := w.openGate(ctx, peer); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

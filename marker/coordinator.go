@@ -57,11 +57,14 @@ type Coordinator struct {
 	verdict  verdict
 	stage    Stage
 	now      Millis // of the latest Tick
-	hosts    []host // sorted by name; never changed in place
-	prepared Millis // instant at which PrepareTimeout ends, 0 if it does not
-	complete Millis // Timeout
-	ended    Millis // AbortTimeout or FinishTimeout
-	renew    Millis // M11: the next renewal
+	group    *group
+	hosts    vector[host]         // by the group's order
+	tally    [HostAborted + 1]int // how many hosts are at each progress
+	awaited  int                  // hosts that the end of the attempt waits for, once its outcome stands
+	prepared Millis               // instant at which PrepareTimeout ends, 0 if it does not
+	complete Millis               // Timeout
+	ended    Millis               // AbortTimeout or FinishTimeout
+	renew    Millis               // M11: the next renewal
 	outcome  Outcome
 	faults   faults
 }
@@ -81,15 +84,20 @@ type host struct {
 	progress    Progress
 	ends        []End
 	note        string
+	lacks       bool // it does not know the group: a Prepare lists it
 	unreachable bool // M10: it has never answered and cannot be reached, so an abort does not wait for it
+	lost        bool // its line is gone: nothing will be heard of it any more
 }
 
 // NewCoordinator returns a coordinator that waits for Begin.
 func NewCoordinator(cfg Config) Coordinator {
-	c := Coordinator{cfg: cfg}
-	for _, id := range newHostSet(cfg.Participants) {
-		c.hosts = append(c.hosts, host{id: id})
+	c := Coordinator{cfg: cfg, group: newGroup(cfg.Participants)}
+	hosts := make([]host, len(c.group.hosts))
+	for i, id := range c.group.hosts {
+		hosts[i].id = id
 	}
+	c.hosts = newVector(hosts)
+	c.tally[HostUntouched] = len(hosts)
 	return c
 }
 
@@ -114,17 +122,13 @@ func (c Coordinator) Key() Key { return c.cfg.Key }
 
 // Hosts lists the participants, sorted.
 func (c Coordinator) Hosts() []HostID {
-	ids := make([]HostID, len(c.hosts))
-	for i, h := range c.hosts {
-		ids[i] = h.id
-	}
-	return ids
+	return slices.Clone(c.group.hosts)
 }
 
 // HostPhase is how far a participant is known to be; HostUntouched if it is none.
 func (c Coordinator) HostPhase(id HostID) Progress {
 	if i := c.index(id); i >= 0 {
-		return c.hosts[i].progress
+		return c.hosts.get(i).progress
 	}
 	return HostUntouched
 }
@@ -160,7 +164,6 @@ func (c *Coordinator) timers() []Millis {
 // event. A *TransitionError or *ConfigError leaves the state as it is.
 func (c Coordinator) Step(ev Event) (Coordinator, Ready, error) {
 	next, out := c, Ready{}
-	next.hosts = slices.Clone(c.hosts)
 	if err := next.apply(ev, &out); err != nil {
 		return c, Ready{}, err
 	}
@@ -176,7 +179,10 @@ func (c *Coordinator) apply(ev Event, out *Ready) error {
 		c.receive(ev.Message, out)
 		return nil
 	case Unreachable:
-		c.unreachable(ev, out)
+		c.unreachable(ev, false, out)
+		return nil
+	case LineLost:
+		c.unreachable(Unreachable(ev), true, out)
 		return nil
 	case Interrupt:
 		c.interrupt(ev.Reason, out)
@@ -204,7 +210,7 @@ func (c *Coordinator) apply(ev Event, out *Ready) error {
 }
 
 func (c *Coordinator) begin(out *Ready) error {
-	set := newHostSet(c.cfg.Participants)
+	set := c.group.hosts
 	switch {
 	case len(set) == 0:
 		return &ConfigError{"the job has no participants"}
@@ -215,8 +221,8 @@ func (c *Coordinator) begin(out *Ready) error {
 	case c.cfg.Lease <= 0 || c.cfg.Settle < 0:
 		return &ConfigError{"lease or settle time is not positive"}
 	}
-	for i := range c.hosts {
-		c.hosts[i].progress = HostContacted
+	for i := range set {
+		c.put(i, func(h *host) { h.progress = HostContacted })
 	}
 	switch c.verdict {
 	case committed:
@@ -275,48 +281,65 @@ func (c *Coordinator) interrupt(reason string, out *Ready) {
 	}
 }
 
-func (c *Coordinator) unreachable(ev Unreachable, out *Ready) {
+// unreachable notes that a message did not reach a host. If its line is gone for good, nothing more is to be heard of it.
+func (c *Coordinator) unreachable(ev Unreachable, gone bool, out *Ready) {
 	i := c.index(ev.Host)
 	if i < 0 {
 		return
 	}
+	c.put(i, func(h *host) {
+		h.lost = h.lost || gone
+		if c.stage == StagePreparing || c.stage == StageRunning || c.stage == StageAborting {
+			h.unreachable = h.progress < HostPrepared
+		}
+	})
 	switch c.stage {
 	case StagePreparing, StageRunning:
-		c.hosts[i].unreachable = c.hosts[i].progress < HostPrepared
 		c.abort(out, CauseUnreachable, ev.Host, fmt.Sprintf("%s is unreachable: %s", ev.Host, ev.Reason))
-	case StageAborting:
-		c.hosts[i].unreachable = c.hosts[i].progress < HostPrepared
+	case StageAborting, StageFinishing:
 		c.maybeOver(out)
 	}
 }
 
 // abort gives the attempt up (M10). Only what comes before the commit leads here.
 func (c *Coordinator) abort(out *Ready, cause Cause, blame HostID, reason string) {
-	c.stage = StageAborting
 	c.outcome = Outcome{Cause: cause, Blame: blame, Reason: reason}
-	c.ended = c.after(c.cfg.AbortTimeout)
-	c.renew = c.now + c.interval()
+	c.decide(StageAborting, c.cfg.AbortTimeout)
 	c.tellAll(out)
 	c.maybeOver(out)
 }
 
 // finish: the cut exists (M9).
 func (c *Coordinator) finish(out *Ready) {
-	c.stage = StageFinishing
 	c.outcome = Outcome{Committed: true}
-	c.ended = c.after(c.cfg.FinishTimeout)
-	c.renew = c.now + c.interval()
+	c.decide(StageFinishing, c.cfg.FinishTimeout)
 	c.tellAll(out)
+	c.maybeOver(out)
 }
 
 // maybeOver ends the attempt when everyone that is waited for has acknowledged its outcome.
 func (c *Coordinator) maybeOver(out *Ready) {
-	for _, h := range c.hosts {
-		if !c.acknowledged(h) && (c.stage != StageAborting || !h.unreachable) {
-			return
+	if c.awaited == 0 {
+		c.over(out)
+	}
+}
+
+// awaits says whether the end of the attempt waits for the host.
+func (c *Coordinator) awaits(h host) bool {
+	return !c.acknowledged(h) && !h.lost && (c.stage != StageAborting || !h.unreachable)
+}
+
+// decide turns to the stage in which everyone is told the outcome.
+func (c *Coordinator) decide(s Stage, limit Millis) {
+	c.stage = s
+	c.ended = c.after(limit)
+	c.renew = c.now + c.interval()
+	c.awaited = 0
+	for _, h := range c.hosts.all {
+		if c.awaits(h) {
+			c.awaited++
 		}
 	}
-	c.over(out)
 }
 
 func (c *Coordinator) acknowledged(h host) bool {
@@ -327,7 +350,7 @@ func (c *Coordinator) acknowledged(h host) bool {
 }
 
 func (c *Coordinator) over(out *Ready) {
-	for _, h := range c.hosts {
+	for _, h := range c.hosts.all {
 		if !c.acknowledged(h) {
 			c.outcome.Unknown = append(c.outcome.Unknown, h.id)
 		}
@@ -346,11 +369,36 @@ func (c *Coordinator) publish(out *Ready) {
 }
 
 // reached says whether every host is at least so far.
-func (c *Coordinator) reached(p Progress) bool { return c.slowest(p) == CoordinatorHost }
+func (c *Coordinator) reached(p Progress) bool { return c.atLeast(p) == len(c.group.hosts) }
+
+// atLeast counts the hosts that are at least so far.
+func (c *Coordinator) atLeast(p Progress) int {
+	sum := 0
+	for _, n := range c.tally[p:] {
+		sum += n
+	}
+	return sum
+}
+
+// put changes what is known of a host. Nothing else does.
+func (c *Coordinator) put(i int, change func(*host)) {
+	h := c.hosts.get(i)
+	c.count(h, -1)
+	change(&h)
+	c.count(h, 1)
+	c.hosts = c.hosts.set(i, h)
+}
+
+func (c *Coordinator) count(h host, by int) {
+	c.tally[h.progress] += by
+	if (c.stage == StageAborting || c.stage == StageFinishing) && c.awaits(h) {
+		c.awaited += by
+	}
+}
 
 // slowest is the first host that is not so far, CoordinatorHost if there is none.
 func (c *Coordinator) slowest(p Progress) HostID {
-	for _, h := range c.hosts {
+	for _, h := range c.hosts.all {
 		if h.progress < p {
 			return h.id
 		}
@@ -361,7 +409,7 @@ func (c *Coordinator) slowest(p Progress) HostID {
 // laggards describes the hosts that are not so far.
 func (c *Coordinator) laggards(p Progress) string {
 	var late []string
-	for _, h := range c.hosts {
+	for _, h := range c.hosts.all {
 		if h.progress < p {
 			late = append(late, fmt.Sprintf("%s (%s)", h.id, h.progress))
 		}
@@ -371,5 +419,9 @@ func (c *Coordinator) laggards(p Progress) string {
 
 // index finds a host, -1 if it takes no part.
 func (c *Coordinator) index(id HostID) int {
-	return slices.IndexFunc(c.hosts, func(h host) bool { return h.id == id })
+	i, found := slices.BinarySearch(c.group.hosts, id)
+	if !found {
+		return -1
+	}
+	return i
 }

@@ -28,22 +28,24 @@ func (c *Coordinator) receive(m Message, out *Ready) {
 
 // underWay takes a message before the commit.
 func (c *Coordinator) underWay(i int, m Message, out *Ready) {
-	id := c.hosts[i].id
+	id := m.From
 	switch m.Type {
+	case MsgLacks:
+		c.lacks(i, out)
 	case MsgPrepared:
 		c.advance(i, HostPrepared, out)
 	case MsgRecorded:
 		c.advance(i, HostRecorded, out)
 	case MsgComplete:
-		if c.hosts[i].progress < HostComplete {
-			c.hosts[i].ends = ownedBy(id, m.Ends)
+		if c.hosts.get(i).progress < HostComplete {
+			c.put(i, func(h *host) { h.ends = ownedBy(id, m.Ends) })
 			c.advance(i, HostComplete, out)
 		}
 	case MsgFailed:
 		c.abort(out, m.Cause, id, fmt.Sprintf("%s: %s", id, m.Reason))
 	case MsgAborted:
 		// It has given up by itself, and the message that said why was lost.
-		c.hosts[i].progress, c.hosts[i].note = HostAborted, m.Reason
+		c.put(i, func(h *host) { h.progress, h.note = HostAborted, m.Reason })
 		c.abort(out, CauseAction, id, fmt.Sprintf("%s: gave the snapshot up", id))
 	}
 }
@@ -60,19 +62,18 @@ func ownedBy(id HostID, ends []End) []End {
 // advance notes how far a host is and takes the step that it was the last one to hold up, if any.
 // Messages may overtake each other, so one message can make more than one step possible.
 func (c *Coordinator) advance(i int, p Progress, out *Ready) {
-	if c.hosts[i].progress >= p {
+	if c.hosts.get(i).progress >= p {
 		return
 	}
-	before := *c
-	before.hosts = slices.Clone(c.hosts)
-	c.hosts[i].progress = p
+	allRecorded := c.reached(HostRecorded)
+	c.put(i, func(h *host) { h.progress = p })
 	if c.stage == StagePreparing && c.reached(HostPrepared) {
 		c.stage = StageRunning
 		c.send(out, Message{Type: MsgStart, To: c.cfg.Initiator})
 	}
-	if !before.reached(HostRecorded) && c.reached(HostRecorded) {
-		for _, h := range c.hosts {
-			c.send(out, Message{Type: MsgAllRecorded, To: h.id})
+	if !allRecorded && c.reached(HostRecorded) {
+		for _, id := range c.group.hosts {
+			c.send(out, Message{Type: MsgAllRecorded, To: id})
 		}
 	}
 	if c.allComplete() {
@@ -81,25 +82,16 @@ func (c *Coordinator) advance(i int, p Progress, out *Ready) {
 }
 
 func (c *Coordinator) allComplete() bool {
-	complete, recorded := 0, 0
-	for _, h := range c.hosts {
-		if h.progress >= HostComplete {
-			complete++
-		}
-		if h.progress >= HostRecorded {
-			recorded++
-		}
-	}
 	if c.faults.commitEarly {
-		return complete >= len(c.hosts)-1 && recorded == len(c.hosts)
+		return c.atLeast(HostComplete) >= len(c.group.hosts)-1 && c.reached(HostRecorded)
 	}
-	return complete == len(c.hosts)
+	return c.reached(HostComplete)
 }
 
 // commit checks the cut (M8) and asks for it to be made durable (M9).
 func (c *Coordinator) commit(out *Ready) {
 	var ends []End
-	for _, h := range c.hosts {
+	for _, h := range c.hosts.all {
 		ends = append(ends, h.ends...)
 	}
 	channels, err := Check(ends, c.cfg.Outside)
@@ -113,17 +105,19 @@ func (c *Coordinator) commit(out *Ready) {
 
 // acknowledge notes that a host has carried out the outcome.
 func (c *Coordinator) acknowledge(i int, p Progress, note string, out *Ready) {
-	c.hosts[i].progress = p
-	if note != "" {
-		c.hosts[i].note = note
-	}
+	c.put(i, func(h *host) {
+		h.progress = p
+		if note != "" {
+			h.note = note
+		}
+	})
 	c.maybeOver(out)
 }
 
 // tellAll tells every host what it has to know in this stage and has not acknowledged, again and again: what was
 // lost is made good, and what was not does no harm.
 func (c *Coordinator) tellAll(out *Ready) {
-	for _, h := range c.hosts {
+	for _, h := range c.hosts.all {
 		c.tell(h, out)
 	}
 }
@@ -140,7 +134,7 @@ func (c *Coordinator) tell(h host, out *Ready) {
 		}
 	case StagePreparing, StageRunning, StageCommitting:
 		if h.progress == HostContacted {
-			c.send(out, c.prepare(h.id))
+			c.send(out, c.prepare(h))
 			return
 		}
 		c.send(out, Message{Type: MsgRenew, To: h.id, Lease: c.cfg.Lease})
@@ -153,16 +147,28 @@ func (c *Coordinator) tell(h host, out *Ready) {
 	}
 }
 
-func (c *Coordinator) prepare(to HostID) Message {
-	return Message{
-		Type:         MsgPrepare,
-		To:           to,
-		Participants: c.Hosts(),
-		Initiator:    c.cfg.Initiator,
-		Stop:         c.cfg.Stop,
-		Lease:        c.cfg.Lease,
-		Settle:       c.cfg.Settle,
+// lacks sends a host the participants that it does not know.
+func (c *Coordinator) lacks(i int, out *Ready) {
+	c.put(i, func(h *host) { h.lacks = true })
+	if h := c.hosts.get(i); c.stage == StagePreparing && h.progress == HostContacted {
+		c.send(out, c.prepare(h))
 	}
+}
+
+func (c *Coordinator) prepare(h host) Message {
+	m := Message{
+		Type:      MsgPrepare,
+		To:        h.id,
+		Group:     c.group.digest,
+		Initiator: c.cfg.Initiator,
+		Stop:      c.cfg.Stop,
+		Lease:     c.cfg.Lease,
+		Settle:    c.cfg.Settle,
+	}
+	if h.lacks {
+		m.Participants = c.Hosts()
+	}
+	return m
 }
 
 // send addresses a message and appends it.

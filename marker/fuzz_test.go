@@ -28,7 +28,7 @@ func (s *script) key() Key {
 }
 
 func (s *script) message(to HostID) Message {
-	m := Message{Type: MessageType(s.next() % 16), Key: s.key(), To: to}
+	m := Message{Type: MessageType(s.next() % 17), Key: s.key(), To: to}
 	bits := s.next()
 	m.From = fuzzHosts[bits%5]
 	if m.Type <= MsgAbort && bits%16 > 0 {
@@ -39,7 +39,10 @@ func (s *script) message(to HostID) Message {
 	}
 	switch m.Type {
 	case MsgPrepare:
-		m.Participants, m.Initiator = []HostID{"A", "B", "C"}, fuzzHosts[bits%3]
+		m.Group, m.Participants, m.Initiator = newGroup(abc).digest, abc, fuzzHosts[bits%3]
+		if bits&8 > 0 {
+			m.Participants = nil
+		}
 		m.Stop, m.Lease, m.Settle = bits&4 > 0, Millis(bits), Millis(bits%16)
 	case MsgRenew:
 		m.Lease = Millis(bits)
@@ -58,7 +61,8 @@ func (s *script) fit(p Participant) Event {
 	switch bits := s.next(); p.Phase() {
 	case Idle:
 		m.Type, m.Key = MsgPrepare, Key{Job: "job", Snapshot: "s", Epoch: p.Epoch() + 1}
-		m.Participants, m.Initiator, m.Stop = []HostID{"A", "B", "C"}, fuzzHosts[bits%3], bits&4 > 0
+		m.Group, m.Participants = newGroup(abc).digest, abc
+		m.Initiator, m.Stop = fuzzHosts[bits%3], bits&4 > 0
 		m.Lease, m.Settle = Millis(20+bits), Millis(bits%16)
 	case Preparing:
 		return PrepareDone{key}
@@ -124,6 +128,10 @@ func (s *script) participantEvent(p Participant, now *Millis) Event {
 		return CommitDone{}
 	case 18:
 		return Captured{s.key()}
+	case 19:
+		return Orphaned{s.key()}
+	case 20:
+		return Resolved{Snapshot: s.key().Snapshot, Committed: s.next()%2 == 0}
 	case 10, 11, 12, 13, 14, 15, 16, 17:
 		return s.fit(p)
 	}
@@ -165,6 +173,10 @@ func (s *script) coordinatorEvent(c Coordinator, now *Millis) Event {
 		if s.next()%16 == 0 {
 			return Unreachable{Host: fuzzHosts[s.next()%5]}
 		}
+	case 7:
+		if s.next()%32 == 0 {
+			return LineLost{Host: fuzzHosts[s.next()%5]}
+		}
 	case 4:
 		if s.next()%64 == 0 {
 			return Interrupt{"no luck"}
@@ -204,6 +216,12 @@ func (h *hostModel) act(t *testing.T, p Participant, a Action) {
 		h.frozen = false
 	case ActOpen:
 		delete(h.closed, a.Peer)
+	case ActOpenRest:
+		for q := range h.closed {
+			if _, channel := p.a.peers[q]; !channel && q != p.host {
+				delete(h.closed, q)
+			}
+		}
 	case ActRollback, ActRelease, ActFinish:
 		if a.Type == ActFinish && a.Kill && !p.a.stop {
 			t.Fatal("kills members that were to go on")
@@ -273,6 +291,15 @@ func checkModel(t *testing.T, p Participant, host *hostModel) {
 	}
 }
 
+// whole is all that a coordinator holds, what is behind pointers included.
+func whole(c Coordinator) string {
+	text := fmt.Sprintf("%+v", c)
+	for _, h := range c.hosts.all {
+		text += fmt.Sprintf(" %+v", h)
+	}
+	return text
+}
+
 // playCoordinator feeds a script to a coordinator.
 func playCoordinator(t *testing.T, s script) {
 	c := NewCoordinator(Config{Key: Key{Job: "job", Snapshot: "s1", Epoch: 1}, Participants: fuzzHosts[:3], Initiator: "B",
@@ -282,9 +309,9 @@ func playCoordinator(t *testing.T, s script) {
 	committed, outcomes := false, 0
 	for len(s) > 0 {
 		ev := s.coordinatorEvent(c, &now)
-		before := fmt.Sprintf("%+v", c)
+		before := whole(c)
 		next, out, err := c.Step(ev)
-		if fmt.Sprintf("%+v", c) != before || err != nil && fmt.Sprintf("%+v", next) != before {
+		if whole(c) != before || err != nil && whole(next) != before {
 			t.Fatalf("%T changed the old state", ev)
 		}
 		if err != nil {

@@ -12,9 +12,9 @@ func name(names []string, kind string, i int) string {
 
 var (
 	messageNames = []string{"", "Prepare", "Start", "Renew", "AllRecorded", "Commit", "Abort",
-		"Prepared", "Recorded", "Complete", "Failed", "Aborted", "Done", "Marker", "Dumped", "Captured"}
+		"Prepared", "Recorded", "Complete", "Failed", "Aborted", "Done", "Marker", "Dumped", "Captured", "Lacks"}
 	actionNames = []string{"", "Prepare", "Record", "Settle", "Dump", "Thaw", "Open", "Store",
-		"Rollback", "Finish", "Release", "Discard"}
+		"Rollback", "Finish", "Release", "Discard", "OpenRest"}
 	phaseNames = []string{"idle", "preparing", "prepared", "recording", "settling", "dumping",
 		"storing", "complete", "finishing", "rolling back"}
 	causeNames = []string{"none", "refused", "conflict", "stale epoch", "action failed", "lease ran out",

@@ -12,10 +12,11 @@ type Participant struct {
 	job  JobID
 	now  Millis // of the latest Tick
 
-	highest Epoch // M12: a Prepare must be above it
-	last    Key   // of the attempt that ended last
-	aborted bool  // last ended in a rollback
-	doubt   []Key // see Entry.Doubt; never changed in place
+	highest Epoch  // M12: a Prepare must be above it
+	last    Key    // of the attempt that ended last
+	aborted bool   // last ended in a rollback
+	doubt   []Key  // see Entry.Doubt; never changed in place
+	group   *group // the participants that were heard of last, for the next Prepare that names them
 
 	a      attempt
 	faults faults
@@ -27,7 +28,7 @@ type attempt struct {
 	phase  Phase
 	logged Phase // of the latest journal entry
 
-	participants hostSet
+	participants *group
 	initiator    HostID
 	stop         bool
 	lease        Millis // M11: the instant at which it runs out
@@ -46,7 +47,8 @@ type attempt struct {
 	storing  bool
 	stored   bool
 	ends     []End
-	opened   hostSet // toward whom this host's gate is open, or with stop may be
+	opened   hostSet // itself and channel peers toward whom this host's gate is open, or with stop may be
+	restOpen bool    // likewise, toward all other participants
 	released bool    // M11: the lease ran out while the attempt was Complete
 
 	cause  Cause
@@ -154,6 +156,12 @@ func (p *Participant) apply(ev Event, out *Ready) bool {
 	case Unreachable:
 		p.unreachable(ev, out)
 		return true
+	case Orphaned:
+		p.orphaned(ev, out)
+		return true
+	case Resolved:
+		p.resolved(ev, out)
+		return true
 	case PrepareDone:
 		return p.completes(ev.Key, Preparing, func() { p.prepared(out) })
 	case RecordDone:
@@ -216,6 +224,37 @@ func (p *Participant) unreachable(ev Unreachable, out *Ready) {
 	}
 }
 
+// orphaned rolls back what nobody can commit any more (M11). Nobody is left to be told why.
+func (p *Participant) orphaned(ev Orphaned, out *Ready) {
+	if p.a.phase != Idle && p.a.phase < Complete && ev.Key == p.a.key {
+		p.rollback(out, "the coordinator is gone")
+	}
+}
+
+// resolved carries out the outcome of an attempt that is in doubt here.
+func (p *Participant) resolved(ev Resolved, out *Ready) {
+	if p.a.phase == Complete && p.a.key.Snapshot == ev.Snapshot {
+		if ev.Committed {
+			p.commit(out)
+		} else {
+			p.rollback(out, neverCommitted)
+		}
+		return
+	}
+	i := slices.IndexFunc(p.doubt, func(k Key) bool { return k.Snapshot == ev.Snapshot })
+	if i < 0 {
+		return
+	}
+	key := p.doubt[i]
+	p.forget(i, out)
+	if !ev.Committed {
+		out.Actions = append(out.Actions, Action{Type: ActDiscard, Key: key, Reason: neverCommitted})
+	}
+}
+
+// neverCommitted is why the images of a resolved attempt go.
+const neverCommitted = "its coordinator ended without a commit"
+
 func (p *Participant) prepared(out *Ready) {
 	p.a.phase = Prepared
 	p.say(out)
@@ -247,7 +286,7 @@ func (p *Participant) recorded(peers map[HostID][]string, out *Ready) {
 	p.a.settleEnd = p.now + p.a.settle
 	p.say(out)
 	p.mark(out)
-	for _, q := range p.a.participants {
+	for _, q := range p.listed() {
 		if p.settles(q) {
 			p.act(out, Action{Type: ActSettle, Peer: q})
 		}
@@ -322,16 +361,14 @@ func (p *Participant) maybeStore(out *Ready) {
 	p.act(out, Action{Type: ActStore})
 }
 
-// mayOpen says whether the gate toward q may open once this host's own connections are captured (M6).
+// mayOpen says whether the gate toward this host itself or toward a channel peer may open once this host's own connections are captured (M6).
 func (p *Participant) mayOpen(q HostID) bool {
-	_, channel := p.a.peers[q]
-	switch {
-	case q == p.host || p.faults.openEarly:
-		return true
-	case channel:
-		return p.a.caught.has(q)
-	}
-	return p.a.allRecorded || p.faults.openUnconnected
+	return q == p.host || p.a.caught.has(q) || p.faults.openEarly
+}
+
+// mayOpenRest says the same of the gates toward participants without a channel.
+func (p *Participant) mayOpenRest() bool {
+	return p.a.allRecorded || p.faults.openEarly || p.faults.openUnconnected
 }
 
 // openGates opens the gates that may open. Members that will be killed keep theirs closed, but it
@@ -350,7 +387,8 @@ func (p *Participant) openGates(out *Ready) {
 	default:
 		return
 	}
-	for _, q := range p.a.participants {
+	gates := p.ownGates()
+	for _, q := range gates {
 		if p.a.opened.has(q) || !p.mayOpen(q) {
 			continue
 		}
@@ -359,7 +397,23 @@ func (p *Participant) openGates(out *Ready) {
 			p.act(out, Action{Type: ActOpen, Peer: q})
 		}
 	}
+	rest := len(p.a.participants.all()) > len(gates)
+	if rest && !p.a.restOpen && p.mayOpenRest() {
+		p.a.restOpen = true
+		if !p.a.stop {
+			p.act(out, Action{Type: ActOpenRest})
+		}
+	}
 	p.maybeComplete(out)
+}
+
+// ownGates lists the hosts whose gates open one by one: this host itself, and those with which it shares a channel.
+func (p *Participant) ownGates() hostSet { return p.listed().with(p.host) }
+
+// allOpen says whether no gate is closed any more, or would be without stop.
+func (p *Participant) allOpen() bool {
+	gates := p.ownGates()
+	return len(p.a.opened) == len(gates) && (p.a.restOpen || len(p.a.participants.all()) == len(gates))
 }
 
 func (p *Participant) stored(out *Ready) {
@@ -374,7 +428,7 @@ func (p *Participant) maybeComplete(out *Ready) {
 	if p.a.phase != Storing || !p.a.stored {
 		return
 	}
-	if len(p.a.opened) < len(p.a.participants) && !p.faults.completeEarly {
+	if !p.allOpen() && !p.faults.completeEarly {
 		return
 	}
 	p.a.phase = Complete

@@ -21,7 +21,7 @@ func (p *Participant) actionFailed(ev ActionFailed, out *Ready) bool {
 		return p.completes(ev.Key, RollingBack, func() { p.rolledBack(ev.Reason, out) })
 	case ActFinish:
 		return p.completes(ev.Key, Finishing, func() { p.a.reason = ev.Reason; p.finished(out) })
-	case ActSettle, ActThaw, ActOpen:
+	case ActSettle, ActThaw, ActOpen, ActOpenRest:
 		return p.completes(ev.Key, p.a.phase, func() { p.shortFailed(giveUp, out) })
 	case ActRelease, ActDiscard:
 		return ev.Key.Job == p.job
@@ -79,8 +79,10 @@ func (p *Participant) rewrite(out *Ready) {
 	out.Journal = &e
 }
 
-// peersInOrder lists the hosts with which this one shares a channel, except itself.
-func (p *Participant) peersInOrder() []HostID {
-	hosts := slices.Sorted(maps.Keys(p.a.peers))
-	return slices.DeleteFunc(hosts, func(q HostID) bool { return q == p.host })
+// listed is the hosts with which this one shares a channel, itself included if members here share one.
+func (p *Participant) listed() hostSet { return slices.Sorted(maps.Keys(p.a.peers)) }
+
+// peersInOrder is listed without this host itself.
+func (p *Participant) peersInOrder() hostSet {
+	return slices.DeleteFunc(p.listed(), func(q HostID) bool { return q == p.host })
 }

@@ -39,14 +39,24 @@ func (p *Participant) prepare(m Message, out *Ready) {
 		p.send(out, Message{Type: MsgFailed, Key: m.Key, Cause: cause, Reason: reason})
 		return
 	}
+	g := p.groupOf(m)
+	if g == nil {
+		p.send(out, Message{Type: MsgLacks, Key: m.Key, Group: m.Group})
+		return
+	}
+	if reason := p.misfit(m, g); reason != "" {
+		p.send(out, Message{Type: MsgFailed, Key: m.Key, Cause: CauseRefused, Reason: reason})
+		return
+	}
 	if p.a.phase == Complete {
 		p.doubt = append(slices.Clone(p.doubt), p.a.key)
 	}
+	p.group = g
 	p.highest = m.Key.Epoch
 	p.a = attempt{
 		key:          m.Key,
 		phase:        Preparing,
-		participants: newHostSet(m.Participants),
+		participants: g,
 		initiator:    m.Initiator,
 		stop:         m.Stop,
 		lease:        p.now + m.Lease,
@@ -61,7 +71,6 @@ func (p *Participant) prepare(m Message, out *Ready) {
 // and about to commit, and a dead one's lease ends by itself. Only what was Complete and released
 // makes room.
 func (p *Participant) refusal(m Message) (Cause, string) {
-	members := newHostSet(m.Participants)
 	switch {
 	case p.a.phase != Idle && !p.a.released && !p.faults.steal:
 		return CauseConflict, fmt.Sprintf("snapshot %s of job %s is under way here (%s)", p.a.key.Snapshot, p.job, p.a.phase)
@@ -69,12 +78,32 @@ func (p *Participant) refusal(m Message) (Cause, string) {
 		return CauseConflict, fmt.Sprintf("snapshot %s of job %s is ending here (%s)", p.a.key.Snapshot, p.job, p.a.phase)
 	case m.Key.Epoch <= p.highest:
 		return CauseStale, fmt.Sprintf("epoch %d is not newer than %d, which this host has seen", m.Key.Epoch, p.highest)
-	case !members.has(p.host) || !members.has(m.Initiator):
-		return CauseRefused, "this host or the initiator is not among the participants"
 	case m.Lease <= 0 || m.Settle < 0:
 		return CauseRefused, "lease or settle time is not positive"
 	}
 	return CauseNone, ""
+}
+
+// groupOf is the participants that a Prepare speaks of: those that it lists, or the ones that were heard of last, or nil.
+func (p *Participant) groupOf(m Message) *group {
+	switch {
+	case len(m.Participants) > 0:
+		return newGroup(m.Participants)
+	case p.group != nil && p.group.digest == m.Group:
+		return p.group
+	}
+	return nil
+}
+
+// misfit says why a Prepare makes no sense for its participants.
+func (p *Participant) misfit(m Message, g *group) string {
+	switch {
+	case g.digest != m.Group:
+		return "the participants are not those that the attempt names"
+	case !g.has(p.host) || !g.has(m.Initiator):
+		return "this host or the initiator is not among the participants"
+	}
+	return ""
 }
 
 // foreign answers the coordinator of an attempt that does not hold the host.
@@ -191,9 +220,17 @@ func (p *Participant) owes(q HostID) bool {
 
 // mark sends the Markers (M3).
 func (p *Participant) mark(out *Ready) {
-	for _, q := range p.a.participants {
-		_, listed := p.a.peers[q]
-		if q != p.host && (listed || p.host == p.a.initiator || p.owes(q)) {
+	to := p.listed()
+	if p.host == p.a.initiator {
+		to = p.a.participants.all()
+	}
+	for _, q := range p.a.mutual {
+		if p.owes(q) {
+			to = to.with(q)
+		}
+	}
+	for _, q := range to {
+		if q != p.host {
 			p.send(out, Message{Type: MsgMarker, Key: p.a.key, To: q, Channels: slices.Clone(p.a.peers[q])})
 		}
 	}

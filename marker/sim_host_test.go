@@ -18,7 +18,8 @@ type simHost struct {
 	killed   bool // the members, by --stop
 	dead     bool // the machine
 	existing map[int]bool
-	images   map[Key]*image // on disk
+	channels map[HostID]bool // the hosts with which the record lists channels
+	images   map[Key]*image  // on disk
 	freezes  int
 
 	// The agent's.
@@ -177,6 +178,12 @@ func (h *simHost) act(a Action) {
 		h.frozen = false
 	case ActOpen:
 		h.open(h.w.index(a.Peer))
+	case ActOpenRest:
+		for i, q := range h.w.hosts {
+			if i != h.id && !h.channels[q.name] {
+				h.open(i)
+			}
+		}
 	case ActStore:
 		h.long(h.w.plan.store, func() { h.images[a.Key].stored = true; h.end(a, StoreDone{a.Key}) })
 	case ActRollback:
@@ -207,6 +214,10 @@ func (h *simHost) freeze(a Action) {
 					peers[q] = append(peers[q], c.address(i)+">"+c.address(1-i))
 				}
 			}
+		}
+		h.channels = make(map[HostID]bool)
+		for q := range peers {
+			h.channels[q] = true
 		}
 		h.long(1000, func() {
 			for i := range h.gates {

@@ -45,6 +45,7 @@ type trial struct {
 	settle    Millis
 	dies      int // coordinator dies in its nth Ready; 0: it does not
 	interrupt int // µs; 0: it is not
+	lineLost  int // µs after which the line to one of the hosts is gone for good; 0: it is not
 }
 
 // jump moves a clock.
@@ -112,6 +113,11 @@ func (p *plan) goWrong(rng *rand.Rand) {
 		}
 		if rng.IntN(8) == 0 {
 			t.interrupt = 1 + rng.IntN(120000)
+		}
+	}
+	for i := range p.attempts {
+		if rng.IntN(8) == 0 {
+			p.attempts[i].lineLost = 1 + rng.IntN(120000)
 		}
 	}
 	if rng.IntN(2) == 0 {
@@ -194,6 +200,9 @@ func (w *world) attempts() {
 		if c := before; t.interrupt > 0 {
 			w.after(t.interrupt, func() { c.step(Interrupt{"interrupted"}) })
 		}
+		if c := before; t.lineLost > 0 {
+			w.after(t.lineLost, func() { c.loseLine(w.hosts[w.rng.IntN(len(w.hosts))]) })
+		}
 	}
 }
 
@@ -270,6 +279,14 @@ func (w *world) resolve() {
 			continue
 		}
 		w.runUntil(5_000_000, "agents are ready for resolvers", w.quiet)
+		if w.chance(0.5) { // some hear of it from whoever reads the catalogue
+			for _, h := range w.hosts {
+				if w.chance(0.7) {
+					h.step(Resolved{Snapshot: cfg.Key.Snapshot, Committed: w.catalog[cfg.Key] != nil})
+				}
+			}
+			w.runUntil(5_000_000, "what was resolved is carried out", w.quiet)
+		}
 		w.coordinate(NewResolver(cfg, w.catalog[cfg.Key] != nil), 0)
 		w.runUntil(5_000_000, "a resolver ends", w.quiet)
 	}

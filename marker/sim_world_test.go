@@ -181,7 +181,9 @@ func (w *world) post(m Message, undeliverable func(Event)) {
 func (w *world) arrive(m Message, undeliverable func(Event)) {
 	if m.To == CoordinatorHost {
 		for _, c := range w.coords {
-			c.step(Received{m})
+			if !c.deaf[m.From] {
+				c.step(Received{m})
+			}
 		}
 		return
 	}
@@ -205,14 +207,31 @@ type simCoordinator struct {
 	readys  int
 	dies    int // in which Ready
 	outcome *Outcome
+	deaf    map[HostID]bool // hosts whose line is lost
 }
 
 func (w *world) coordinate(c Coordinator, dies int) *simCoordinator {
-	s := &simCoordinator{w: w, c: c, alive: true, offset: Millis(w.rng.IntN(1000000)), dies: dies}
+	s := &simCoordinator{w: w, c: c, alive: true, offset: Millis(w.rng.IntN(1000000)), dies: dies, deaf: map[HostID]bool{}}
 	s.c.faults = w.faults
 	w.coords = append(w.coords, s)
 	s.step(Begin{})
 	return s
+}
+
+// loseLine cuts the line to a host for good: both ends notice.
+func (s *simCoordinator) loseLine(h *simHost) {
+	if !s.alive || s.outcome != nil || s.deaf[h.name] {
+		return
+	}
+	s.w.trace("line of %s to %s lost", s.c.Key().Snapshot, h.name)
+	s.deaf[h.name] = true
+	s.step(LineLost{Host: h.name, Reason: "connection reset"})
+	s.w.orphan(h, s.c.Key())
+}
+
+// orphan lets a host notice, after a while, that its coordinator's line is gone.
+func (w *world) orphan(h *simHost, key Key) {
+	w.after(1+w.rng.IntN(w.plan.delay), func() { h.step(Orphaned{key}) })
 }
 
 func (s *simCoordinator) now() Millis { return Millis(s.w.now/1000) + s.offset }
@@ -242,6 +261,11 @@ func (s *simCoordinator) apply(ev Event) {
 		if s.readys++; s.readys == s.dies {
 			s.alive = false
 			s.w.trace("coordinator %s dies", s.c.Key().Snapshot)
+			for _, h := range s.w.hosts {
+				if s.w.chance(0.5) {
+					s.w.orphan(h, s.c.Key())
+				}
+			}
 			if out.Commit == nil || s.w.chance(0.5) {
 				return
 			}
@@ -252,7 +276,9 @@ func (s *simCoordinator) apply(ev Event) {
 		s.commit(out.Commit)
 	}
 	for _, m := range out.Messages {
-		s.w.post(m, s.step)
+		if !s.deaf[m.To] {
+			s.w.post(m, s.step)
+		}
 	}
 	if out.Outcome != nil {
 		s.over(out.Outcome)
@@ -284,7 +310,7 @@ func (s *simCoordinator) over(o *Outcome) {
 	}
 	if o.Cause == CauseCheck {
 		var ends []End
-		for _, h := range s.c.hosts {
+		for _, h := range s.c.hosts.all {
 			ends = append(ends, h.ends...)
 		}
 		if _, err := Check(ends, OutsideClosed); err != nil {

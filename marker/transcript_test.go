@@ -142,6 +142,15 @@ func (s *stage) command(words []string) {
 		s.tick(Millis(ms))
 	case "crash":
 		s.crash(HostID(arg(1)))
+	case "stranger":
+		s.hosts[HostID(arg(1))].group = nil
+	case "lineLost":
+		s.coordinator(LineLost{Host: HostID(arg(1)), Reason: "connection reset"})
+	case "orphan":
+		id := HostID(arg(1))
+		s.host(id, Orphaned{s.hosts[id].Key()})
+	case "told":
+		s.host(HostID(arg(1)), Resolved{Snapshot: SnapshotID(arg(2)), Committed: arg(3) == "committed"})
 	case "interrupt":
 		s.coordinator(Interrupt{"interrupted"})
 	case "coordinator":
@@ -183,6 +192,10 @@ func (s *stage) cluster(words []string) {
 		}
 	}
 	s.cfg.Participants = s.names
+	known := newGroup(s.names) // from an earlier snapshot of the job
+	for _, p := range s.hosts {
+		p.group = known
+	}
 	if s.cfg.Initiator == "" {
 		s.cfg.Initiator = s.names[0]
 	}

@@ -87,6 +87,9 @@ const (
 	MsgMarker   // M3: "I have recorded; these are the channels I share with you"; Channels is set
 	MsgDumped   // "my dump is finished, my members run"; says what Captured says, too
 	MsgCaptured // M6: "my dump holds the state of every connection"
+
+	// MsgLacks goes from a participant to the coordinator: it does not know the participants that a Prepare's Group names.
+	MsgLacks
 )
 
 // Message is what hosts send each other. Fields that its Type does not name are zero.
@@ -95,7 +98,8 @@ type Message struct {
 	Key      Key
 	From, To HostID
 
-	Participants []HostID // MsgPrepare: every participant, sorted
+	Group        Digest   // MsgPrepare, MsgLacks: names the list of participants
+	Participants []HostID // MsgPrepare: every participant, sorted; only to a host that has answered MsgLacks
 	Initiator    HostID   // MsgPrepare
 	Stop         bool     // MsgPrepare: members stay frozen until Commit and are killed then
 	Lease        Millis   // MsgPrepare, MsgRenew: how long from its arrival
@@ -185,6 +189,21 @@ type (
 		Host   HostID
 		Reason string
 	}
+	// LineLost tells the coordinator what Unreachable does, and that nothing will reach the host or come from it any more in
+	// this attempt: nobody waits for its acknowledgement.
+	LineLost struct {
+		Host   HostID
+		Reason string
+	}
+	// Orphaned tells a participant that the attempt's coordinator is gone for good. Nobody else can commit the attempt, so a
+	// participant that is not Complete does not wait for its lease to run out (M11).
+	Orphaned struct{ Key Key }
+	// Resolved tells a participant the outcome of an attempt that its coordinator has left in doubt (M11). The caller has it from
+	// the catalogue, and has made sure that the attempt's own coordinator cannot commit any more. One that is not in doubt is ignored.
+	Resolved struct {
+		Snapshot  SnapshotID
+		Committed bool
+	}
 	// CommitDone tells the coordinator that Ready.Commit is durable (M9).
 	CommitDone struct{}
 	// CommitFailed tells the coordinator that it is not.
@@ -204,6 +223,9 @@ func (ActionFailed) event() {}
 func (Begin) event()        {}
 func (Interrupt) event()    {}
 func (Unreachable) event()  {}
+func (LineLost) event()     {}
+func (Orphaned) event()     {}
+func (Resolved) event()     {}
 func (CommitDone) event()   {}
 func (CommitFailed) event() {}
 
@@ -224,6 +246,7 @@ const (
 	ActFinish                         // (long) the cut exists: keep the images, unlock the job; with Kill, first kill the members behind closed gates, then open them. Ends in FinishDone
 	ActRelease                        // the lease is gone while the outcome is not known: thaw, open every gate, unlock the job, and keep the images until someone says whether the cut exists
 	ActDiscard                        // remove the images of Key: a released attempt that a later one has overtaken, and that is now known not to have committed. Touch nothing else
+	ActOpenRest                       // ActOpen toward every participant with which this host shares no channel: those that RecordDone did not name, itself excepted
 )
 
 // Action is one thing for the participant's host to do.

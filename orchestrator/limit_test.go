@@ -56,7 +56,7 @@ func TestOnlyStandingStillIsLimited(t *testing.T) {
 		a := &attempt{c: &Cluster{}, opt: SnapshotOptions{Job: "ring"}, key: attemptKey{Job: "ring", Snapshot: "s", Epoch: 1}, zero: time.Now(),
 			limit: 50 * time.Millisecond, hosts: []HostStatus{{Host: store.Host{Name: "hostA"}}}, lines: map[marker.HostID]SnapshotLine{"hostA": line},
 			events: make(chan marker.Event, 64), done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{},
-			failures: map[marker.HostID]error{}, lost: map[marker.HostID]bool{}, heard: map[marker.HostID]bool{}}
+			failures: map[marker.HostID]error{}, heard: map[marker.HostID]bool{}}
 		a.core = marker.NewCoordinator(marker.Config{Key: marker.Key(a.key), Participants: []marker.HostID{"hostA"}, Initiator: "hostA",
 			Lease: millis(lease), AbortTimeout: millis(abortTimeout)})
 		line.say <- FromHost{Progress: &Progress{Phase: c.phase}}

@@ -102,7 +102,6 @@ type attempt struct {
 	limit time.Duration // until all hosts store their images; 0: none
 
 	lines  map[marker.HostID]SnapshotLine
-	lost   map[marker.HostID]bool // hosts whose line is gone; nothing opens it again
 	events chan marker.Event
 	done   chan struct{}
 	reads  sync.WaitGroup
@@ -135,7 +134,7 @@ func (a *attempt) open(ctx context.Context) {
 			a.reads.Add(1)
 			go func() {
 				defer a.reads.Done()
-				a.post(marker.Unreachable{Host: id, Reason: err.Error()})
+				a.post(marker.LineLost{Host: id, Reason: err.Error()})
 			}()
 			continue
 		}
@@ -187,7 +186,7 @@ func (a *attempt) read(id marker.HostID, line SnapshotLine) {
 			case <-a.done:
 			default:
 				a.fail(id, err)
-				a.post(marker.Unreachable{Host: id, Reason: err.Error()})
+				a.post(marker.LineLost{Host: id, Reason: err.Error()})
 			}
 			return
 		case in.Message != nil:
@@ -274,32 +273,7 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 		if out := a.step(ev); out != nil {
 			return *out
 		}
-		if ev, ok := ev.(marker.Unreachable); ok {
-			a.lost[ev.Host] = true
-		}
-		if a.nobodyLeft() {
-			// Nothing will come any more: go on to the end of the wait for it.
-			if out := a.step(marker.Tick{Now: a.now() + millis(abortTimeout+finishTimeout)}); out != nil {
-				return *out
-			}
-		}
 	}
-}
-
-// nobodyLeft says whether the outcome stands and every host that has not acknowledged it has lost its line.
-func (a *attempt) nobodyLeft() bool {
-	var told marker.Progress
-	switch a.core.Phase() {
-	case marker.StageAborting:
-		told = marker.HostAborted
-	case marker.StageFinishing:
-		told = marker.HostDone
-	default:
-		return false
-	}
-	return !slices.ContainsFunc(a.core.Hosts(), func(id marker.HostID) bool {
-		return a.core.HostPhase(id) != told && !a.lost[id]
-	})
 }
 
 func (a *attempt) now() marker.Millis { return millis(time.Since(a.zero)) }
@@ -326,14 +300,14 @@ func (a *attempt) step(ev marker.Event) *marker.Outcome {
 		}
 		line := a.lines[m.To]
 		if line == nil {
-			continue // its Unreachable is on the way
+			continue // its LineLost is on the way
 		}
 		if err := line.Send(m); err != nil {
 			a.fail(m.To, err)
 			a.reads.Add(1)
 			go func() {
 				defer a.reads.Done()
-				a.post(marker.Unreachable{Host: m.To, Reason: err.Error()})
+				a.post(marker.LineLost{Host: m.To, Reason: err.Error()})
 			}()
 		}
 	}

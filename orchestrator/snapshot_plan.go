@@ -48,8 +48,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	}
 	a := &attempt{
 		c: c, opt: opt, zero: time.Now(), lines: map[marker.HostID]SnapshotLine{}, events: make(chan marker.Event, 64),
-		done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{}, failures: map[marker.HostID]error{},
-		lost: map[marker.HostID]bool{}, heard: map[marker.HostID]bool{},
+		done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{}, failures: map[marker.HostID]error{}, heard: map[marker.HostID]bool{},
 		job: job, jobKey: jobKey, vaults: job.EffectiveVaults(cluster), need: map[string]int64{},
 	}
 	a.copies = hostCopies(job.Policy.EffectiveCopies(), len(a.vaults)) - 1

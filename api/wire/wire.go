@@ -120,6 +120,7 @@ func FromMessage(m *ssv1.MarkerMessage) marker.Message {
 	for _, p := range m.GetParticipants() {
 		out.Participants = append(out.Participants, marker.HostID(p))
 	}
+	copy(out.Group[:], m.GetGroup()) // of any other length it names no list
 	return out
 }
 
@@ -132,6 +133,9 @@ func ToMessage(m marker.Message) *ssv1.MarkerMessage {
 	}
 	for _, p := range m.Participants {
 		out.Participants = append(out.Participants, string(p))
+	}
+	if m.Group != (marker.Digest{}) {
+		out.Group = m.Group[:]
 	}
 	return out
 }

@@ -1342,20 +1342,22 @@ func (x *End) GetUnsent() uint32 {
 
 // MarkerMessage is marker.Message.
 type MarkerMessage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Type          int32                  `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"`
-	Key           *Key                   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
-	To            string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
-	Participants  []string               `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
-	Initiator     string                 `protobuf:"bytes,6,opt,name=initiator,proto3" json:"initiator,omitempty"`
-	Stop          bool                   `protobuf:"varint,7,opt,name=stop,proto3" json:"stop,omitempty"`
-	LeaseMs       int64                  `protobuf:"varint,8,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
-	SettleMs      int64                  `protobuf:"varint,9,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
-	Channels      []string               `protobuf:"bytes,10,rep,name=channels,proto3" json:"channels,omitempty"`
-	Ends          []*End                 `protobuf:"bytes,11,rep,name=ends,proto3" json:"ends,omitempty"`
-	Reason        string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
-	Cause         int32                  `protobuf:"varint,13,opt,name=cause,proto3" json:"cause,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Type         int32                  `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"`
+	Key          *Key                   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	From         string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	To           string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	Participants []string               `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
+	Initiator    string                 `protobuf:"bytes,6,opt,name=initiator,proto3" json:"initiator,omitempty"`
+	Stop         bool                   `protobuf:"varint,7,opt,name=stop,proto3" json:"stop,omitempty"`
+	LeaseMs      int64                  `protobuf:"varint,8,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	SettleMs     int64                  `protobuf:"varint,9,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
+	Channels     []string               `protobuf:"bytes,10,rep,name=channels,proto3" json:"channels,omitempty"`
+	Ends         []*End                 `protobuf:"bytes,11,rep,name=ends,proto3" json:"ends,omitempty"`
+	Reason       string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
+	Cause        int32                  `protobuf:"varint,13,opt,name=cause,proto3" json:"cause,omitempty"`
+	// group is the SHA-256 that names the list of participants; the list itself goes only to a host that lacks it.
+	Group         []byte `protobuf:"bytes,14,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1479,6 +1481,13 @@ func (x *MarkerMessage) GetCause() int32 {
 		return x.Cause
 	}
 	return 0
+}
+
+func (x *MarkerMessage) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
 }
 
 type SnapshotRequest struct {
@@ -4777,7 +4786,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\asnd_una\x18\x05 \x01(\rR\x06sndUna\x12\x1b\n" +
 	"\twrite_seq\x18\x06 \x01(\rR\bwriteSeq\x12\x17\n" +
 	"\arcv_nxt\x18\a \x01(\rR\x06rcvNxt\x12\x16\n" +
-	"\x06unsent\x18\b \x01(\rR\x06unsent\"\xdd\x02\n" +
+	"\x06unsent\x18\b \x01(\rR\x06unsent\"\xf3\x02\n" +
 	"\rMarkerMessage\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\x05R\x04type\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
@@ -4794,7 +4803,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x04ends\x18\v \x03(\v2\n" +
 	".ss.v1.EndR\x04ends\x12\x16\n" +
 	"\x06reason\x18\f \x01(\tR\x06reason\x12\x14\n" +
-	"\x05cause\x18\r \x01(\x05R\x05cause\"v\n" +
+	"\x05cause\x18\r \x01(\x05R\x05cause\x12\x14\n" +
+	"\x05group\x18\x0e \x01(\fR\x05group\"v\n" +
 	"\x0fSnapshotRequest\x12)\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenH\x00R\x04open\x120\n" +
 	"\amessage\x18\x02 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessageB\x06\n" +
