@@ -58,6 +58,7 @@ type Socket struct {
 	Wildcard      bool           // a listener on every address
 	Listening     bool
 	HalfOpen      bool   // SYN-SENT, SYN-RECV, or established and not accepted yet
+	Ended         bool   // the other end has closed: its FIN was received
 	Protocol      string // "tcp", or what else it is and CRIU cannot dump, e.g. "mptcp", "udp-connected"
 }
 

@@ -249,7 +249,11 @@ func (w *work) preflight(ctx context.Context) error {
 	obstacles = append(obstacles, unreadable...)
 	size += filesSize
 	if !w.open.OutsideClosed {
-		obstacles = append(obstacles, w.outside(socks)...)
+		out, err := w.stillOutside(ctx, socks)
+		if err != nil {
+			return err
+		}
+		obstacles = append(obstacles, out...)
 	}
 	if len(obstacles) > 0 {
 		return &fault.Error{Kind: fault.Refused, Err: errors.New(fault.Problems(obstacles))}
@@ -282,16 +286,41 @@ func (w *work) lacks(need int64) ([]string, error) {
 	), nil
 }
 
+// stillOutside is outside for members that run: they may make and end connections while their sockets are listed, one member after
+// the other. So it lists what leads outside as often as it needs to see the same in two lists in a row.
+func (w *work) stillOutside(ctx context.Context, socks []Socket) ([]string, error) {
+	before := w.outside(socks)
+	for len(before) > 0 {
+		again, err := w.sockets(ctx)
+		if err != nil {
+			return nil, err
+		}
+		now := w.outside(again)
+		var both []string
+		for c, text := range now {
+			if before[c] != "" {
+				both = append(both, text)
+			}
+		}
+		if len(both) > 0 {
+			slices.Sort(both)
+			return both, nil
+		}
+		before = now
+	}
+	return nil, nil
+}
+
 // outside lists the connections whose other end is on no host of the job, or here and no member's. What is at the end of one
-// that leads to another host of the job, that host alone could say: the check of the cut finds it.
-func (w *work) outside(socks []Socket) []string {
+// that leads to another host of the job, that host alone could say: the check of the cut finds it. One that the other end has closed needs no partner.
+func (w *work) outside(socks []Socket) map[Conn]string {
 	ours := map[Conn]bool{}
 	for _, s := range socks {
 		ours[Conn{s.Local, s.Remote}] = true
 	}
-	var out []string
+	out := map[Conn]string{}
 	for _, s := range socks {
-		if s.Listening || s.HalfOpen || !s.Remote.IsValid() || ours[Conn{s.Remote, s.Local}] {
+		if s.Listening || s.HalfOpen || s.Ended || !s.Remote.IsValid() || ours[Conn{s.Remote, s.Local}] {
 			continue
 		}
 		what := "no host of the job"
@@ -301,7 +330,7 @@ func (w *work) outside(socks []Socket) []string {
 		case peer != "":
 			continue
 		}
-		out = append(out, fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: close it, or make its other end a member", s.Pid, s.Command, s.Remote, what))
+		out[Conn{s.Local, s.Remote}] = fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: close it, or make its other end a member", s.Pid, s.Command, s.Remote, what)
 	}
 	return out
 }

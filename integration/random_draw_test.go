@@ -143,7 +143,7 @@ var drawn = []kind{
 }
 
 // pairs are what two members hold together; drawn apart from the others.
-var pairs = []string{"connection", "grown", "shared append", "region", "shared memory", "shared log"}
+var pairs = []string{"connection", "grown", "shared append", "region", "shared memory", "shared log", "left"}
 
 // off are kinds that are not drawn, each with the reason. None may stay.
 var off = map[string]string{}
@@ -174,7 +174,7 @@ func draw(seed uint64, hosts []string, addr map[string]string) *randomJob {
 	}
 	for _, h := range d.job.hosts() {
 		d.job.remap[h] = h
-		if d.chance(50) {
+		if d.chance(80) {
 			d.job.remap[h] = hosts[d.rnd.IntN(len(hosts))]
 		}
 	}
@@ -278,8 +278,14 @@ func (d *drawer) pair() {
 	if _, not := off[what]; not {
 		return
 	}
-	if what == "connection" {
+	switch what {
+	case "connection":
 		d.connection(a, b)
+		return
+	case "left":
+		port := d.port(a.host)
+		d.add(a, d.id(), "left", "0.0.0.0", port)
+		d.add(b, d.id(), "leave", d.job.addr[a.host], port)
 		return
 	}
 	if a == b || a.host != b.host || a.root != "" || b.root != "" || a.uid != b.uid {

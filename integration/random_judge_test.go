@@ -63,6 +63,8 @@ func (j *randomJob) claims(m *randomMember) []claim {
 			add("shm sem."+o.args[0], "", strings.TrimPrefix(o.args[0], "/"), false)
 		case "listen":
 			add("tcp "+o.args[1], where[o.args[0]], ":"+o.args[1], false)
+		case "left":
+			add("tcp "+o.args[1], "*", ":"+o.args[1], false)
 		case "serve":
 			add("tcp "+o.args[1], where[o.args[0]], ":"+o.args[1], o.args[4] == "close")
 		case "udp":

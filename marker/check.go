@@ -66,6 +66,15 @@ func (e *CheckError) Unwrap() []error {
 	return all
 }
 
+// cause sorts the error of Check.
+func cause(err error) Cause {
+	var e *CheckError
+	if errors.As(err, &e) && !slices.ContainsFunc(e.Faults, func(f *Fault) bool { return f.Kind != FaultOutside }) {
+		return CauseOutside
+	}
+	return CauseCheck
+}
+
 // blamed is the host that the first fault of a *CheckError speaks of.
 func blamed(err error) HostID {
 	var f *Fault
@@ -81,7 +90,7 @@ func blamed(err error) HostID {
 //
 // It returns the channels, one per direction, sorted by host, member and address of the sending end.
 // Connections within a host, and within a member, are channels like others. If anything is wrong it
-// returns a *CheckError.
+// returns a *CheckError. An end that has no partner because the other program has closed it is no channel, and is right.
 func Check(ends []End, policy OutsidePolicy) ([]Channel, error) {
 	ends, partners, doubles := pair(ends)
 	var channels []Channel
@@ -94,7 +103,9 @@ func Check(ends []End, policy OutsidePolicy) ([]Channel, error) {
 		}
 		j, ok := partners[i]
 		if !ok {
-			if policy != OutsideClosed {
+			// A program that has ended its connection does not hold it any more. Its end is not in the cut, and the one that has heard of that
+			// needs nothing of it: whatever it still sends is answered with a RST, then as now.
+			if policy != OutsideClosed && !e.Ended {
 				faults = append(faults, &Fault{Kind: FaultOutside, Channel: halfChannel(e)})
 			}
 			continue

@@ -46,6 +46,7 @@ func TestM8Check(t *testing.T) {
 		{name: "the other direction", ends: change(func(a, b *End) { a.RcvNxt = 501 }), fault: FaultOrphan},
 		{name: "outside", ends: pairOf("A", "B", x, y)[:1], fault: FaultOutside},
 		{name: "outside, closed", ends: pairOf("A", "B", x, y)[:1], policy: OutsideClosed},
+		{name: "outside, and the other end has closed", ends: func() []End { e := pairOf("A", "B", x, y)[:1]; e[0].Ended = true; return e }()},
 		{name: "two ends alike", ends: append(pairOf("A", "B", x, y), End{Host: "C", Member: "C-1", Local: x, Remote: y}), fault: FaultDuplicate},
 		{name: "within a host", ends: pairOf("A", "A", "10.0.0.1:1", "10.0.0.1:2"), transit: []uint32{0, 0}},
 		{name: "loopback of two hosts", ends: append(pairOf("A", "A", "127.0.0.1:1", "127.0.0.1:2"), pairOf("B", "B", "127.0.0.1:1", "127.0.0.1:2")...), transit: []uint32{0, 0, 0, 0}},

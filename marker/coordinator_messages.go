@@ -96,7 +96,7 @@ func (c *Coordinator) commit(out *Ready) {
 	}
 	channels, err := Check(ends, c.cfg.Outside)
 	if err != nil && !c.faults.commitEarly {
-		c.abort(out, CauseCheck, blamed(err), err.Error())
+		c.abort(out, cause(err), blamed(err), err.Error())
 		return
 	}
 	c.stage = StageCommitting

@@ -308,7 +308,7 @@ func (s *simCoordinator) over(o *Outcome) {
 	if o.Committed != (s.w.catalog[s.c.Key()] != nil) {
 		s.w.fail("outcome of %s: %+v, but in the catalogue: %v", s.c.Key().Snapshot, *o, !o.Committed)
 	}
-	if o.Cause == CauseCheck {
+	if o.Cause == CauseCheck || o.Cause == CauseOutside {
 		var ends []End
 		for _, h := range s.c.hosts.all {
 			ends = append(ends, h.ends...)

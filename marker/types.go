@@ -39,6 +39,7 @@ type End struct {
 	WriteSeq uint32 // next byte the program will write
 	RcvNxt   uint32 // next byte expected from the other end
 	Unsent   uint32 // bytes before WriteSeq that have not been sent once: snd_nxt is WriteSeq − Unsent
+	Ended    bool   // the other end's FIN was received: nothing more is to come from it
 }
 
 // Channel is one direction of one connection in a cut.
@@ -128,10 +129,11 @@ const (
 	CauseUnreachable // the coordinator could not reach the host
 	CauseTimeout     // something took longer than its limit
 	CauseInterrupt   // the caller gave up
-	CauseCheck       // M8 does not hold, or a connection has no partner in the cut
+	CauseCheck       // M8 does not hold
 	CauseCommit      // the cut could not be made durable
 	CauseConfig      // the coordinator's Config makes no sense
 	CauseResolved    // an attempt that was in doubt is known not to have committed
+	CauseOutside     // M8 holds, but for connections whose other end nobody has: they may have been ending at this instant
 )
 
 // Event is something that happened at a participant or the coordinator. Exactly one of the event

@@ -16,6 +16,9 @@ type told struct{ error }
 // Unwrap gives what the host said.
 func (t told) Unwrap() error { return t.error }
 
+// outside is a cut that was refused for connections whose other end nobody has.
+type outside struct{ error }
+
 // failure says why the attempt did not commit, and which hosts are not known to run again.
 func (a *attempt) failure(out marker.Outcome) error {
 	a.mu.Lock()
@@ -41,6 +44,8 @@ func (a *attempt) failure(out marker.Outcome) error {
 		f.Kind = fault.Conflict
 	case out.Cause == marker.CauseCheck:
 		f.Kind = fault.Refused
+	case out.Cause == marker.CauseOutside:
+		f.Kind, f.Err = fault.Refused, outside{f.Err}
 	case a.started, out.Cause == marker.CauseUnreachable && heard, fault.Is(cause, fault.Unreachable) && died:
 		f.Kind = fault.RolledBack
 	case fault.KindOf(cause) != fault.Failed:

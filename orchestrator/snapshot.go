@@ -35,15 +35,22 @@ const (
 	prepareTimeout = 60 * time.Second      // M1: checks, and the start of every CRIU
 	abortTimeout   = 30 * time.Second      // M10: for all acknowledgements of an abort
 	finishTimeout  = 30 * time.Second      // for all acknowledgements of a commit
-	// unsettledTries is how often an attempt is made again that met a connection just being made.
-	unsettledTries = 5
+	// unsettledTries is how often an attempt is made that meets connections just being made or ended.
+	unsettledTries = 12
 )
 
 // Snapshot takes a cut of a job (M1–M12 of docs/protocol.md). Cancelling ctx aborts it, and Snapshot returns when every host
 // that could be asked runs again.
 func (c *Cluster) Snapshot(ctx context.Context, opt SnapshotOptions) (store.Cut, error) {
+	before := ""
 	for try := 1; ; try++ {
 		cut, err := c.snapshotOnce(ctx, opt)
+		// A connection that one program has closed, and the other has not heard of it, is gone the next time. One that leads outside is still there.
+		if o, ok := errors.AsType[outside](err); ok && o.Error() != before && try < unsettledTries {
+			before = o.Error()
+			c.notice("a connection was being ended, or leads outside the job; trying again")
+			continue
+		}
 		if !fault.Is(err, fault.Unsettled) {
 			return cut, err
 		}

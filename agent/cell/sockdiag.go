@@ -32,7 +32,9 @@ const (
 	stSynRecv     = 3
 	stTimeWait    = 6
 	stCloseWait   = 8
+	stLastAck     = 9
 	stListen      = 10
+	stClosing     = 11
 )
 
 const (

@@ -100,6 +100,7 @@ func (c *collector) socket(s diagSocket, protocol string, h holder) agent.Socket
 		Member: c.member, Pid: h.pid, Command: cmd, Inode: s.inode,
 		Local: s.local, Remote: s.remote, Protocol: protocol,
 		HalfOpen: protocol != "udp-connected" && (s.state == stSynSent || s.state == stSynRecv),
+		Ended:    protocol != "udp-connected" && (s.state == stCloseWait || s.state == stLastAck || s.state == stClosing),
 	}
 	if s.state == stListen {
 		out.Listening, out.Remote, out.Wildcard = true, netip.AddrPort{}, s.local.Addr().IsUnspecified()

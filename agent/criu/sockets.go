@@ -64,6 +64,10 @@ func (r *Runner) Ends(dir string) ([]marker.End, error) {
 			Unsent:   stream.GetUnsqLen(),
 		}
 		switch sk.GetState() {
+		case tcpCloseWait, tcpClosing, tcpLastAck:
+			end.Ended = true
+		}
+		switch sk.GetState() {
 		case tcpFinWait1, tcpClosing, tcpLastAck:
 			end.SndUna--
 			if end.Unsent > 0 { // and then the FIN, which soccr takes off as well

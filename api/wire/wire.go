@@ -146,7 +146,7 @@ func FromEnds(in []*ssv1.End) []marker.End {
 	for _, e := range in {
 		out = append(out, marker.End{
 			Host: marker.HostID(e.GetHost()), Member: e.GetMember(), Local: e.GetLocal(), Remote: e.GetRemote(),
-			SndUna: e.GetSndUna(), WriteSeq: e.GetWriteSeq(), RcvNxt: e.GetRcvNxt(), Unsent: e.GetUnsent(),
+			SndUna: e.GetSndUna(), WriteSeq: e.GetWriteSeq(), RcvNxt: e.GetRcvNxt(), Unsent: e.GetUnsent(), Ended: e.GetEnded(),
 		})
 	}
 	return out
@@ -158,7 +158,7 @@ func ToEnds(in []marker.End) []*ssv1.End {
 	for _, e := range in {
 		out = append(out, &ssv1.End{
 			Host: string(e.Host), Member: e.Member, Local: e.Local, Remote: e.Remote,
-			SndUna: e.SndUna, WriteSeq: e.WriteSeq, RcvNxt: e.RcvNxt, Unsent: e.Unsent,
+			SndUna: e.SndUna, WriteSeq: e.WriteSeq, RcvNxt: e.RcvNxt, Unsent: e.Unsent, Ended: e.Ended,
 		})
 	}
 	return out

@@ -95,6 +95,7 @@ void start(void *(*run)(void *), void *arg) {
 	pthread_t thread;
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 64 << 10);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	must(&o, (errno = pthread_create(&thread, &attr, run, arg)) == 0, "thread");
 	pthread_attr_destroy(&attr);
 }

@@ -180,6 +180,135 @@ static void connect_make(struct object *o) {
 	}
 }
 
+// left ADDR PORT: a connection whose other end, a leave, has been closed; the member holds its own, with a word unread.
+static void *left_acceptor(void *arg) {
+	struct object *o = arg;
+	o->fd2 = accept4(o->fd, 0, 0, SOCK_CLOEXEC);
+	if (o->fd2 < 0)
+		fail(o, "accept: %s", strerror(errno));
+	o->alive = 1;
+	for (;;)
+		pause_ms(1000000);
+	return 0;
+}
+
+static void left_make(struct object *o) {
+	o->fd = listener(o, 1);
+	start(left_acceptor, o);
+}
+
+static void left_check(struct object *o) {
+	char word[16] = "";
+	for (uint64_t until = now_ms() + 30000; !o->alive && now_ms() < until;)
+		pause_ms(1);
+	for (int i = 0; i < 3000 && recv(o->fd2, word, sizeof word, MSG_PEEK) != 5; i++)
+		pause_ms(1);
+	if (strcmp(word, "hello"))
+		fail(o, "it says %.5s: %s", word, strerror(errno));
+	struct tcp_info info;
+	socklen_t size = sizeof info;
+	for (int i = 0; i < 5000; i++) {
+		if (getsockopt(o->fd2, IPPROTO_TCP, TCP_INFO, &info, &size) || info.tcpi_state == 8) // CLOSE-WAIT
+			break;
+		pause_ms(1);
+	}
+	if (info.tcpi_state != 8)
+		fail(o, "its state is %d", info.tcpi_state);
+}
+
+// leave ADDR PORT: says a word and closes.
+static void leave_make(struct object *o) {
+	struct sockaddr_in a = address(o, o->arg[0], number(o, 1));
+	for (uint64_t until = now_ms() + 30000;; pause_ms(10)) {
+		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0) {
+			must(o, write(fd, "hello", 5) == 5 && close(fd) == 0, "write");
+			return;
+		}
+		must(o, errno == ECONNREFUSED && now_ms() < until, "connect");
+		close(fd);
+	}
+}
+
+// echo ADDR PORT: accepts without end and answers each word with the next number; for churn.
+static void *answerer(void *arg) {
+	int fd = (int)(intptr_t)arg;
+	uint64_t word;
+	while (recv(fd, &word, sizeof word, MSG_WAITALL) == sizeof word) {
+		word++;
+		if (write(fd, &word, sizeof word) != sizeof word)
+			break;
+	}
+	close(fd);
+	return 0;
+}
+
+static void *welcomer(void *arg) {
+	struct object *o = arg;
+	for (;;) {
+		int fd = accept4(o->fd, 0, 0, SOCK_CLOEXEC);
+		if (fd < 0 && errno == ECONNABORTED)
+			continue;
+		if (fd < 0) {
+			fail(o, "accept: %s", strerror(errno));
+			return 0;
+		}
+		start(answerer, (void *)(intptr_t)fd);
+		o->alive++;
+	}
+}
+
+static void echo_make(struct object *o) {
+	o->fd = listener(o, 1);
+	start(welcomer, o);
+}
+
+static void alive_check(struct object *o) { moves(o, &o->alive, "connections"); }
+
+// churn ADDR PORT: makes one connection after the other, exchanges some words on each, and ends it. One connection stays: from it
+// the program learns where its server is now.
+static void churn_once(struct object *o) {
+	struct sockaddr_in a;
+	socklen_t size = sizeof a;
+	if (getpeername(o->fd, (struct sockaddr *)&a, &size)) {
+		fail(o, "getpeername: %s", strerror(errno));
+		return;
+	}
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (connect(fd, (struct sockaddr *)&a, sizeof a))
+		fail(o, "connection %llu: %s", (unsigned long long)o->n, strerror(errno));
+	for (int i = 0; i < 3 + (int)(o->n % 5) && !o->failure[0]; i++) {
+		uint64_t word = o->n * 100 + i, got = 0;
+		if (write(fd, &word, sizeof word) != sizeof word || recv(fd, &got, sizeof got, MSG_WAITALL) != sizeof got || got != word + 1)
+			fail(o, "connection %llu, word %d: got %llu: %s", (unsigned long long)o->n, i, (unsigned long long)got, strerror(errno));
+		pause_ms(o->n % 3);
+	}
+	close(fd);
+	o->n++;
+	o->alive++;
+}
+
+static void *churner(void *arg) {
+	struct object *o = arg;
+	while (!o->failure[0]) {
+		churn_once(o);
+		pause_ms(50);
+	}
+	return 0;
+}
+
+static void churn_make(struct object *o) {
+	struct sockaddr_in a = address(o, o->arg[0], number(o, 1));
+	for (uint64_t until = now_ms() + 30000;; pause_ms(10)) {
+		o->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (connect(o->fd, (struct sockaddr *)&a, sizeof a) == 0)
+			break;
+		must(o, errno == ECONNREFUSED && now_ms() < until, "connect");
+		close(o->fd);
+	}
+	start(churner, o);
+}
+
 // udp: a socket with unread datagrams to itself.
 static void udp_make(struct object *o) {
 	struct sockaddr_in a = address(o, "127.0.0.1", number(o, 0));
@@ -197,6 +326,10 @@ const struct kind net_kinds[] = {
 	{"listen", listen_make, 0, listen_check},
 	{"serve", serve_make, 0, serve_check},
 	{"connect", connect_make, 0, streams_check},
+	{"left", left_make, 0, left_check},
+	{"leave", leave_make, 0, 0},
+	{"echo", echo_make, 0, alive_check},
+	{"churn", churn_make, 0, alive_check},
 	{"udp", udp_make, 0, udp_check},
 	{0},
 };

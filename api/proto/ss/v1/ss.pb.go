@@ -1250,6 +1250,7 @@ type End struct {
 	WriteSeq      uint32                 `protobuf:"varint,6,opt,name=write_seq,json=writeSeq,proto3" json:"write_seq,omitempty"`
 	RcvNxt        uint32                 `protobuf:"varint,7,opt,name=rcv_nxt,json=rcvNxt,proto3" json:"rcv_nxt,omitempty"`
 	Unsent        uint32                 `protobuf:"varint,8,opt,name=unsent,proto3" json:"unsent,omitempty"`
+	Ended         bool                   `protobuf:"varint,9,opt,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1338,6 +1339,13 @@ func (x *End) GetUnsent() uint32 {
 		return x.Unsent
 	}
 	return 0
+}
+
+func (x *End) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
 }
 
 // MarkerMessage is marker.Message.
@@ -4777,7 +4785,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\vParticipant\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1a\n" +
 	"\bendpoint\x18\x02 \x01(\tR\bendpoint\x12\x14\n" +
-	"\x05addrs\x18\x03 \x03(\tR\x05addrs\"\xc6\x01\n" +
+	"\x05addrs\x18\x03 \x03(\tR\x05addrs\"\xdc\x01\n" +
 	"\x03End\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x14\n" +
@@ -4786,7 +4794,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\asnd_una\x18\x05 \x01(\rR\x06sndUna\x12\x1b\n" +
 	"\twrite_seq\x18\x06 \x01(\rR\bwriteSeq\x12\x17\n" +
 	"\arcv_nxt\x18\a \x01(\rR\x06rcvNxt\x12\x16\n" +
-	"\x06unsent\x18\b \x01(\rR\x06unsent\"\xf3\x02\n" +
+	"\x06unsent\x18\b \x01(\rR\x06unsent\x12\x14\n" +
+	"\x05ended\x18\t \x01(\bR\x05ended\"\xf3\x02\n" +
 	"\rMarkerMessage\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\x05R\x04type\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
