@@ -82,6 +82,7 @@ type Agent struct {
 	fates    fates                   // of restores that are over
 	fetching map[images.Key]bool     // sets that are being brought here, or looked at in passing
 	heard    memory
+	aside    map[string][]SetAside // by job: state files that are damaged, of attempts and restores
 	closed   bool
 	work     sync.WaitGroup
 
@@ -96,7 +97,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, journal: journal{dir: filepath.Join(cfg.StateDir, "journal")},
-		runners: map[string]*runner{}, busy: map[string]string{}, restores: map[string]*Restoration{}, fetching: map[images.Key]bool{},
+		runners: map[string]*runner{}, busy: map[string]string{}, restores: map[string]*Restoration{}, fetching: map[images.Key]bool{}, aside: map[string][]SetAside{},
 	}
 	if err := os.RemoveAll(a.scratch()); err != nil {
 		return nil, fmt.Errorf("empty the folder for passing files: %w", err)
@@ -139,9 +140,14 @@ func (a *Agent) Close(ctx context.Context) error {
 
 // recover replays the journal.
 func (a *Agent) recover(ctx context.Context) error {
-	entries, err := a.journal.load()
+	entries, bad, err := a.journal.load()
 	if err != nil {
 		return err
+	}
+	for job, err := range bad {
+		if err := a.adoptWithoutJournal(ctx, job, err); err != nil {
+			return err
+		}
 	}
 	for job, e := range entries {
 		r := a.newRunner(job)
@@ -174,6 +180,7 @@ type Info struct {
 	FreeBytes int64 // for objects
 	InDoubt   []InDoubt
 	Damage    []images.Damage
+	SetAside  []SetAside // state files that are damaged
 }
 
 // InDoubt is a set of which this host does not know whether its cut exists.
@@ -197,6 +204,9 @@ func (a *Agent) Info(ctx context.Context) (Info, error) {
 	}
 	if info.Damage, err = a.cfg.Images.Damaged(); err != nil {
 		return Info{}, fmt.Errorf("list damaged images: %w", err)
+	}
+	if info.SetAside, err = a.setAside(ctx, ""); err != nil {
+		return Info{}, err
 	}
 	doubt, err := a.inDoubt()
 	for _, key := range doubt {
@@ -354,6 +364,9 @@ func (a *Agent) Kill(ctx context.Context, job string) ([]string, error) {
 	}
 	defer release()
 	killed, err := a.killMembers(ctx, job)
+	if err == nil {
+		err = a.clearAside(ctx, job)
+	}
 	if err != nil {
 		return killed, a.fail("kill", job, err)
 	}
@@ -398,6 +411,9 @@ func (a *Agent) running(ctx context.Context, job string) ([]Member, error) {
 
 // hold takes the job for one thing at a time.
 func (a *Agent) hold(job, what string) (release func(), err error) {
+	if err := a.refuseAside(job, what); err != nil {
+		return nil, err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if other, ok := a.busy[job]; ok {

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +12,7 @@ import (
 
 	"ss/agent/files"
 	"ss/fault"
+	"ss/store/sealed"
 )
 
 // Fate is what has become of a restore on a host, as other hosts ask.
@@ -127,6 +126,9 @@ func (r *Restoration) fateNow() Fate {
 	return FateUntouched
 }
 
+// noteSchema is the version of what a note says.
+const noteSchema = 1
+
 // restoreNote is what a restarted agent must know of a restore that it was in.
 type restoreNote struct {
 	Plan  RestorePlan  `json:"plan"`
@@ -138,21 +140,16 @@ type restoreNote struct {
 func (r *Restoration) note() error {
 	plan := r.plan
 	plan.Parts, plan.Moved = nil, nil
-	b, err := json.Marshal(restoreNote{Plan: plan, State: r.state})
-	if err != nil {
-		return fmt.Errorf("encode the note: %w", err)
-	}
-	tmp := r.noteFile() + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("note the restore: %w", errors.Join(err, ignoreGone(os.Remove(tmp))))
-	}
-	if err := os.Rename(tmp, r.noteFile()); err != nil {
+	if err := sealed.WriteVolatile(r.noteFile(), noteSchema, restoreNote{Plan: plan, State: r.state}); err != nil {
 		return fmt.Errorf("note the restore: %w", err)
 	}
 	return nil
 }
 
-func (r *Restoration) noteFile() string { return r.dir + ".json" }
+// noteFile is the note's path. It names the job, so that a damaged note still says whose it is.
+func (r *Restoration) noteFile() string {
+	return filepath.Join(filepath.Dir(r.dir), r.job()+noteSeparator+r.plan.ID+".json")
+}
 
 // recoverRestores settles restores that a crash of this agent cut short, and removes their work folders.
 func (a *Agent) recoverRestores(ctx context.Context) error {
@@ -170,6 +167,9 @@ func (a *Agent) recoverRestores(ctx context.Context) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
+		if a.isAside(path) {
+			continue
+		}
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
@@ -180,15 +180,9 @@ func (a *Agent) recoverRestores(ctx context.Context) error {
 // recoverRestore ends the job's members here if the restore has ended those of other hosts: what had not resumed
 // when the agent died does not live, or is the half-dead job that was to be replaced.
 func (a *Agent) recoverRestore(ctx context.Context, path string) error {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
 	var n restoreNote
-	if err := json.Unmarshal(b, &n); err != nil {
-		// It is written whole or not at all, unless the host lost its power, and then nothing of the job lives.
-		a.log.Error("note of a restore", "path", path, "error", err)
-		return nil
+	if _, err := sealed.Read(path, noteSchema, &n); err != nil {
+		return a.asideNote(path, err)
 	}
 	job := string(n.Plan.Key.Job)
 	fate := FateStopped
@@ -205,7 +199,11 @@ func (a *Agent) recoverRestore(ctx context.Context, path string) error {
 			return err
 		}
 	}
-	undo, err := files.Reopen(filepath.Join(strings.TrimSuffix(path, ".json"), undoFolder))
+	work := workFolder(path)
+	if work == "" { // of a program before this one
+		work = strings.TrimSuffix(path, ".json")
+	}
+	undo, err := files.Reopen(filepath.Join(work, undoFolder))
 	if err != nil {
 		return fmt.Errorf("files that were put back: %w", err)
 	}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,79 +9,49 @@ import (
 	"strings"
 
 	"ss/marker"
+	"ss/store/sealed"
 )
+
+// journalSchema is the version of what a journal says.
+const journalSchema = 1
 
 // journal keeps one marker.Entry per job, so that an agent that was killed knows what to undo. An
 // entry is written before the first action it speaks of starts.
 type journal struct{ dir string }
 
+func (j journal) path(job string) string { return filepath.Join(j.dir, job+".json") }
+
 func (j journal) put(e marker.Entry) error {
-	b, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("encode the journal: %w", err)
-	}
-	if err := writeFile(filepath.Join(j.dir, string(e.Key.Job)+".json"), b); err != nil {
+	if err := sealed.Write(j.path(string(e.Key.Job)), journalSchema, e); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
 	return nil
 }
 
-func (j journal) load() (map[string]marker.Entry, error) {
+// load reads the entries, by job. Of a job whose file is damaged, or speaks of another job, there is none: it is in bad.
+func (j journal) load() (entries map[string]marker.Entry, bad map[string]error, err error) {
 	files, err := os.ReadDir(j.dir)
 	if err != nil {
-		return nil, fmt.Errorf("read the journal: %w", err)
+		return nil, nil, fmt.Errorf("read the journal: %w", err)
 	}
-	entries := map[string]marker.Entry{}
+	entries, bad = map[string]marker.Entry{}, map[string]error{}
 	for _, f := range files {
 		job, ok := strings.CutSuffix(f.Name(), ".json")
 		if !ok {
 			continue // a temporary file that a crash left
 		}
-		b, err := os.ReadFile(filepath.Join(j.dir, f.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("read the journal: %w", err)
-		}
 		var e marker.Entry
-		if err := json.Unmarshal(b, &e); err != nil {
-			return nil, fmt.Errorf("journal %s is damaged (%w); look at the members of job %s, thaw what is frozen, and remove the file", f.Name(), err, job)
+		_, err := sealed.Read(j.path(job), journalSchema, &e)
+		if err == nil && string(e.Key.Job) != job {
+			err = fmt.Errorf("it is that of job %q: %w", e.Key.Job, sealed.ErrDamaged)
+		}
+		if err != nil {
+			bad[job] = err
+			continue
 		}
 		entries[job] = e
 	}
-	return entries, nil
-}
-
-// writeFile writes a file whole or not at all: temp, fsync, rename, fsync of the folder.
-func writeFile(path string, b []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, tmp.Close(), ignoreGone(os.Remove(tmp.Name())))
-		}
-	}()
-	if _, err = tmp.Write(b); err != nil {
-		return err
-	}
-	if err = tmp.Sync(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	if err = tmp.Close(); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return entries, bad, nil
 }
 
 func ignoreGone(err error) error {

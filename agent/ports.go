@@ -38,6 +38,8 @@ type MemberState string
 const (
 	Running MemberState = "running"
 	Exited  MemberState = "exited"
+	// Aside is a member of which a state file is damaged: it may run. Exit says what is wrong. Kill ends it and whatever is left of it.
+	Aside MemberState = "set aside"
 )
 
 // Process is one process of a member's tree.

@@ -28,8 +28,14 @@ type HostInfo struct {
 	Gate      string
 	FreeBytes int64
 	InDoubt   []InDoubt
+	SetAside  []SetAside
 	Catalogue store.Mark // the newest generation of a catalogue that the agent has seen; zero: none
 	Damage    []Damage
+}
+
+// SetAside is a damaged state file of a job on a host. The job stands still there until somebody does what Next says.
+type SetAside struct {
+	Job, File, Detail, Next string
 }
 
 // Damage is an object of an image set that was found damaged on a host.

@@ -108,7 +108,8 @@ func (g *collection) notOld() error {
 	if err := current(g.census.statuses); err != nil {
 		return err
 	}
-	if err := g.openGraves(); err != nil {
+	var err error
+	if g.graves, err = g.c.openGraves(g.census); err != nil {
 		return err
 	}
 	epochs := map[string]uint64{}
@@ -137,35 +138,36 @@ func (g *collection) decode(held HeldCut) (store.CutFile, error) {
 	return store.DecodeCutFile(held.Manifest, g.c.Verifier)
 }
 
-// openGraves collects the tombstones that the catalogue, the hosts and the vaults have.
-func (g *collection) openGraves() error {
-	if g.c.Statements == nil {
-		return nil
+// openGraves opens the tombstones that the catalogue, the hosts and the vaults have.
+func (c *Cluster) openGraves(s census) ([]grave, error) {
+	if c.Statements == nil {
+		return nil, nil
 	}
-	removed, err := g.c.Catalogue.Tombstones()
+	removed, err := c.Catalogue.Tombstones()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var statements [][]byte
 	for _, r := range removed {
 		statements = append(statements, r.Statement)
 	}
-	for _, inventories := range []map[string]Inventory{g.census.hosts, g.census.vaults} {
+	for _, inventories := range []map[string]Inventory{s.hosts, s.vaults} {
 		for _, inv := range inventories {
 			for _, held := range inv.Tombstones {
 				statements = append(statements, held.Manifest)
 			}
 		}
 	}
+	var graves []grave
 	seen := map[string]bool{}
 	for _, s := range statements {
-		t, err := tombstone.Decode(s, g.c.Statements)
+		t, err := tombstone.Decode(s, c.Statements)
 		if err == nil && !seen[t.Cut+"/"+t.ID()] {
 			seen[t.Cut+"/"+t.ID()] = true
-			g.graves = append(g.graves, grave{t, s})
+			graves = append(graves, grave{t, s})
 		}
 	}
-	return nil
+	return graves, nil
 }
 
 // buried says whether a cut was removed on somebody's word.
@@ -316,9 +318,13 @@ func orphans(inv Inventory, g *collection) (found []orphan, sets []string, doubt
 
 // graveOf finds the tombstone that covers a set.
 func (g *collection) graveOf(s HeldSet) *grave {
-	for i := range g.graves {
-		if g.graves[i].Covers(s.Key.Job, s.Key.Snapshot, s.Key.Host, s.Digest) {
-			return &g.graves[i]
+	return graveOf(g.graves, s)
+}
+
+func graveOf(graves []grave, s HeldSet) *grave {
+	for i := range graves {
+		if graves[i].Covers(s.Key.Job, s.Key.Snapshot, s.Key.Host, s.Digest) {
+			return &graves[i]
 		}
 	}
 	return nil

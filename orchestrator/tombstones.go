@@ -146,7 +146,11 @@ func (c *Cluster) removeUnknown(ctx context.Context, id string, force bool, notF
 	if err := current(s.statuses); err != nil {
 		return store.Cut{}, err
 	}
-	t, hosts, vaults := s.unknown(id)
+	graves, err := c.openGraves(s)
+	if err != nil {
+		return store.Cut{}, err
+	}
+	t, hosts, vaults := s.unknown(id, graves)
 	if len(t.Sets) == 0 {
 		return store.Cut{}, notFound
 	}
@@ -179,13 +183,13 @@ func (c *Cluster) liveAttempt(id string) (bool, error) {
 	return slices.ContainsFunc(attempts, func(at store.Attempt) bool { return at.Live && at.ID == id }), err
 }
 
-// unknown makes a tombstone of all sets of a snapshot that are found, and says where.
-func (s census) unknown(id string) (t tombstone.Tombstone, hosts, vaults []string) {
+// unknown makes a tombstone of all sets of a snapshot that are found and that none covers yet, and says where.
+func (s census) unknown(id string, graves []grave) (t tombstone.Tombstone, hosts, vaults []string) {
 	t.Cut = id
 	look := func(inventories map[string]Inventory) (where []string) {
 		for name, inv := range inventories {
 			for _, set := range inv.Sets {
-				if set.Key.Snapshot != id || set.Digest == "" || t.Job != "" && t.Job != set.Key.Job {
+				if set.Key.Snapshot != id || set.Digest == "" || graveOf(graves, set) != nil || t.Job != "" && t.Job != set.Key.Job {
 					continue
 				}
 				t.Job, t.Epoch = set.Key.Job, max(t.Epoch, set.Epoch)

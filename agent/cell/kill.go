@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/store/sealed"
 )
 
 // Kill ends the whole tree, frozen or not, waits until it is gone, and removes cell, cgroup and
@@ -51,7 +52,7 @@ func (g *Manager) Forget(ctx context.Context, m agent.Member) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return err // also where it is damaged: Kill ends and forgets it
 	}
 	now, err := g.inspect(r)
 	if err != nil {
@@ -75,15 +76,19 @@ func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 		// Of sockets that can't be listed nothing is destroyed; that is no reason to let the tree live.
 		conns, _ = connections(live)
 	}
-	if err := gr.kill(ctx); err != nil {
-		return err
-	}
 	var init identity
 	err = readState(g.dir(m.Job, m.Name), initFile, &init)
+	if errors.Is(err, sealed.ErrDamaged) {
+		init, err = initOf(live)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err == nil {
+	known := err == nil
+	if err := gr.kill(ctx); err != nil {
+		return err
+	}
+	if known {
 		if err := g.endInit(ctx, init); err != nil {
 			return err
 		}
@@ -95,6 +100,21 @@ func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 		return err
 	}
 	return g.removeDir(m.Job, m.Name)
+}
+
+// initOf finds the PID 1 of the cell that these processes live in, where init.json does not say it any more: the parent of the tree's root, if it is the
+// first process of a PID namespace of its own. fs.ErrNotExist if there is none: a cell without processes ends by itself.
+func initOf(live []int) (identity, error) {
+	for _, pid := range tops(live) {
+		s, err := readStat(pid)
+		if err != nil {
+			continue
+		}
+		if p, err := nsPids(s.ppid); err == nil && len(p) > 1 && p[len(p)-1] == 1 {
+			return identify(s.ppid)
+		}
+	}
+	return identity{}, fs.ErrNotExist
 }
 
 // kill ends every process of the group and returns when none is left.

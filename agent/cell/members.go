@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"ss/agent"
+	"ss/store/sealed"
 )
 
 // Members lists what lives on this host, ended members too until Forget, by job and name. It reads
@@ -28,6 +29,10 @@ func (g *Manager) Members(ctx context.Context) ([]agent.Member, error) {
 			return nil, err
 		}
 		m, err := g.inspect(r)
+		if errors.Is(err, sealed.ErrDamaged) || errors.Is(err, sealed.ErrUnknownVersion) {
+			// Whether it lives is not known. It must not keep the others from being found.
+			m.State, m.Exit, m.Pid, err = agent.Aside, err.Error(), 0, nil
+		}
 		if err != nil {
 			return nil, fmt.Errorf("look at member %s/%s: %w", r.Job, r.Name, err)
 		}
@@ -54,6 +59,9 @@ func (g *Manager) inspect(r record) (agent.Member, error) {
 	m := agent.Member{
 		Job: r.Job, Name: r.Name, Command: r.Command, Env: r.Env, Dir: r.Dir, Log: r.Log,
 		Attached: r.Kind == attached, Cgroup: gr.dir(), CgroupID: gr.id(), State: agent.Running,
+	}
+	if r.damage != nil {
+		return m, r.damage
 	}
 	var err error
 	if m.Frozen, err = gr.frozen(); err != nil {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/store/sealed"
 )
 
 // spec is what PID 1 is told, on descriptor 3.
@@ -231,6 +232,9 @@ func (g *Manager) sweep() error {
 	}
 	errs := []error{g.sweepFolders(recs)}
 	for _, r := range recs {
+		if r.damage != nil {
+			continue // it is set aside
+		}
 		m := agent.Member{Job: r.Job, Name: r.Name}
 		if r.Kind == attached {
 			if r.Root.alive() {
@@ -241,7 +245,9 @@ func (g *Manager) sweep() error {
 		dir := g.dir(r.Job, r.Name)
 		var init identity
 		if err := ifThere(readState(dir, initFile, &init)); err != nil {
-			errs = append(errs, err)
+			if !errors.Is(err, sealed.ErrDamaged) {
+				errs = append(errs, err)
+			}
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(dir, rootFile)); errors.Is(err, fs.ErrNotExist) && !init.alive() {

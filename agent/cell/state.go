@@ -1,7 +1,6 @@
 package cell
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,7 @@ import (
 	"path/filepath"
 
 	"ss/agent"
+	"ss/store/sealed"
 )
 
 // Files of a member's folder, StateDir/members/JOB/MEMBER. Each is written once, whole or not at
@@ -40,6 +40,8 @@ type record struct {
 	Dir     string   `json:"dir"`
 	Log     string   `json:"log,omitempty"`
 	Root    identity `json:"root,omitzero"` // attached trees
+
+	damage error // why nothing else is known
 }
 
 func newRecord(m agent.Member, k kind) record {
@@ -58,39 +60,18 @@ func (g *Manager) membersDir() string { return filepath.Join(g.cfg.StateDir, "me
 
 func (g *Manager) dir(job, name string) string { return filepath.Join(g.membersDir(), job, name) }
 
+// stateSchema is the version of what the files say. A file of a program before checksums is read as well.
+const stateSchema = 1
+
 // writeState writes v to dir/name so that after a crash either all of it is there or nothing.
 func writeState(dir, name string, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", name, err)
-	}
-	return writeAtomic(dir, name, append(b, '\n'))
+	return sealed.Write(filepath.Join(dir, name), stateSchema, v)
 }
 
-func writeAtomic(dir, name string, b []byte) (err error) {
-	f, err := os.CreateTemp(dir, "."+name+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write %s: %w", filepath.Join(dir, name), errors.Join(err, f.Close()))
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	if err := syncDir(dir); err != nil {
-		return err
-	}
-	return f.Close()
+// readState reads what writeState wrote. fs.ErrNotExist if there is no such file, sealed.ErrDamaged if it is not what was written.
+func readState(dir, name string, v any) error {
+	_, err := sealed.Read(filepath.Join(dir, name), stateSchema, v)
+	return err
 }
 
 func syncDir(dir string) error {
@@ -99,18 +80,6 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-// readState reads what writeState wrote. fs.ErrNotExist if there is no such file.
-func readState(dir, name string, v any) error {
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("read %s: %w", filepath.Join(dir, name), err)
-	}
-	return nil
 }
 
 // makeDir makes the member's folder. ErrExists if it is there already.
@@ -158,7 +127,8 @@ func (g *Manager) removeDir(job, name string) error {
 	return nil
 }
 
-// records reads every member.json. A folder without one is not a member yet, or no more.
+// records reads every member.json. A folder without one is not a member yet, or no more. A damaged one gives a record that says no more than
+// where it lies, and what is wrong (damage).
 func (g *Manager) records() ([]record, error) {
 	jobs, err := os.ReadDir(g.membersDir())
 	if err != nil {
@@ -179,8 +149,11 @@ func (g *Manager) records() ([]record, error) {
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
+			if err == nil && (r.Job != j.Name() || r.Name != n.Name()) {
+				err = fmt.Errorf("%s: it is that of %s/%s: %w", memberFile, r.Job, r.Name, sealed.ErrDamaged)
+			}
 			if err != nil {
-				return nil, err
+				r = record{Job: j.Name(), Name: n.Name(), damage: err}
 			}
 			out = append(out, r)
 		}

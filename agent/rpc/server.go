@@ -104,6 +104,9 @@ func (s *agentServer) Info(ctx context.Context, req *ssv1.InfoRequest) (*ssv1.In
 		resp.InDoubt = append(resp.InDoubt, key)
 	}
 	resp.Damage, resp.Catalogue = toDamage(i.Damage), toMark(mark)
+	for _, a := range i.SetAside {
+		resp.SetAside = append(resp.SetAside, &ssv1.SetAside{Job: a.Job, File: a.File, Detail: a.Detail, Next: a.Next})
+	}
 	return resp, nil
 }
 

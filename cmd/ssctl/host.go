@@ -131,6 +131,14 @@ type hostJSON struct {
 	FreeBytes int64        `json:"free_bytes"`
 	Error     string       `json:"error,omitempty"`
 	Damage    []damageJSON `json:"damage"`
+	SetAside  []asideJSON  `json:"set_aside"`
+}
+
+type asideJSON struct {
+	Job    string `json:"job"`
+	File   string `json:"file"`
+	Detail string `json:"detail"`
+	Next   string `json:"next"`
 }
 
 type damageJSON struct {
@@ -170,7 +178,7 @@ func (a *app) showHosts(hosts []orchestrator.HostStatus) error {
 	var problems []string
 	for _, h := range hosts {
 		j := hostJSON{Host: h.Name, Addr: h.Addr, Reachable: h.Err == nil, Version: h.Info.Version, Kernel: h.Info.Kernel,
-			CRIU: h.Info.CRIU, Gate: h.Info.Gate, FreeBytes: h.Info.FreeBytes, Damage: []damageJSON{}}
+			CRIU: h.Info.CRIU, Gate: h.Info.Gate, FreeBytes: h.Info.FreeBytes, Damage: []damageJSON{}, SetAside: []asideJSON{}}
 		for _, ad := range h.Info.Addrs {
 			j.Addrs = append(j.Addrs, ad.String())
 		}
@@ -189,6 +197,11 @@ func (a *app) showHosts(hosts []orchestrator.HostStatus) error {
 			if !d.Healed {
 				state = "damaged"
 			}
+		}
+		for _, sa := range h.Info.SetAside {
+			j.SetAside = append(j.SetAside, asideJSON{sa.Job, sa.File, sa.Detail, sa.Next})
+			problems = append(problems, fmt.Sprintf("%s: job %s is set aside: %s; %s", h.Name, sa.Job, sa.Detail, sa.Next))
+			state = "damaged"
 		}
 		out = append(out, j)
 		rows = append(rows, []string{h.Name, h.Addr, state, j.Version, j.Kernel, criu, j.Gate, size(j.FreeBytes)})

@@ -87,6 +87,9 @@ func (a *agent) Info(ctx context.Context, word orchestrator.Word) (orchestrator.
 	if info.Networks, err = wire.FromNetworks(r.GetNetworks()); err != nil {
 		return orchestrator.HostInfo{}, err
 	}
+	for _, a := range r.GetSetAside() {
+		info.SetAside = append(info.SetAside, orchestrator.SetAside{Job: a.GetJob(), File: a.GetFile(), Detail: a.GetDetail(), Next: a.GetNext()})
+	}
 	for _, k := range r.GetInDoubt() {
 		info.InDoubt = append(info.InDoubt, orchestrator.InDoubt{Key: fromImageKey(k), Epoch: k.GetEpoch()})
 	}
