@@ -115,6 +115,9 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	return a, nil
 }
 
+// Host is the name of the agent's host.
+func (a *Agent) Host() string { return a.cfg.Host }
+
 // AwaitQuiet returns when no member of this host stands still. What others make this host do for them waits for it.
 func (a *Agent) AwaitQuiet(ctx context.Context) error { return a.cfg.Quiet.Wait(ctx) }
 

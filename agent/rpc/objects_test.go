@@ -20,6 +20,7 @@ import (
 	"ss/agent"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
+	"ss/api/wire"
 	"ss/fault"
 	"ss/store/blob"
 	"ss/store/blob/blobtest"
@@ -258,7 +259,9 @@ func serveLiar(t *testing.T, get func(grpc.ServerStreamingServer[ssv1.ObjectFram
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(issue(t, authority, identity.RoleAgent, "hostA").Server())))
+	unary, stream := wire.ServerProtocol("the agent of hostA")
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(issue(t, authority, identity.RoleAgent, "hostA").Server())),
+		grpc.UnaryInterceptor(unary), grpc.StreamInterceptor(stream))
 	ssv1.RegisterPeerServer(s, liar{get: get})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()

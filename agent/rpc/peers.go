@@ -61,7 +61,7 @@ func (p *Peers) conn(to agent.Participant) (*grpc.ClientConn, error) {
 	conn, ok := p.conns[id]
 	if !ok {
 		var err error
-		conn, err = grpc.NewClient("passthrough:///"+to.Endpoint,
+		conn, err = grpc.NewClient("passthrough:///"+to.Endpoint, append(wire.WithProtocol("this agent", to.Host),
 			grpc.WithTransportCredentials(credentials.NewTLS(p.creds.Client(identity.RoleAgent, to.Host))),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
 			// A peer's agent that was restarted should be found again at once, not after gRPC's usual two minutes.
@@ -71,7 +71,7 @@ func (p *Peers) conn(to agent.Participant) (*grpc.ClientConn, error) {
 			}),
 			wire.WithDialer(),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
-		)
+		)...)
 		if err != nil {
 			return nil, wire.Error(to.Host, err)
 		}

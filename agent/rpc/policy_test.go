@@ -26,6 +26,7 @@ import (
 	"ss/agent"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
+	"ss/api/wire"
 	"ss/store/images"
 )
 
@@ -139,7 +140,7 @@ func issue(t *testing.T, authority *identity.Authority, role identity.Role, name
 
 func (h *hostAgent) dial(t *testing.T, creds credentials.TransportCredentials) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+h.addr, grpc.WithTransportCredentials(creds))
+	conn, err := grpc.NewClient("passthrough:///"+h.addr, append(wire.WithProtocol("this test", "hostA"), grpc.WithTransportCredentials(creds))...)
 	if err != nil {
 		t.Fatal(err)
 	}

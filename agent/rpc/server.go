@@ -59,13 +59,14 @@ func Policy() identity.Policy {
 // NewServer makes the agent's gRPC server: mutual TLS, the Policy, health. It is to serve a Door.
 func NewServer(a *agent.Agent, imgs *images.Store, creds *identity.Credentials, version string) *grpc.Server {
 	policy := Policy()
+	unary, stream := wire.ServerProtocol("the agent of " + a.Host())
 	s := grpc.NewServer(
 		grpc.Creds(guard{credentials.NewTLS(creds.Server())}),
 		grpc.ConnectionTimeout(handshakeMax),
 		grpc.MaxHeaderListSize(headersMax),
 		grpc.MaxConcurrentStreams(callsMax),
-		grpc.UnaryInterceptor(policy.Unary()),
-		grpc.StreamInterceptor(policy.Stream()),
+		grpc.ChainUnaryInterceptor(policy.Unary(), unary),
+		grpc.ChainStreamInterceptor(policy.Stream(), stream),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(64<<20),

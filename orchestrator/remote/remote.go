@@ -40,13 +40,13 @@ func (d *Dialer) Dial(h orchestrator.Host) (orchestrator.Agent, error) {
 	conn, ok := d.conns[h]
 	if !ok {
 		var err error
-		conn, err = grpc.NewClient("passthrough:///"+h.Endpoint,
+		conn, err = grpc.NewClient("passthrough:///"+h.Endpoint, append(wire.WithProtocol("this ssctl", h.Name),
 			grpc.WithTransportCredentials(credentials.NewTLS(d.creds.Client(identity.RoleAgent, h.Name))),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: wire.HandshakeTimeout}),
 			wire.WithDialer(),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
-		)
+		)...)
 		if err != nil {
 			return nil, wire.Error(h.Name, err)
 		}
