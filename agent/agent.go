@@ -75,6 +75,8 @@ type Agent struct {
 	log     *slog.Logger
 	journal journal
 
+	linking sync.Mutex // held while CRIU dumps a member whose files it gives names
+
 	mu       sync.Mutex
 	runners  map[string]*runner      // by job
 	busy     map[string]string       // job → what holds it: "snapshot ID", "restore ID"

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"ss/agent/files"
 	"ss/fault"
 )
@@ -75,7 +77,7 @@ func (w *work) takeFiles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := files.Take(ctx, trees)
+	c, err := files.Take(ctx, trees, ReadBuildID)
 	if err != nil {
 		return fmt.Errorf("the open files: %w", err)
 	}
@@ -239,4 +241,75 @@ func settleUndo(undo *files.Undo, final bool) error {
 		return fmt.Errorf("files of the cut: %w", err)
 	}
 	return nil
+}
+
+// dumpOne lets CRIU dump a member. CRIU gives a file whose name was removed while it has others a name for as long as it dumps, beside the
+// removed one, and numbers these names for itself: so only one of such members is dumped at a time.
+func (w *work) dumpOne(ctx context.Context, i int, m Member, announce func()) (DumpResult, error) {
+	if w.files.Removed(m.Name) {
+		w.a.linking.Lock()
+		defer w.a.linking.Unlock()
+		w.files.Sweep(m.Name)
+		defer w.files.Sweep(m.Name)
+	}
+	return w.dumps[i].Run(ctx, w.conns[i], announce)
+}
+
+// hand chooses the files that CRIU gets as descriptors: those whose names were removed, and those to whose names, or to a folder on the way, a user
+// other than root could give another meaning while CRIU restores.
+func (r *Restoration) hand(rm *restoring) (func(ImageFile) (*Handed, error), error) {
+	seen, err := seenFiles(filepath.Join(r.unpacked(rm.part.Host), rm.member.Name, imagesFolder))
+	if err != nil {
+		return nil, err
+	}
+	was := map[string]files.Seen{}
+	for _, s := range seen {
+		was[s.Path] = s
+	}
+	return func(f ImageFile) (*Handed, error) {
+		if p, ok := r.undo.Placed(f.Name, f.Removed); ok {
+			trusted, err := files.Trusted(p.Path)
+			if err != nil || trusted && !f.Removed {
+				return nil, err
+			}
+			return &Handed{Path: p.Path, Dev: p.Dev, Ino: p.Ino}, nil
+		}
+		if f.Removed {
+			return nil, nil // of a cut that does not say
+		}
+		return handSeen(f, was)
+	}, nil
+}
+
+// handSeen hands a file that was not put back, if it is what the member had: of the same kind and owner.
+func handSeen(f ImageFile, was map[string]files.Seen) (*Handed, error) {
+	trusted, err := files.Trusted(f.Name)
+	if err != nil || trusted {
+		return nil, ignoreGone(err) // CRIU says what is missing
+	}
+	st, err := files.Stat(f.Name)
+	if err != nil {
+		return nil, ignoreGone(err)
+	}
+	old, known := was[f.Name]
+	if f.Mode != 0 && st.Mode&unix.S_IFMT != f.Mode&unix.S_IFMT {
+		return nil, fault.New(fault.Refused, fmt.Sprintf("%s is no longer the kind of file that the member had open", f.Name), "put it back as it was")
+	}
+	if known && (int(st.Uid) != old.UID || int(st.Gid) != old.GID) {
+		return nil, fault.New(fault.Refused, fmt.Sprintf("%s belongs to user %d and group %d, and what the member had open there to user %d and group %d", f.Name, st.Uid, st.Gid, old.UID, old.GID), "put the same file there")
+	}
+	return &Handed{Path: f.Name, Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// addBuildIDs completes what the images need by what was read of the programs that the member ran. CRIU does not note it.
+func addBuildIDs(needs *Needs, seen []files.Seen) {
+	builds := map[string]string{}
+	for _, s := range seen {
+		builds[s.Path] = s.BuildID
+	}
+	for i, f := range needs.Files {
+		if id := builds[f.Path]; id != "" {
+			needs.Files[i].BuildID = id
+		}
+	}
 }

@@ -88,6 +88,7 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 		if err != nil {
 			return SetMeta{}, 0, err
 		}
+		addBuildIDs(&needs, seen)
 		meta.Members[m.Name] = MemberMeta{Needs: needs, Files: stored, Seen: seen}
 		size += folderSize(filepath.Dir(dir))
 	}

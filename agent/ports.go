@@ -169,6 +169,22 @@ type RestoreSpec struct {
 	Dir      string // images, rewritten already
 	LogDir   string // CRIU's log goes here
 	LockFile string
+	// Hand says which files CRIU gets as descriptors, because another user could change what their names lead to while it
+	// restores. nil: none. The images in Dir are changed for it.
+	Hand func(ImageFile) (*Handed, error)
+}
+
+// ImageFile is a file or folder as the images name it.
+type ImageFile struct {
+	Name    string
+	Mode    uint32 // with the type
+	Removed bool   // the name was removed at the dump, while the file had others
+}
+
+// Handed is a file that CRIU's keeper opens, in the member's cell, and CRIU does not.
+type Handed struct {
+	Path     string
+	Dev, Ino uint64 // what Path must lead to
 }
 
 // Restore is one CRIU that has restored a member and stands at its post-restore notification:

@@ -211,7 +211,11 @@ func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string
 		return fmt.Errorf("%s: make a cell: %w", rm.member.Name, err)
 	}
 	rm.member = m
-	rm.criu, err = r.a.cfg.CRIU.StartRestore(ctx, RestoreSpec{Member: m, Dir: rm.images, LogDir: filepath.Dir(rm.images), LockFile: lock})
+	hand, err := r.hand(rm)
+	if err != nil {
+		return fmt.Errorf("%s: %w", rm.member.Name, err)
+	}
+	rm.criu, err = r.a.cfg.CRIU.StartRestore(ctx, RestoreSpec{Member: m, Dir: rm.images, LogDir: filepath.Dir(rm.images), LockFile: lock, Hand: hand})
 	if err != nil {
 		return fmt.Errorf("%s: %w", rm.member.Name, err)
 	}

@@ -400,7 +400,7 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 	ends := make([][]marker.End, len(w.members))
 	reports := make([]MemberReport, len(w.members))
 	err := w.each(func(i int, m Member) error {
-		res, err := w.dumps[i].Run(ctx, w.conns[i], announce)
+		res, err := w.dumpOne(ctx, i, m, announce)
 		if err != nil {
 			return err
 		}

@@ -67,8 +67,14 @@ func TestFilesOfACut(t *testing.T) {
 		members [][]string // arguments of holder
 		here    bool       // in place only
 	}{
+		{name: "lease, in place", members: [][]string{{"lease", "/srv/user/f", "place"}}},
+		{name: "lease, appended", members: [][]string{{"lease", "/srv/user/f", "append"}}},
 		{name: "spool", members: [][]string{{"spool", "/srv/user"}}},
 		{name: "rotated log", members: [][]string{{"rotate", "/srv/user/log"}}},
+		{name: "named semaphore", members: [][]string{{"semaphore", "/ss-one"}}},
+		{name: "two named semaphores", members: [][]string{{"semaphore", "/ss-one"}, {"semaphore", "/ss-two"}}},
+		{name: "removed name, another beside it", members: [][]string{{"linked", "/srv/user"}}},
+		{name: "removed name, another elsewhere", members: [][]string{{"elsewhere", "/srv/user"}}},
 		{name: "two names of one file", members: [][]string{{"hardlinks", "/srv/user"}}},
 		{name: "shared mapping of a file", members: [][]string{{"map", "/srv/user/m"}}},
 		{name: "shared mapping of shared memory", members: [][]string{{"map", "shm:/ss-map"}}},
@@ -82,6 +88,7 @@ func TestFilesOfACut(t *testing.T) {
 		{name: "sparse, in place", members: [][]string{{"sparse", "/srv/user/f", "600", "place"}}},
 		{name: "sparse, appended", members: [][]string{{"sparse", "/srv/user/f", "600", "append"}}},
 		{name: "no name", members: [][]string{{"unlinked", "/srv/user/f"}}},
+		{name: "two with the same removed name", members: [][]string{{"unlinked", "/srv/user/f"}, {"unlinked", "/srv/user/f"}}},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			r.use(t)

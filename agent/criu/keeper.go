@@ -20,13 +20,14 @@ import (
 
 // order is what the agent tells the keeper.
 type order struct {
-	Criu     string // CRIU's executable
-	Dump     bool   // a dump; otherwise a restore
-	InitPid  int    // whose namespaces to enter; 0: none
-	Cgroup   string // the member's cgroup: where restored tasks are born, and what is frozen if CRIU dies
-	LockFile string // CRIU holds a shared flock on it while it lives; "": none
-	Output   string // file for what CRIU writes to its standard error before it has a log
-	Pipe     string // FIFO to the agent
+	Criu     string   // CRIU's executable
+	Dump     bool     // a dump; otherwise a restore
+	InitPid  int      // whose namespaces to enter; 0: none
+	Cgroup   string   // the member's cgroup: where restored tasks are born, and what is frozen if CRIU dies
+	LockFile string   // CRIU holds a shared flock on it while it lives; "": none
+	Output   string   // file for what CRIU writes to its standard error before it has a log
+	Pipe     string   // FIFO to the agent
+	Hand     []handed // files that CRIU gets as descriptors
 }
 
 // news is what the keeper tells the agent, one JSON object a line.
@@ -173,6 +174,9 @@ func (k *keeper) start() error {
 		if err := enter(k.InitPid); err != nil {
 			return err
 		}
+	}
+	if err := hold(k.Hand); err != nil {
+		return err
 	}
 	proc, err := syscall.ForkExec(k.Criu, []string{k.Criu, "--no-default-config", "swrk", strconv.Itoa(k.socket)},
 		&syscall.ProcAttr{Dir: "/", Env: keeperEnv(), Files: []uintptr{null.Fd(), out.Fd(), out.Fd()}, Sys: attr})

@@ -55,6 +55,9 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 	}
 	opts.LogLevel = r.cfg.logLevel()
 	o := order{InitPid: spec.Member.InitPid, Cgroup: spec.Member.Cgroup, LockFile: spec.LockFile}
+	if o.Hand, opts.InheritFd, err = giveFiles(spec.Dir, spec.Hand); err != nil {
+		return nil, &Error{Op: "restore", Job: spec.Member.Job, Member: spec.Member.Name, Err: err}
+	}
 	s.operation, err = r.begin("restore", spec.Member, o, spec.LogDir, restoreLog, opts, s)
 	if err != nil {
 		return nil, err

@@ -83,7 +83,44 @@ func (u *Undo) putBack(s Source) error {
 			}
 		}
 	}
+	return u.record(s, file)
+}
+
+// Placed is where a file of a cut is now. Its own name is not the cut's if that was removed.
+type Placed struct {
+	Path     string
+	Dev, Ino uint64
+}
+
+// record notes where the file is, by all names that the images may have for it.
+func (u *Undo) record(s Source, file *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return err
+	}
+	path := s.Path
+	if path == "" {
+		path = u.steps[len(u.steps)-1].Path // under the name of ours that create gave it
+	}
+	for _, name := range s.Names() {
+		at := path
+		if s.Path != "" && !slices.Contains(s.Gone, name) {
+			at = name
+		}
+		u.placed[placedKey{name, slices.Contains(s.Gone, name)}] = Placed{Path: at, Dev: st.Dev, Ino: st.Ino}
+	}
 	return nil
+}
+
+type placedKey struct {
+	name string
+	gone bool
+}
+
+// Placed tells where a file of the cut is now, by a name that it had, or by one that was removed.
+func (u *Undo) Placed(name string, gone bool) (Placed, bool) {
+	p, ok := u.placed[placedKey{name, gone}]
+	return p, ok
 }
 
 // findRight opens the file of the cut if it is there under one of its names.

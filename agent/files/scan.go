@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -67,10 +68,16 @@ type scan struct {
 	seen  map[string][]Seen // by member
 	known map[string]bool   // member, path
 	made  map[uint64]bool   // file systems whose files the kernel makes up
+
+	buildID func(io.ReaderAt) string // nil: none is read
+	builds  map[id]string
 }
 
-func look(ctx context.Context, trees []Tree) (*scan, error) {
-	s := &scan{files: map[id]*held{}, seen: map[string][]Seen{}, known: map[string]bool{}, made: map[uint64]bool{}}
+func look(ctx context.Context, trees []Tree, buildID func(io.ReaderAt) string) (*scan, error) {
+	s := &scan{
+		files: map[id]*held{}, seen: map[string][]Seen{}, known: map[string]bool{}, made: map[uint64]bool{},
+		buildID: buildID, builds: map[id]string{},
+	}
 	for _, t := range trees {
 		for _, pid := range t.Pids {
 			if err := ctx.Err(); err != nil {
@@ -238,6 +245,9 @@ func (s *scan) mappings(t Tree, pid int) error {
 		if err != nil {
 			return err
 		}
+		if m.executable {
+			s.program(t, h, m.path)
+		}
 		done[m.key] = !m.shared || writable
 		if held != nil && m.shared {
 			h.read, h.write = true, writable
@@ -247,9 +257,30 @@ func (s *scan) mappings(t Tree, pid int) error {
 	return lines.Err()
 }
 
+// program reads the build id of a file that is mapped as a program. A file of which none can be read has none.
+func (s *scan) program(t Tree, h handle, link string) {
+	i := slices.IndexFunc(s.seen[t.Member], func(x Seen) bool { return x.Path == link })
+	if s.buildID == nil || i < 0 {
+		return
+	}
+	seen := &s.seen[t.Member][i]
+	key := id{seen.Dev, seen.Ino}
+	build, ok := s.builds[key]
+	if !ok {
+		fd, err := unix.Open(h.path(), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			f := os.NewFile(uintptr(fd), link)
+			build = s.buildID(f)
+			_ = f.Close()
+		}
+		s.builds[key] = build
+	}
+	seen.BuildID = build
+}
+
 type mapping struct {
-	region, path, key string
-	shared            bool
+	region, path, key  string
+	shared, executable bool
 }
 
 // parseMapping reads a line of /proc/PID/maps: START-END PERMS OFFSET DEV INODE PATH. Only what maps a file is of interest.
@@ -262,8 +293,8 @@ func parseMapping(line string) (mapping, bool) {
 	if !strings.HasPrefix(path, "/") {
 		return mapping{}, false
 	}
-	m := mapping{region: trimZeros(f[0]), path: unescape(path), shared: f[1][3] == 's'}
-	m.key = fmt.Sprintf("%s %s %s %v", f[3], f[4], path, m.shared)
+	m := mapping{region: trimZeros(f[0]), path: unescape(path), shared: f[1][3] == 's', executable: f[1][2] == 'x'}
+	m.key = fmt.Sprintf("%s %s %s %v %v", f[3], f[4], path, m.shared, m.executable)
 	return m, true
 }
 

@@ -38,6 +38,8 @@ type Seen struct {
 	Dev  uint64 `json:"dev"`
 	Ino  uint64 `json:"ino"`
 	Size int64  `json:"size"`
+	// BuildID is the GNU build id in hex, of a file that was mapped as a program.
+	BuildID string `json:"build_id,omitempty"`
 }
 
 // Tree is one member as Take looks at it.

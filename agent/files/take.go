@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +27,7 @@ type Capture struct {
 // Survey looks at what running members hold. refused are the reasons for which Take could not do its work; size is
 // what the files take on their disks, and frozen how much of that would be copied while the members stand still, in bytes.
 func Survey(ctx context.Context, trees []Tree) (refused []string, size, frozen int64, err error) {
-	s, err := look(ctx, trees)
+	s, err := look(ctx, trees, nil)
 	if err != nil {
 		return nil, 0, 0, err
 	}
@@ -56,9 +57,9 @@ func inMemory(f *held) bool {
 }
 
 // Take takes hold of the files that the members, which stand still, can write. It opens none of their paths: a descriptor that
-// can be read is copied (pidfd_getfd(2)), and only one without a lease is opened again.
-func Take(ctx context.Context, trees []Tree) (*Capture, error) {
-	s, err := look(ctx, trees)
+// can be read is copied (pidfd_getfd(2)), and only one without a lease is opened again. buildID reads what Seen tells of programs.
+func Take(ctx context.Context, trees []Tree, buildID func(io.ReaderAt) string) (*Capture, error) {
+	s, err := look(ctx, trees, buildID)
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +184,17 @@ func siblings(root, path string, st *unix.Stat_t) []string {
 		return nil
 	}
 	defer p.close()
+	var found []string
+	for _, name := range p.names(st) {
+		if !strings.HasPrefix(name, linkRemap) {
+			found = append(found, filepath.Join(p.dir, name))
+		}
+	}
+	return found
+}
+
+// names are those that the file has in the folder.
+func (p *place) names(st *unix.Stat_t) []string {
 	fd, err := unix.Openat(p.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
@@ -190,11 +202,11 @@ func siblings(root, path string, st *unix.Stat_t) []string {
 	dir := os.NewFile(uintptr(fd), p.dir)
 	defer dir.Close()
 	var found []string
-	names, _ := dir.Readdirnames(maxEntries) // a part of them is better than none
-	for _, name := range names {
+	all, _ := dir.Readdirnames(maxEntries) // a part of them is better than none
+	for _, name := range all {
 		var other unix.Stat_t
-		if unix.Fstatat(fd, name, &other, unix.AT_SYMLINK_NOFOLLOW) == nil && idOf(&other) == idOf(st) && !strings.HasPrefix(name, linkRemap) {
-			found = append(found, filepath.Join(p.dir, name))
+		if unix.Fstatat(fd, name, &other, unix.AT_SYMLINK_NOFOLLOW) == nil && idOf(&other) == idOf(st) {
+			found = append(found, name)
 		}
 	}
 	return found
@@ -221,6 +233,31 @@ func (c *Capture) Seen(member string) []Seen { return c.seen[member] }
 // to a name of its own in that folder while it dumps.
 func (c *Capture) Removed(member string) bool {
 	return slices.ContainsFunc(c.stored, func(f *held) bool { return len(f.Gone) > 0 && slices.Contains(f.members, member) })
+}
+
+// Sweep removes the names that a CRIU which was killed has left of the member's files. No CRIU may be at it.
+func (c *Capture) Sweep(member string) {
+	for _, f := range c.stored {
+		if !slices.Contains(f.members, member) {
+			continue
+		}
+		for link, root := range f.links {
+			was, ok := strings.CutSuffix(link, deleted)
+			if !ok {
+				continue
+			}
+			p, err := locate(root, was, nil)
+			if err != nil {
+				continue
+			}
+			for _, name := range p.names(&f.st) {
+				if strings.HasPrefix(name, linkRemap) {
+					_ = unix.Unlinkat(p.fd, name, 0) // a name too many harms nobody
+				}
+			}
+			p.close()
+		}
+	}
 }
 
 // Frozen is how many bytes are to be copied while the members stand still, by the member whose folder they go to. Memory (tmpfs) does not count.

@@ -16,9 +16,10 @@ import (
 
 // Undo takes back what PutBack did. It is for one goroutine.
 type Undo struct {
-	dir   string
-	notes *os.File
-	steps []step
+	dir    string
+	notes  *os.File
+	steps  []step
+	placed map[placedKey]Placed
 }
 
 // step is one change, noted before it is made. All identities are as the change found them.
@@ -49,7 +50,7 @@ func newUndo(dir string) (*Undo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Undo{dir: dir, notes: notes}, nil
+	return &Undo{dir: dir, notes: notes, placed: map[placedKey]Placed{}}, nil
 }
 
 // note writes a step down before it is made, for an agent that is killed in it.

@@ -235,3 +235,34 @@ func Stat(path string) (unix.Stat_t, error) {
 	}
 	return st, nil
 }
+
+// Hold takes hold of a file or folder without opening it, if path leads to that very one. The caller closes the O_PATH descriptor.
+func Hold(path string, dev, ino uint64) (int, error) {
+	p, err := locate("/", path, nil)
+	if err != nil {
+		return -1, err
+	}
+	defer p.close()
+	fd, st, err := p.look()
+	if err != nil {
+		return -1, err
+	}
+	if idOf(&st) != (id{dev, ino}) {
+		_ = unix.Close(fd)
+		return -1, &os.PathError{Op: "open", Path: path, Err: errors.New("it was exchanged for another file")}
+	}
+	return fd, nil
+}
+
+// Trusted says whether root alone can change what the path leads to.
+func Trusted(path string) (bool, error) {
+	if path == "/" {
+		return true, nil
+	}
+	p, err := locate("/", path, nil)
+	if err != nil {
+		return false, err
+	}
+	defer p.close()
+	return p.trusted, nil
+}
