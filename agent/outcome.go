@@ -76,6 +76,9 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 		if err != nil {
 			return SetMeta{}, 0, err
 		}
+		if err := w.interruptWaits(ctx, m, dir); err != nil {
+			return SetMeta{}, 0, err
+		}
 		needs, err := w.a.cfg.CRIU.Needs(dir)
 		if err != nil {
 			return SetMeta{}, 0, fmt.Errorf("read what the images of %s need: %w", m.Name, err)
@@ -93,6 +96,18 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 		size += folderSize(filepath.Dir(dir))
 	}
 	return meta, size, nil
+}
+
+// interruptWaits makes pending signals in the images of m end the waits of their threads, as they have in the running member.
+func (w *work) interruptWaits(ctx context.Context, m Member, dir string) error {
+	waits, err := w.a.cfg.Cells.Waits(ctx, m)
+	if err == nil {
+		err = w.a.cfg.CRIU.Interrupt(dir, waits)
+	}
+	if err != nil {
+		return fmt.Errorf("interrupt what threads of %s wait in: %w", m.Name, err)
+	}
+	return nil
 }
 
 // progressEvery is how often a person is told how far storing is.

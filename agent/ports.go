@@ -70,6 +70,15 @@ type Flow struct {
 	Unacked uint32 // segments sent and not acknowledged
 }
 
+// Wait is a system call that a thread stood in when its member was frozen.
+type Wait struct {
+	Thread   int    // in the member's own PID namespace
+	Call     int    // its number
+	Again    uint64 // address of the instruction that makes the call
+	Return   uint64 // address of the one after it
+	Restarts bool   // a signal whose handler says so (SA_RESTART) does not end it
+}
+
 // Cells starts, finds, freezes and ends members. agent/cell implements it.
 type Cells interface {
 	// Start makes a cell and starts m in it. It fills in all that m does not say.
@@ -97,6 +106,9 @@ type Cells interface {
 	// Watch starts a process that outlives this agent: when the agent ends without having called stop,
 	// it waits until no CRIU holds lockFile (flock), heals the members and thaws them.
 	Watch(ctx context.Context, members []Member, lockFile string) (stop func() error, err error)
+
+	// Waits lists the system calls that m's threads stood in when it was frozen last, those that a signal would interrupt.
+	Waits(ctx context.Context, m Member) ([]Wait, error)
 
 	Processes(ctx context.Context, m Member) ([]Process, error)
 	Sockets(ctx context.Context, m Member) ([]Socket, error)
@@ -209,6 +221,8 @@ type Checkpointer interface {
 	Ends(dir string) ([]marker.End, error)
 	// Needs reads what the images need of the host they are restored on.
 	Needs(dir string) (Needs, error)
+	// Interrupt sees to it that signals with handlers that are in the images of dir interrupt the system calls that threads wait in.
+	Interrupt(dir string, waits []Wait) error
 	// Rewrite makes dst hold the images of src with every moved address replaced: what does not change is linked, src is not touched.
 	Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 }

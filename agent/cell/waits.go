@@ -59,3 +59,20 @@ func (g *Manager) giveBackWaits(m agent.Member, gr group) error {
 	}
 	return nil
 }
+
+// Waits lists the system calls that m's threads stood in when it was frozen last, those that a signal would interrupt.
+func (g *Manager) Waits(_ context.Context, m agent.Member) ([]agent.Wait, error) {
+	if err := checkNames(m); err != nil {
+		return nil, err
+	}
+	var out []agent.Wait
+	for _, c := range g.waits(m).Load().Calls {
+		if !c.Interruptible() {
+			continue
+		}
+		if inner, ok := c.Inner(); ok {
+			out = append(out, agent.Wait{Thread: inner, Call: c.Nr, Again: c.IP - waits.CallLen, Return: c.IP, Restarts: c.Restarts()})
+		}
+	}
+	return out, nil
+}

@@ -9,21 +9,29 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/criu"
 )
 
-// waitsProgram compiles testdata/waits.c.
-func waitsProgram(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "waits")
+// waitsProgram compiles testdata/waits.c, for all tests of this process.
+var waitsProgram = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "ss-cell-test-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "waits")
 	out, err := exec.Command("gcc", "-O2", "-Wall", "-Werror", "-pthread", "-o", path, "testdata/waits.c").CombinedOutput()
 	if err != nil {
-		t.Fatalf("compile testdata/waits.c: %v\n%s", err, out)
+		err = fmt.Errorf("compile testdata/waits.c: %w\n%s", err, out)
 	}
-	return path
-}
+	return path, err
+})
 
 // waiter is a member that waits in many calls at once.
 type waiter struct {
@@ -35,8 +43,12 @@ type waiter struct {
 
 func startWaiter(t *testing.T, g *Manager, args ...string) *waiter {
 	t.Helper()
+	program, err := waitsProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := &waiter{t: t, g: g, log: filepath.Join(t.TempDir(), "log")}
-	w.m = start(t, g, agent.Member{Command: append([]string{waitsProgram(t), w.log}, args...)})
+	w.m = start(t, g, agent.Member{Command: append([]string{program, w.log}, args...)})
 	return w
 }
 
@@ -247,4 +259,166 @@ func TestWaitsEndAtTheirDeadlines(t *testing.T) {
 	}
 	w.restore(middle)
 	w.inTime(timedCalls)
+}
+
+// TestWaitsOfManyThreads measures what a freeze and a thaw cost for each of 2,000 threads.
+func TestWaitsOfManyThreads(t *testing.T) {
+	const threads = 2000
+	for _, call := range []string{"sem_wait", "poll", "recv"} {
+		t.Run(call, func(t *testing.T) {
+			g := newManager(t, Config{})
+			w := startWaiter(t, g, "crowd", fmt.Sprint(threads), call)
+			w.settled(threads)
+			gr := g.cg.group(w.m.Job, w.m.Name)
+			var observe, keep, back time.Duration
+			const rounds = 3
+			for range rounds {
+				begin := time.Now()
+				seen, _ := g.observe(w.m, gr)
+				observe += time.Since(begin)
+				if err := gr.freeze(limit(t)); err != nil {
+					t.Fatal(err)
+				}
+				begin = time.Now()
+				if err := g.keepWaits(limit(t), w.m, gr, seen); err != nil {
+					t.Fatal(err)
+				}
+				keep += time.Since(begin)
+				begin = time.Now()
+				if err := g.giveBackWaits(w.m, gr); err != nil {
+					t.Fatal(err)
+				}
+				back += time.Since(begin)
+				w.thaw()
+				w.undisturbed(threads, "after a freeze")
+			}
+			each := func(d time.Duration) time.Duration { return d / (rounds * threads) }
+			t.Logf("for each thread: %v before the freeze, %v in it and %v before its end", each(observe), each(keep), each(back))
+		})
+	}
+}
+
+// missing lists what is in want and not in got, and the other way round.
+func missing(got, want []string) string {
+	var out strings.Builder
+	for _, l := range want {
+		if !slices.Contains(got, l) {
+			fmt.Fprintln(&out, "missing:", l)
+		}
+	}
+	for _, l := range got {
+		if !slices.Contains(want, l) {
+			fmt.Fprintln(&out, "too much:", l)
+		}
+	}
+	return out.String()
+}
+
+// said waits until n threads sleep and returns what the waiter has said then, in order, without what differs from run to run.
+func (w *waiter) said(n int) []string {
+	w.t.Helper()
+	var lines []string
+	w.settled(n)
+	lines = strings.Split(strings.TrimSpace(read(w.t, w.log)), "\n")
+	for i, l := range lines {
+		l, _, _ = strings.Cut(l, " after ")
+		if strings.Contains(l, " sleep ") {
+			l, _, _ = strings.Cut(l, " returned ") // the seconds that were left
+		}
+		lines[i] = l
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// signal sends SIGTERM to each waiting thread, or SIGALRM to each process whose leader waits.
+func (w *waiter) signal(sig unix.Signal, to []thread) {
+	w.t.Helper()
+	for _, th := range to {
+		var err error
+		switch {
+		case sig == unix.SIGTERM:
+			err = unix.Tgkill(th.pid, th.tid, sig)
+		case th.pid == th.tid:
+			err = unix.Kill(th.pid, sig)
+		}
+		if err != nil {
+			w.t.Fatalf("signal %s: %v", th.name, err)
+		}
+	}
+}
+
+// TestSignalsInterruptWaits: a signal that has a handler interrupts each system call that it would have interrupted without a snapshot, and no other, whether
+// it comes before the member is frozen, while it is, before CRIU or after it, or after the thaw; and in the restored member, where the images hold
+// it. Needs root, CRIU and gcc.
+func TestSignalsInterruptWaits(t *testing.T) {
+	runner, err := criu.New(criu.Config{Path: criuProgram(t), Exe: []string{os.Args[0]}, WorkDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGALRM} {
+		for _, flags := range []string{"0", "0x10000000"} { // SA_RESTART
+			t.Run(fmt.Sprint(unix.SignalName(sig), "-", flags), func(t *testing.T) {
+				g := newManager(t, Config{})
+				var w *waiter
+				begin := func() []thread {
+					if w != nil {
+						if err := errors.Join(g.Kill(limit(t), w.m), g.Forget(limit(t), w.m)); err != nil {
+							t.Fatal(err)
+						}
+					}
+					w = startWaiter(t, g, "signal", flags)
+					return w.settled(allCalls)
+				}
+				all := begin()
+				w.signal(sig, all)
+				want := w.said(allCalls)
+				if len(want) < 20 {
+					t.Fatalf("without a snapshot, these alone return: %q", want)
+				}
+				check := func(when string) {
+					t.Helper()
+					if got := w.said(allCalls); !slices.Equal(got, want) {
+						t.Errorf("%s, unlike without a snapshot:\n%s", when, missing(got, want))
+					}
+				}
+				for when, at := range map[string]int{"before the freeze": 0, "before the dump": 1, "after the dump": 2, "after the thaw": 3} {
+					all = begin()
+					send := func(now int) {
+						if now == at {
+							w.signal(sig, all)
+						}
+					}
+					send(0)
+					if err := w.g.Freeze(limit(t), w.m); err != nil {
+						t.Fatal(err)
+					}
+					send(1)
+					dir := w.dump()
+					send(2)
+					w.thaw()
+					if at == 3 {
+						w.settled(allCalls) // a thread that is just going back onto its call may meet its signal there
+					}
+					send(3)
+					check(when)
+					if at != 1 {
+						continue
+					}
+					waits, err := w.g.Waits(t.Context(), w.m)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := runner.Interrupt(dir, waits); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.Truncate(w.log, 0); err != nil {
+						t.Fatal(err)
+					}
+					w.restore(dir)
+					check(when + ", restored")
+				}
+			})
+		}
+	}
 }

@@ -16,6 +16,7 @@ import (
 
 // magicOf is the name of the magic number that an image of this name must bear. Others are not read here.
 var magicOf = map[string]string{
+	"core":        "CORE",
 	"files":       "FILES",
 	"pstree":      "PSTREE",
 	"mm":          "MM",

@@ -3,7 +3,8 @@
 //   waits LOG all            each call in the leader of a process of its own, and each in a thread of one more process
 //   waits LOG live           likewise with the calls whose objects CRIU leaves out, or restores with more room than they had
 //   waits LOG for SECONDS    each call that takes a length of time waits that long, both ways; "late" is said once half as long again has passed
-//   waits LOG signal         each call, both ways, with handlers for SIGTERM and SIGALRM that do not restart it
+//   waits LOG crowd N CALL   N threads wait in one call
+//   waits LOG signal FLAGS   each call, both ways, with handlers for SIGTERM and SIGALRM that have these flags (sigaction(2))
 //
 // A waiting thread has a name that begins with "w:"; one whose call has returned has one that begins with "done:", and has told so in LOG.
 #define _GNU_SOURCE
@@ -190,9 +191,19 @@ int main(int argc, char **argv) {
 	int timed = !strcmp(argv[2], "for"), live = !strcmp(argv[2], "live"), sig = !strcmp(argv[2], "signal");
 	if (timed) length = atof(argv[3]);
 	if (sig) {
-		struct sigaction a = {.sa_handler = handler};
+		struct sigaction a = {.sa_handler = handler, .sa_flags = (int)strtol(argv[3], 0, 0)};
 		sigaction(SIGTERM, &a, 0);
 		sigaction(SIGALRM, &a, 0);
+	}
+	if (!strcmp(argv[2], "crowd")) {
+		pthread_attr_t a;
+		pthread_t t;
+		pthread_attr_init(&a);
+		pthread_attr_setstacksize(&a, 64 << 10);
+		for (size_t i = 0; i < N; i++)
+			for (int n = atoi(argv[3]); n > 0 && !strcmp(calls[i].name, argv[4]); n--)
+				must(!pthread_create(&t, &a, runs, &calls[i]), "thread");
+		for (;;) pause();
 	}
 	for (size_t i = 0; i < N; i++) {
 		struct call *c = &calls[i];

@@ -3,6 +3,7 @@ package waits
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -19,13 +20,13 @@ func Keep(store Store, pids []int, o Observation) error {
 	}
 	defer unlock()
 	last := store.Load()
-	threads, err := waiting(pids, last)
+	rec := Record{Boot: bootID()}
+	threads, err := rec.waiting(pids, last)
 	if err != nil {
 		return err
 	}
 	now := monotonic()
-	return trace(slices.Collect(keys(threads)), func(t *tracer) error {
-		rec := Record{Boot: bootID()}
+	return trace(slices.Collect(maps.Keys(threads)), func(t *tracer) error {
 		regs := map[int]registers{}
 		for _, tid := range t.held {
 			c, r, ok, err := look(threads[tid], tid, last)
@@ -55,42 +56,36 @@ func Keep(store Store, pids []int, o Observation) error {
 	})
 }
 
-// waiting finds the threads of frozen processes that stand in a system call which CRIU, or a signal, would treat wrongly, or may be on their way back onto
-// one, by tid; the value is the process.
-func waiting(pids []int, last Record) (map[int]int, error) {
+// waiting finds the threads of frozen processes that stand in a system call, or may be on their way back onto one, by tid; the value is the process. Threads
+// that need not be stopped are recorded at once.
+func (r *Record) waiting(pids []int, last Record) (map[int]int, error) {
 	out, before := map[int]int{}, map[int]bool{}
 	for _, c := range last.Calls {
-		before[c.Tid] = true
+		before[c.Tid] = !c.Idle
 	}
 	for _, pid := range pids {
 		all, err := tasks(pid)
-		if gone(err) {
-			continue
-		}
-		if err != nil {
+		if err != nil && !gone(err) {
 			return nil, err
 		}
 		for _, tid := range all {
 			s, ok, err := sysOf(pid, tid)
+			if err == nil && ok && idle(s.nr, s.args) {
+				var st stat
+				if st, err = statOf(pid, tid); err == nil {
+					r.Calls = append(r.Calls, Call{
+						Pid: pid, Tid: tid, Start: st.start, Nr: s.nr, Code: restartSys, Args: s.args, IP: s.ip, SP: s.sp, Idle: true,
+					})
+				}
+			} else if err == nil && (ok || before[tid]) {
+				out[tid] = pid
+			}
 			if err != nil && !gone(err) {
 				return nil, err
-			}
-			if err == nil && (ok && !idle(s.nr, s.args) || !ok && before[tid]) {
-				out[tid] = pid
 			}
 		}
 	}
 	return out, nil
-}
-
-func keys(m map[int]int) func(yield func(int) bool) {
-	return func(yield func(int) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // look reads the call that a stopped thread stands in. ok is false where it is none that was interrupted.
@@ -100,21 +95,18 @@ func look(pid, tid int, last Record) (c Call, r registers, ok bool, err error) {
 	}
 	if r.native() && r.nr() < 0 && r.code() == restartSyscallNr && isSyscall(pid, r.Rip) {
 		// The kernel has taken it back to the instruction, which it has not come to yet: as if it had just been interrupted there.
-		r.Rip += syscallLen
+		r.Rip += CallLen
 		r.setCall(restartSyscallNr, restartByBlock, r.args())
 	}
-	if !r.native() || r.nr() < 0 || !interrupted(r.code()) || !isSyscall(pid, r.Rip-syscallLen) {
+	if !r.native() || r.nr() < 0 || !interrupted(r.code()) || !isSyscall(pid, r.Rip-CallLen) {
 		return c, r, false, nil
 	}
 	c = Call{Pid: pid, Tid: tid, Nr: r.nr(), Code: r.code(), Args: r.args(), IP: r.Rip, SP: r.Rsp}
-	if c.Start, _, err = startOf(pid, tid); err != nil {
-		return c, r, false, err
-	}
-	s, err := statusOf(pid, tid)
+	st, err := statOf(pid, tid)
 	if err != nil {
 		return c, r, false, err
 	}
-	c.Inner = s.inner
+	c.Start = st.start
 	if was, ok := last.find(c.Tid, c.Start); ok && was.IP == c.IP && was.SP == c.SP && was.Set == c.Args {
 		c.Was, c.Signed = was.Deadline, was.Signed && c.Nr == was.Nr && was.Deadline != 0
 		if c.Nr == restartSyscallNr { // which does not say what it restarts
@@ -122,7 +114,7 @@ func look(pid, tid int, last Record) (c Call, r registers, ok bool, err error) {
 		}
 	}
 	if c.Nr == restartSyscallNr {
-		c.Nr = numberBefore(pid, c.IP-syscallLen)
+		c.Nr = numberBefore(pid, c.IP-CallLen)
 	}
 	return c, r, true, nil
 }
@@ -245,35 +237,40 @@ func GiveBack(store Store, pids []int) error {
 	}
 	defer unlock()
 	rec := store.Load()
-	if rec.Given || len(rec.Calls) == 0 {
+	if rec.Given || rec.Boot != bootID() {
 		return nil
 	}
-	calls := map[int]Call{}
-	if rec.Boot == bootID() {
-		for _, c := range rec.Calls {
-			if start, _, err := startOf(c.Pid, c.Tid); err == nil && start == c.Start && slices.Contains(pids, c.Pid) {
-				calls[c.Tid] = c
-			}
+	rec.Given = true
+	calls := map[int]*Call{}
+	signalled := map[int]bool{}
+	for _, pid := range pids {
+		signalled[pid] = toHandle(pid)
+	}
+	for i := range rec.Calls {
+		c := &rec.Calls[i]
+		st, err := statOf(c.Pid, c.Tid)
+		its, ours := signalled[c.Pid]
+		if err == nil && st.start == c.Start && ours && (!c.Idle || its || st.pending) {
+			calls[c.Tid] = c
 		}
 	}
-	tids := make([]int, 0, len(calls))
-	for tid := range calls {
-		tids = append(tids, tid)
-	}
 	now := monotonic()
-	rec = Record{Boot: rec.Boot, Given: true}
-	err = trace(tids, func(t *tracer) error {
+	err = trace(slices.Collect(maps.Keys(calls)), func(t *tracer) error {
 		var errs []error
 		for _, tid := range t.held {
-			c := calls[tid]
-			if err := c.giveBack(now); err != nil && !gone(err) {
+			if err := calls[tid].giveBack(now); err != nil && !gone(err) {
 				errs = append(errs, err)
 			}
-			rec.Calls = append(rec.Calls, c)
 		}
 		return errors.Join(errs...)
 	})
 	return errors.Join(err, store.save(rec))
+}
+
+// toHandle says whether a process has a signal before it for which it has a handler.
+func toHandle(pid int) bool {
+	s, err := statusOf(pid, pid)
+	return err == nil && s.pending&s.caught != 0
 }
 
 // giveBack puts one stopped thread back.
@@ -287,7 +284,7 @@ func (c *Call) giveBack(now time.Duration) error {
 		code = c.Kept
 	}
 	untouched := r.Rip == c.IP && r.code() == code
-	rewound := r.Rip == c.IP-syscallLen && r.code() == c.Nr
+	rewound := r.Rip == c.IP-CallLen && r.code() == c.Nr
 	if !r.native() || r.Rsp != c.SP || !untouched && !rewound {
 		return nil // it is elsewhere: CRIU died while its code ran in the thread
 	}

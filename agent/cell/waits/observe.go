@@ -39,17 +39,17 @@ func Observe(pids []int) Observation {
 			if err != nil {
 				continue
 			}
-			start, cpu, err := startOf(pid, tid)
+			st, err := statOf(pid, tid)
 			if err != nil {
 				continue
 			}
-			zero, known := zeros[cpu]
+			zero, known := zeros[st.cpu]
 			if !known {
-				zero = schedulerZero(cpu)
-				zeros[cpu] = zero
+				zero = schedulerZero(st.cpu)
+				zeros[st.cpu] = zero
 			}
 			if zero != 0 {
-				o.seen[tid] = sight{start: start, sleeps: sleeps, since: ran + zero}
+				o.seen[tid] = sight{start: st.start, sleeps: sleeps, since: ran + zero}
 			}
 		}
 	}

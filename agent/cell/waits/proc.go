@@ -69,20 +69,26 @@ func sysOf(pid, tid int) (s sysState, ok bool, err error) {
 	return s, true, errors.Join(errs...)
 }
 
-// startOf is when the thread started, and the processor that it ran on last.
-func startOf(pid, tid int) (start uint64, cpu int, err error) {
+// stat is what is used of /proc/PID/task/TID/stat.
+type stat struct {
+	start   uint64 // when the thread started, in clock ticks after boot
+	pending bool   // a signal below 32 waits for this thread, not for its process
+	cpu     int    // the processor that it ran on last
+}
+
+func statOf(pid, tid int) (stat, error) {
 	text, err := taskFile(pid, tid, "stat")
 	if err != nil {
-		return 0, 0, err
+		return stat{}, err
 	}
 	// The name, in parentheses, may hold anything; field 3 follows the last one.
 	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	if len(f) < 37 {
-		return 0, 0, fmt.Errorf("parse /proc/%d/task/%d/stat: %d fields after the command", pid, tid, len(f))
+		return stat{}, fmt.Errorf("parse /proc/%d/task/%d/stat: %d fields after the command", pid, tid, len(f))
 	}
-	start, err = strconv.ParseUint(f[19], 10, 64)
+	start, errStart := strconv.ParseUint(f[19], 10, 64)
 	cpu, errCPU := strconv.Atoi(f[36])
-	return start, cpu, errors.Join(err, errCPU)
+	return stat{start: start, pending: f[28] != "0", cpu: cpu}, errors.Join(errStart, errCPU)
 }
 
 // scheduled is what /proc/PID/task/TID/sched says: when the thread last began to run, on the scheduler's clock, and how often it has gone

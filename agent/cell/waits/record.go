@@ -16,7 +16,6 @@ import (
 type Call struct {
 	Pid   int    `json:"pid"`   // the thread's process, as this host sees it
 	Tid   int    `json:"tid"`   // the thread, as this host sees it
-	Inner int    `json:"inner"` // the thread in its own PID namespace
 	Start uint64 `json:"start"` // when the thread started, in clock ticks after boot: with Tid it names one thread for good
 
 	Nr   int       `json:"nr"`   // the call
@@ -24,6 +23,8 @@ type Call struct {
 	Args [6]uint64 `json:"args"`
 	IP   uint64    `json:"ip"` // after the instruction that made the call
 	SP   uint64    `json:"sp"`
+
+	Idle bool `json:"idle,omitempty"` // see idle
 
 	Kept     int           `json:"kept,omitempty"`     // the code that Keep has set; 0: none
 	Deadline time.Duration `json:"deadline,omitempty"` // when a wait of some length ends, on CLOCK_MONOTONIC; 0: unknown, or never
@@ -36,6 +37,27 @@ type Call struct {
 	Was   time.Duration `json:"-"` // the deadline of the wait that the thread stood in, at the same place, when it was frozen before
 	again bool          // the kernel says that it is that wait
 }
+
+// CallLen is the length of the instruction that makes a system call, in bytes.
+const CallLen = 2
+
+// Inner is the thread in its own PID namespace. ok is false if it has ended.
+func (c Call) Inner() (tid int, ok bool) {
+	s, err := statusOf(c.Pid, c.Tid)
+	if err != nil {
+		return 0, false
+	}
+	st, err := statOf(c.Pid, c.Tid)
+	return s.inner, err == nil && st.start == c.Start
+}
+
+// Interruptible says whether a signal that has a handler may end the call.
+func (c Call) Interruptible() bool {
+	return c.Code != restartNoIntr && (c.Code != eintr || c.Kept != 0)
+}
+
+// Restarts says whether the call goes on after a signal whose handler says so.
+func (c Call) Restarts() bool { return c.Code == restartSys }
 
 // Record is what Keep has found of one member, and what GiveBack needs.
 type Record struct {

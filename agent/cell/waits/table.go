@@ -70,9 +70,10 @@ var forms = map[int]form{
 }
 
 const (
-	timerAbstime = 1    // TIMER_ABSTIME of clock_nanosleep(2)
-	futexWait    = 0    // FUTEX_WAIT, the one operation of futex(2) with a relative timeout
-	futexCommand = 0x7f // without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME
+	timerAbstime    = 1    // TIMER_ABSTIME of clock_nanosleep(2)
+	futexWaitBitset = 9    // FUTEX_WAIT_BITSET
+	futexWait       = 0    // FUTEX_WAIT, the one operation of futex(2) with a relative timeout
+	futexCommand    = 0x7f // without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME
 )
 
 // formOf describes a call by its number and arguments.
@@ -112,5 +113,9 @@ func (f form) timed(args [6]uint64) bool {
 	return false
 }
 
-// idle says whether a thread need not be looked at: it waits for a futex, with no timeout, and CRIU takes it back onto that.
-func idle(nr int, args [6]uint64) bool { return nr == nrFutex && args[3] == 0 }
+// idle says whether a thread need not be stopped to be looked at: it waits for a futex, with no timeout, and stands there with ERESTARTSYS. Of a member's
+// threads these are most.
+func idle(nr int, args [6]uint64) bool {
+	op := args[1] & futexCommand
+	return nr == nrFutex && args[3] == 0 && (op == futexWait || op == futexWaitBitset)
+}

@@ -124,7 +124,6 @@ func (r registers) set(tid int) error {
 
 const (
 	userCode64 = 0x33 // the code segment of 64-bit programs: arch/x86/include/asm/segment.h
-	syscallLen = 2    // of the instruction syscall
 	// redZone is what a function may use below the stack pointer (System V ABI for x86-64). A signal handler's frame begins below it, so nobody
 	// keeps anything there.
 	redZone = 128
@@ -143,8 +142,8 @@ func (r *registers) setCall(nr, code int, args [6]uint64) {
 
 // isSyscall says whether the instruction syscall is at an address of the process: not sysenter, and not int 0x80.
 func isSyscall(pid int, at uint64) bool {
-	var code [syscallLen]byte
-	return peek(pid, at, code[:]) == nil && code == [syscallLen]byte{0x0f, 0x05}
+	var code [CallLen]byte
+	return peek(pid, at, code[:]) == nil && code == [CallLen]byte{0x0f, 0x05}
 }
 
 // numberBefore finds the call that the code before an instruction syscall has chosen, mov $nr, %eax, among those that the kernel continues by
