@@ -414,6 +414,29 @@ func (a *Agent) running(ctx context.Context, job string) ([]Member, error) {
 	return slices.DeleteFunc(all, func(m Member) bool { return m.Job != job || m.State != Running }), nil
 }
 
+// participating lists the members of a job that take part in a snapshot. One that does not run any more refuses it.
+func (a *Agent) participating(ctx context.Context, job string, wanted []string) ([]Member, error) {
+	all, err := a.cfg.Cells.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(wanted) == 0 {
+		return nil, fault.New(fault.Usage, "the snapshot names no member of this host", "use an ssctl of the agent's version")
+	}
+	var out []Member
+	for _, name := range wanted {
+		i := slices.IndexFunc(all, func(m Member) bool { return m.Job == job && m.Name == name })
+		switch {
+		case i < 0:
+			return nil, fault.New(fault.NotFound, fmt.Sprintf("member %s is not on this host any more", name), "see ssctl ps "+job)
+		case all[i].State != Running:
+			return nil, fault.New(fault.Refused, fmt.Sprintf("member %s has ended (%s)", name, all[i].Exit), "see ssctl ps "+job)
+		}
+		out = append(out, all[i])
+	}
+	return out, nil
+}
+
 // hold takes the job for one thing at a time.
 func (a *Agent) hold(job, what string) (release func(), err error) {
 	if err := a.refuseAside(job, what); err != nil {

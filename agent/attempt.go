@@ -17,6 +17,7 @@ import (
 type Open struct {
 	Key           marker.Key
 	Participants  []Participant
+	Members       []string      // those of this host that take part: they must run, and no other does
 	Copies        []Participant // where this host may put a copy of its images, best first
 	CopiesWanted  int           // how many of them must take one
 	Vaults        []string      // URLs of vaults, which all must

@@ -144,11 +144,8 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 		return nil, err
 	}
 	w.free, w.held = free, true
-	if w.members, err = w.a.running(ctx, w.job()); err != nil {
+	if w.members, err = w.a.participating(ctx, w.job(), w.open.Members); err != nil {
 		return nil, err
-	}
-	if len(w.members) == 0 {
-		return nil, fault.New(fault.NotFound, "no member of the job runs here", "see ssctl ps "+w.job())
 	}
 	if _, err := w.a.cfg.CRIU.Check(ctx); err != nil {
 		return nil, &fault.Error{Kind: fault.Refused, Err: err}

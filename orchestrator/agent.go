@@ -59,14 +59,20 @@ type Member struct {
 	Pid      int
 	State    string
 	Exit     string
+	Since    time.Time // of StateUnreachable: when its host was first found silent; zero if that is not known
 	RSS      int64
 	Channels int
 	Attached bool
 	Frozen   bool
 }
 
-// stateRunning is the State of a member that lives.
-const stateRunning = "running"
+// What a Member's State may be.
+const (
+	StateRunning = "running"
+	StateExited  = "exited"
+	// StateUnreachable: its host does not answer. The catalogue has it there.
+	StateUnreachable = "unreachable"
+)
 
 // Participant is a host that takes part, with its addresses.
 type Participant struct {
@@ -94,6 +100,7 @@ type Agent interface {
 type Open struct {
 	Key          marker.Key
 	Participants []Participant
+	Members      []string      // those of the host that take part: they must run
 	Copies       []Participant // hosts that may hold a copy of the host's images, best first
 	CopiesWanted int           // how many of them must
 	Vaults       []string      // all of them must hold one, too

@@ -12,7 +12,7 @@ import (
 func TestChooseLeavesNoMemberOut(t *testing.T) {
 	host := func(name string, err error) HostStatus { return HostStatus{Host: store.Host{Name: name}, Err: err} }
 	dead := errors.New("no answer")
-	running := map[string]bool{"hostA": true, "hostB": true}
+	running := map[string][]string{"hostA": {"hostA-1"}, "hostB": {"hostB-1"}}
 	for name, tt := range map[string]struct {
 		all  []HostStatus
 		take int // hosts that take part
@@ -25,8 +25,8 @@ func TestChooseLeavesNoMemberOut(t *testing.T) {
 		"nobody answers to do that": {[]HostStatus{host("hostB", nil), host("hostC", dead)}, 0, fault.Unreachable},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &attempt{copies: 1}
-			err := a.choose(tt.all, running)
+			a := &attempt{copies: 1, roster: roster{members: running}}
+			err := a.choose(tt.all)
 			if tt.kind == fault.Failed {
 				if err != nil || len(a.hosts) != tt.take {
 					t.Fatalf("%d take part, %v; want %d", len(a.hosts), err, tt.take)

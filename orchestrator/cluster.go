@@ -59,30 +59,6 @@ func (h HostStatus) participant() Participant {
 	return Participant{Host: Host{Name: h.Name, Endpoint: h.Addr}, Addrs: h.Info.Addrs}
 }
 
-// Hosts asks every registered host, all at once.
-func (c *Cluster) Hosts(ctx context.Context) ([]HostStatus, error) {
-	hosts, err := c.Catalogue.Hosts()
-	if err != nil {
-		return nil, err
-	}
-	word, err := c.word()
-	if err != nil {
-		return nil, err
-	}
-	out := make([]HostStatus, len(hosts))
-	var wg sync.WaitGroup
-	for i, h := range hosts {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			out[i] = c.greet(ctx, h, word)
-		}()
-	}
-	wg.Wait()
-	c.tellAhead(out)
-	return out, nil
-}
-
 func (c *Cluster) ask(ctx context.Context, h store.Host, word Word) (HostInfo, error) {
 	a, err := c.agent(h)
 	if err != nil {
@@ -124,63 +100,6 @@ func orNone(s string) string {
 		return "none yet (ssctl host add)"
 	}
 	return s
-}
-
-// Members lists the members of a job, or of all, on every host that answers; the others are named in missing.
-func (c *Cluster) Members(ctx context.Context, job string) (members []Member, missing map[string]error, err error) {
-	hosts, err := c.Catalogue.Hosts()
-	if err != nil {
-		return nil, nil, err
-	}
-	members, missing = c.membersOn(ctx, hosts, job)
-	return members, missing, nil
-}
-
-// survey asks every host for its state and for its members of a job, at once: one that is dead is waited for once. Of a host whose status
-// has an error no members are taken, and that error is in missing.
-func (c *Cluster) survey(ctx context.Context, job string) (statuses []HostStatus, members []Member, missing map[string]error, err error) {
-	hosts, err := c.Catalogue.Hosts()
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() { members, missing = c.membersOn(ctx, hosts, job) })
-	statuses, err = c.Hosts(ctx)
-	wg.Wait()
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	for _, h := range statuses {
-		if h.Err != nil {
-			missing[h.Name] = h.Err
-			members = slices.DeleteFunc(members, func(m Member) bool { return m.Host == h.Name })
-		}
-	}
-	return statuses, members, missing, nil
-}
-
-func (c *Cluster) membersOn(ctx context.Context, hosts []store.Host, job string) (members []Member, missing map[string]error) {
-	missing = map[string]error{}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for _, h := range hosts {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			got, err := c.membersOf(ctx, h, job)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				missing[h.Name] = err
-			}
-			members = append(members, got...)
-		}()
-	}
-	wg.Wait()
-	slices.SortFunc(members, func(a, b Member) int {
-		return strings.Compare(a.Job+"\x00"+a.Host+"\x00"+a.Name, b.Job+"\x00"+b.Host+"\x00"+b.Name)
-	})
-	return members, missing
 }
 
 func (c *Cluster) membersOf(ctx context.Context, h store.Host, job string) ([]Member, error) {

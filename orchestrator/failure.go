@@ -1,10 +1,13 @@
 package orchestrator
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"ss/fault"
 	"ss/marker"
@@ -20,7 +23,7 @@ func (t told) Unwrap() error { return t.error }
 type outside struct{ error }
 
 // failure says why the attempt did not commit, and which hosts are not known to run again.
-func (a *attempt) failure(out marker.Outcome) error {
+func (a *attempt) failure(out marker.Outcome, ended []string) error {
 	a.mu.Lock()
 	cause, heard := a.failures[out.Blame], a.heard[out.Blame]
 	// One that was there and is not any more may be missed by another host first.
@@ -58,13 +61,52 @@ func (a *attempt) failure(out marker.Outcome) error {
 		f.Kind = fault.RolledBack
 	}
 	f.Next = "the job runs on, nothing of this attempt is left"
+	if len(ended) > 0 {
+		f.Next = "nothing of this attempt is left; " + strings.Join(ended, ", ")
+		if len(ended) < a.roster.count() {
+			f.Next += "; the other members run on"
+		}
+	}
 	if len(out.Unknown) > 0 {
 		f.Next = fmt.Sprintf("not known to run again: %s; each lets its members run by itself within %s", joinHosts(out.Unknown), lease)
+		if len(ended) > 0 {
+			f.Next += "; " + strings.Join(ended, ", ")
+		}
 	}
 	if len(out.Notes) > 0 {
 		f.Next += "; " + strings.Join(out.Notes, "; ")
 	}
 	return f
+}
+
+// afterTimeout bounds the question, after a snapshot that failed, whether its members live.
+const afterTimeout = 3 * time.Second
+
+// endedMeanwhile says which of the members that were to take part have ended since, and how. Of hosts that do not answer it is not known.
+func (a *attempt) endedMeanwhile(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterTimeout)
+	defer cancel()
+	got := make([][]string, len(a.hosts))
+	var wg sync.WaitGroup
+	for i, h := range a.hosts {
+		wg.Go(func() {
+			members, err := a.c.membersOf(ctx, h.Host, a.opt.Job)
+			if err != nil {
+				return // it is not known; a host that is not known to run again is named anyhow
+			}
+			for _, name := range a.roster.members[h.Name] {
+				n := slices.IndexFunc(members, func(m Member) bool { return m.Name == name })
+				switch {
+				case n < 0:
+					got[i] = append(got[i], fmt.Sprintf("%s on %s is gone", name, h.Name))
+				case members[n].State != StateRunning:
+					got[i] = append(got[i], fmt.Sprintf("%s on %s has ended (%s)", name, h.Name, members[n].Exit))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return slices.Concat(got...)
 }
 
 func joinHosts(ids []marker.HostID) string {

@@ -37,6 +37,19 @@ type fakeHost struct {
 	mark      store.Mark
 	away      bool // it does not answer
 	calls     []string
+	members   []Member
+}
+
+func (h *fakeHost) Members(_ context.Context, job string) (out []Member, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.members {
+		if job == "" || m.Job == job {
+			m.Host = h.name
+			out = append(out, m)
+		}
+	}
+	return out, nil
 }
 
 // at is where something is to be done: here, or in a vault.

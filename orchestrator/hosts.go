@@ -39,7 +39,7 @@ func (c *Cluster) deserted(ctx context.Context, h store.Host) error {
 	}
 	var living []string
 	for _, m := range members {
-		if m.State == stateRunning {
+		if m.State == StateRunning {
 			living = append(living, m.Job+"/"+m.Name)
 		}
 	}

@@ -66,7 +66,7 @@ func TestOnlyStandingStillIsLimited(t *testing.T) {
 			a.read("hostA", line)
 		}()
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 10*a.limit, errors.New("enough"))
-		err := a.failure(a.drive(ctx))
+		err := a.failure(a.drive(ctx), nil)
 		cancel()
 		a.close()
 		if fault.KindOf(err) != c.want || !strings.Contains(err.Error(), c.text) {

@@ -36,6 +36,13 @@ func (c *Cluster) start(ctx context.Context, host, job string, do func(context.C
 	if err != nil {
 		return Member{}, err
 	}
+	word, err := c.word()
+	if err == nil { // an older copy of the catalogue may draw a name that was given already
+		err = current([]HostStatus{c.greet(ctx, h, word)})
+	}
+	if err != nil {
+		return Member{}, err
+	}
 	name, err := c.Catalogue.DrawMember(job, host, memberNames(there))
 	if err != nil {
 		return Member{}, err

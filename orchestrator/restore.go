@@ -158,7 +158,7 @@ func (r *restore) checked(err error) error {
 
 // run is R1 to R5.
 func (r *restore) run(ctx context.Context) error {
-	at, err := r.c.begin(ctx, store.Attempt{Kind: store.KindRestore, Job: r.plan.Cut.Job, Hosts: r.targets()})
+	at, err := r.c.begin(ctx, store.Attempt{Kind: store.KindRestore, Job: r.plan.Cut.Job, Hosts: r.targets(), Placement: r.placement()})
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (r *restore) run(ctx context.Context) error {
 	err = r.steps(ctx)
 	r.close()
 	if err == nil {
-		err = r.replace()
+		err = r.c.Catalogue.SetPlacement(r.plan.Cut.Job, r.placement())
 	}
 	return errors.Join(err, r.c.Catalogue.EndAttempt(at.ID))
 }
@@ -300,15 +300,15 @@ func (r *restore) end(ctx context.Context, name string) error {
 // askAgain is the time between two questions to a host that is busy.
 const askAgain = 50 * time.Millisecond
 
-// replace writes down where the members live now.
-func (r *restore) replace() error {
+// placement is where the members live when the restore has succeeded.
+func (r *restore) placement() map[string][]store.Placed {
 	placement := map[string][]store.Placed{}
 	for _, p := range r.plan.Parts {
 		for _, m := range p.Members {
 			placement[p.To] = append(placement[p.To], store.Placed{Name: m.Name})
 		}
 	}
-	return r.c.Catalogue.SetPlacement(r.plan.Cut.Job, placement)
+	return placement
 }
 
 func (r *restore) close() {

@@ -53,13 +53,13 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	if opt.Job != "" && cut.Job != opt.Job {
 		return nil, fault.New(fault.NotFound, fmt.Sprintf("cut %s is one of job %s", cut.ID, cut.Job), "")
 	}
-	statuses, members, missing, err := c.survey(ctx, cut.Job)
+	s, err := c.survey(ctx, cut.Job)
 	if err != nil {
 		return nil, err
 	}
 	r := &restore{c: c, hosts: map[string]HostStatus{}, lines: map[string]RestoreLine{}}
 	r.key = marker.Key{Job: marker.JobID(cut.Job), Snapshot: marker.SnapshotID(cut.ID), Epoch: marker.Epoch(cut.Epoch)}
-	for _, h := range statuses {
+	for _, h := range s.statuses {
 		r.hosts[h.Name] = h
 	}
 	r.plan = RestorePlan{Cut: cut, Moved: map[netip.Addr]netip.Addr{}}
@@ -81,7 +81,7 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	if err := r.planAddrs(opt.RemapAddr); err != nil {
 		return nil, err
 	}
-	return r, r.findOld(members, missing)
+	return r, r.findOld(s.members, s.missing)
 }
 
 // findOld finds the members of the job that the restored ones replace, and that no target would end.

@@ -22,6 +22,7 @@ type SnapshotOptions struct {
 	Stop      bool
 	Initiator string // "" takes the first host by name
 	Label     string
+	Without   []string      // members that have ended otherwise than well, and that the cut may lack
 	Timeout   time.Duration // of the whole attempt, up to the commit; 0: see DefaultTimeout
 }
 
@@ -73,7 +74,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 	a.open(ctx)
 	outcome := a.drive(ctx)
 	if !outcome.Committed {
-		return store.Cut{}, errors.Join(a.failure(outcome), c.Catalogue.EndAttempt(a.key.snapshotID()))
+		return store.Cut{}, errors.Join(a.failure(outcome, a.endedMeanwhile(ctx)), c.Catalogue.EndAttempt(a.key.snapshotID()))
 	}
 	for _, h := range outcome.Unknown {
 		c.notice("%s has not said that it finished; its agent will when it can", h)
@@ -83,6 +84,9 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 	}
 	if opt.Stop {
 		a.stopped(outcome)
+	}
+	if err := c.heard(ctx, a.survey.lately()); err != nil {
+		c.notice("which hosts answer again is not in the catalogue: %v", err)
 	}
 	// The cut exists, and the job runs. What comes now can be made up for later.
 	c.publish(ctx, a.cut, a.all)
@@ -102,7 +106,8 @@ type attempt struct {
 	jobKey keys.Job
 	copies int
 	vaults []string
-	need   map[string]int64 // about how long each host's images will be, in bytes
+	survey survey
+	roster roster
 
 	began time.Time
 	zero  time.Time     // of the coordinator's clock
@@ -160,7 +165,7 @@ func (a *attempt) openOne(ctx context.Context, h HostStatus) (SnapshotLine, erro
 		return nil, err
 	}
 	return agent.Snapshot(ctx, Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts),
-		Copies: a.copiesFor(h), CopiesWanted: a.copies, Vaults: a.vaults, JobKey: a.jobKey})
+		Members: a.roster.members[h.Name], Copies: a.copiesFor(h), CopiesWanted: a.copies, Vaults: a.vaults, JobKey: a.jobKey})
 }
 
 func (a *attempt) post(ev marker.Event) {
@@ -326,7 +331,7 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	cut := store.Cut{ID: a.key.snapshotID(), Job: a.opt.Job, Epoch: uint64(a.key.Epoch), Time: time.Now().UTC(), Label: a.opt.Label, Stopped: a.opt.Stop,
-		Key: a.job.Key, KeyID: a.job.KeyID}
+		Key: a.job.Key, KeyID: a.job.KeyID, EndedWell: a.roster.endedWell, Without: a.roster.without}
 	prepared := time.Duration(0)
 	for _, h := range a.hosts {
 		rep := a.reports[h.Name]

@@ -22,40 +22,38 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	if err != nil {
 		return nil, err
 	}
-	all, members, missing, err := c.survey(ctx, opt.Job)
+	vaults := job.EffectiveVaults(cluster)
+	copies := hostCopies(job.Policy.EffectiveCopies(), len(vaults)) - 1
+	s, err := c.surveyFor(ctx, job, copies)
 	if err != nil {
 		return nil, err
 	}
-	if err := current(all); err != nil {
+	if err := current(s.statuses); err != nil {
 		return nil, err
 	}
-	if err := c.resolve(ctx, all); err != nil {
+	if err := c.resolve(ctx, s.statuses); err != nil {
 		return nil, err
 	}
-	for host, err := range missing {
-		if len(job.Placement[host]) > 0 {
-			return nil, &fault.Error{Kind: fault.Unreachable, Err: err, Next: "a cut needs every host of the job"}
-		}
+	if job, err = c.Catalogue.Job(opt.Job); err != nil { // where its members are may have been settled by now
+		return nil, err
 	}
-	running := map[string]bool{}
-	for _, m := range members {
-		if m.State == stateRunning {
-			running[m.Host] = true
-		}
+	roster, notices, err := takeRoster(job, s, opt.Without)
+	if err != nil {
+		return nil, err
 	}
-	if len(running) == 0 {
+	for _, n := range notices {
+		c.notice("%s", n)
+	}
+	if len(roster.members) == 0 {
 		return nil, fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+opt.Job)
 	}
 	a := &attempt{
 		c: c, opt: opt, zero: time.Now(), lines: map[marker.HostID]SnapshotLine{}, events: make(chan marker.Event, 64),
-		done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{}, failures: map[marker.HostID]error{}, heard: map[marker.HostID]bool{},
-		job: job, jobKey: jobKey, vaults: job.EffectiveVaults(cluster), need: map[string]int64{},
+		done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{}, failures: map[marker.HostID]error{},
+		heard: map[marker.HostID]bool{},
+		job:   job, jobKey: jobKey, vaults: vaults, copies: copies, survey: s, roster: roster,
 	}
-	a.copies = hostCopies(job.Policy.EffectiveCopies(), len(a.vaults)) - 1
-	for _, m := range members {
-		a.need[m.Host] += m.RSS
-	}
-	if err := a.choose(all, running); err != nil {
+	if err := a.choose(s.statuses); err != nil {
 		return nil, err
 	}
 	return a, a.intend(ctx)
@@ -63,16 +61,16 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 
 // choose sorts the hosts into those that take part and those that may hold copies. A host of the job that does not
 // answer for itself is never left out: the cut would lack its members.
-func (a *attempt) choose(all []HostStatus, running map[string]bool) error {
+func (a *attempt) choose(all []HostStatus) error {
 	var silent []string
 	for _, h := range all {
 		switch {
 		case h.Err == nil:
 			a.all = append(a.all, h)
-			if running[h.Name] {
+			if len(a.roster.members[h.Name]) > 0 {
 				a.hosts = append(a.hosts, h)
 			}
-		case running[h.Name]:
+		case len(a.roster.members[h.Name]) > 0:
 			return &fault.Error{Kind: fault.Unreachable, Err: h.Err, Next: "a cut needs every host of the job"}
 		default:
 			silent = append(silent, h.Name)
@@ -157,7 +155,7 @@ func (a *attempt) copiesFor(h HostStatus) []Participant {
 		}
 	}
 	var out []Participant
-	for _, name := range order(a.opt.Job, h.Name, others, a.need[h.Name]) {
+	for _, name := range order(a.opt.Job, h.Name, others, a.roster.rss[h.Name]) {
 		out = append(out, byName[name])
 	}
 	return out

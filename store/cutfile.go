@@ -94,7 +94,7 @@ func (f CutFile) payload() ([]byte, error) {
 	f.Hosts = slices.Clone(f.Hosts)
 	slices.SortFunc(f.Hosts, func(a, b Host) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range f.Hosts {
-		f.Hosts[i].Added = f.Hosts[i].Added.Round(0).UTC()
+		f.Hosts[i].Added, f.Hosts[i].Silent = f.Hosts[i].Added.Round(0).UTC(), time.Time{}
 	}
 	f.Cut.Hosts = withoutEnv(f.Cut.Hosts)
 	if f.Cut.Imported != nil {

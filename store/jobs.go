@@ -50,6 +50,30 @@ func (c *Catalogue) RemoveHost(name string) error {
 	})
 }
 
+// SetSilent notes of hosts by name that they have fallen silent now (true), or answer again. What is known to be so already stays as it
+// is, and so does a host that is not registered any more.
+func (c *Catalogue) SetSilent(silent map[string]bool) error {
+	return c.update(func(tx *bbolt.Tx) error {
+		for name, is := range silent {
+			h, ok, err := get[Host](tx, bucketHosts, name)
+			if err != nil {
+				return err
+			}
+			if !ok || is != h.Silent.IsZero() {
+				continue
+			}
+			h.Silent = time.Time{}
+			if is {
+				h.Silent = now()
+			}
+			if err := put(tx, bucketHosts, name, h); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // Hosts lists the registered hosts by name.
 func (c *Catalogue) Hosts() (hosts []Host, err error) {
 	err = c.view(func(tx *bbolt.Tx) error {

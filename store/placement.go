@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,6 +16,7 @@ import (
 type Placed struct {
 	Name  string
 	State PlacedState
+	Exit  string // how it ended, in the agent's words
 }
 
 // PlacedState is what the catalogue knows of a placed member.
@@ -26,12 +28,21 @@ const (
 	PlacedRunning PlacedState = ""
 	// PlacedStarting: its name was drawn, and whether its start has succeeded is not known yet.
 	PlacedStarting PlacedState = "starting"
+	// PlacedEnded: its host has said that it ended.
+	PlacedEnded PlacedState = "ended"
 )
+
+// ExitedWell is how a member ends that did what it was to do, in the agent's words.
+const ExitedWell = "exit status 0"
+
+// EndedWell says that the member ended by itself, with success.
+func (p Placed) EndedWell() bool { return p.State == PlacedEnded && p.Exit == ExitedWell }
 
 // placedForm is how a Placed that has more than a name is written.
 type placedForm struct {
 	Name  string      `json:"name"`
 	State PlacedState `json:"state,omitempty"`
+	Exit  string      `json:"exit,omitempty"`
 }
 
 // MarshalJSON writes a member of which there is no more to say as its name. Catalogues and manifests of before had names only, and
@@ -154,6 +165,35 @@ func (c *Catalogue) RemoveMember(job, host, member string) error {
 		}
 		return nil
 	})
+}
+
+// SeeMembers notes what hosts say of members that are placed there, by host and name. What is not placed there is left out, and so is a
+// job that is not known. Where nothing is new, nothing is written.
+func (c *Catalogue) SeeMembers(job string, seen map[string]map[string]Placed) error {
+	j, err := c.Job(job)
+	if errors.Is(err, ErrNotFound) || err == nil && !j.see(seen) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return c.changeJob(job, false, func(j *Job) error {
+		j.see(seen)
+		return nil
+	})
+}
+
+// see applies what hosts say, and reports whether any of it is new.
+func (j *Job) see(seen map[string]map[string]Placed) (changed bool) {
+	for host, members := range j.Placement {
+		for i, p := range members {
+			now, ok := seen[host][p.Name]
+			if ok && (now.State != p.State || now.Exit != p.Exit) {
+				members[i].State, members[i].Exit, changed = now.State, now.Exit, true
+			}
+		}
+	}
+	return changed
 }
 
 // ClearHosts notes that hosts have no member of a job any more. They stay among those that had members.

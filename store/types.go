@@ -17,6 +17,8 @@ type Host struct {
 	Name  string    `json:"name"`
 	Addr  string    `json:"addr"` // of its agent: address and port
 	Added time.Time `json:"added"`
+	// Silent is since when it does not answer, as ssctl first found; zero while it answers. It is not in manifests.
+	Silent time.Time `json:"silent,omitzero"`
 }
 
 // Job is a named set of members that are recorded and restored together.
@@ -72,6 +74,8 @@ type Attempt struct {
 	Hosts   []string  `json:"hosts"`
 	Phase   string    `json:"phase"`
 	Pid     int       `json:"pid"` // of the ssctl that made it, for people
+	// Placement is, of a restore, where the members of the job live if it succeeds.
+	Placement map[string][]Placed `json:"placement,omitempty"`
 	// Live says that its ssctl is alive, on the kernel's word (a lock). Where it is not, the attempt is
 	// stale: it blocks nothing, and EndAttempt is due once its hosts have been told.
 	Live bool `json:"-"`
@@ -92,6 +96,10 @@ type Cut struct {
 	Pinned      bool         `json:"pinned,omitempty"` // retention leaves it
 	// Imported says where a cut comes from that was not taken here; nil of one that was. Its Epoch says when it came, and Time when it was taken.
 	Imported *Imported `json:"imported,omitempty"`
+	// EndedWell are the members that had done their work before the cut, and so are not in it. Without are those that had ended
+	// otherwise, and that the cut was taken without on its owner's word.
+	EndedWell []string `json:"ended_well,omitempty"`
+	Without   []string `json:"without,omitempty"`
 	// Key and KeyID are the job's at the time.
 	Key   string `json:"key,omitempty"`
 	KeyID string `json:"key_id,omitempty"`

@@ -114,7 +114,7 @@ func fromOpen(o *ssv1.SnapshotOpen) (agent.Open, error) {
 	}
 	return agent.Open{
 		Key: wire.FromKey(o.GetKey()), Participants: parts, Copies: copies, CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
-		JobKey: key, OutsideClosed: o.GetOutsideClosed(),
+		Members: o.GetMembers(), JobKey: key, OutsideClosed: o.GetOutsideClosed(),
 	}, nil
 }
 

@@ -67,11 +67,13 @@ type cutJSON struct {
 	Channels  []channelJSON   `json:"channels"`
 	Pinned    bool            `json:"pinned"`
 	KeyID     string          `json:"key_id"`
+	EndedWell []string        `json:"ended_well"`
+	Without   []string        `json:"without"`
 }
 
 func toCutJSON(c store.Cut) cutJSON {
 	out := cutJSON{Cut: c.ID, Job: c.Job, Epoch: c.Epoch, Time: c.Time, Label: c.Label, Stopped: c.Stopped, Bytes: c.Bytes(),
-		InTransit: c.InTransit(), StallMs: stall(c), TotalMs: c.TotalMs, CRIU: c.CRIUVersion, Pinned: c.Pinned, KeyID: c.KeyID,
+		InTransit: c.InTransit(), StallMs: stall(c), TotalMs: c.TotalMs, CRIU: c.CRIUVersion, Pinned: c.Pinned, KeyID: c.KeyID, EndedWell: some(c.EndedWell), Without: some(c.Without),
 		Hosts: []cutHostJSON{}, Members: []cutMemberJSON{}, Channels: []channelJSON{}}
 	for _, h := range c.Hosts {
 		out.Hosts = append(out.Hosts, cutHostJSON{Host: h.Host, Addrs: h.Addrs, Manifest: h.Manifest, Copies: some(h.Copies), Phases: h.Phases,
@@ -134,6 +136,9 @@ func (a *app) snapshotCommand() *cobra.Command {
 				}
 				_, err = fmt.Fprintf(a.stdout, "%s: %d members on %s, %s of images, %s in transit, longest stall %s, all running again after %s\n",
 					cut.ID, members(cut), hostNames(cut), size(cut.Bytes()), size(cut.InTransit()), ms(stall(cut)), ms(cut.TotalMs))
+				if len(cut.Without) > 0 {
+					a.screen.notice("the cut lacks " + strings.Join(cut.Without, ", ") + ", which had ended")
+				}
 				return err
 			})
 		},
@@ -141,6 +146,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&opt.Stop, "stop", false, "end the members once the cut exists; if it fails they run on")
 	cmd.Flags().StringVar(&opt.Initiator, "initiator", "", "host that records first")
 	cmd.Flags().StringVar(&opt.Label, "label", "", "text to find it by")
+	cmd.Flags().StringArrayVar(&opt.Without, "without", nil, "member that has ended with an error or a signal, and that the cut may lack; may be repeated")
 	return cmd
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +24,8 @@ type memberJSON struct {
 	RSS      int64    `json:"rss_bytes"`
 	Channels int      `json:"channels"`
 	Attached bool     `json:"attached,omitempty"`
+	// Since is of state "unreachable": when the host was first found silent.
+	Since *time.Time `json:"since,omitempty"`
 }
 
 func toMemberJSON(m orchestrator.Member) memberJSON {
@@ -30,7 +33,11 @@ func toMemberJSON(m orchestrator.Member) memberJSON {
 	if m.Frozen {
 		state = "frozen"
 	}
-	return memberJSON{Job: m.Job, Name: m.Name, Host: m.Host, Pid: m.Pid, Command: m.Command, State: state, Exit: m.Exit,
+	var since *time.Time
+	if !m.Since.IsZero() {
+		since = &m.Since
+	}
+	return memberJSON{Since: since, Job: m.Job, Name: m.Name, Host: m.Host, Pid: m.Pid, Command: m.Command, State: state, Exit: m.Exit,
 		RSS: m.RSS, Channels: m.Channels, Attached: m.Attached}
 }
 
@@ -124,6 +131,9 @@ func (a *app) showMembers(members []orchestrator.Member, missing map[string]erro
 		j := toMemberJSON(m)
 		out = append(out, j)
 		state := j.State
+		if j.State == orchestrator.StateUnreachable {
+			state = "not reachable" + since(m.Since)
+		}
 		if j.Exit != "" {
 			state += " (" + j.Exit + ")"
 		}
@@ -143,6 +153,13 @@ func (a *app) showMembers(members []orchestrator.Member, missing map[string]erro
 		a.screen.notice(host + ": " + text)
 	}
 	return nil
+}
+
+func since(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return " since " + t.Local().Format("2006-01-02 15:04:05")
 }
 
 func short(s string, n int) string {

@@ -138,7 +138,7 @@ func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestra
 	if err == nil {
 		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: &ssv1.SnapshotOpen{
 			Key: wire.ToKey(open.Key), Participants: toParticipants(open.Participants), Copies: toParticipants(open.Copies),
-			CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:],
+			CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:], Members: open.Members,
 		}}})
 	}
 	if err != nil {

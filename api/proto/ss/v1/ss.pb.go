@@ -1592,7 +1592,9 @@ type SnapshotOpen struct {
 	// vaults must all hold a copy.
 	Vaults []string `protobuf:"bytes,6,rep,name=vaults,proto3" json:"vaults,omitempty"`
 	// job_key is the secret of the job's images. It is kept in memory only.
-	JobKey        []byte `protobuf:"bytes,7,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
+	JobKey []byte `protobuf:"bytes,7,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
+	// members are those of this host that take part. One that does not run refuses the snapshot.
+	Members       []string `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1672,6 +1674,13 @@ func (x *SnapshotOpen) GetVaults() []string {
 func (x *SnapshotOpen) GetJobKey() []byte {
 	if x != nil {
 		return x.JobKey
+	}
+	return nil
+}
+
+func (x *SnapshotOpen) GetMembers() []string {
+	if x != nil {
+		return x.Members
 	}
 	return nil
 }
@@ -4817,7 +4826,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0fSnapshotRequest\x12)\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenH\x00R\x04open\x120\n" +
 	"\amessage\x18\x02 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessageB\x06\n" +
-	"\x04kind\"\x8d\x02\n" +
+	"\x04kind\"\xa7\x02\n" +
 	"\fSnapshotOpen\x12\x1c\n" +
 	"\x03key\x18\x01 \x01(\v2\n" +
 	".ss.v1.KeyR\x03key\x126\n" +
@@ -4826,7 +4835,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0eoutside_closed\x18\x04 \x01(\bR\routsideClosed\x12#\n" +
 	"\rcopies_wanted\x18\x05 \x01(\x05R\fcopiesWanted\x12\x16\n" +
 	"\x06vaults\x18\x06 \x03(\tR\x06vaults\x12\x17\n" +
-	"\ajob_key\x18\a \x01(\fR\x06jobKey\"\xd4\x01\n" +
+	"\ajob_key\x18\a \x01(\fR\x06jobKey\x12\x18\n" +
+	"\amembers\x18\b \x03(\tR\amembers\"\xd4\x01\n" +
 	"\x10SnapshotResponse\x120\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessage\x12-\n" +
 	"\bprogress\x18\x02 \x01(\v2\x0f.ss.v1.ProgressH\x00R\bprogress\x12+\n" +

@@ -1,0 +1,155 @@
+package orchestrator
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"ss/fault"
+	"ss/store"
+)
+
+// TestTakeRoster: who takes part in a snapshot, on whose word, and what makes it refuse.
+func TestTakeRoster(t *testing.T) {
+	dead := fault.New(fault.Unreachable, "no answer", "")
+	at := func(host, name, state, exit string) Member {
+		return Member{Job: "ring", Host: host, Name: name, State: state, Exit: exit, RSS: 7}
+	}
+	runs := func(host, name string) Member { return at(host, name, StateRunning, "") }
+	ended := func(name, exit string) store.Placed {
+		return store.Placed{Name: name, State: store.PlacedEnded, Exit: exit}
+	}
+	type placement = map[string][]store.Placed
+	for name, c := range map[string]struct {
+		placed  placement
+		members []Member
+		silent  string // a host that does not answer
+		without []string
+
+		want string // "" or what it refuses with
+		kind fault.Kind
+		part string // who takes part
+		well string
+		left string
+
+		notices int // of members that run where they are not placed
+	}{
+		"all run": {placed: placement{"hostA": store.Running("hostA-1"), "hostB": store.Running("hostB-1")},
+			members: []Member{runs("hostA", "hostA-1"), runs("hostB", "hostB-1")}, part: "hostA:hostA-1 hostB:hostB-1"},
+		"one has done its work": {placed: placement{"hostA": store.Running("hostA-1", "hostA-2")},
+			members: []Member{runs("hostA", "hostA-1"), at("hostA", "hostA-2", StateExited, store.ExitedWell)}, part: "hostA:hostA-1", well: "hostA-2"},
+		"one was killed": {placed: placement{"hostA": store.Running("hostA-1"), "hostB": store.Running("hostB-1")},
+			members: []Member{runs("hostA", "hostA-1"), at("hostB", "hostB-1", StateExited, "signal: killed")}, want: "hostB-1 on hostB has ended (signal: killed)", kind: fault.Refused},
+		"one has failed": {placed: placement{"hostA": store.Running("hostA-1", "hostA-2")},
+			members: []Member{runs("hostA", "hostA-1"), at("hostA", "hostA-2", StateExited, "exit status 1")}, want: "--without hostA-2", kind: fault.Refused},
+		"nobody knows how one ended": {placed: placement{"hostA": store.Running("hostA-1", "hostA-2")},
+			members: []Member{runs("hostA", "hostA-1"), at("hostA", "hostA-2", StateExited, "ended")}, want: "hostA-2 on hostA has ended (ended)", kind: fault.Refused},
+		"one was killed and is left out": {placed: placement{"hostA": store.Running("hostA-1"), "hostB": store.Running("hostB-1")},
+			members: []Member{runs("hostA", "hostA-1"), at("hostB", "hostB-1", StateExited, "signal: killed")}, without: []string{"hostB-1"}, part: "hostA:hostA-1", left: "hostB-1"},
+		"one is gone from its host": {placed: placement{"hostA": store.Running("hostA-1", "hostA-2")},
+			members: []Member{runs("hostA", "hostA-1")}, want: "hostA-2 is gone", kind: fault.Refused},
+		"one that is gone is left out": {placed: placement{"hostA": store.Running("hostA-1", "hostA-2")},
+			members: []Member{runs("hostA", "hostA-1")}, without: []string{"hostA-2"}, part: "hostA:hostA-1", left: "hostA-2"},
+		"one that runs cannot be left out": {placed: placement{"hostA": store.Running("hostA-1", "hostA-2")},
+			members: []Member{runs("hostA", "hostA-1"), runs("hostA", "hostA-2")}, without: []string{"hostA-2"}, want: "hostA-2 runs on hostA", kind: fault.Refused},
+		"a stranger cannot be left out": {placed: placement{"hostA": store.Running("hostA-1")},
+			members: []Member{runs("hostA", "hostA-1")}, without: []string{"hostB-1"}, want: "no member hostB-1", kind: fault.NotFound},
+		"a start that has failed": {placed: placement{"hostA": {{Name: "hostA-1"}, {Name: "hostA-2", State: store.PlacedStarting}}},
+			members: []Member{runs("hostA", "hostA-1")}, part: "hostA:hostA-1"},
+		"a start whose ssctl was killed": {placed: placement{"hostA": {{Name: "hostA-2", State: store.PlacedStarting}}},
+			members: []Member{runs("hostA", "hostA-2")}, part: "hostA:hostA-2"},
+		"a host is silent": {placed: placement{"hostA": store.Running("hostA-1"), "hostB": store.Running("hostB-1")},
+			members: []Member{runs("hostA", "hostA-1")}, silent: "hostB", want: "hostB-1", kind: fault.Unreachable},
+		"a host is silent on which one starts": {placed: placement{"hostA": store.Running("hostA-1"), "hostB": {{Name: "hostB-1", State: store.PlacedStarting}}},
+			members: []Member{runs("hostA", "hostA-1")}, silent: "hostB", want: "hostB-1", kind: fault.Unreachable},
+		"a host is silent and its member cannot be left out": {placed: placement{"hostA": store.Running("hostA-1"), "hostB": store.Running("hostB-1")},
+			members: []Member{runs("hostA", "hostA-1")}, silent: "hostB", without: []string{"hostB-1"}, want: "hostB-1", kind: fault.Unreachable},
+		"a silent host's member had done its work": {placed: placement{"hostA": store.Running("hostA-1"), "hostB": {ended("hostB-1", store.ExitedWell)}},
+			members: []Member{runs("hostA", "hostA-1")}, silent: "hostB", part: "hostA:hostA-1", well: "hostB-1"},
+		"a silent host's member had failed": {placed: placement{"hostA": store.Running("hostA-1"), "hostB": {ended("hostB-1", "exit status 2")}},
+			members: []Member{runs("hostA", "hostA-1")}, silent: "hostB", want: "hostB-1 on hostB has ended (exit status 2)", kind: fault.Refused},
+		"a silent host had members once": {placed: placement{"hostA": store.Running("hostA-1"), "hostB": {}},
+			members: []Member{runs("hostA", "hostA-1")}, silent: "hostB", part: "hostA:hostA-1"},
+		"a host claims what is not placed there": {placed: placement{"hostA": store.Running("hostA-1")},
+			members: []Member{runs("hostA", "hostA-1"), runs("hostB", "hostA-1"), runs("hostB", "hostB-7")}, part: "hostA:hostA-1", notices: 2},
+		"an old end is known, and it runs again": {placed: placement{"hostA": {ended("hostA-1", "signal: killed")}},
+			members: []Member{runs("hostA", "hostA-1")}, part: "hostA:hostA-1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := survey{members: c.members, missing: map[string]error{}}
+			for _, h := range []string{"hostA", "hostB"} {
+				st := HostStatus{Host: store.Host{Name: h}}
+				if h == c.silent {
+					st.Err, s.missing[h] = dead, dead
+				}
+				s.statuses = append(s.statuses, st)
+			}
+			r, notices, err := takeRoster(store.Job{Name: "ring", Placement: c.placed}, s, c.without)
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) || fault.KindOf(err) != c.kind {
+					t.Fatalf("%v, want %q of kind %d", err, c.want, c.kind)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var part []string
+			for host, members := range r.members {
+				part = append(part, host+":"+strings.Join(members, ","))
+			}
+			slices.Sort(part)
+			if got := strings.Join(part, " "); got != c.part || strings.Join(r.endedWell, " ") != c.well || strings.Join(r.without, " ") != c.left {
+				t.Errorf("%s take part, %v have ended, %v are left out; want %s, %s, %s", got, r.endedWell, r.without, c.part, c.well, c.left)
+			}
+			if len(notices) != c.notices {
+				t.Errorf("%d notices, want %d: %q", len(notices), c.notices, notices)
+			}
+		})
+	}
+}
+
+// TestSettlePlacement: where the members are after a restore whose ssctl has died is what the hosts say, and nothing is guessed.
+func TestSettlePlacement(t *testing.T) {
+	for name, c := range map[string]struct {
+		onC, onB []Member // of hosts that answer; nil: it does not
+		want     string   // hostA-1's host
+		ended    bool     // the attempt is forgotten
+	}{
+		"it has moved":                 {onC: []Member{{Job: "ring", Name: "hostA-1", State: StateRunning, Pid: 5}}, want: "hostC", ended: true},
+		"it was not touched":           {onC: []Member{}, onB: []Member{{Job: "ring", Name: "hostB-1", State: StateRunning, Pid: 5}}, want: "hostA", ended: true},
+		"the target still is at it":    {onC: []Member{{Job: "ring", Name: "hostA-1", State: StateRunning}}, want: "hostA"},
+		"the target does not answer":   {onB: []Member{{Job: "ring", Name: "hostB-1", State: StateRunning, Pid: 5}}, want: "hostA"},
+		"it has moved and ended since": {onC: []Member{{Job: "ring", Name: "hostA-1", State: StateExited}}, want: "hostA", ended: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeCluster(t, clusterA, "hostA", "hostB", "hostC")
+			delete(f.hosts, "hostA")
+			for host, members := range map[string][]Member{"hostC": c.onC, "hostB": c.onB} {
+				if members == nil {
+					delete(f.hosts, host)
+					continue
+				}
+				f.hosts[host].members = members
+			}
+			err := errors.Join(f.Catalogue.AddMember("ring", "hostA", "hostA-1"), f.Catalogue.AddMember("ring", "hostB", "hostB-1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := store.Attempt{ID: "x", Kind: store.KindRestore, Job: "ring",
+				Placement: map[string][]store.Placed{"hostC": store.Running("hostA-1"), "hostB": store.Running("hostB-1")}}
+			known, err := f.settlePlacement(t.Context(), at)
+			if err != nil || known != c.ended {
+				t.Fatalf("known %v, %v; want %v", known, err, c.ended)
+			}
+			j, err := f.Catalogue.Job("ring")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if host, _, _ := j.Where("hostA-1"); host != c.want {
+				t.Errorf("hostA-1 is on %s, want %s", host, c.want)
+			}
+		})
+	}
+}
