@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"ss/integration/lab"
 )
 
@@ -27,18 +29,26 @@ func (c *cluster) compiled(source, name string, flags ...string) string {
 const waitingThreads = 2 * 41
 
 // waits starts a member that waits in many system calls at once.
-func (j *job) waits(name, host string) *member {
+func (j *job) waits(name, host string, args ...string) *member {
 	j.t.Helper()
 	program := j.compiled("../agent/cell/testdata/waits.c", "waits", "-pthread")
-	j.serve(name, host, program, "/srv/"+name+".calls", "all")
+	j.serve(name, host, append([]string{program, "/srv/" + name + ".calls"}, args...)...)
 	m := j.members[len(j.members)-1]
 	j.undisturbed(m, "before the first snapshot")
 	return m
 }
 
-// undisturbed waits until each thread of a waiting member sleeps in a system call, and fails the test if a call has returned: its thread has told
-// so before it sleeps again.
+// undisturbed waits until a waiting member has settled, and fails the test if a call has returned.
 func (j *job) undisturbed(m *member, when string) {
+	j.t.Helper()
+	if calls := j.returned(m, when); calls != "" {
+		j.t.Fatalf("%s, calls have returned:\n%s", when, calls)
+	}
+}
+
+// returned waits until each thread of a waiting member sleeps in a system call, and returns what it tells of calls that have returned: a thread tells so
+// before it sleeps again.
+func (j *job) returned(m *member, when string) string {
 	j.t.Helper()
 	await(j.t, "waiting threads "+when, func() string {
 		sleeping, busy := 0, 0
@@ -66,9 +76,67 @@ func (j *job) undisturbed(m *member, when string) {
 	if err != nil {
 		j.t.Fatal(err)
 	}
-	if len(calls) > 0 {
-		j.t.Fatalf("%s, calls have returned:\n%s", when, calls)
+	return string(calls)
+}
+
+// stopAll sends a signal that stops or continues all processes of a waiting member, and waits until each of them does.
+func (j *job) stopAll(m *member, sig unix.Signal) {
+	j.t.Helper()
+	all := j.instances(m.host, "waits")
+	for _, pid := range all {
+		if err := unix.Kill(pid, sig); err != nil {
+			j.t.Fatal(err)
+		}
 	}
+	await(j.t, "all processes to heed "+unix.SignalName(sig), func() string {
+		for _, pid := range all {
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			if err != nil || strings.Contains(string(status), "\nState:\tT") != (sig == unix.SIGSTOP) {
+				return fmt.Sprintf("process %d: %s (%v)", pid, status, err)
+			}
+		}
+		return ""
+	})
+}
+
+// TestSignalsOfAJob: a signal that waits for a process when a cut is taken, which it does here because the process is stopped, interrupts the same calls in
+// the restored job as in the one that ran on. Needs root, CRIU and gcc.
+func TestSignalsOfAJob(t *testing.T) {
+	c := newCluster(t)
+	j := c.newJob("signals")
+	m := j.waits("w", "hostA", "signal", "0")
+	j.stopAll(m, unix.SIGSTOP)
+	for _, pid := range j.instances("hostA", "waits") {
+		if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := j.snapshot()
+	lines := func(when string) []string {
+		j.stopAll(m, unix.SIGCONT)
+		var out []string
+		for l := range strings.Lines(j.returned(m, when)) {
+			l, _, _ = strings.Cut(l, " after ")
+			if !strings.Contains(l, " sleep ") { // which says how many seconds were left
+				out = append(out, l)
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	want := lines("after the snapshot")
+	if len(want) < 20 {
+		t.Fatalf("these calls alone were interrupted: %q", want)
+	}
+	if err := j.Host("hostA").WriteFile("/srv/w.calls", nil); err != nil {
+		t.Fatal(err)
+	}
+	j.restore(s.Cut)
+	if got := lines("restored"); !slices.Equal(got, want) {
+		t.Errorf("interrupted in the restored job:\n%s\nin the one that ran on:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	j.end()
+	c.checkLeaks()
 }
 
 // TestWaitsOfAJob: no system call of a member returns because of a snapshot: not of one that succeeds, of one that fails on another host, or whose CRIU or
@@ -76,7 +144,7 @@ func (j *job) undisturbed(m *member, when string) {
 func TestWaitsOfAJob(t *testing.T) {
 	c := newCluster(t)
 	j := c.newJob("waits")
-	m := j.waits("w", "hostA")
+	m := j.waits("w", "hostA", "all")
 	s := j.snapshot()
 	j.undisturbed(m, "after a snapshot")
 	for _, victim := range []string{"criu", "agent", "agent criu"} {

@@ -187,6 +187,50 @@ func TestWaitsThatEndWithARestore(t *testing.T) {
 	}
 }
 
+// stop sends a signal that stops or continues all of the member's processes, and waits until each of them does.
+func (w *waiter) stop(sig unix.Signal) {
+	w.t.Helper()
+	all, err := w.g.cg.group(w.m.Job, w.m.Name).procs()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, pid := range all {
+		if err := unix.Kill(pid, sig); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	eventually(w.t, "all processes to heed "+unix.SignalName(sig), func() bool {
+		return !slices.ContainsFunc(all, func(pid int) bool {
+			s, err := readStat(pid)
+			return err != nil || (s.state == 'T') != (sig == unix.SIGSTOP)
+		})
+	})
+}
+
+// TestWaitsOfStoppedProcesses: processes that are stopped stay so over a snapshot, and no call returns when they go on. After that, restart_syscall is what
+// some of their threads stand in, of which a snapshot does not know the call: they go on as well, restored too. Needs root, CRIU and gcc.
+func TestWaitsOfStoppedProcesses(t *testing.T) {
+	g := newManager(t, Config{})
+	w := startWaiter(t, g, "all")
+	w.undisturbed(allCalls, "at first")
+	w.stop(unix.SIGSTOP)
+	w.dump()
+	w.thaw()
+	w.stop(unix.SIGCONT)
+	w.undisturbed(allCalls, "stopped, with a snapshot, and continued")
+	w.stop(unix.SIGSTOP)
+	w.stop(unix.SIGCONT)
+	w.settled(allCalls)
+	if err := os.Truncate(w.log, 0); err != nil { // some return by their nature
+		t.Fatal(err)
+	}
+	dir := w.dump()
+	w.thaw()
+	w.undisturbed(allCalls, "stopped and continued, after a snapshot")
+	w.restore(dir)
+	w.undisturbed(allCalls, "stopped and continued, restored")
+}
+
 // inTime waits until n calls have returned, and fails the test if one has before its time, or when half as long again had passed.
 func (w *waiter) inTime(n int) {
 	w.t.Helper()

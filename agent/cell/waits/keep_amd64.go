@@ -19,7 +19,7 @@ func Keep(store Store, pids []int, o Observation) error {
 		return err
 	}
 	defer unlock()
-	last := store.Load()
+	last := store.Load().byThread()
 	rec := Record{Boot: bootID()}
 	threads, err := rec.waiting(pids, last)
 	if err != nil {
@@ -58,11 +58,8 @@ func Keep(store Store, pids []int, o Observation) error {
 
 // waiting finds the threads of frozen processes that stand in a system call, or may be on their way back onto one, by tid; the value is the process. Threads
 // that need not be stopped are recorded at once.
-func (r *Record) waiting(pids []int, last Record) (map[int]int, error) {
-	out, before := map[int]int{}, map[int]bool{}
-	for _, c := range last.Calls {
-		before[c.Tid] = !c.Idle
-	}
+func (r *Record) waiting(pids []int, last map[int]Call) (map[int]int, error) {
+	out := map[int]int{}
 	for _, pid := range pids {
 		all, err := tasks(pid)
 		if err != nil && !gone(err) {
@@ -77,7 +74,7 @@ func (r *Record) waiting(pids []int, last Record) (map[int]int, error) {
 						Pid: pid, Tid: tid, Start: st.start, Nr: s.nr, Code: restartSys, Args: s.args, IP: s.ip, SP: s.sp, Idle: true,
 					})
 				}
-			} else if err == nil && (ok || before[tid]) {
+			} else if before, known := last[tid]; err == nil && (ok || known && !before.Idle) {
 				out[tid] = pid
 			}
 			if err != nil && !gone(err) {
@@ -89,7 +86,7 @@ func (r *Record) waiting(pids []int, last Record) (map[int]int, error) {
 }
 
 // look reads the call that a stopped thread stands in. ok is false where it is none that was interrupted.
-func look(pid, tid int, last Record) (c Call, r registers, ok bool, err error) {
+func look(pid, tid int, last map[int]Call) (c Call, r registers, ok bool, err error) {
 	if r, err = registersOf(tid); err != nil {
 		return c, r, false, err
 	}
@@ -107,7 +104,7 @@ func look(pid, tid int, last Record) (c Call, r registers, ok bool, err error) {
 		return c, r, false, err
 	}
 	c.Start = st.start
-	if was, ok := last.find(c.Tid, c.Start); ok && was.IP == c.IP && was.SP == c.SP && was.Set == c.Args {
+	if was, ok := last[tid]; ok && was.Start == c.Start && was.IP == c.IP && was.SP == c.SP && was.Set == c.Args {
 		c.Was, c.Signed = was.Deadline, was.Signed && c.Nr == was.Nr && was.Deadline != 0
 		if c.Nr == restartSyscallNr { // which does not say what it restarts
 			c.Nr, c.again = was.Nr, true

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // sysState is what /proc/PID/task/TID/syscall says of a thread that sleeps in a system call.
@@ -17,9 +19,21 @@ type sysState struct {
 	sp, ip uint64
 }
 
-// taskFile reads a file of a thread.
+// taskFile reads a file of a thread. They are read by the thousand while a member stands still, so this is open, read and close and no more: the
+// kernel makes such a file in one piece.
 func taskFile(pid, tid int, name string) ([]byte, error) {
-	return os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + strconv.Itoa(tid) + "/" + name)
+	path := "/proc/" + strconv.Itoa(pid) + "/task/" + strconv.Itoa(tid) + "/" + name
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 8192)
+	n, err := unix.Read(fd, buf)
+	if err != nil {
+		return nil, &os.PathError{Op: "read", Path: path, Err: err}
+	}
+	return buf[:n], nil
 }
 
 // tasks lists the threads of a process.

@@ -66,14 +66,16 @@ type Record struct {
 	Given bool   `json:"given"` // GiveBack is through with it
 }
 
-// find returns the call that the thread stood in at the last freeze.
-func (r Record) find(tid int, start uint64) (Call, bool) {
-	for _, c := range r.Calls {
-		if c.Tid == tid && c.Start == start && r.Boot == bootID() {
-			return c, true
-		}
+// byThread returns the calls of threads that may still be there, by tid.
+func (r Record) byThread() map[int]Call {
+	if r.Boot != bootID() {
+		return nil
 	}
-	return Call{}, false
+	out := make(map[int]Call, len(r.Calls))
+	for _, c := range r.Calls {
+		out[c.Tid] = c
+	}
+	return out
 }
 
 // Store is the file of a member's record. It is not synced: whom it speaks of does not outlive the kernel either.
