@@ -136,7 +136,7 @@ var drawn = []kind{
 	{"pipe", 2, true, true, none},
 	{"eventfd", 2, true, true, none},
 	{"memfd", 2, true, true, none},
-	{"deathsig", 1, true, true, none},
+	{"deathsig", 2, true, true, none},
 	{"uring", 1, true, true, none},
 	{"mptcp", 1, true, true, func(d *drawer, m *randomMember, id string) []string { return []string{d.port(m.host)} }},
 	{"sealed", 1, true, true, none},

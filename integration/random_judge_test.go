@@ -11,16 +11,18 @@ import (
 
 // unrecordable are the kinds that no cut can hold, and a word that the refusal has.
 var unrecordable = map[string]string{
-	"deathsig": "PDEATHSIG",
-	"uring":    "io_uring",
-	"mptcp":    "multipath TCP",
-	"sealed":   "seal",
+	"uring":  "io_uring",
+	"mptcp":  "multipath TCP",
+	"sealed": "seal",
 }
 
 // cutWords are the words that a refusal of a cut may have, one of them at least; none if the cut is to be taken.
 func (j *randomJob) cutWords() []string {
 	var words []string
 	for _, m := range j.members {
+		if m.root != "" && m.uid != 0 {
+			words = append(words, "without /proc")
+		}
 		for _, o := range m.objects {
 			if w, ok := unrecordable[o.kind]; ok {
 				words = append(words, w)

@@ -100,6 +100,7 @@ func (s *survey) process(pid int) {
 			s.add(pid, "runs in a %s namespace of its own within the member: CRIU dumps no nested containers; make it a member of its own", kind)
 		}
 	}
+	s.procFolder(pid)
 }
 
 // mappings looks for memory that is not the process's alone to restore.

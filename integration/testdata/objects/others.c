@@ -207,16 +207,35 @@ static void memfd_check(struct object *o) {
 		fail(o, "the file says %llu, memory %llu", (unsigned long long)n, (unsigned long long)o->n);
 }
 
-// What cannot be recorded. deathsig: a child that a signal ends with its parent.
+// deathsig: a child that a signal is to end when its parent ends; it says which one.
 static void deathsig_make(struct object *o) {
+	int ask[2], reply[2];
+	must(o, pipe2(ask, O_CLOEXEC) == 0 && pipe2(reply, O_CLOEXEC) == 0, "pipe");
 	pid_t pid = fork();
 	must(o, pid >= 0, "fork");
 	if (pid == 0) {
+		char c;
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
-		for (;;)
-			pause();
+		while (read(ask[0], &c, 1) == 1) {
+			int sig = 0;
+			prctl(PR_GET_PDEATHSIG, &sig);
+			if (write(reply[1], &sig, sizeof sig) != sizeof sig)
+				break;
+		}
+		_exit(0);
 	}
+	close(ask[0]);
+	close(reply[1]);
+	o->fd = reply[0], o->fd2 = ask[1];
 }
+
+static void deathsig_check(struct object *o) {
+	int sig = 0;
+	if (write(o->fd2, "?", 1) != 1 || !readable(o, o->fd, "child") || read(o->fd, &sig, sizeof sig) != sizeof sig || sig != SIGTERM)
+		fail(o, "its signal is %d", sig);
+}
+
+// What cannot be recorded.
 
 // uring: an io_uring.
 static void uring_make(struct object *o) {
@@ -258,7 +277,7 @@ const struct kind other_kinds[] = {
 	{"pipe", pipe_make, pipe_tick, pipe_check},
 	{"eventfd", eventfd_make, 0, eventfd_check},
 	{"memfd", memfd_make, memfd_tick, memfd_check},
-	{"deathsig", deathsig_make, 0, 0},
+	{"deathsig", deathsig_make, 0, deathsig_check},
 	{"uring", uring_make, 0, 0},
 	{"mptcp", mptcp_make, 0, 0},
 	{"sealed", sealed_make, 0, sealed_check},
