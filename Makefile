@@ -16,7 +16,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # Where things are built: bin/ is for people, .build/ for the tests. Test programs are never built with the race
 # detector, as it makes them too slow and too strange to be ordinary programs.
 PRODUCTS := ./cmd/ssagent ./cmd/ssctl
-PROGRAMS := ./integration/progs/words ./integration/progs/ring ./integration/progs/tree ./integration/progs/echo ./integration/progs/counter
+PROGRAMS := ./integration/progs/words ./integration/progs/ring ./integration/progs/tree ./integration/progs/echo ./integration/progs/counter ./integration/progs/redial
 TOOLS    := $(CURDIR)/.build/tools
 
 .PHONY: help

@@ -40,6 +40,9 @@ type Peers interface {
 	// RestoreFate asks a peer what has become of a restore there; see Agent.Fate, which answers. With resume, it tells
 	// the one that decides that this host has been told to resume.
 	RestoreFate(ctx context.Context, to Participant, job, id string, resume bool) (Fate, error)
+	// Stand says to a peer what this host knows of a job's last restore, and returns what the peer knows; see Agent.Stand, which answers. It
+	// makes a connection of its own, since one that the network cut short may take long to find that out.
+	Stand(ctx context.Context, to Participant, s Standing) (Standing, error)
 }
 
 // Objects are objects as one agent may use another's: it removes none.
@@ -75,7 +78,8 @@ type Agent struct {
 	log     *slog.Logger
 	journal journal
 
-	linking sync.Mutex // held while CRIU dumps a member whose files it gives names
+	linking   sync.Mutex // held while CRIU dumps a member whose files it gives names
+	standings *standings
 
 	mu       sync.Mutex
 	runners  map[string]*runner      // by job
@@ -104,13 +108,20 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if err := os.RemoveAll(a.scratch()); err != nil {
 		return nil, fmt.Errorf("empty the folder for passing files: %w", err)
 	}
-	for _, d := range []string{"journal", "locks", "restore", scratchFolder} {
+	a.standings = newStandings(a)
+	for _, d := range []string{"journal", "locks", "restore", "standing", scratchFolder} {
 		if err := os.MkdirAll(filepath.Join(cfg.StateDir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("prepare the state folder: %w", err)
 		}
 	}
+	if err := a.standings.load(); err != nil { // before anything is let run
+		return nil, err
+	}
 	a.recall()
 	if err := a.recover(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.standings.recover(ctx); err != nil {
 		return nil, err
 	}
 	a.startBackground()
@@ -186,6 +197,7 @@ type Info struct {
 	InDoubt   []InDoubt
 	Damage    []images.Damage
 	SetAside  []SetAside // state files that are damaged
+	Standings []Standing // of every job that was restored, as far as this host knows
 }
 
 // InDoubt is a set of which this host does not know whether its cut exists.
@@ -221,6 +233,10 @@ func (a *Agent) Info(ctx context.Context) (Info, error) {
 		}
 		info.InDoubt = append(info.InDoubt, InDoubt{key, m.Epoch})
 	}
+	if err != nil {
+		return Info{}, err
+	}
+	info.Standings, err = a.standings.list(ctx)
 	return info, err
 }
 
@@ -290,7 +306,13 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 	if err := a.vacant(ctx, m.Job, m.Name); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}
+	if err := a.standings.admit(m); err != nil {
+		return Member{}, a.fail("run", m.Job, err)
+	}
 	got, err := a.cfg.Cells.Start(ctx, m)
+	if err == nil {
+		_, err = a.standings.work(ctx, m.Job)
+	}
 	if err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}
@@ -342,7 +364,7 @@ func (a *Agent) vacant(ctx context.Context, job, name string) error {
 }
 
 // Attach takes a running tree in, under the name that the catalogue has drawn for it.
-func (a *Agent) Attach(ctx context.Context, job, name string, pid int) (Member, error) {
+func (a *Agent) Attach(ctx context.Context, job, name string, pid int, epoch uint64) (Member, error) {
 	if err := checkNames(job, name); err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
@@ -354,7 +376,14 @@ func (a *Agent) Attach(ctx context.Context, job, name string, pid int) (Member, 
 	if err := a.vacant(ctx, job, name); err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
-	m, err := a.cfg.Cells.Attach(ctx, Member{Job: job, Name: name, Pid: pid})
+	m := Member{Job: job, Name: name, Pid: pid, Epoch: epoch}
+	if err := a.standings.admit(m); err != nil {
+		return Member{}, a.fail("attach", job, err)
+	}
+	m, err = a.cfg.Cells.Attach(ctx, m)
+	if err == nil {
+		_, err = a.standings.work(ctx, job)
+	}
 	if err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
@@ -371,6 +400,9 @@ func (a *Agent) Kill(ctx context.Context, job string) ([]string, error) {
 	killed, err := a.killMembers(ctx, job)
 	if err == nil {
 		err = a.clearAside(ctx, job)
+	}
+	if err == nil {
+		_, err = a.standings.work(ctx, job) // nothing is left to protect
 	}
 	if err != nil {
 		return killed, a.fail("kill", job, err)

@@ -23,6 +23,7 @@ type Open struct {
 	Vaults        []string      // URLs of vaults, which all must
 	JobKey        keys.Job      // what the images are encrypted under; in memory only
 	OutsideClosed bool
+	Restored      uint64 // epoch of the job's last restore, as the catalogue has it
 }
 
 // Out is one thing for the coordinator. Exactly one field is set.

@@ -46,6 +46,7 @@ func TestQuietFromTheFreezeToTheThaw(t *testing.T) {
 		quiet := &Quiet{}
 		begin := func(err error) *work {
 			a := &Agent{cfg: Config{Host: "hostA", Cells: still{err: err}, Gates: openGates{}, Quiet: quiet, Images: openStore(t, t.TempDir())}, log: discard()}
+			a.standings = newStandings(a)
 			w := a.newRunner("job").newWork(marker.Key{Job: "job", Snapshot: "cut", Epoch: 1})
 			w.held, w.members = true, []Member{{Job: "job", Name: "hostA-1"}}
 			if frozen(quiet) {

@@ -255,7 +255,7 @@ func (w *work) run(ctx context.Context) error {
 		if w.dumping || w.out == nil {
 			errs = append(errs, w.a.cfg.Cells.Heal(ctx, m))
 		}
-		errs = append(errs, w.a.cfg.Cells.Thaw(ctx, m))
+		errs = append(errs, w.a.thaw(ctx, m))
 	}
 	errs = append(errs, w.openAll(ctx), w.stopWatch())
 	return errors.Join(errs...)

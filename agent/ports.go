@@ -25,6 +25,11 @@ type Member struct {
 
 	Cgroup   string // folder of the cgroup that holds the tree and nothing else
 	CgroupID uint64 // its inode number in the v2 hierarchy, 0 where there is none: what nftables matches sockets with
+	JobGroup uint64 // that of the folder which holds the cgroups of all the job's members here
+
+	// Epoch is that of the restore that the member belongs to: it made the member, or was the job's last when the member was started. 0
+	// if the job had not been restored by then.
+	Epoch uint64
 
 	State  MemberState
 	Exit   string // of an ended member: "exit status 0", "signal: killed"
@@ -132,6 +137,17 @@ type Gate struct {
 	Cgroups []uint64         // v2 ids of the members' cgroups: packets that their sockets send to Addrs are held
 }
 
+// Block describes packets of a job that are dropped, both ways: those between its sockets here and certain addresses. Its sockets are
+// the listening ports, the connections and all that processes in the cgroups have made.
+type Block struct {
+	Job      string
+	Everyone bool         // whatever the address; From does not count then
+	From     []netip.Addr // addresses of other hosts, as they are on the wire
+	Listen   []netip.AddrPort
+	Conns    []Conn
+	Cgroups  []uint64 // v2 ids; whatever is below them belongs to them
+}
+
 // Gates holds and releases packets. agent/gate implements it. All methods are safe for concurrent use.
 type Gates interface {
 	// Close closes all the given gates in one atomic step. When it returns, no packet that they describe passes, and none is lost.
@@ -146,6 +162,9 @@ type Gates interface {
 	Discard(ctx context.Context, job string) error
 	// OpenAll opens every gate of the job.
 	OpenAll(ctx context.Context, job string) error
+	// Block makes blocks all that there are, of all jobs, in one atomic step. When it returns, no packet that they describe passes. Blocks
+	// outlive this agent.
+	Block(ctx context.Context, blocks []Block) error
 	// Held is the number of packets that the job's gates hold now.
 	Held(job string) int
 	// Mode says how packets are held here: "nft-queue", "xt-queue", or "drop".

@@ -14,6 +14,7 @@ import (
 	"ss/fault"
 	"ss/marker"
 	"ss/names"
+	"ss/standing"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -26,6 +27,7 @@ type RestorePlan struct {
 	Moved        map[netip.Addr]netip.Addr
 	Participants []Participant // every host that gets a part, this one included
 	JobKey       keys.Job      `json:"-"` // of the images; in memory only, and in no note
+	Statement    []byte        // signed: where the members stand afterwards (F1); empty for a plan that is only checked
 }
 
 // RestorePart is one source host's image set, to be restored here.
@@ -46,7 +48,8 @@ type Restoration struct {
 	free func()
 
 	members []restoring
-	undo    *files.Undo // of the files that were put back, until the members run
+	undo    *files.Undo        // of the files that were put back, until the members run
+	stated  standing.Statement // of the plan
 
 	mu        sync.Mutex
 	state     restoreState
@@ -93,12 +96,16 @@ func (a *Agent) StartRestore(plan RestorePlan) (*Restoration, error) {
 	if err != nil {
 		return nil, a.fail("restore", string(plan.Key.Job), err)
 	}
+	stated, err := a.standings.planned(plan)
+	if err != nil {
+		return nil, a.fail("restore", string(plan.Key.Job), err)
+	}
 	free, err := a.hold(string(plan.Key.Job), "restore "+plan.ID)
 	if err != nil {
 		return nil, a.fail("restore", string(plan.Key.Job), err)
 	}
 	r := &Restoration{
-		a: a, plan: plan, free: free, dir: filepath.Join(a.cfg.StateDir, "restore", plan.ID),
+		a: a, plan: plan, free: free, stated: stated, dir: filepath.Join(a.cfg.StateDir, "restore", plan.ID),
 	}
 	a.mu.Lock()
 	a.restores[plan.ID] = r
@@ -127,6 +134,9 @@ func (r *Restoration) Fence(ctx context.Context) error {
 	}
 	if err := r.advance(restoreArmed, restoreFenced); err != nil {
 		return r.wrap("fencing", err)
+	}
+	if err := r.a.standings.begin(ctx, r.stated, gates); err != nil {
+		return r.wrap("keeping out the hosts that do not take part", err)
 	}
 	if err := r.a.cfg.Gates.Close(ctx, gates); err != nil {
 		return r.wrap("closing the gates", err)
@@ -247,8 +257,11 @@ func (r *Restoration) Resume(ctx context.Context) error {
 // resumeHere lets the restored members run and opens this host's gates: those of the others hold whatever comes for a
 // host that has not resumed yet.
 func (r *Restoration) resumeHere(ctx context.Context) error {
-	var errs []error
+	errs := []error{r.a.standings.decide(ctx, r.stated, r.plan.Statement)}
 	for i := range r.members {
+		if errs[0] != nil {
+			break // nobody could tell these members from older copies
+		}
 		rm := &r.members[i]
 		if err := rm.criu.Resume(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", rm.member.Name, err))
@@ -378,5 +391,5 @@ func (r *Restoration) stop(ctx context.Context) error {
 	}
 	_, err := r.a.killMembers(ctx, r.job())
 	errs = append(errs, r.settleFiles(false))
-	return errors.Join(append(errs, err, r.a.cfg.Gates.OpenAll(ctx, r.job()))...)
+	return errors.Join(append(errs, err, r.a.standings.undo(ctx, r.job()), r.a.cfg.Gates.OpenAll(ctx, r.job()))...)
 }

@@ -17,6 +17,7 @@ const scrubDelay = 5 * time.Minute
 func (a *Agent) startBackground() {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.background = cancel
+	a.work.Go(func() { a.standings.run(ctx) })
 	if a.cfg.ScrubRate <= 0 {
 		return
 	}

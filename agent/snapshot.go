@@ -144,7 +144,10 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 		return nil, err
 	}
 	w.free, w.held = free, true
-	if w.members, err = w.a.participating(ctx, w.job(), w.open.Members); err != nil {
+	if w.members, err = w.a.entitled(ctx, w.open); err != nil {
+		return nil, err
+	}
+	if err := w.a.standings.met(w.job(), slices.Concat(w.open.Participants, w.open.Copies)); err != nil {
 		return nil, err
 	}
 	if _, err := w.a.cfg.CRIU.Check(ctx); err != nil {
@@ -426,7 +429,7 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 
 // thaw lets the members run. The gate toward this host itself has nothing to wait for.
 func (w *work) thaw(ctx context.Context) error {
-	if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.Thaw(ctx, m) }); err != nil {
+	if err := w.each(func(_ int, m Member) error { return w.a.thaw(ctx, m) }); err != nil {
 		return fmt.Errorf("thaw: %w", err)
 	}
 	w.calm()

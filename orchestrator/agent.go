@@ -31,6 +31,7 @@ type HostInfo struct {
 	SetAside  []SetAside
 	Catalogue store.Mark // the newest generation of a catalogue that the agent has seen; zero: none
 	Damage    []Damage
+	Standings []Standing // of the jobs of which it has members, or knows of a restore
 }
 
 // SetAside is a damaged state file of a job on a host. The job stands still there until somebody does what Next says.
@@ -64,6 +65,9 @@ type Member struct {
 	Channels int
 	Attached bool
 	Frozen   bool
+	Epoch    uint64 // of the restore that it belongs to; 0 if the job had not been restored when it was started
+	// SupersededBy is the epoch of the restore that was made without it; 0 of a member that stands. Cluster.Members fills it in.
+	SupersededBy uint64
 }
 
 // What a Member's State may be.
@@ -87,7 +91,9 @@ type Agent interface {
 	Members(ctx context.Context, job string) ([]Member, error)
 	// Run starts a member under the name that the catalogue has drawn. One of that name makes a fault.Conflict.
 	Run(ctx context.Context, m Member) (Member, error)
-	Attach(ctx context.Context, job, name string, pid int) (Member, error)
+	Attach(ctx context.Context, job, name string, pid int, epoch uint64) (Member, error)
+	// Stand shows the statement of a job's last restore and returns what the host knows.
+	Stand(ctx context.Context, s Standing) (Standing, error)
 	Kill(ctx context.Context, job string) ([]string, error)
 	ImageKeeper
 	// Snapshot opens the line for one attempt. It lives until ctx ends or Close.
@@ -105,6 +111,7 @@ type Open struct {
 	CopiesWanted int           // how many of them must
 	Vaults       []string      // all of them must hold one, too
 	JobKey       keys.Job
+	Restored     uint64 // epoch of the job's last restore, as the catalogue has it
 }
 
 // SnapshotLine is the coordinator's line to one participant.
@@ -183,6 +190,7 @@ type HostPlan struct {
 	Moved        map[netip.Addr]netip.Addr
 	Participants []Participant
 	JobKey       *keys.Job // of a host that gets a part
+	Statement    []byte    // where the members stand afterwards; empty for a plan that is only checked
 }
 
 // Part is one source host's image set.

@@ -21,7 +21,7 @@ type Cluster struct {
 	// Signer and Verifier are for what is kept of a cut beside its images.
 	Signer   store.Signer
 	Verifier store.Verifier
-	// Statements signs and opens what is not a cut's manifest: tombstones, the list of removed hosts.
+	// Statements signs and opens what is not a cut's manifest: tombstones, the list of removed hosts, where members stand after a restore.
 	Statements Statements
 	// Progress is told how far each host is. It may be nil; it must not block.
 	Progress func(Progress)

@@ -14,20 +14,22 @@ import (
 
 // Run starts a member. The job comes into being with its first member.
 func (c *Cluster) Run(ctx context.Context, host string, m Member) (Member, error) {
-	return c.start(ctx, host, m.Job, func(ctx context.Context, a Agent, name string) (Member, error) {
-		m.Name = name
+	return c.start(ctx, host, m.Job, func(ctx context.Context, a Agent, name string, epoch uint64) (Member, error) {
+		m.Name, m.Epoch = name, epoch
 		return a.Run(ctx, m)
 	})
 }
 
 // Attach takes a running tree in.
 func (c *Cluster) Attach(ctx context.Context, host, job string, pid int) (Member, error) {
-	return c.start(ctx, host, job, func(ctx context.Context, a Agent, name string) (Member, error) { return a.Attach(ctx, job, name, pid) })
+	return c.start(ctx, host, job, func(ctx context.Context, a Agent, name string, epoch uint64) (Member, error) {
+		return a.Attach(ctx, job, name, pid, epoch)
+	})
 }
 
 // start draws a member's name and has its host start it under that name. The catalogue knows of the member before the host does: whatever
 // is lost on the way, no second member gets the name, and nothing runs of which the catalogue does not know that it may.
-func (c *Cluster) start(ctx context.Context, host, job string, do func(context.Context, Agent, string) (Member, error)) (Member, error) {
+func (c *Cluster) start(ctx context.Context, host, job string, do func(context.Context, Agent, string, uint64) (Member, error)) (Member, error) {
 	h, a, err := c.host(host)
 	if err != nil {
 		return Member{}, err
@@ -47,7 +49,11 @@ func (c *Cluster) start(ctx context.Context, host, job string, do func(context.C
 	if err != nil {
 		return Member{}, err
 	}
-	m, err := do(ctx, a, name)
+	epoch, err := c.epochOf(ctx, h, job)
+	if err != nil {
+		return Member{}, errors.Join(err, c.Catalogue.RemoveMember(job, host, name))
+	}
+	m, err := do(ctx, a, name, epoch)
 	if err != nil {
 		return Member{}, c.notStarted(ctx, h, job, name, err)
 	}

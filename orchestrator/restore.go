@@ -45,15 +45,18 @@ func (c *Cluster) Restore(ctx context.Context, opt RestoreOptions) (RestoreResul
 
 // restore is one restore under way.
 type restore struct {
-	c      *Cluster
-	plan   RestorePlan
-	res    *RestoreResult
-	hosts  map[string]HostStatus // every registered host
-	old    []string              // hosts that answer, get no part and have members of the job: theirs end
-	key    marker.Key
-	jobKey keys.Job
-	id     string
-	lines  map[string]RestoreLine // by target
+	c        *Cluster
+	plan     RestorePlan
+	res      *RestoreResult
+	hosts    map[string]HostStatus // every registered host
+	old      []string              // hosts that answer, get no part and have members of the job: theirs end
+	key      marker.Key
+	jobKey   keys.Job
+	id       string
+	claimed  []Member               // that hosts name of which the catalogue knows none
+	resuming bool                   // hosts were told to resume: the statement may be in force somewhere
+	stated   []byte                 // the signed statement of where the members will stand
+	lines    map[string]RestoreLine // by target
 }
 
 // open opens the lines, which takes the job on every host that takes part: the targets, and those whose members end. The
@@ -66,7 +69,7 @@ func (r *restore) open(ctx context.Context) error {
 		all = append(all, r.hosts[name].participant())
 	}
 	for _, name := range names {
-		plan := HostPlan{ID: r.id, Key: r.key, Moved: r.plan.Moved, Participants: all}
+		plan := HostPlan{ID: r.id, Key: r.key, Moved: r.plan.Moved, Participants: all, Statement: r.stated}
 		for _, p := range r.plan.Parts {
 			if p.To == name {
 				plan.Parts, plan.JobKey = append(plan.Parts, r.part(p)), &r.jobKey
@@ -163,6 +166,9 @@ func (r *restore) run(ctx context.Context) error {
 		return err
 	}
 	r.id = at.ID
+	if r.stated, err = r.statement(at.Epoch); err != nil {
+		return errors.Join(err, r.c.Catalogue.EndAttempt(at.ID))
+	}
 	// Who removes a cut looks for restores after it has left the catalogue: one of the two sees the other.
 	if _, err := r.c.Catalogue.Cut("", r.plan.Cut.ID); err != nil {
 		return errors.Join(fmt.Errorf("the cut was removed meanwhile: %w", err), r.c.Catalogue.EndAttempt(at.ID))
@@ -170,7 +176,7 @@ func (r *restore) run(ctx context.Context) error {
 	err = r.steps(ctx)
 	r.close()
 	if err == nil {
-		err = r.c.Catalogue.SetPlacement(r.plan.Cut.Job, r.placement())
+		err = r.c.adopt(r.plan.Cut.Job, r.stated)
 	}
 	return errors.Join(err, r.c.Catalogue.EndAttempt(at.ID))
 }
@@ -200,6 +206,7 @@ func (r *restore) steps(ctx context.Context) error {
 		}
 	}
 	// R5: from the first word of this step on there is no way back, and an interrupt comes too late.
+	r.resuming = true
 	if err := r.each(context.WithoutCancel(ctx), StepResume); err != nil {
 		return r.backOut(ctx, err)
 	}
@@ -237,7 +244,7 @@ func (r *restore) backOut(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
 	silent := r.abort(ctx)
-	if err := r.gone(silent); err != nil {
+	if err := errors.Join(r.gone(silent), r.superseding()); err != nil {
 		r.c.notice("the catalogue has members that have ended: %v", err)
 	}
 	if len(silent) > 0 {

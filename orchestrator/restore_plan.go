@@ -91,13 +91,29 @@ func (r *restore) findOld(members []Member, missing map[string]error) error {
 			return &fault.Error{Kind: fault.Unreachable, Host: host, Err: err}
 		}
 	}
+	job, err := r.c.Catalogue.Job(r.plan.Cut.Job)
+	if err != nil {
+		return err
+	}
 	targets := r.targets()
 	for _, m := range members {
-		if !slices.Contains(targets, m.Host) && !slices.Contains(r.old, m.Host) {
+		switch {
+		case slices.Contains(targets, m.Host) || slices.Contains(r.old, m.Host):
+		case r.known(job, m.Host):
 			r.old = append(r.old, m.Host)
+		default: // F5: its word does not make it take part
+			r.claimed = append(r.claimed, m)
+			r.c.notice("%s says that %s of job %s runs there, and the catalogue has no such member there: it takes no part, and is told that the job was restored", m.Host, m.Name, m.Job)
 		}
 	}
 	return nil
+}
+
+// known says whether the catalogue has, or had, members of the job on a host.
+func (r *restore) known(job store.Job, host string) bool {
+	return len(job.Placement[host]) > 0 ||
+		slices.ContainsFunc(job.Unsettled, func(u store.Unsettled) bool { return u.Host == host }) ||
+		slices.ContainsFunc(r.plan.Cut.Hosts, func(h store.CutHost) bool { return h.Host == host })
 }
 
 func (r *restore) checkRemap(remap map[string]string) error {

@@ -165,7 +165,8 @@ func (a *attempt) openOne(ctx context.Context, h HostStatus) (SnapshotLine, erro
 		return nil, err
 	}
 	return agent.Snapshot(ctx, Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts),
-		Members: a.roster.members[h.Name], Copies: a.copiesFor(h), CopiesWanted: a.copies, Vaults: a.vaults, JobKey: a.jobKey})
+		Members: a.roster.members[h.Name], Copies: a.copiesFor(h), CopiesWanted: a.copies, Vaults: a.vaults, JobKey: a.jobKey,
+		Restored: a.job.Restored})
 }
 
 func (a *attempt) post(ev marker.Event) {

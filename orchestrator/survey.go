@@ -91,7 +91,7 @@ func (c *Cluster) surveyUntil(ctx context.Context, job string, enough func(surve
 	}
 	sortMembers(s.members)
 	c.tellAhead(s.statuses)
-	return s, errors.Join(c.heard(ctx, s.statuses), c.learn(s.members))
+	return s, errors.Join(c.heard(ctx, s.statuses), c.learn(s.members), c.stand(ctx, s.statuses))
 }
 
 // await takes answers until all are there or enough says so.
@@ -183,12 +183,15 @@ func (c *Cluster) Hosts(ctx context.Context) ([]HostStatus, error) {
 	}
 	wg.Wait()
 	c.tellAhead(out)
-	return out, c.heard(ctx, out)
+	return out, errors.Join(c.heard(ctx, out), c.stand(ctx, out))
 }
 
 // Members lists the members of a job, or of all: those of the hosts that answer, and of the others what the catalogue has there.
 // missing names the hosts that did not answer.
 func (c *Cluster) Members(ctx context.Context, job string) (members []Member, missing map[string]error, err error) {
+	if err := c.standFirst(ctx); err != nil {
+		return nil, nil, err
+	}
 	hosts, err := c.Catalogue.Hosts()
 	if err != nil {
 		return nil, nil, err
@@ -219,7 +222,7 @@ func (c *Cluster) Members(ctx context.Context, job string) (members []Member, mi
 	unseen, err := c.unseen(job, missing)
 	members = append(members, unseen...)
 	sortMembers(members)
-	return members, missing, err
+	return members, missing, errors.Join(err, c.markSuperseded(members))
 }
 
 // unseen lists the members that the catalogue has on hosts that do not answer.

@@ -181,7 +181,12 @@ func (c *Catalogue) updateJob(name string, create bool, f func(*bbolt.Tx, *Job) 
 			if !create {
 				return fmt.Errorf("no job %q: %w", name, ErrNotFound)
 			}
-			j = Job{Name: name, Created: now()}
+			// Hosts may remember a restore of a job that had this name: the members of the new one are newer.
+			last, _, err := get[uint64](tx, bucketEpochs, name)
+			if err != nil {
+				return err
+			}
+			j = Job{Name: name, Created: now(), Restored: last}
 		}
 		if j.Placement == nil {
 			j.Placement = map[string][]Placed{}

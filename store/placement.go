@@ -211,23 +211,25 @@ func (c *Catalogue) ClearHosts(job string, hosts ...string) error {
 // SetPlacement replaces where the members of a job are, after a restore, and makes the job if it is
 // new. Hosts that had members stay listed, without any.
 func (c *Catalogue) SetPlacement(job string, placement map[string][]Placed) error {
-	return c.changeJob(job, true, func(j *Job) error {
-		for host := range j.Placement {
-			j.Placement[host] = []Placed{}
+	return c.changeJob(job, true, func(j *Job) error { return j.setPlacement(placement) })
+}
+
+func (j *Job) setPlacement(placement map[string][]Placed) error {
+	for host := range j.Placement {
+		j.Placement[host] = []Placed{}
+	}
+	for host, members := range placement {
+		if err := validName("host", host); err != nil {
+			return err
 		}
-		for host, members := range placement {
-			if err := validName("host", host); err != nil {
+		for _, m := range members {
+			if err := validName("member", m.Name); err != nil {
 				return err
 			}
-			for _, m := range members {
-				if err := validName("member", m.Name); err != nil {
-					return err
-				}
-			}
-			j.Placement[host] = sortedMembers(slices.Clone(members))
 		}
-		return j.validate()
-	})
+		j.Placement[host] = sortedMembers(slices.Clone(members))
+	}
+	return j.validate()
 }
 
 // place puts a member on a host, in place of what is known of it there.

@@ -33,8 +33,22 @@ type Job struct {
 	// Key is the job's secret, wrapped (keys.Wrap); "" until it is first needed. KeyID is its public name.
 	Key   string `json:"key,omitempty"`
 	KeyID string `json:"key_id,omitempty"`
+	// Restored is the epoch that the members have: of the restore that made Placement, or of the job's making if it was not restored since;
+	// 0 for a job that is the first of its name.
+	Restored uint64 `json:"restored,omitempty"`
+	// Statement says so to the hosts, signed by an admin (package standing); nil without a restore.
+	Statement []byte `json:"statement,omitempty"`
+	// Unsettled are the hosts that may have older copies of members, since a restore in which they took no part.
+	Unsettled []Unsettled `json:"unsettled,omitempty"`
 	// Epoch is the last one that was drawn; 0 if none was.
 	Epoch uint64 `json:"-"`
+}
+
+// Unsettled is a host that a job was restored without, and of which it is not known that its members have ended.
+type Unsettled struct {
+	Host    string    `json:"host"`
+	Since   time.Time `json:"since"` // the restore
+	Members []string  `json:"members"`
 }
 
 // DefaultCopies is how many hosts and vaults hold each image set where nobody has said otherwise, the host that it comes from counted.

@@ -108,6 +108,14 @@ func (j Job) validate() error {
 	if (j.Key == "") != (j.KeyID == "") {
 		return fmt.Errorf("job %q has half a key: %w", j.Name, ErrInvalid)
 	}
+	for _, u := range j.Unsettled {
+		if err := u.validate(); err != nil {
+			return fmt.Errorf("job %q: %w", j.Name, err)
+		}
+	}
+	if j.Epoch > 0 && j.Restored > j.Epoch {
+		return fmt.Errorf("job %q was restored with epoch %d, and is at epoch %d: %w", j.Name, j.Restored, j.Epoch, ErrInvalid)
+	}
 	if j.Epoch > maxEpoch {
 		return fmt.Errorf("job %q is at epoch %d: %w", j.Name, j.Epoch, ErrInvalid)
 	}

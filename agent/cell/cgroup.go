@@ -123,6 +123,14 @@ func (g group) id() uint64 {
 	return st.Ino
 }
 
+// jobID is id of the folder above, which the groups of all the job's members share.
+func (g group) jobID() uint64 {
+	if g.v2 == "" {
+		return 0
+	}
+	return group{v2: filepath.Dir(g.v2)}.id()
+}
+
 // create makes the folders, empty and thawed. A group that has processes already, which somebody else has started there, makes the
 // error wrap ErrExists, and nothing of it is touched.
 func (g group) create() error {

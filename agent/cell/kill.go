@@ -71,11 +71,8 @@ func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 	if err != nil {
 		return err
 	}
-	var conns []diagSocket
-	if len(live) > 0 {
-		// Of sockets that can't be listed nothing is destroyed; that is no reason to let the tree live.
-		conns, _ = connections(live)
-	}
+	// Of sockets that can't be listed nothing is destroyed; that is no reason to let the tree live.
+	conns, _ := connections(live, gr.id())
 	var init identity
 	err = readState(g.dir(m.Job, m.Name), initFile, &init)
 	if errors.Is(err, sealed.ErrDamaged) {

@@ -17,6 +17,7 @@ const (
 
 	inetDiagReqProtocol = 3 // INET_DIAG_REQ_PROTOCOL: a protocol above 255
 	inetDiagMsgLen      = 72
+	inetDiagCgroupID    = 21 // INET_DIAG_CGROUP_ID (Linux 5.9): that of the v2 cgroup that the socket was made in
 
 	unixDiagPeer    = 2 // UNIX_DIAG_PEER: the peer's inode
 	udiagShowPeer   = 4
@@ -48,6 +49,7 @@ type diagSocket struct {
 	state         uint8
 	local, remote netip.AddrPort
 	inode         uint64   // 0: no program holds it, or none yet
+	cgroup        uint64   // 0: not known
 	id            [48]byte // struct inet_diag_sockid, which names the socket to the kernel
 }
 
@@ -96,7 +98,16 @@ func parseInet(b []byte) (diagSocket, error) {
 	remote, _ := netip.AddrFromSlice(b[24 : 24+size])
 	s.local = netip.AddrPortFrom(local.Unmap(), binary.BigEndian.Uint16(b[4:]))
 	s.remote = netip.AddrPortFrom(remote.Unmap(), binary.BigEndian.Uint16(b[6:]))
-	return s, nil
+	ad, err := netlink.NewAttributeDecoder(b[inetDiagMsgLen:])
+	if err != nil {
+		return diagSocket{}, fmt.Errorf("list sockets: %w", err)
+	}
+	for ad.Next() {
+		if ad.Type() == inetDiagCgroupID {
+			s.cgroup = ad.Uint64()
+		}
+	}
+	return s, ad.Err()
 }
 
 // inetDumpAll lists both families. A protocol or family that the kernel does not have has no sockets.
@@ -123,8 +134,9 @@ func dialDiag() (*netlink.Conn, error) {
 	return c, nil
 }
 
-// connections lists the TCP connections (no listeners) that these processes hold.
-func connections(pids []int) ([]diagSocket, error) {
+// connections lists the TCP connections (no listeners) that these processes hold, and those of the cgroup that nobody holds any more: a
+// program that has closed a connection leaves it to the kernel, which goes on for minutes where the other end does not answer.
+func connections(pids []int, cgroup uint64) ([]diagSocket, error) {
 	held, err := socketInodes(pids)
 	if err != nil {
 		return nil, err
@@ -137,7 +149,8 @@ func connections(pids []int) ([]diagSocket, error) {
 	all, err := inetDumpAll(c, unix.IPPROTO_TCP, liveStates&^(1<<stListen))
 	var out []diagSocket
 	for _, s := range all {
-		if _, ok := held[s.inode]; ok {
+		_, ok := held[s.inode]
+		if ok || s.inode == 0 && s.cgroup == cgroup && cgroup != 0 {
 			out = append(out, s)
 		}
 	}

@@ -40,12 +40,13 @@ type record struct {
 	Dir     string   `json:"dir"`
 	Log     string   `json:"log,omitempty"`
 	Root    identity `json:"root,omitzero"` // attached trees
+	Epoch   uint64   `json:"epoch,omitempty"`
 
 	damage error // why nothing else is known
 }
 
 func newRecord(m agent.Member, k kind) record {
-	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log}
+	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Epoch: m.Epoch}
 }
 
 type rootRecord struct {

@@ -24,6 +24,10 @@
 // Output is held at priority raw, before connection tracking and NAT, input after them: both see a
 // packet's addresses as the socket does.
 //
+// A block is another matter: it drops, for as long as another host may have old copies of members, and it must outlive the agent. So it
+// has a table of its own that no process owns, made whole with every change. Its hooks lie where addresses are the wire's: after NAT
+// on output, before that of the source on input. Blocks of ports are of TCP; those of cgroups are of every protocol that has sockets.
+//
 // Limits. Only TCP is held. A packet that two closed gates of different jobs describe (a connection
 // between two jobs) is held by the one that closed first. Whoever unregisters any netfilter hook in the same
 // network namespace (the removal of a base chain, for one) makes the kernel drop every queued packet there,

@@ -55,6 +55,31 @@ func playChild(role string, args []string) error {
 		fmt.Println("closed")
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		return nil
+	case "blocker": // address, port: blocks and waits to be killed
+		k, err := New(Options{NetNS: 3})
+		if err != nil {
+			return err
+		}
+		listen := []netip.AddrPort{netip.MustParseAddrPort(args[1])}
+		if err := k.Block(context.Background(), []agent.Block{{Job: "killed", From: []netip.Addr{netip.MustParseAddr(args[0])}, Listen: listen}}); err != nil {
+			return err
+		}
+		fmt.Println("blocked")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		return nil
+	case "listener": // address: accepts one connection
+		l, err := net.Listen("tcp", args[0])
+		if err != nil {
+			return err
+		}
+		fmt.Println(l.Addr())
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		fmt.Println("accepted", c.RemoteAddr().(*net.TCPAddr).IP)
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		return c.Close()
 	case "dialer": // address: connects when told to
 		if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 			return err

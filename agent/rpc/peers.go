@@ -61,23 +61,28 @@ func (p *Peers) conn(to agent.Participant) (*grpc.ClientConn, error) {
 	conn, ok := p.conns[id]
 	if !ok {
 		var err error
-		conn, err = grpc.NewClient("passthrough:///"+to.Endpoint, append(wire.WithProtocol("this agent", to.Host),
-			grpc.WithTransportCredentials(credentials.NewTLS(p.creds.Client(identity.RoleAgent, to.Host))),
-			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
-			// A peer's agent that was restarted should be found again at once, not after gRPC's usual two minutes.
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-				MinConnectTimeout: wire.HandshakeTimeout,
-			}),
-			wire.WithDialer(),
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
-		)...)
-		if err != nil {
-			return nil, wire.Error(to.Host, err)
+		if conn, err = p.dial(to); err != nil {
+			return nil, err
 		}
 		p.conns[id] = conn
 	}
 	return conn, nil
+}
+
+// dial makes a connection. Nothing is sent before the first call.
+func (p *Peers) dial(to agent.Participant) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("passthrough:///"+to.Endpoint, append(wire.WithProtocol("this agent", to.Host),
+		grpc.WithTransportCredentials(credentials.NewTLS(p.creds.Client(identity.RoleAgent, to.Host))),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
+		// A peer's agent that was restarted should be found again at once, not after gRPC's usual two minutes.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: wire.HandshakeTimeout,
+		}),
+		wire.WithDialer(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+	)...)
+	return conn, wire.Error(to.Host, err)
 }
 
 // Reach makes the connection and asks the peer whether it serves.
@@ -134,4 +139,18 @@ func (p *Peers) RestoreFate(ctx context.Context, to agent.Participant, job, id s
 		return agent.FateUnknown, wire.Error(to.Host, err)
 	}
 	return agent.Fate(resp.GetFate()), nil
+}
+
+// Stand says to a peer what this host knows of a job's last restore, and returns what the peer knows.
+func (p *Peers) Stand(ctx context.Context, to agent.Participant, s agent.Standing) (agent.Standing, error) {
+	conn, err := p.dial(to)
+	if err != nil {
+		return agent.Standing{}, err
+	}
+	defer conn.Close()
+	resp, err := ssv1.NewPeerClient(conn).Stand(ctx, &ssv1.StandRequest{Standing: toStanding(s)})
+	if err != nil {
+		return agent.Standing{}, wire.Error(to.Host, err)
+	}
+	return fromStanding(resp.GetStanding()), nil
 }

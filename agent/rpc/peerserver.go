@@ -67,3 +67,15 @@ func (s *peerServer) RestoreFate(ctx context.Context, req *ssv1.RestoreFateReque
 	}
 	return &ssv1.RestoreFateResponse{Fate: ssv1.RestoreFate(fate)}, nil
 }
+
+func (s *peerServer) Stand(ctx context.Context, req *ssv1.StandRequest) (*ssv1.StandResponse, error) {
+	host, err := caller(ctx)
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	got, err := s.a.Stand(ctx, host, fromStanding(req.GetStanding()))
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.StandResponse{Standing: toStanding(got)}, nil
+}

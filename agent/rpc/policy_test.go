@@ -38,6 +38,7 @@ var may = map[string]string{
 	"/ss.v1.Agent/Run":           "admin",
 	"/ss.v1.Agent/Attach":        "admin",
 	"/ss.v1.Agent/Kill":          "admin",
+	"/ss.v1.Agent/Stand":         "admin",
 	"/ss.v1.Agent/Snapshot":      "admin",
 	"/ss.v1.Agent/Restore":       "admin",
 	"/ss.v1.Agent/RemoveImages":  "admin",
@@ -57,6 +58,7 @@ var may = map[string]string{
 	"/ss.v1.Peer/StatObject":   "agent",
 	"/ss.v1.Peer/ListObjects":  "agent",
 	"/ss.v1.Peer/RestoreFate":  "agent",
+	"/ss.v1.Peer/Stand":        "agent",
 
 	"/grpc.health.v1.Health/Check": "admin agent observer",
 	"/grpc.health.v1.Health/Watch": "admin agent observer",
@@ -74,6 +76,7 @@ type (
 )
 
 func (noCells) Members(context.Context) ([]agent.Member, error) { return nil, nil }
+func (noGates) Block(context.Context, []agent.Block) error      { return nil }
 func (noGates) Mode() string                                    { return "drop" }
 func (noCRIU) Check(context.Context) (string, error)            { return "", errors.New("no CRIU here") }
 
@@ -98,12 +101,20 @@ func serveAgent(t *testing.T) *hostAgent {
 		t.Fatal(err)
 	}
 	creds := issue(t, authority, identity.RoleAgent, "hostA")
-	peers := NewPeers(creds)
-	t.Cleanup(peers.Close)
-	a, err := agent.New(t.Context(), agent.Config{
-		Host: "hostA", StateDir: dir, Cells: noCells{}, Gates: noGates{}, CRIU: noCRIU{}, Peers: peers,
+	h.serve(t, creds, agent.Config{
+		Host: "hostA", StateDir: dir, Cells: noCells{}, Gates: noGates{}, CRIU: noCRIU{},
 		Images: h.images, ImageDir: dir + "/images", StagingDir: dir + "/staging", Quiet: &h.quiet, Log: slog.New(slog.DiscardHandler),
 	})
+	return h
+}
+
+// serve makes an agent of cfg and serves it until the test ends.
+func (h *hostAgent) serve(t *testing.T, creds *identity.Credentials, cfg agent.Config) {
+	t.Helper()
+	peers := NewPeers(creds)
+	t.Cleanup(peers.Close)
+	cfg.Peers = peers
+	a, err := agent.New(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +133,6 @@ func serveAgent(t *testing.T) *hostAgent {
 		h.server.Stop()
 		<-served
 	})
-	return h
 }
 
 func issue(t *testing.T, authority *identity.Authority, role identity.Role, name string) *identity.Credentials {

@@ -30,6 +30,7 @@ func Policy() identity.Policy {
 		ssv1.Agent_Inventory_FullMethodName:     reader,
 		ssv1.Agent_Run_FullMethodName:           admin,
 		ssv1.Agent_Attach_FullMethodName:        admin,
+		ssv1.Agent_Stand_FullMethodName:         admin,
 		ssv1.Agent_Kill_FullMethodName:          admin,
 		ssv1.Agent_Snapshot_FullMethodName:      admin,
 		ssv1.Agent_Restore_FullMethodName:       admin,
@@ -50,6 +51,7 @@ func Policy() identity.Policy {
 		ssv1.Peer_StatObject_FullMethodName:   peer,
 		ssv1.Peer_ListObjects_FullMethodName:  peer,
 		ssv1.Peer_RestoreFate_FullMethodName:  peer,
+		ssv1.Peer_Stand_FullMethodName:        peer,
 
 		healthpb.Health_Check_FullMethodName: anyone,
 		healthpb.Health_Watch_FullMethodName: anyone,
@@ -108,6 +110,9 @@ func (s *agentServer) Info(ctx context.Context, req *ssv1.InfoRequest) (*ssv1.In
 	for _, a := range i.SetAside {
 		resp.SetAside = append(resp.SetAside, &ssv1.SetAside{Job: a.Job, File: a.File, Detail: a.Detail, Next: a.Next})
 	}
+	for _, st := range i.Standings {
+		resp.Standings = append(resp.Standings, toStanding(st))
+	}
 	return resp, nil
 }
 
@@ -131,6 +136,7 @@ func (s *agentServer) Members(ctx context.Context, req *ssv1.MembersRequest) (*s
 func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunResponse, error) {
 	m, err := s.a.Run(ctx, agent.Member{
 		Job: req.GetJob(), Name: req.GetName(), Command: req.GetCommand(), Env: req.GetEnv(), Dir: req.GetDir(), Log: req.GetLog(),
+		Epoch: req.GetEpoch(),
 	})
 	if err != nil {
 		return nil, wire.Status(err)
@@ -139,7 +145,7 @@ func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunR
 }
 
 func (s *agentServer) Attach(ctx context.Context, req *ssv1.AttachRequest) (*ssv1.AttachResponse, error) {
-	m, err := s.a.Attach(ctx, req.GetJob(), req.GetName(), int(req.GetPid()))
+	m, err := s.a.Attach(ctx, req.GetJob(), req.GetName(), int(req.GetPid()), req.GetEpoch())
 	if err != nil {
 		return nil, wire.Status(err)
 	}
@@ -152,6 +158,14 @@ func (s *agentServer) Kill(ctx context.Context, req *ssv1.KillRequest) (*ssv1.Ki
 		return nil, wire.Status(err)
 	}
 	return &ssv1.KillResponse{Killed: killed}, nil
+}
+
+func (s *agentServer) Stand(ctx context.Context, req *ssv1.StandRequest) (*ssv1.StandResponse, error) {
+	got, err := s.a.Stand(ctx, "", fromStanding(req.GetStanding()))
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.StandResponse{Standing: toStanding(got)}, nil
 }
 
 func (s *agentServer) ResolveImages(ctx context.Context, req *ssv1.ResolveImagesRequest) (*ssv1.ResolveImagesResponse, error) {

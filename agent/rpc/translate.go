@@ -16,7 +16,7 @@ import (
 func toMember(m agent.Member) *ssv1.Member {
 	return &ssv1.Member{
 		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Pid: int32(m.Pid),
-		State: string(m.State), Exit: m.Exit, Attached: m.Attached, Frozen: m.Frozen,
+		State: string(m.State), Exit: m.Exit, Attached: m.Attached, Frozen: m.Frozen, Epoch: m.Epoch,
 	}
 }
 
@@ -24,6 +24,14 @@ func fromMember(m *ssv1.Member) agent.Member {
 	return agent.Member{
 		Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(),
 	}
+}
+
+func toStanding(s agent.Standing) *ssv1.Standing {
+	return &ssv1.Standing{Job: s.Job, Epoch: s.Epoch, Statement: s.Statement, InForce: s.InForce, Settled: s.Settled}
+}
+
+func fromStanding(s *ssv1.Standing) agent.Standing {
+	return agent.Standing{Job: s.GetJob(), Epoch: s.GetEpoch(), Statement: s.GetStatement(), InForce: s.GetInForce(), Settled: s.GetSettled()}
 }
 
 func toImageKey(k images.Key) *ssv1.ImageKey {
@@ -114,7 +122,7 @@ func fromOpen(o *ssv1.SnapshotOpen) (agent.Open, error) {
 	}
 	return agent.Open{
 		Key: wire.FromKey(o.GetKey()), Participants: parts, Copies: copies, CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
-		Members: o.GetMembers(), JobKey: key, OutsideClosed: o.GetOutsideClosed(),
+		Members: o.GetMembers(), JobKey: key, OutsideClosed: o.GetOutsideClosed(), Restored: o.GetRestored(),
 	}, nil
 }
 
@@ -126,7 +134,7 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 	if err != nil {
 		return agent.RestorePlan{}, err
 	}
-	plan := agent.RestorePlan{ID: p.GetId(), Key: wire.FromKey(p.GetKey()), Participants: parts, Moved: map[netip.Addr]netip.Addr{}}
+	plan := agent.RestorePlan{ID: p.GetId(), Key: wire.FromKey(p.GetKey()), Participants: parts, Moved: map[netip.Addr]netip.Addr{}, Statement: p.GetStatement()}
 	for _, m := range p.GetMoves() {
 		pair, err := wire.FromAddrs([]string{m.GetFrom(), m.GetTo()})
 		if err != nil {

@@ -131,6 +131,7 @@ type hostJSON struct {
 	FreeBytes int64        `json:"free_bytes"`
 	Error     string       `json:"error,omitempty"`
 	Damage    []damageJSON `json:"damage"`
+	Unsettled []string     `json:"unsettled"` // jobs that were restored without the host and may have members there
 	SetAside  []asideJSON  `json:"set_aside"`
 }
 
@@ -166,19 +167,23 @@ func (a *app) hostList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.showHosts(hosts)
+				unsettled, err := c.Unsettled("")
+				if err != nil {
+					return err
+				}
+				return a.showHosts(hosts, unsettled)
 			})
 		},
 	}
 }
 
-func (a *app) showHosts(hosts []orchestrator.HostStatus) error {
+func (a *app) showHosts(hosts []orchestrator.HostStatus, unsettled []orchestrator.Unsettled) error {
 	out := []hostJSON{}
 	rows := [][]string{{"HOST", "ADDR", "STATE", "VERSION", "KERNEL", "CRIU", "GATE", "FREE"}}
 	var problems []string
 	for _, h := range hosts {
 		j := hostJSON{Host: h.Name, Addr: h.Addr, Reachable: h.Err == nil, Version: h.Info.Version, Kernel: h.Info.Kernel,
-			CRIU: h.Info.CRIU, Gate: h.Info.Gate, FreeBytes: h.Info.FreeBytes, Damage: []damageJSON{}, SetAside: []asideJSON{}}
+			CRIU: h.Info.CRIU, Gate: h.Info.Gate, FreeBytes: h.Info.FreeBytes, Damage: []damageJSON{}, SetAside: []asideJSON{}, Unsettled: []string{}}
 		for _, ad := range h.Info.Addrs {
 			j.Addrs = append(j.Addrs, ad.String())
 		}
@@ -202,6 +207,12 @@ func (a *app) showHosts(hosts []orchestrator.HostStatus) error {
 			j.SetAside = append(j.SetAside, asideJSON{sa.Job, sa.File, sa.Detail, sa.Next})
 			problems = append(problems, fmt.Sprintf("%s: job %s is set aside: %s; %s", h.Name, sa.Job, sa.Detail, sa.Next))
 			state = "damaged"
+		}
+		for _, u := range unsettled {
+			if u.Host == h.Name {
+				j.Unsettled = append(j.Unsettled, u.Job)
+				problems = append(problems, h.Name+": "+u.String())
+			}
 		}
 		out = append(out, j)
 		rows = append(rows, []string{h.Name, h.Addr, state, j.Version, j.Kernel, criu, j.Gate, size(j.FreeBytes)})

@@ -24,6 +24,9 @@ type memberJSON struct {
 	RSS      int64    `json:"rss_bytes"`
 	Channels int      `json:"channels"`
 	Attached bool     `json:"attached,omitempty"`
+	Epoch    uint64   `json:"epoch"`
+	// SupersededBy is there for an old copy.
+	SupersededBy uint64 `json:"superseded_by,omitempty"`
 	// Since is of state "unreachable": when the host was first found silent.
 	Since *time.Time `json:"since,omitempty"`
 }
@@ -38,7 +41,7 @@ func toMemberJSON(m orchestrator.Member) memberJSON {
 		since = &m.Since
 	}
 	return memberJSON{Since: since, Job: m.Job, Name: m.Name, Host: m.Host, Pid: m.Pid, Command: m.Command, State: state, Exit: m.Exit,
-		RSS: m.RSS, Channels: m.Channels, Attached: m.Attached}
+		RSS: m.RSS, Channels: m.Channels, Attached: m.Attached, Epoch: m.Epoch, SupersededBy: m.SupersededBy}
 }
 
 func (a *app) started(m orchestrator.Member) error {
@@ -118,13 +121,17 @@ func (a *app) psCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.showMembers(members, missing)
+				unsettled, err := c.Unsettled(job)
+				if err != nil {
+					return err
+				}
+				return a.showMembers(members, missing, unsettled)
 			})
 		},
 	}
 }
 
-func (a *app) showMembers(members []orchestrator.Member, missing map[string]error) error {
+func (a *app) showMembers(members []orchestrator.Member, missing map[string]error, unsettled []orchestrator.Unsettled) error {
 	out := []memberJSON{}
 	rows := [][]string{{"JOB", "MEMBER", "HOST", "PID", "STATE", "RSS", "CHANNELS", "COMMAND"}}
 	for _, m := range members {
@@ -137,6 +144,9 @@ func (a *app) showMembers(members []orchestrator.Member, missing map[string]erro
 		if j.Exit != "" {
 			state += " (" + j.Exit + ")"
 		}
+		if j.SupersededBy > 0 {
+			state += fmt.Sprintf(", superseded by epoch %d", j.SupersededBy)
+		}
 		rows = append(rows, []string{m.Job, m.Name, m.Host, fmt.Sprint(m.Pid), state, size(m.RSS), fmt.Sprint(m.Channels), short(strings.Join(m.Command, " "), 60)})
 	}
 	silent := map[string]string{}
@@ -144,13 +154,16 @@ func (a *app) showMembers(members []orchestrator.Member, missing map[string]erro
 		silent[host] = err.Error()
 	}
 	if a.json() {
-		return a.print(map[string]any{"schema": "ss/ps/1", "members": out, "unreachable": silent})
+		return a.print(map[string]any{"schema": "ss/ps/1", "members": out, "unreachable": silent, "unsettled": toUnsettledJSON(unsettled)})
 	}
 	if err := a.table(rows); err != nil {
 		return err
 	}
 	for host, text := range silent {
 		a.screen.notice(host + ": " + text)
+	}
+	for _, u := range unsettled {
+		a.screen.notice(u.String())
 	}
 	return nil
 }
@@ -160,6 +173,23 @@ func since(t time.Time) string {
 		return ""
 	}
 	return " since " + t.Local().Format("2006-01-02 15:04:05")
+}
+
+// unsettledJSON is a host that a job was restored without.
+type unsettledJSON struct {
+	Job     string    `json:"job"`
+	Host    string    `json:"host"`
+	Members []string  `json:"members"`
+	Epoch   uint64    `json:"epoch"`
+	Since   time.Time `json:"since"`
+}
+
+func toUnsettledJSON(in []orchestrator.Unsettled) []unsettledJSON {
+	out := []unsettledJSON{}
+	for _, u := range in {
+		out = append(out, unsettledJSON{Job: u.Job, Host: u.Host, Members: some(u.Members), Epoch: u.Epoch, Since: u.Since})
+	}
+	return out
 }
 
 func short(s string, n int) string {

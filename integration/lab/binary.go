@@ -26,6 +26,7 @@ var sources = map[string]source{
 	"tree":    {".", "./integration/progs/tree"},
 	"echo":    {".", "./integration/progs/echo"},
 	"counter": {".", "./integration/progs/counter"},
+	"redial":  {".", "./integration/progs/redial"},
 
 	"versitygw":     {"tools", "github.com/versity/versitygw/cmd/versitygw"},
 	"checkpointctl": {"tools", "github.com/checkpoint-restore/checkpointctl"},

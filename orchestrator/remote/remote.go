@@ -93,6 +93,9 @@ func (a *agent) Info(ctx context.Context, word orchestrator.Word) (orchestrator.
 	for _, k := range r.GetInDoubt() {
 		info.InDoubt = append(info.InDoubt, orchestrator.InDoubt{Key: fromImageKey(k), Epoch: k.GetEpoch()})
 	}
+	for _, s := range r.GetStandings() {
+		info.Standings = append(info.Standings, fromStanding(s))
+	}
 	return info, nil
 }
 
@@ -109,19 +112,27 @@ func (a *agent) Members(ctx context.Context, job string) ([]orchestrator.Member,
 }
 
 func (a *agent) Run(ctx context.Context, m orchestrator.Member) (orchestrator.Member, error) {
-	r, err := a.client.Run(ctx, &ssv1.RunRequest{Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log})
+	r, err := a.client.Run(ctx, &ssv1.RunRequest{Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Epoch: m.Epoch})
 	if err != nil {
 		return orchestrator.Member{}, wire.Error(a.host, err)
 	}
 	return a.member(r.GetMember()), nil
 }
 
-func (a *agent) Attach(ctx context.Context, job, name string, pid int) (orchestrator.Member, error) {
-	r, err := a.client.Attach(ctx, &ssv1.AttachRequest{Job: job, Name: name, Pid: int32(pid)})
+func (a *agent) Attach(ctx context.Context, job, name string, pid int, epoch uint64) (orchestrator.Member, error) {
+	r, err := a.client.Attach(ctx, &ssv1.AttachRequest{Job: job, Name: name, Pid: int32(pid), Epoch: epoch})
 	if err != nil {
 		return orchestrator.Member{}, wire.Error(a.host, err)
 	}
 	return a.member(r.GetMember()), nil
+}
+
+func (a *agent) Stand(ctx context.Context, s orchestrator.Standing) (orchestrator.Standing, error) {
+	r, err := a.client.Stand(ctx, &ssv1.StandRequest{Standing: toStanding(s)})
+	if err != nil {
+		return orchestrator.Standing{}, wire.Error(a.host, err)
+	}
+	return fromStanding(r.GetStanding()), nil
 }
 
 func (a *agent) Kill(ctx context.Context, job string) ([]string, error) {
@@ -138,7 +149,7 @@ func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestra
 	if err == nil {
 		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: &ssv1.SnapshotOpen{
 			Key: wire.ToKey(open.Key), Participants: toParticipants(open.Participants), Copies: toParticipants(open.Copies),
-			CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:], Members: open.Members,
+			CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:], Members: open.Members, Restored: open.Restored,
 		}}})
 	}
 	if err != nil {

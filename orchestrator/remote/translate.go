@@ -43,6 +43,14 @@ func toInfoRequest(w orchestrator.Word) *ssv1.InfoRequest {
 	return req
 }
 
+func toStanding(s orchestrator.Standing) *ssv1.Standing {
+	return &ssv1.Standing{Job: s.Job, Epoch: s.Epoch, Statement: s.Statement, InForce: s.InForce, Settled: s.Settled}
+}
+
+func fromStanding(s *ssv1.Standing) orchestrator.Standing {
+	return orchestrator.Standing{Job: s.GetJob(), Epoch: s.GetEpoch(), Statement: s.GetStatement(), InForce: s.GetInForce(), Settled: s.GetSettled()}
+}
+
 func toParticipants(in []orchestrator.Participant) []*ssv1.Participant {
 	var out []*ssv1.Participant
 	for _, p := range in {
@@ -55,7 +63,7 @@ func (a *agent) member(m *ssv1.Member) orchestrator.Member {
 	return orchestrator.Member{
 		Host: a.host, Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(),
 		Pid: int(m.GetPid()), State: m.GetState(), Exit: m.GetExit(), RSS: m.GetRss(), Channels: int(m.GetChannels()),
-		Attached: m.GetAttached(), Frozen: m.GetFrozen(),
+		Attached: m.GetAttached(), Frozen: m.GetFrozen(), Epoch: m.GetEpoch(),
 	}
 }
 
@@ -74,7 +82,7 @@ func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
 }
 
 func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
-	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), Participants: toParticipants(p.Participants)}
+	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), Participants: toParticipants(p.Participants), Statement: p.Statement}
 	if p.JobKey != nil {
 		out.JobKey = p.JobKey[:]
 	}

@@ -367,7 +367,9 @@ type InfoResponse struct {
 	Catalogue *CatalogueMark `protobuf:"bytes,11,opt,name=catalogue,proto3" json:"catalogue,omitempty"`
 	SetAside  []*SetAside    `protobuf:"bytes,12,rep,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
 	// networks are addrs with the lengths of their networks' prefixes: 192.0.2.1/24.
-	Networks      []string `protobuf:"bytes,13,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []string `protobuf:"bytes,13,rep,name=networks,proto3" json:"networks,omitempty"`
+	// standings has an entry for every job of whose restore this host knows.
+	Standings     []*Standing `protobuf:"bytes,16,rep,name=standings,proto3" json:"standings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -493,6 +495,182 @@ func (x *InfoResponse) GetNetworks() []string {
 	return nil
 }
 
+func (x *InfoResponse) GetStandings() []*Standing {
+	if x != nil {
+		return x.Standings
+	}
+	return nil
+}
+
+// Standing is what a host knows of the last restore of a job.
+type Standing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Job   string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// epoch is that of the restore; 0 if the host knows of none.
+	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// statement says, signed by an admin, where the members stand since; empty where the other side has it.
+	Statement []byte `protobuf:"bytes,3,opt,name=statement,proto3" json:"statement,omitempty"`
+	// in_force: the restore took place, on the word of the one who says so.
+	InForce bool `protobuf:"varint,4,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	// settled: the host has no member that is older.
+	Settled       bool `protobuf:"varint,5,opt,name=settled,proto3" json:"settled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standing) Reset() {
+	*x = Standing{}
+	mi := &file_ss_v1_ss_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standing) ProtoMessage() {}
+
+func (x *Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standing.ProtoReflect.Descriptor instead.
+func (*Standing) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Standing) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *Standing) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Standing) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *Standing) GetInForce() bool {
+	if x != nil {
+		return x.InForce
+	}
+	return false
+}
+
+func (x *Standing) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
+}
+
+type StandRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Standing      *Standing              `protobuf:"bytes,1,opt,name=standing,proto3" json:"standing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StandRequest) Reset() {
+	*x = StandRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StandRequest) ProtoMessage() {}
+
+func (x *StandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StandRequest.ProtoReflect.Descriptor instead.
+func (*StandRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StandRequest) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
+type StandResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Standing      *Standing              `protobuf:"bytes,1,opt,name=standing,proto3" json:"standing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StandResponse) Reset() {
+	*x = StandResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StandResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StandResponse) ProtoMessage() {}
+
+func (x *StandResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StandResponse.ProtoReflect.Descriptor instead.
+func (*StandResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *StandResponse) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
 // Damage is an object of an image set that was found damaged on this host.
 type Damage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -507,7 +685,7 @@ type Damage struct {
 
 func (x *Damage) Reset() {
 	*x = Damage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[4]
+	mi := &file_ss_v1_ss_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +697,7 @@ func (x *Damage) String() string {
 func (*Damage) ProtoMessage() {}
 
 func (x *Damage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[4]
+	mi := &file_ss_v1_ss_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +710,7 @@ func (x *Damage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Damage.ProtoReflect.Descriptor instead.
 func (*Damage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{4}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Damage) GetJob() string {
@@ -571,27 +749,29 @@ func (x *Damage) GetHealed() bool {
 }
 
 type Member struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Command       []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
-	Env           []string               `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty"`
-	Dir           string                 `protobuf:"bytes,5,opt,name=dir,proto3" json:"dir,omitempty"`
-	Log           string                 `protobuf:"bytes,6,opt,name=log,proto3" json:"log,omitempty"`
-	Pid           int32                  `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
-	State         string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
-	Exit          string                 `protobuf:"bytes,9,opt,name=exit,proto3" json:"exit,omitempty"`
-	Rss           int64                  `protobuf:"varint,10,opt,name=rss,proto3" json:"rss,omitempty"`
-	Channels      int32                  `protobuf:"varint,11,opt,name=channels,proto3" json:"channels,omitempty"`
-	Attached      bool                   `protobuf:"varint,12,opt,name=attached,proto3" json:"attached,omitempty"`
-	Frozen        bool                   `protobuf:"varint,13,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Job      string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Name     string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Command  []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
+	Env      []string               `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty"`
+	Dir      string                 `protobuf:"bytes,5,opt,name=dir,proto3" json:"dir,omitempty"`
+	Log      string                 `protobuf:"bytes,6,opt,name=log,proto3" json:"log,omitempty"`
+	Pid      int32                  `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
+	State    string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
+	Exit     string                 `protobuf:"bytes,9,opt,name=exit,proto3" json:"exit,omitempty"`
+	Rss      int64                  `protobuf:"varint,10,opt,name=rss,proto3" json:"rss,omitempty"`
+	Channels int32                  `protobuf:"varint,11,opt,name=channels,proto3" json:"channels,omitempty"`
+	Attached bool                   `protobuf:"varint,12,opt,name=attached,proto3" json:"attached,omitempty"`
+	Frozen   bool                   `protobuf:"varint,13,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	// epoch is that of the restore that the member belongs to; 0 if the job had not been restored when it was started.
+	Epoch         uint64 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_ss_v1_ss_proto_msgTypes[5]
+	mi := &file_ss_v1_ss_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +783,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[5]
+	mi := &file_ss_v1_ss_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +796,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{5}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Member) GetJob() string {
@@ -710,6 +890,13 @@ func (x *Member) GetFrozen() bool {
 	return false
 }
 
+func (x *Member) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -719,7 +906,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[6]
+	mi := &file_ss_v1_ss_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +918,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[6]
+	mi := &file_ss_v1_ss_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +931,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{6}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MembersRequest) GetJob() string {
@@ -763,7 +950,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[7]
+	mi := &file_ss_v1_ss_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +962,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[7]
+	mi := &file_ss_v1_ss_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +975,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{7}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -807,13 +994,14 @@ type RunRequest struct {
 	Dir           string                 `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`
 	Log           string                 `protobuf:"bytes,5,opt,name=log,proto3" json:"log,omitempty"`
 	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[8]
+	mi := &file_ss_v1_ss_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +1013,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[8]
+	mi := &file_ss_v1_ss_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +1026,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{8}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RunRequest) GetJob() string {
@@ -883,6 +1071,13 @@ func (x *RunRequest) GetName() string {
 	return ""
 }
 
+func (x *RunRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type RunResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -892,7 +1087,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[9]
+	mi := &file_ss_v1_ss_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1099,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[9]
+	mi := &file_ss_v1_ss_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1112,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{9}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RunResponse) GetMember() *Member {
@@ -932,13 +1127,14 @@ type AttachRequest struct {
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
 	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[10]
+	mi := &file_ss_v1_ss_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1146,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[10]
+	mi := &file_ss_v1_ss_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1159,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{10}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AttachRequest) GetJob() string {
@@ -987,6 +1183,13 @@ func (x *AttachRequest) GetName() string {
 	return ""
 }
 
+func (x *AttachRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type AttachResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -996,7 +1199,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[11]
+	mi := &file_ss_v1_ss_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1211,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[11]
+	mi := &file_ss_v1_ss_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1224,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{11}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachResponse) GetMember() *Member {
@@ -1040,7 +1243,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[12]
+	mi := &file_ss_v1_ss_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1255,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[12]
+	mi := &file_ss_v1_ss_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1268,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{12}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *KillRequest) GetJob() string {
@@ -1084,7 +1287,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[13]
+	mi := &file_ss_v1_ss_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1299,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[13]
+	mi := &file_ss_v1_ss_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1312,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{13}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *KillResponse) GetKilled() []string {
@@ -1130,7 +1333,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_ss_v1_ss_proto_msgTypes[14]
+	mi := &file_ss_v1_ss_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1345,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[14]
+	mi := &file_ss_v1_ss_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1358,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{14}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Key) GetJob() string {
@@ -1191,7 +1394,7 @@ type Participant struct {
 
 func (x *Participant) Reset() {
 	*x = Participant{}
-	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	mi := &file_ss_v1_ss_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1406,7 @@ func (x *Participant) String() string {
 func (*Participant) ProtoMessage() {}
 
 func (x *Participant) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	mi := &file_ss_v1_ss_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1419,7 @@ func (x *Participant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Participant.ProtoReflect.Descriptor instead.
 func (*Participant) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{15}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Participant) GetHost() string {
@@ -1257,7 +1460,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	mi := &file_ss_v1_ss_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1472,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	mi := &file_ss_v1_ss_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1485,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{16}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *End) GetHost() string {
@@ -1372,7 +1575,7 @@ type MarkerMessage struct {
 
 func (x *MarkerMessage) Reset() {
 	*x = MarkerMessage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	mi := &file_ss_v1_ss_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1587,7 @@ func (x *MarkerMessage) String() string {
 func (*MarkerMessage) ProtoMessage() {}
 
 func (x *MarkerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	mi := &file_ss_v1_ss_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1600,7 @@ func (x *MarkerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkerMessage.ProtoReflect.Descriptor instead.
 func (*MarkerMessage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{17}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MarkerMessage) GetType() int32 {
@@ -1511,7 +1714,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	mi := &file_ss_v1_ss_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1726,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	mi := &file_ss_v1_ss_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1739,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{18}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SnapshotRequest) GetKind() isSnapshotRequest_Kind {
@@ -1594,14 +1797,16 @@ type SnapshotOpen struct {
 	// job_key is the secret of the job's images. It is kept in memory only.
 	JobKey []byte `protobuf:"bytes,7,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
 	// members are those of this host that take part. One that does not run refuses the snapshot.
-	Members       []string `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
+	Members []string `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
+	// restored is the epoch of the job's last restore, as the catalogue has it.
+	Restored      uint64 `protobuf:"varint,16,opt,name=restored,proto3" json:"restored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotOpen) Reset() {
 	*x = SnapshotOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[19]
+	mi := &file_ss_v1_ss_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1818,7 @@ func (x *SnapshotOpen) String() string {
 func (*SnapshotOpen) ProtoMessage() {}
 
 func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[19]
+	mi := &file_ss_v1_ss_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1831,7 @@ func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOpen.ProtoReflect.Descriptor instead.
 func (*SnapshotOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{19}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotOpen) GetKey() *Key {
@@ -1685,6 +1890,13 @@ func (x *SnapshotOpen) GetMembers() []string {
 	return nil
 }
 
+func (x *SnapshotOpen) GetRestored() uint64 {
+	if x != nil {
+		return x.Restored
+	}
+	return 0
+}
+
 type SnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -1700,7 +1912,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[20]
+	mi := &file_ss_v1_ss_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1924,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[20]
+	mi := &file_ss_v1_ss_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1937,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{20}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SnapshotResponse) GetKind() isSnapshotResponse_Kind {
@@ -1810,7 +2022,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_ss_v1_ss_proto_msgTypes[21]
+	mi := &file_ss_v1_ss_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +2034,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[21]
+	mi := &file_ss_v1_ss_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +2047,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{21}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Progress) GetPhase() string {
@@ -1880,7 +2092,7 @@ type HostReport struct {
 
 func (x *HostReport) Reset() {
 	*x = HostReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[22]
+	mi := &file_ss_v1_ss_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1892,7 +2104,7 @@ func (x *HostReport) String() string {
 func (*HostReport) ProtoMessage() {}
 
 func (x *HostReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[22]
+	mi := &file_ss_v1_ss_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1905,7 +2117,7 @@ func (x *HostReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
 func (*HostReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{22}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HostReport) GetMembers() []*MemberReport {
@@ -1990,7 +2202,7 @@ type MemberReport struct {
 
 func (x *MemberReport) Reset() {
 	*x = MemberReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[23]
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2214,7 @@ func (x *MemberReport) String() string {
 func (*MemberReport) ProtoMessage() {}
 
 func (x *MemberReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[23]
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2227,7 @@ func (x *MemberReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReport.ProtoReflect.Descriptor instead.
 func (*MemberReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{23}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MemberReport) GetMember() *Member {
@@ -2057,7 +2269,7 @@ type PhaseTiming struct {
 
 func (x *PhaseTiming) Reset() {
 	*x = PhaseTiming{}
-	mi := &file_ss_v1_ss_proto_msgTypes[24]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2281,7 @@ func (x *PhaseTiming) String() string {
 func (*PhaseTiming) ProtoMessage() {}
 
 func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[24]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2294,7 @@ func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTiming.ProtoReflect.Descriptor instead.
 func (*PhaseTiming) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{24}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PhaseTiming) GetName() string {
@@ -2119,7 +2331,7 @@ type ImageKey struct {
 
 func (x *ImageKey) Reset() {
 	*x = ImageKey{}
-	mi := &file_ss_v1_ss_proto_msgTypes[25]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2343,7 @@ func (x *ImageKey) String() string {
 func (*ImageKey) ProtoMessage() {}
 
 func (x *ImageKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[25]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2356,7 @@ func (x *ImageKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageKey.ProtoReflect.Descriptor instead.
 func (*ImageKey) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{25}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImageKey) GetJob() string {
@@ -2190,7 +2402,7 @@ type VerifyImagesRequest struct {
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2414,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2427,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VerifyImagesRequest) GetKey() *ImageKey {
@@ -2264,7 +2476,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2488,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2501,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VerifyImagesResponse) GetEnds() []*End {
@@ -2330,7 +2542,7 @@ type RemoveImagesRequest struct {
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2554,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2567,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveImagesRequest) GetJob() string {
@@ -2409,7 +2621,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +2633,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +2646,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveImagesResponse) GetRemoved() int32 {
@@ -2455,7 +2667,7 @@ type ResolveImagesRequest struct {
 
 func (x *ResolveImagesRequest) Reset() {
 	*x = ResolveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2467,7 +2679,7 @@ func (x *ResolveImagesRequest) String() string {
 func (*ResolveImagesRequest) ProtoMessage() {}
 
 func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2480,7 +2692,7 @@ func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ResolveImagesRequest) GetCommitted() []*ImageKey {
@@ -2505,7 +2717,7 @@ type ResolveImagesResponse struct {
 
 func (x *ResolveImagesResponse) Reset() {
 	*x = ResolveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +2729,7 @@ func (x *ResolveImagesResponse) String() string {
 func (*ResolveImagesResponse) ProtoMessage() {}
 
 func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +2742,7 @@ func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
 }
 
 type RestoreRequest struct {
@@ -2546,7 +2758,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +2770,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2571,7 +2783,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RestoreRequest) GetKind() isRestoreRequest_Kind {
@@ -2616,20 +2828,22 @@ func (*RestoreRequest_Plan) isRestoreRequest_Kind() {}
 func (*RestoreRequest_Step) isRestoreRequest_Kind() {}
 
 type RestorePlan struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Key           *Key                   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	Parts         []*RestorePart         `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
-	Moves         []*AddrMove            `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
-	Participants  []*Participant         `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
-	JobKey        []byte                 `protobuf:"bytes,6,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Key          *Key                   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Parts        []*RestorePart         `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
+	Moves        []*AddrMove            `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
+	Participants []*Participant         `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
+	JobKey       []byte                 `protobuf:"bytes,6,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
+	// statement says, signed, where the members stand when the restore has taken place; empty for a plan that is only checked.
+	Statement     []byte `protobuf:"bytes,16,opt,name=statement,proto3" json:"statement,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2855,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2868,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RestorePlan) GetId() string {
@@ -2699,6 +2913,13 @@ func (x *RestorePlan) GetJobKey() []byte {
 	return nil
 }
 
+func (x *RestorePlan) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
 // RestorePart is one source host's image set, to be restored on the host that gets this.
 type RestorePart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2713,7 +2934,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +2946,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2738,7 +2959,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -2786,7 +3007,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +3019,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2811,7 +3032,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -2840,7 +3061,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +3073,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +3086,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RestoreResponse) GetStep() RestoreStep {
@@ -2900,7 +3121,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3133,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3146,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Failure) GetCode() uint32 {
@@ -2951,7 +3172,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3184,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3197,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -2994,7 +3215,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3227,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3240,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -3034,7 +3255,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3267,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3280,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -3091,7 +3312,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3103,7 +3324,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3116,7 +3337,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 type GetObjectRequest struct {
@@ -3131,7 +3352,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3364,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3377,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -3189,7 +3410,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3201,7 +3422,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3214,7 +3435,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -3235,7 +3456,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3468,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3481,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -3293,7 +3514,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3526,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3539,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -3338,7 +3559,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3350,7 +3571,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3363,7 +3584,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -3388,7 +3609,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3400,7 +3621,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3413,7 +3634,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 type InventoryRequest struct {
@@ -3428,7 +3649,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3440,7 +3661,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3453,7 +3674,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -3483,7 +3704,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3495,7 +3716,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3508,7 +3729,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -3561,7 +3782,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3573,7 +3794,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +3807,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -3642,7 +3863,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3654,7 +3875,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3667,7 +3888,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -3703,7 +3924,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3715,7 +3936,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3728,7 +3949,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -3771,7 +3992,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3783,7 +4004,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3796,7 +4017,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -3835,7 +4056,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3847,7 +4068,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3860,7 +4081,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 type FetchImagesRequest struct {
@@ -3875,7 +4096,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +4108,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +4121,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -3941,7 +4162,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3953,7 +4174,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3966,7 +4187,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -3994,7 +4215,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4227,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4240,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -4053,7 +4274,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4065,7 +4286,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4078,7 +4299,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -4107,7 +4328,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4119,7 +4340,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4132,7 +4353,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -4166,7 +4387,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4178,7 +4399,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4191,7 +4412,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -4221,7 +4442,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4233,7 +4454,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4246,7 +4467,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -4299,7 +4520,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +4532,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +4545,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -4395,7 +4616,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4407,7 +4628,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4420,7 +4641,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -4460,7 +4681,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4472,7 +4693,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4485,7 +4706,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -4548,7 +4769,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4560,7 +4781,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4573,7 +4794,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -4609,7 +4830,7 @@ type RestoreFateRequest struct {
 
 func (x *RestoreFateRequest) Reset() {
 	*x = RestoreFateRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4621,7 +4842,7 @@ func (x *RestoreFateRequest) String() string {
 func (*RestoreFateRequest) ProtoMessage() {}
 
 func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4634,7 +4855,7 @@ func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateRequest.ProtoReflect.Descriptor instead.
 func (*RestoreFateRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RestoreFateRequest) GetJob() string {
@@ -4667,7 +4888,7 @@ type RestoreFateResponse struct {
 
 func (x *RestoreFateResponse) Reset() {
 	*x = RestoreFateResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4679,7 +4900,7 @@ func (x *RestoreFateResponse) String() string {
 func (*RestoreFateResponse) ProtoMessage() {}
 
 func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4692,7 +4913,7 @@ func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateResponse.ProtoReflect.Descriptor instead.
 func (*RestoreFateResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RestoreFateResponse) GetFate() RestoreFate {
@@ -4724,7 +4945,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04next\x18\x04 \x01(\tR\x04next\"\xa1\x03\n" +
+	"\x04next\x18\x04 \x01(\tR\x04next\"\xd0\x03\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -4741,13 +4962,24 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	" \x03(\v2\r.ss.v1.DamageR\x06damage\x122\n" +
 	"\tcatalogue\x18\v \x01(\v2\x14.ss.v1.CatalogueMarkR\tcatalogue\x12,\n" +
 	"\tset_aside\x18\f \x03(\v2\x0f.ss.v1.SetAsideR\bsetAside\x12\x1a\n" +
-	"\bnetworks\x18\r \x03(\tR\bnetworks\"\x86\x01\n" +
+	"\bnetworks\x18\r \x03(\tR\bnetworks\x12-\n" +
+	"\tstandings\x18\x10 \x03(\v2\x0f.ss.v1.StandingR\tstandings\"\x85\x01\n" +
+	"\bStanding\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1c\n" +
+	"\tstatement\x18\x03 \x01(\fR\tstatement\x12\x19\n" +
+	"\bin_force\x18\x04 \x01(\bR\ainForce\x12\x18\n" +
+	"\asettled\x18\x05 \x01(\bR\asettled\";\n" +
+	"\fStandRequest\x12+\n" +
+	"\bstanding\x18\x01 \x01(\v2\x0f.ss.v1.StandingR\bstanding\"<\n" +
+	"\rStandResponse\x12+\n" +
+	"\bstanding\x18\x01 \x01(\v2\x0f.ss.v1.StandingR\bstanding\"\x86\x01\n" +
 	"\x06Damage\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\"\n" +
 	"\rfound_unix_ms\x18\x04 \x01(\x03R\vfoundUnixMs\x12\x16\n" +
-	"\x06healed\x18\x05 \x01(\bR\x06healed\"\x9c\x02\n" +
+	"\x06healed\x18\x05 \x01(\bR\x06healed\"\xb2\x02\n" +
 	"\x06Member\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -4762,11 +4994,12 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	" \x01(\x03R\x03rss\x12\x1a\n" +
 	"\bchannels\x18\v \x01(\x05R\bchannels\x12\x1a\n" +
 	"\battached\x18\f \x01(\bR\battached\x12\x16\n" +
-	"\x06frozen\x18\r \x01(\bR\x06frozen\"\"\n" +
+	"\x06frozen\x18\r \x01(\bR\x06frozen\x12\x14\n" +
+	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\"\"\n" +
 	"\x0eMembersRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\":\n" +
 	"\x0fMembersResponse\x12'\n" +
-	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\x82\x01\n" +
+	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\x98\x01\n" +
 	"\n" +
 	"RunRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n" +
@@ -4774,13 +5007,15 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x03env\x18\x03 \x03(\tR\x03env\x12\x10\n" +
 	"\x03dir\x18\x04 \x01(\tR\x03dir\x12\x10\n" +
 	"\x03log\x18\x05 \x01(\tR\x03log\x12\x12\n" +
-	"\x04name\x18\x06 \x01(\tR\x04name\"4\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x12\x14\n" +
+	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\"4\n" +
 	"\vRunResponse\x12%\n" +
-	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"G\n" +
+	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"]\n" +
 	"\rAttachRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"7\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
+	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\"7\n" +
 	"\x0eAttachResponse\x12%\n" +
 	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"\x1f\n" +
 	"\vKillRequest\x12\x10\n" +
@@ -4826,7 +5061,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0fSnapshotRequest\x12)\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenH\x00R\x04open\x120\n" +
 	"\amessage\x18\x02 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessageB\x06\n" +
-	"\x04kind\"\xa7\x02\n" +
+	"\x04kind\"\xc3\x02\n" +
 	"\fSnapshotOpen\x12\x1c\n" +
 	"\x03key\x18\x01 \x01(\v2\n" +
 	".ss.v1.KeyR\x03key\x126\n" +
@@ -4836,7 +5071,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\rcopies_wanted\x18\x05 \x01(\x05R\fcopiesWanted\x12\x16\n" +
 	"\x06vaults\x18\x06 \x03(\tR\x06vaults\x12\x17\n" +
 	"\ajob_key\x18\a \x01(\fR\x06jobKey\x12\x18\n" +
-	"\amembers\x18\b \x03(\tR\amembers\"\xd4\x01\n" +
+	"\amembers\x18\b \x03(\tR\amembers\x12\x1a\n" +
+	"\brestored\x18\x10 \x01(\x04R\brestored\"\xd4\x01\n" +
 	"\x10SnapshotResponse\x120\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessage\x12-\n" +
 	"\bprogress\x18\x02 \x01(\v2\x0f.ss.v1.ProgressH\x00R\bprogress\x12+\n" +
@@ -4905,7 +5141,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0eRestoreRequest\x12(\n" +
 	"\x04plan\x18\x01 \x01(\v2\x12.ss.v1.RestorePlanH\x00R\x04plan\x12(\n" +
 	"\x04step\x18\x02 \x01(\x0e2\x12.ss.v1.RestoreStepH\x00R\x04stepB\x06\n" +
-	"\x04kind\"\xdd\x01\n" +
+	"\x04kind\"\xfb\x01\n" +
 	"\vRestorePlan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
@@ -4913,7 +5149,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x05parts\x18\x03 \x03(\v2\x12.ss.v1.RestorePartR\x05parts\x12%\n" +
 	"\x05moves\x18\x04 \x03(\v2\x0f.ss.v1.AddrMoveR\x05moves\x126\n" +
 	"\fparticipants\x18\x05 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\x12\x17\n" +
-	"\ajob_key\x18\x06 \x01(\fR\x06jobKey\"\xa8\x01\n" +
+	"\ajob_key\x18\x06 \x01(\fR\x06jobKey\x12\x1c\n" +
+	"\tstatement\x18\x10 \x01(\fR\tstatement\"\xa8\x01\n" +
 	"\vRestorePart\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12'\n" +
@@ -5059,12 +5296,13 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x18RESTORE_FATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RESTORE_FATE_UNTOUCHED\x10\x01\x12\x18\n" +
 	"\x14RESTORE_FATE_STOPPED\x10\x02\x12\x18\n" +
-	"\x14RESTORE_FATE_RESUMED\x10\x032\xa0\b\n" +
+	"\x14RESTORE_FATE_RESUMED\x10\x032\xd4\b\n" +
 	"\x05Agent\x12/\n" +
 	"\x04Info\x12\x12.ss.v1.InfoRequest\x1a\x13.ss.v1.InfoResponse\x128\n" +
 	"\aMembers\x12\x15.ss.v1.MembersRequest\x1a\x16.ss.v1.MembersResponse\x12,\n" +
 	"\x03Run\x12\x11.ss.v1.RunRequest\x1a\x12.ss.v1.RunResponse\x125\n" +
-	"\x06Attach\x12\x14.ss.v1.AttachRequest\x1a\x15.ss.v1.AttachResponse\x12/\n" +
+	"\x06Attach\x12\x14.ss.v1.AttachRequest\x1a\x15.ss.v1.AttachResponse\x122\n" +
+	"\x05Stand\x12\x13.ss.v1.StandRequest\x1a\x14.ss.v1.StandResponse\x12/\n" +
 	"\x04Kill\x12\x12.ss.v1.KillRequest\x1a\x13.ss.v1.KillResponse\x12?\n" +
 	"\bSnapshot\x12\x16.ss.v1.SnapshotRequest\x1a\x17.ss.v1.SnapshotResponse(\x010\x01\x12<\n" +
 	"\aRestore\x12\x15.ss.v1.RestoreRequest\x1a\x16.ss.v1.RestoreResponse(\x010\x01\x12G\n" +
@@ -5078,7 +5316,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"PushImages\x12\x18.ss.v1.PushImagesRequest\x1a\x19.ss.v1.PushImagesResponse\x128\n" +
 	"\aCollect\x12\x15.ss.v1.CollectRequest\x1a\x16.ss.v1.CollectResponse\x12>\n" +
 	"\fExportImages\x12\x1a.ss.v1.ExportImagesRequest\x1a\x10.ss.v1.FileFrame0\x01\x12?\n" +
-	"\fImportImages\x12\x10.ss.v1.FileFrame\x1a\x1b.ss.v1.ImportImagesResponse(\x012\xc2\x03\n" +
+	"\fImportImages\x12\x10.ss.v1.FileFrame\x1a\x1b.ss.v1.ImportImagesResponse(\x012\xf6\x03\n" +
 	"\x04Peer\x128\n" +
 	"\aDeliver\x12\x15.ss.v1.DeliverRequest\x1a\x16.ss.v1.DeliverResponse\x12;\n" +
 	"\tPutObject\x12\x12.ss.v1.ObjectFrame\x1a\x18.ss.v1.PutObjectResponse(\x01\x12G\n" +
@@ -5086,7 +5324,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\tGetObject\x12\x17.ss.v1.GetObjectRequest\x1a\x12.ss.v1.ObjectFrame0\x01\x129\n" +
 	"\n" +
 	"StatObject\x12\x18.ss.v1.StatObjectRequest\x1a\x11.ss.v1.ObjectInfo\x12=\n" +
-	"\vListObjects\x12\x19.ss.v1.ListObjectsRequest\x1a\x11.ss.v1.ObjectInfo0\x01\x12D\n" +
+	"\vListObjects\x12\x19.ss.v1.ListObjectsRequest\x1a\x11.ss.v1.ObjectInfo0\x01\x122\n" +
+	"\x05Stand\x12\x13.ss.v1.StandRequest\x1a\x14.ss.v1.StandResponse\x12D\n" +
 	"\vRestoreFate\x12\x19.ss.v1.RestoreFateRequest\x1a\x1a.ss.v1.RestoreFateResponseB\x19Z\x17ss/api/proto/ss/v1;ssv1b\x06proto3"
 
 var (
@@ -5102,7 +5341,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(RestoreStep)(0),              // 0: ss.v1.RestoreStep
 	(RestoreFate)(0),              // 1: ss.v1.RestoreFate
@@ -5110,180 +5349,190 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*CatalogueMark)(nil),         // 3: ss.v1.CatalogueMark
 	(*SetAside)(nil),              // 4: ss.v1.SetAside
 	(*InfoResponse)(nil),          // 5: ss.v1.InfoResponse
-	(*Damage)(nil),                // 6: ss.v1.Damage
-	(*Member)(nil),                // 7: ss.v1.Member
-	(*MembersRequest)(nil),        // 8: ss.v1.MembersRequest
-	(*MembersResponse)(nil),       // 9: ss.v1.MembersResponse
-	(*RunRequest)(nil),            // 10: ss.v1.RunRequest
-	(*RunResponse)(nil),           // 11: ss.v1.RunResponse
-	(*AttachRequest)(nil),         // 12: ss.v1.AttachRequest
-	(*AttachResponse)(nil),        // 13: ss.v1.AttachResponse
-	(*KillRequest)(nil),           // 14: ss.v1.KillRequest
-	(*KillResponse)(nil),          // 15: ss.v1.KillResponse
-	(*Key)(nil),                   // 16: ss.v1.Key
-	(*Participant)(nil),           // 17: ss.v1.Participant
-	(*End)(nil),                   // 18: ss.v1.End
-	(*MarkerMessage)(nil),         // 19: ss.v1.MarkerMessage
-	(*SnapshotRequest)(nil),       // 20: ss.v1.SnapshotRequest
-	(*SnapshotOpen)(nil),          // 21: ss.v1.SnapshotOpen
-	(*SnapshotResponse)(nil),      // 22: ss.v1.SnapshotResponse
-	(*Progress)(nil),              // 23: ss.v1.Progress
-	(*HostReport)(nil),            // 24: ss.v1.HostReport
-	(*MemberReport)(nil),          // 25: ss.v1.MemberReport
-	(*PhaseTiming)(nil),           // 26: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 27: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 28: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 29: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 30: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 31: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 32: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 33: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 34: ss.v1.RestoreRequest
-	(*RestorePlan)(nil),           // 35: ss.v1.RestorePlan
-	(*RestorePart)(nil),           // 36: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 37: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 38: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 39: ss.v1.Failure
-	(*DeliverRequest)(nil),        // 40: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 41: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 42: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 43: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 44: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 45: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 46: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 47: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 48: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 49: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 50: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 51: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 52: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 53: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 54: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 55: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 56: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 57: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 58: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 59: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 60: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 61: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 62: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 63: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 64: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 65: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 66: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 67: ss.v1.ImportImagesResponse
-	(*RestoreFateRequest)(nil),    // 68: ss.v1.RestoreFateRequest
-	(*RestoreFateResponse)(nil),   // 69: ss.v1.RestoreFateResponse
+	(*Standing)(nil),              // 6: ss.v1.Standing
+	(*StandRequest)(nil),          // 7: ss.v1.StandRequest
+	(*StandResponse)(nil),         // 8: ss.v1.StandResponse
+	(*Damage)(nil),                // 9: ss.v1.Damage
+	(*Member)(nil),                // 10: ss.v1.Member
+	(*MembersRequest)(nil),        // 11: ss.v1.MembersRequest
+	(*MembersResponse)(nil),       // 12: ss.v1.MembersResponse
+	(*RunRequest)(nil),            // 13: ss.v1.RunRequest
+	(*RunResponse)(nil),           // 14: ss.v1.RunResponse
+	(*AttachRequest)(nil),         // 15: ss.v1.AttachRequest
+	(*AttachResponse)(nil),        // 16: ss.v1.AttachResponse
+	(*KillRequest)(nil),           // 17: ss.v1.KillRequest
+	(*KillResponse)(nil),          // 18: ss.v1.KillResponse
+	(*Key)(nil),                   // 19: ss.v1.Key
+	(*Participant)(nil),           // 20: ss.v1.Participant
+	(*End)(nil),                   // 21: ss.v1.End
+	(*MarkerMessage)(nil),         // 22: ss.v1.MarkerMessage
+	(*SnapshotRequest)(nil),       // 23: ss.v1.SnapshotRequest
+	(*SnapshotOpen)(nil),          // 24: ss.v1.SnapshotOpen
+	(*SnapshotResponse)(nil),      // 25: ss.v1.SnapshotResponse
+	(*Progress)(nil),              // 26: ss.v1.Progress
+	(*HostReport)(nil),            // 27: ss.v1.HostReport
+	(*MemberReport)(nil),          // 28: ss.v1.MemberReport
+	(*PhaseTiming)(nil),           // 29: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 30: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 31: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 32: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 33: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 34: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 35: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 36: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 37: ss.v1.RestoreRequest
+	(*RestorePlan)(nil),           // 38: ss.v1.RestorePlan
+	(*RestorePart)(nil),           // 39: ss.v1.RestorePart
+	(*AddrMove)(nil),              // 40: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 41: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 42: ss.v1.Failure
+	(*DeliverRequest)(nil),        // 43: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 44: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 45: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 46: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 47: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 48: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 49: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 50: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 51: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 52: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 53: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 54: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 55: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 56: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 57: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 58: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 59: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 60: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 61: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 62: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 63: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 64: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 65: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 66: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 67: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 68: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 69: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 70: ss.v1.ImportImagesResponse
+	(*RestoreFateRequest)(nil),    // 71: ss.v1.RestoreFateRequest
+	(*RestoreFateResponse)(nil),   // 72: ss.v1.RestoreFateResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	3,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
 	3,  // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
-	27, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
-	6,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
+	30, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	9,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
 	3,  // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
 	4,  // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
-	7,  // 6: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
-	7,  // 7: ss.v1.RunResponse.member:type_name -> ss.v1.Member
-	7,  // 8: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
-	16, // 9: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
-	18, // 10: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
-	21, // 11: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
-	19, // 12: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	16, // 13: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	17, // 14: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
-	17, // 15: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	19, // 16: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	23, // 17: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	24, // 18: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	39, // 19: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	25, // 20: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	26, // 21: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	7,  // 22: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	27, // 23: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	18, // 24: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	27, // 25: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	27, // 26: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	35, // 27: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	0,  // 28: ss.v1.RestoreRequest.step:type_name -> ss.v1.RestoreStep
-	16, // 29: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	36, // 30: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	37, // 31: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	17, // 32: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	7,  // 33: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	17, // 34: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	0,  // 35: ss.v1.RestoreResponse.step:type_name -> ss.v1.RestoreStep
-	39, // 36: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	19, // 37: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	27, // 38: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	52, // 39: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	53, // 40: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	54, // 41: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	6,  // 42: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	53, // 43: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	27, // 44: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	27, // 45: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	17, // 46: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	27, // 47: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	27, // 48: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	17, // 49: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	66, // 50: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	65, // 51: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	27, // 52: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	17, // 53: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	1,  // 54: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
-	2,  // 55: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	8,  // 56: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	10, // 57: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	12, // 58: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	14, // 59: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	20, // 60: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	34, // 61: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	28, // 62: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	30, // 63: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	32, // 64: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	50, // 65: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	55, // 66: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	57, // 67: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	59, // 68: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	61, // 69: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	63, // 70: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	64, // 71: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	40, // 72: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	42, // 73: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	48, // 74: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	44, // 75: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	45, // 76: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	47, // 77: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	68, // 78: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
-	5,  // 79: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	9,  // 80: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	11, // 81: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	13, // 82: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	15, // 83: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22, // 84: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	38, // 85: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	29, // 86: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	31, // 87: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	33, // 88: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	51, // 89: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	56, // 90: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	58, // 91: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	60, // 92: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	62, // 93: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	64, // 94: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	67, // 95: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	41, // 96: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	43, // 97: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	49, // 98: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	42, // 99: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	46, // 100: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	46, // 101: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	69, // 102: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
-	79, // [79:103] is the sub-list for method output_type
-	55, // [55:79] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	6,  // 6: ss.v1.InfoResponse.standings:type_name -> ss.v1.Standing
+	6,  // 7: ss.v1.StandRequest.standing:type_name -> ss.v1.Standing
+	6,  // 8: ss.v1.StandResponse.standing:type_name -> ss.v1.Standing
+	10, // 9: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
+	10, // 10: ss.v1.RunResponse.member:type_name -> ss.v1.Member
+	10, // 11: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
+	19, // 12: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
+	21, // 13: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
+	24, // 14: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	22, // 15: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
+	19, // 16: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	20, // 17: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
+	20, // 18: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	22, // 19: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	26, // 20: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	27, // 21: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	42, // 22: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	28, // 23: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	29, // 24: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	10, // 25: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	30, // 26: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	21, // 27: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	30, // 28: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	30, // 29: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	38, // 30: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	0,  // 31: ss.v1.RestoreRequest.step:type_name -> ss.v1.RestoreStep
+	19, // 32: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	39, // 33: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	40, // 34: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	20, // 35: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	10, // 36: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	20, // 37: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	0,  // 38: ss.v1.RestoreResponse.step:type_name -> ss.v1.RestoreStep
+	42, // 39: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	22, // 40: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	30, // 41: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	55, // 42: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	56, // 43: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	57, // 44: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	9,  // 45: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	56, // 46: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	30, // 47: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	30, // 48: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	20, // 49: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	30, // 50: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	30, // 51: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	20, // 52: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	69, // 53: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	68, // 54: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	30, // 55: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	20, // 56: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	1,  // 57: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
+	2,  // 58: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	11, // 59: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	13, // 60: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	15, // 61: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	7,  // 62: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	17, // 63: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	23, // 64: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	37, // 65: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	31, // 66: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	33, // 67: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	35, // 68: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	53, // 69: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	58, // 70: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	60, // 71: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	62, // 72: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	64, // 73: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	66, // 74: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	67, // 75: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	43, // 76: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	45, // 77: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	51, // 78: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	47, // 79: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	48, // 80: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	50, // 81: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	7,  // 82: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	71, // 83: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
+	5,  // 84: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	12, // 85: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	14, // 86: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	16, // 87: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	8,  // 88: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	18, // 89: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	25, // 90: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	41, // 91: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	32, // 92: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	34, // 93: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	36, // 94: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	54, // 95: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	59, // 96: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	61, // 97: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	63, // 98: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	65, // 99: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	67, // 100: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	70, // 101: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	44, // 102: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	46, // 103: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	52, // 104: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	45, // 105: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	49, // 106: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	49, // 107: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	8,  // 108: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	72, // 109: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
+	84, // [84:110] is the sub-list for method output_type
+	58, // [58:84] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -5291,21 +5540,21 @@ func file_ss_v1_ss_proto_init() {
 	if File_ss_v1_ss_proto != nil {
 		return
 	}
-	file_ss_v1_ss_proto_msgTypes[18].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[21].OneofWrappers = []any{
 		(*SnapshotRequest_Open)(nil),
 		(*SnapshotRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[20].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[23].OneofWrappers = []any{
 		(*SnapshotResponse_Message)(nil),
 		(*SnapshotResponse_Progress)(nil),
 		(*SnapshotResponse_Report)(nil),
 		(*SnapshotResponse_Failure)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[32].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[35].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Step)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[62].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[65].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -5316,7 +5565,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   68,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -25,6 +25,7 @@ const (
 	Agent_Members_FullMethodName       = "/ss.v1.Agent/Members"
 	Agent_Run_FullMethodName           = "/ss.v1.Agent/Run"
 	Agent_Attach_FullMethodName        = "/ss.v1.Agent/Attach"
+	Agent_Stand_FullMethodName         = "/ss.v1.Agent/Stand"
 	Agent_Kill_FullMethodName          = "/ss.v1.Agent/Kill"
 	Agent_Snapshot_FullMethodName      = "/ss.v1.Agent/Snapshot"
 	Agent_Restore_FullMethodName       = "/ss.v1.Agent/Restore"
@@ -54,6 +55,8 @@ type AgentClient interface {
 	Run(ctx context.Context, in *RunRequest, opts ...grpc.CallOption) (*RunResponse, error)
 	// Attach takes a running process tree in as a member. Admin.
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error)
+	// Stand shows the statement of a job's last restore, with the word that it took place, and returns what this host knows. Admin.
+	Stand(ctx context.Context, in *StandRequest, opts ...grpc.CallOption) (*StandResponse, error)
 	// Kill ends a job's members here. Admin.
 	Kill(ctx context.Context, in *KillRequest, opts ...grpc.CallOption) (*KillResponse, error)
 	// Snapshot carries one attempt's messages between the coordinator and this participant. The first
@@ -127,6 +130,16 @@ func (c *agentClient) Attach(ctx context.Context, in *AttachRequest, opts ...grp
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AttachResponse)
 	err := c.cc.Invoke(ctx, Agent_Attach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) Stand(ctx context.Context, in *StandRequest, opts ...grpc.CallOption) (*StandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StandResponse)
+	err := c.cc.Invoke(ctx, Agent_Stand_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -295,6 +308,8 @@ type AgentServer interface {
 	Run(context.Context, *RunRequest) (*RunResponse, error)
 	// Attach takes a running process tree in as a member. Admin.
 	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
+	// Stand shows the statement of a job's last restore, with the word that it took place, and returns what this host knows. Admin.
+	Stand(context.Context, *StandRequest) (*StandResponse, error)
 	// Kill ends a job's members here. Admin.
 	Kill(context.Context, *KillRequest) (*KillResponse, error)
 	// Snapshot carries one attempt's messages between the coordinator and this participant. The first
@@ -345,6 +360,9 @@ func (UnimplementedAgentServer) Run(context.Context, *RunRequest) (*RunResponse,
 }
 func (UnimplementedAgentServer) Attach(context.Context, *AttachRequest) (*AttachResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedAgentServer) Stand(context.Context, *StandRequest) (*StandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Stand not implemented")
 }
 func (UnimplementedAgentServer) Kill(context.Context, *KillRequest) (*KillResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Kill not implemented")
@@ -474,6 +492,24 @@ func _Agent_Attach_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AgentServer).Attach(ctx, req.(*AttachRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_Stand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Stand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Stand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Stand(ctx, req.(*StandRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -696,6 +732,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Agent_Attach_Handler,
 		},
 		{
+			MethodName: "Stand",
+			Handler:    _Agent_Stand_Handler,
+		},
+		{
 			MethodName: "Kill",
 			Handler:    _Agent_Kill_Handler,
 		},
@@ -766,6 +806,7 @@ const (
 	Peer_GetObject_FullMethodName    = "/ss.v1.Peer/GetObject"
 	Peer_StatObject_FullMethodName   = "/ss.v1.Peer/StatObject"
 	Peer_ListObjects_FullMethodName  = "/ss.v1.Peer/ListObjects"
+	Peer_Stand_FullMethodName        = "/ss.v1.Peer/Stand"
 	Peer_RestoreFate_FullMethodName  = "/ss.v1.Peer/RestoreFate"
 )
 
@@ -787,6 +828,8 @@ type PeerClient interface {
 	StatObject(ctx context.Context, in *StatObjectRequest, opts ...grpc.CallOption) (*ObjectInfo, error)
 	// ListObjects lists objects by the beginning of their names.
 	ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObjectInfo], error)
+	// Stand says what the caller knows of a job's last restore, and returns what this host knows. Statements are an admin's, signed.
+	Stand(ctx context.Context, in *StandRequest, opts ...grpc.CallOption) (*StandResponse, error)
 	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	RestoreFate(ctx context.Context, in *RestoreFateRequest, opts ...grpc.CallOption) (*RestoreFateResponse, error)
 }
@@ -880,6 +923,16 @@ func (c *peerClient) ListObjects(ctx context.Context, in *ListObjectsRequest, op
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_ListObjectsClient = grpc.ServerStreamingClient[ObjectInfo]
 
+func (c *peerClient) Stand(ctx context.Context, in *StandRequest, opts ...grpc.CallOption) (*StandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StandResponse)
+	err := c.cc.Invoke(ctx, Peer_Stand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) RestoreFate(ctx context.Context, in *RestoreFateRequest, opts ...grpc.CallOption) (*RestoreFateResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RestoreFateResponse)
@@ -908,6 +961,8 @@ type PeerServer interface {
 	StatObject(context.Context, *StatObjectRequest) (*ObjectInfo, error)
 	// ListObjects lists objects by the beginning of their names.
 	ListObjects(*ListObjectsRequest, grpc.ServerStreamingServer[ObjectInfo]) error
+	// Stand says what the caller knows of a job's last restore, and returns what this host knows. Statements are an admin's, signed.
+	Stand(context.Context, *StandRequest) (*StandResponse, error)
 	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	RestoreFate(context.Context, *RestoreFateRequest) (*RestoreFateResponse, error)
 	mustEmbedUnimplementedPeerServer()
@@ -937,6 +992,9 @@ func (UnimplementedPeerServer) StatObject(context.Context, *StatObjectRequest) (
 }
 func (UnimplementedPeerServer) ListObjects(*ListObjectsRequest, grpc.ServerStreamingServer[ObjectInfo]) error {
 	return status.Error(codes.Unimplemented, "method ListObjects not implemented")
+}
+func (UnimplementedPeerServer) Stand(context.Context, *StandRequest) (*StandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Stand not implemented")
 }
 func (UnimplementedPeerServer) RestoreFate(context.Context, *RestoreFateRequest) (*RestoreFateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RestoreFate not implemented")
@@ -1045,6 +1103,24 @@ func _Peer_ListObjects_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_ListObjectsServer = grpc.ServerStreamingServer[ObjectInfo]
 
+func _Peer_Stand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Stand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Stand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Stand(ctx, req.(*StandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peer_RestoreFate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RestoreFateRequest)
 	if err := dec(in); err != nil {
@@ -1081,6 +1157,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StatObject",
 			Handler:    _Peer_StatObject_Handler,
+		},
+		{
+			MethodName: "Stand",
+			Handler:    _Peer_Stand_Handler,
 		},
 		{
 			MethodName: "RestoreFate",

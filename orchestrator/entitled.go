@@ -1,0 +1,36 @@
+package orchestrator
+
+import (
+	"fmt"
+	"slices"
+
+	"ss/fault"
+	"ss/store"
+)
+
+// entitled are the members that a snapshot records (F5 of docs/restore.md): those that the catalogue has where they say they live, of the
+// epoch of the job's last restore. A host only says what lives there, so its word makes nobody a member: what else it names takes no part, its
+// host gets no key for it, and a person is told. The names are unique, as those of the placement are.
+func (c *Cluster) entitled(job store.Job, members []Member) ([]Member, error) {
+	var out []Member
+	for _, m := range members {
+		placed := slices.Contains(store.Names(job.Placement[m.Host]), m.Name)
+		live := m.State == StateRunning
+		switch {
+		case m.Epoch > job.Restored && len(job.Placement[m.Host]) > 0:
+			return nil, fault.New(fault.Conflict, fmt.Sprintf("%s on %s is of the restore of epoch %d, and this catalogue knows of epoch %d: it is older than the job", m.Name, m.Host, m.Epoch, job.Restored),
+				"use the folder that the restore was made with, or ssctl catalog rebuild in another folder")
+		case placed && live && Superseded(m, job):
+			return nil, fault.New(fault.Conflict, fmt.Sprintf("%s on %s is an old copy: it is of epoch %d, and the job was restored with epoch %d", m.Name, m.Host, m.Epoch, job.Restored),
+				fmt.Sprintf("its agent ends it; ssctl ps %s shows when, and ssctl restore latest --job %s makes the job whole", job.Name, job.Name))
+		case placed:
+			out = append(out, m)
+		case live && Superseded(m, job):
+			c.notice("%s on %s is an old copy, of epoch %d, where the job was restored with epoch %d: it takes no part, and its agent ends it", m.Name, m.Host, m.Epoch, job.Restored)
+		case live:
+			c.notice("%s says that %s of job %s runs there, and the catalogue has no such member there: it takes no part, and the host gets no key; look at that host, and end what it has with ssctl kill %s --host %s",
+				m.Host, m.Name, job.Name, job.Name, m.Host)
+		}
+	}
+	return out, nil
+}
