@@ -187,9 +187,9 @@ type DumpResult struct {
 // Dump is one CRIU on its way to dump one member.
 type Dump interface {
 	// Run lets CRIU go on and returns when the images are complete and CRIU is gone. The member is left frozen as
-	// it was before. conns is how many TCP connections the member has: captured is called, at most once and before
-	// Run returns, when the images hold the state of so many. CRIU goes on with the memory then.
-	Run(ctx context.Context, conns int, captured func()) (DumpResult, error)
+	// it was before. conns are the inodes of the TCP connections that the member has: captured is called, at most once and before
+	// Run returns, when the images hold the state of all of them. CRIU goes on with the memory then.
+	Run(ctx context.Context, conns []uint64, captured func()) (DumpResult, error)
 	// Cancel ends it, before, in or after Run, and returns when CRIU is gone. The member is left as a failed dump leaves it: unharmed, frozen.
 	Cancel(ctx context.Context) error
 }

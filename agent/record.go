@@ -48,11 +48,11 @@ func (w *work) record(ctx context.Context) (marker.Event, error) {
 	if err := unsettled(socks, after); err != nil {
 		return nil, err
 	}
-	w.conns = make([]int, len(w.members))
+	w.conns = make([][]uint64, len(w.members))
 	for i, m := range w.members {
 		for _, s := range after {
 			if s.Member == m.Name && s.Protocol == "tcp" && !s.Listening {
-				w.conns[i]++
+				w.conns[i] = append(w.conns[i], s.Inode)
 			}
 		}
 	}

@@ -41,7 +41,7 @@ type work struct {
 	lockFile string
 	dumps    []Dump
 	files    *files.Capture // of the members, from the freeze on until they are stored
-	conns    []int          // how many connections each member had when it was recorded
+	conns    [][]uint64     // the inodes of the connections that each member had when it was recorded
 	partial  *images.Partial
 	sealed   bool
 	unwatch  func() error

@@ -24,6 +24,9 @@ func (j *randomJob) cutWords() []string {
 			words = append(words, "without /proc")
 		}
 		for _, o := range m.objects {
+			if m.root != "" && o.kind == "unix" {
+				words = append(words, "UNIX socket")
+			}
 			if w, ok := unrecordable[o.kind]; ok {
 				words = append(words, w)
 			}

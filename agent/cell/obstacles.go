@@ -101,6 +101,7 @@ func (s *survey) process(pid int) {
 		}
 	}
 	s.procFolder(pid)
+	s.socketsInRoot(pid)
 }
 
 // mappings looks for memory that is not the process's alone to restore.

@@ -2,7 +2,9 @@ package cell
 
 import (
 	"fmt"
+	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,4 +25,39 @@ func (s *survey) procFolder(pid int) {
 		return
 	}
 	s.add(pid, "has changed its root to a folder without /proc and is not root, so CRIU cannot look into it: mount a proc file system there")
+}
+
+// socketsInRoot looks for UNIX sockets with a name below a root folder that a process has changed to. CRIU binds them below the member's
+// first root, where that name leads elsewhere.
+func (s *survey) socketsInRoot(pid int) {
+	if sameRoot(pid) {
+		return
+	}
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", pid))
+	if err != nil {
+		return // it ended
+	}
+	for line := range strings.Lines(string(table)) {
+		// Num RefCount Protocol Flags Type St Inode Path (proc_pid_net(5))
+		fields := strings.Fields(line)
+		if len(fields) < 8 || !strings.HasPrefix(fields[7], "/") {
+			continue
+		}
+		ino, err := strconv.ParseUint(fields[6], 10, 64)
+		if err != nil {
+			continue // the head
+		}
+		if h, ok := s.held[ino]; ok && h.pid == pid {
+			s.add(pid, "has changed its root and has the UNIX socket %s (descriptor %d) in it, which CRIU cannot restore: bind it before the root is changed, or do without", fields[7], h.fd)
+		}
+	}
+}
+
+// sameRoot says whether a process has the root folder that everyone has.
+func sameRoot(pid int) bool {
+	var theirs, ours unix.Stat_t
+	if unix.Stat(fmt.Sprintf("/proc/%d/root/", pid), &theirs) != nil || unix.Stat("/", &ours) != nil {
+		return true // it ended
+	}
+	return theirs.Dev == ours.Dev && theirs.Ino == ours.Ino
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,9 +28,13 @@ type streamWatch struct {
 	done chan struct{} // closed when nothing is counted any more
 }
 
-// watchStreams calls full when the images of n connections have been written to dir and the first image of memory has
-// been begun, unless it is closed before.
-func watchStreams(dir string, n int, full func()) (*streamWatch, error) {
+// watchStreams calls full when the images of the connections with these inodes have been written to dir and the first image of
+// memory has been begun, unless it is closed before. A socket that is closed, and that a program still holds, has an image too: it is no connection.
+func watchStreams(dir string, inodes []uint64, full func()) (*streamWatch, error) {
+	missing := map[string]bool{}
+	for _, ino := range inodes {
+		missing[fmt.Sprintf("%s%x.img", streamPrefix, ino)] = true
+	}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("watch the images: %w", err)
@@ -41,16 +45,16 @@ func watchStreams(dir string, n int, full func()) (*streamWatch, error) {
 	}
 	go func() {
 		defer close(w.done)
-		seen, memory := map[string]bool{}, false
+		memory := false
 		buf := make([]byte, 64<<10)
-		for len(seen) < n || !memory {
+		for len(missing) > 0 || !memory {
 			m, err := w.file.Read(buf)
 			if err != nil {
 				return
 			}
 			for _, e := range fileEvents(buf[:m]) {
-				if e.closed && strings.HasPrefix(e.name, streamPrefix) {
-					seen[e.name] = true
+				if e.closed {
+					delete(missing, e.name)
 				}
 				memory = memory || strings.HasPrefix(e.name, pagesPrefix)
 			}
@@ -90,8 +94,17 @@ func fileEvents(b []byte) []fileEvent {
 	return events
 }
 
-// streams counts the images of connections.
-func streams(dir string) (int, error) {
-	found, err := filepath.Glob(filepath.Join(dir, streamPrefix+"*.img"))
-	return len(found), err
+// unlisted counts the connections of the images that are not among the inodes.
+func unlisted(dir string, inodes []uint64) (int, error) {
+	sockets, err := inetSockets(dir)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, sk := range sockets {
+		if connected(sk) && !slices.Contains(inodes, uint64(sk.GetIno())) {
+			n++
+		}
+	}
+	return n, nil
 }

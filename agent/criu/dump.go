@@ -157,7 +157,7 @@ func foreignSession(m agent.Member) (bool, error) {
 }
 
 // Run lets CRIU dump. The member must be frozen. When ctx ends before CRIU does, the dump is cancelled.
-func (d *dump) Run(ctx context.Context, conns int, captured func()) (agent.DumpResult, error) {
+func (d *dump) Run(ctx context.Context, conns []uint64, captured func()) (agent.DumpResult, error) {
 	early := false
 	watch, err := d.letGo(conns, func() { early = true; captured() })
 	if err != nil {
@@ -183,10 +183,10 @@ func (d *dump) Run(ctx context.Context, conns int, captured func()) (agent.DumpR
 		return agent.DumpResult{}, d.failure(d.err)
 	}
 	watch.close()
-	n, err := streams(d.dir)
-	if err == nil && early && n != conns {
+	n, err := unlisted(d.dir, conns)
+	if err == nil && early && n > 0 {
 		// The gates may have opened while CRIU still read a connection that nobody knew of.
-		err = fmt.Errorf("the images hold %d connections where %d were listed: try again", n, conns)
+		err = fmt.Errorf("the images hold %d connections that were not listed: try again", n)
 	}
 	if err != nil {
 		return agent.DumpResult{}, d.failure(err)
@@ -199,7 +199,7 @@ func (d *dump) Run(ctx context.Context, conns int, captured func()) (agent.DumpR
 }
 
 // letGo answers the pre-dump notification, with the images under watch.
-func (d *dump) letGo(conns int, captured func()) (*streamWatch, error) {
+func (d *dump) letGo(conns []uint64, captured func()) (*streamWatch, error) {
 	d.smu.Lock()
 	defer d.smu.Unlock()
 	if d.state != dumpWaits {

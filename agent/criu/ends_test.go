@@ -127,6 +127,7 @@ func TestEndsOfHalfClosedConnections(t *testing.T) {
 				eq, sq := kernelEnd(t, fq)
 				ep.Local, ep.Remote = addrs(t, fp)
 				eq.Local, eq.Remote = addrs(t, fq)
+				ep.Ended, eq.Ended = sp == tcpCloseWait || sp == tcpClosing || sp == tcpLastAck, sq == tcpCloseWait || sq == tcpClosing || sq == tcpLastAck
 				want[ep.Local], want[eq.Local] = ep, eq
 				return sp == test.p && sq == test.q && ep.WriteSeq-eq.RcvNxt == test.inFlight
 			})
