@@ -59,6 +59,9 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 				continue
 			}
 			faults = append(faults, r.checkMember(m, mm, local, held)...)
+			for _, f := range r.checkPlaces(part, mm) {
+				faults = append(faults, m.Name+": "+f)
+			}
 		}
 	}
 	lacks, err := r.lacking(room)
@@ -102,7 +105,7 @@ func (r *Restoration) checkMember(m Member, mm MemberMeta, local []netip.Addr, h
 		}
 	}
 	for _, f := range mm.Needs.Files {
-		if !stored[f.Path] {
+		if !stored[f.Path] && !grown(f.Path, mm.Seen) {
 			if err := checkFile(f); err != nil {
 				add("%v", err)
 			}

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -284,21 +286,33 @@ func (r *Restoration) hand(rm *restoring) (func(ImageFile) (*Handed, error), err
 // handSeen hands a file that was not put back, if it is what the member had: of the same kind and owner.
 func handSeen(f ImageFile, was map[string]files.Seen) (*Handed, error) {
 	trusted, err := files.Trusted(f.Name)
-	if err != nil || trusted {
+	old, known := was[f.Name]
+	more := known && grown(f.Name, []files.Seen{old})
+	if err != nil || trusted && !more {
 		return nil, ignoreGone(err) // CRIU says what is missing
 	}
 	st, err := files.Stat(f.Name)
 	if err != nil {
 		return nil, ignoreGone(err)
 	}
-	old, known := was[f.Name]
 	if f.Mode != 0 && st.Mode&unix.S_IFMT != f.Mode&unix.S_IFMT {
 		return nil, fault.New(fault.Refused, fmt.Sprintf("%s is no longer the kind of file that the member had open", f.Name), "put it back as it was")
 	}
 	if known && (int(st.Uid) != old.UID || int(st.Gid) != old.GID) {
 		return nil, fault.New(fault.Refused, fmt.Sprintf("%s belongs to user %d and group %d, and what the member had open there to user %d and group %d", f.Name, st.Uid, st.Gid, old.UID, old.GID), "put the same file there")
 	}
-	return &Handed{Path: f.Name, Dev: st.Dev, Ino: st.Ino}, nil
+	return &Handed{Path: f.Name, Dev: st.Dev, Ino: st.Ino, AnySize: more}, nil
+}
+
+// grown says whether path is still the very file that a member only read at the cut, on the host of the cut, and that others have added to since. The
+// member goes on reading where it was.
+func grown(path string, seen []files.Seen) bool {
+	i := slices.IndexFunc(seen, func(s files.Seen) bool { return s.Path == path })
+	if i < 0 || seen[i].Mode&unix.S_IFMT != unix.S_IFREG || seen[i].BuildID != "" {
+		return false
+	}
+	st, err := files.Stat(path)
+	return err == nil && st.Dev == seen[i].Dev && st.Ino == seen[i].Ino && st.Size > seen[i].Size
 }
 
 // addBuildIDs completes what the images need by what was read of the programs that the member ran. CRIU does not note it.
@@ -312,4 +326,31 @@ func addBuildIDs(needs *Needs, seen []files.Seen) {
 			needs.Files[i].BuildID = id
 		}
 	}
+}
+
+// checkPlaces says of the member's files what would keep the restore from putting them back, or from handing them to CRIU.
+func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta) []string {
+	var faults []string
+	stored := map[string]bool{}
+	for _, s := range mm.Files {
+		for _, name := range s.Names() {
+			stored[name] = true
+		}
+		if err := files.Check(files.Source{Stored: s, InPlace: part.Host == r.a.cfg.Host}); err != nil {
+			faults = append(faults, err.Error())
+		}
+	}
+	was := map[string]files.Seen{}
+	for _, s := range mm.Seen {
+		was[s.Path] = s
+	}
+	for _, s := range mm.Seen {
+		if stored[s.Path] || strings.HasSuffix(s.Path, " (deleted)") || strings.HasPrefix(s.Path, "/proc/") {
+			continue
+		}
+		if _, err := handSeen(ImageFile{Name: s.Path, Mode: s.Mode}, was); err != nil {
+			faults = append(faults, err.Error())
+		}
+	}
+	return faults
 }

@@ -216,6 +216,7 @@ type ImageFile struct {
 type Handed struct {
 	Path     string
 	Dev, Ino uint64 // what Path must lead to
+	AnySize  bool   // it may have another size than at the dump
 }
 
 // Restore is one CRIU that has restored a member and stands at its post-restore notification:

@@ -390,6 +390,8 @@ func (r *Restoration) stop(ctx context.Context) error {
 		}
 	}
 	_, err := r.a.killMembers(ctx, r.job())
-	errs = append(errs, r.settleFiles(false))
+	if err := r.settleFiles(false); err != nil {
+		r.a.log.Warn("files are not as they were before the restore", "job", r.job(), "error", err)
+	}
 	return errors.Join(append(errs, err, r.a.standings.undo(ctx, r.job()), r.a.cfg.Gates.OpenAll(ctx, r.job()))...)
 }

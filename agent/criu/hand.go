@@ -71,6 +71,9 @@ func giveFiles(dir string, hand func(agent.ImageFile) (*agent.Handed, error)) ([
 		}
 		fd := firstHanded + len(out)
 		keys = append(keys, give(reg, fd))
+		if h.AnySize {
+			reg.Size = nil
+		}
 		out = append(out, handed{*h, fd})
 		remaps.drop(reg.GetId())
 	}

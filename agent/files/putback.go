@@ -92,6 +92,42 @@ type Placed struct {
 	Dev, Ino uint64
 }
 
+// Check says beforehand what would keep PutBack from putting the file back. nil: nothing that can be seen.
+func Check(s Source) error {
+	for _, name := range append([]string{s.Path}, s.Links...) {
+		if name == "" {
+			continue
+		}
+		if err := s.check(name); err != nil {
+			return fmt.Errorf("%s cannot be put back: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (s Source) check(name string) error {
+	p, err := locate("/", name, nil)
+	if err != nil {
+		return ignoreGone(err) // folders that are missing are made
+	}
+	defer p.close()
+	fd, st, err := p.look()
+	if err == nil {
+		_ = unix.Close(fd)
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return fmt.Errorf("a folder has its name: %w", unix.EISDIR)
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFREG && int(st.Uid) == s.UID && int(st.Gid) == s.GID && (s.InPlace && idOf(&st) == (id{s.Dev, s.Ino}) || !s.InPlace && st.Nlink == 1) {
+			return nil // it is overwritten, whoever may write in the folder
+		}
+	}
+	err = p.as(s, func() error { return unix.Faccessat(p.fd, ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS) })
+	if err != nil {
+		return p.advise(s, &os.PathError{Op: "write in", Path: p.dir, Err: err})
+	}
+	return nil
+}
+
 // record notes where the file is, by all names that the images may have for it.
 func (u *Undo) record(s Source, file *os.File) error {
 	var st unix.Stat_t

@@ -29,10 +29,11 @@ type step struct {
 	Ino  uint64 `json:"ino"`
 
 	// Of a file that was overwritten: what stood from byte Same on is in the undo folder.
-	Saved string `json:"saved,omitempty"`
-	Same  int64  `json:"same,omitempty"`
-	Size  int64  `json:"size,omitempty"`
-	Mode  uint32 `json:"mode,omitempty"`
+	Saved string   `json:"saved,omitempty"`
+	Same  int64    `json:"same,omitempty"`
+	Size  int64    `json:"size,omitempty"`
+	Mode  uint32   `json:"mode,omitempty"`
+	file  *os.File // the overwritten file itself, where PutBack has opened it
 
 	// Of what had a name that a file of the cut was given: the name that it has meanwhile, in the same folder, and with whose rights.
 	Aside string `json:"aside,omitempty"`
@@ -77,7 +78,14 @@ func (u *Undo) save(file *os.File, path string, same int64, st *unix.Stat_t) err
 	if err := errors.Join(copyData(out, file, same, st.Size, true), out.Close()); err != nil {
 		return err
 	}
-	return u.note(step{Path: path, Dev: st.Dev, Ino: st.Ino, Saved: name, Same: same, Size: st.Size, Mode: st.Mode & 0o7777})
+	// A descriptor of its own: the user may exchange the name before the undo.
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return u.note(step{
+		Path: path, Dev: st.Dev, Ino: st.Ino, Saved: name, Same: same, Size: st.Size, Mode: st.Mode & 0o7777, file: os.NewFile(uintptr(fd), path),
+	})
 }
 
 // made notes a name that a file of ours gets.
@@ -113,6 +121,7 @@ func (u *Undo) aside(s Source, p *place) error {
 // Done makes what PutBack did final.
 func (u *Undo) Done() error {
 	errs := []error{u.notes.Close()}
+	defer u.close()
 	for _, s := range u.steps {
 		if s.Aside != "" {
 			errs = append(errs, s.drop(s.Aside))
@@ -126,12 +135,21 @@ func (u *Undo) Done() error {
 // Back takes everything back, the last step first.
 func (u *Undo) Back() error {
 	errs := []error{u.notes.Close()}
+	defer u.close()
 	for i := len(u.steps) - 1; i >= 0; i-- {
 		if err := u.steps[i].back(u.dir); err != nil {
 			errs = append(errs, fmt.Errorf("undo %s: %w", u.steps[i].Path, err))
 		}
 	}
 	return errors.Join(append(errs, removeAll(u.dir))...)
+}
+
+func (u *Undo) close() {
+	for _, s := range u.steps {
+		if s.file != nil {
+			_ = s.file.Close()
+		}
+	}
 }
 
 // Reopen returns what an agent that died had noted in dir; nil if there is nothing.
@@ -193,28 +211,36 @@ func (s step) drop(name string) error {
 
 // unwrite gives an overwritten file back what it held.
 func (s step) unwrite(dir string) error {
-	p, err := locate("/", s.Path, nil)
-	if err != nil {
-		return ignoreGone(err)
+	file := s.file
+	if file == nil {
+		var err error
+		if file, err = s.find(); file == nil {
+			return err
+		}
+		defer file.Close()
 	}
-	defer p.close()
-	fd, st, err := p.look()
-	if err != nil {
-		return ignoreGone(err)
-	}
-	defer unix.Close(fd)
-	if idOf(&st) != (id{s.Dev, s.Ino}) {
-		return nil
-	}
-	file, err := reopen(fd, unix.O_RDWR, s.Path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
 	saved, err := os.Open(filepath.Join(dir, s.Saved))
 	if err != nil {
 		return err
 	}
 	defer saved.Close()
 	return errors.Join(copyData(file, saved, s.Same, s.Size, true), unix.Fchmod(int(file.Fd()), s.Mode))
+}
+
+// find opens the file of a step again by its name; nil if that leads to another one.
+func (s step) find() (*os.File, error) {
+	p, err := locate("/", s.Path, nil)
+	if err != nil {
+		return nil, ignoreGone(err)
+	}
+	defer p.close()
+	fd, st, err := p.look()
+	if err != nil {
+		return nil, ignoreGone(err)
+	}
+	defer unix.Close(fd)
+	if idOf(&st) != (id{s.Dev, s.Ino}) {
+		return nil, nil
+	}
+	return reopen(fd, unix.O_RDWR, s.Path)
 }
