@@ -105,6 +105,13 @@ func statOf(pid, tid int) (stat, error) {
 	return stat{start: start, pending: f[28] != "0", cpu: cpu}, errors.Join(errStart, errCPU)
 }
 
+// atRest says whether a thread stands where a signal has stopped it, or has ended.
+func atRest(tid int) bool {
+	text, err := taskFile(tid, tid, "stat")
+	_, after, _ := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
+	return err != nil || bytes.HasPrefix(after, []byte("T"))
+}
+
 // scheduled is what /proc/PID/task/TID/sched says: when the thread last began to run, on the scheduler's clock, and how often it has gone
 // to sleep. Kernels built without it give an error.
 func scheduled(pid, tid int) (ran time.Duration, sleeps uint64, err error) {

@@ -13,7 +13,8 @@ import (
 // tracer holds frozen threads by ptrace(2), which leaves their cgroup frozen. All of it happens on one thread of ours, which ends with it: whatever
 // else fails, the kernel lets the threads go then.
 type tracer struct {
-	held []int
+	held  []int
+	still []int // those of them that a signal had stopped before
 }
 
 // trapLimit bounds the wait for a frozen thread to stop for its tracer, which takes microseconds.
@@ -55,32 +56,35 @@ func (t *tracer) seize(tids []int) error {
 	}
 	end := time.Now().Add(trapLimit)
 	for _, tid := range seized {
-		ok, err := stopped(tid, end)
+		ws, err := stopped(tid, end)
 		if err != nil {
 			return err
 		}
-		if ok {
-			t.held = append(t.held, tid)
+		if !ws.Stopped() {
+			continue
+		}
+		t.held = append(t.held, tid)
+		if ws.StopSignal() != unix.SIGTRAP {
+			t.still = append(t.still, tid)
 		}
 	}
 	return nil
 }
 
-// stopped waits until a thread has stopped. It is false if the thread has ended.
-func stopped(tid int, end time.Time) (bool, error) {
+// stopped waits until a thread has stopped, or has ended.
+func stopped(tid int, end time.Time) (ws unix.WaitStatus, err error) {
 	for {
-		var ws unix.WaitStatus
 		got, err := unix.Wait4(tid, &ws, unix.WALL|unix.WNOHANG, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.ECHILD):
-			return false, nil
+			return 0, nil
 		case err != nil:
-			return false, fmt.Errorf("wait for thread %d to stop: %w", tid, err)
+			return 0, fmt.Errorf("wait for thread %d to stop: %w", tid, err)
 		case got == tid:
-			return ws.Stopped(), nil
+			return ws, nil
 		case time.Now().After(end):
-			return false, fmt.Errorf("thread %d does not stop for its tracer within %v", tid, trapLimit)
+			return 0, fmt.Errorf("thread %d does not stop for its tracer within %v", tid, trapLimit)
 		default:
 			_ = unix.Nanosleep(&unix.Timespec{Nsec: 10_000}, nil) // wait4 has no limit of its own
 		}
@@ -93,6 +97,13 @@ func (t *tracer) release() error {
 	for _, tid := range t.held {
 		if err := ptrace(unix.PTRACE_DETACH, tid); err != nil && !gone(err) {
 			errs = append(errs, fmt.Errorf("let thread %d go: %w", tid, err))
+		}
+	}
+	// One that a signal had stopped goes back to that by itself. A CRIU that comes before it has done so waits for it in vain.
+	end := time.Now().Add(trapLimit)
+	for _, tid := range t.still {
+		for !atRest(tid) && time.Now().Before(end) {
+			_ = unix.Nanosleep(&unix.Timespec{Nsec: 10_000}, nil) // nothing tells of it
 		}
 	}
 	return errors.Join(errs...)
