@@ -259,7 +259,8 @@ func (a *Agent) inDoubt() ([]images.Key, error) {
 type MemberInfo struct {
 	Member
 	RSS      int64
-	Channels int // connections times two directions
+	Channels int   // connections times two directions
+	LogBytes int64 // how long its log is; -1 where that is not known
 }
 
 // Members lists the members of a job on this host, or of all jobs if job is empty.
@@ -273,7 +274,7 @@ func (a *Agent) Members(ctx context.Context, job string) ([]MemberInfo, error) {
 		if job != "" && m.Job != job {
 			continue
 		}
-		mi := MemberInfo{Member: m}
+		mi := MemberInfo{Member: m, LogBytes: logBytes(m)}
 		if m.State == Running {
 			if procs, err := a.cfg.Cells.Processes(ctx, m); err == nil {
 				for _, p := range procs {
@@ -309,12 +310,20 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 	if err := a.standings.admit(m); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}
+	if m.Log == "" {
+		if m.Log, err = a.makeLog(m.Job, m.Name); err != nil {
+			return Member{}, a.fail("run", m.Job, err)
+		}
+	}
 	got, err := a.cfg.Cells.Start(ctx, m)
+	if err == nil {
+		got, err = a.outlast(ctx, got)
+	}
 	if err == nil {
 		_, err = a.standings.work(ctx, m.Job)
 	}
 	if err != nil {
-		return Member{}, a.fail("run", m.Job, err)
+		return Member{}, a.fail("run", m.Job, errors.Join(err, a.removeLog(m)))
 	}
 	a.log.Info("member started", "job", m.Job, "member", got.Name, "pid", got.Pid, "command", strings.Join(m.Command, " "))
 	return got, nil
@@ -362,6 +371,33 @@ func (a *Agent) vacant(ctx context.Context, job, name string) error {
 	}
 	return nil
 }
+
+// startWatch is how long Run looks on: a program that is not set up right, as a rule, ends sooner.
+const startWatch = 250 * time.Millisecond
+
+// outlast returns a member that has been started when startWatch is over, or it has ended with success. One that has ended otherwise is
+// forgotten, and the error says how it ended and what it wrote last.
+func (a *Agent) outlast(ctx context.Context, m Member) (Member, error) {
+	watch, cancel := context.WithTimeout(ctx, startWatch)
+	defer cancel()
+	now, err := a.cfg.Cells.AwaitEnd(watch, m)
+	if err != nil || now.State != Exited || now.Exit == exitedWell {
+		return now, err
+	}
+	last := a.lastWords(now)
+	if last == "" {
+		last = "its log is empty"
+	} else {
+		last = "the end of its log:\n" + last
+	}
+	err = fmt.Errorf("%s ended at once: %s; %s", m.Command[0], now.Exit, last)
+	ctx, cancel = cleanup(ctx)
+	defer cancel()
+	return Member{}, errors.Join(err, a.endMember(ctx, now))
+}
+
+// exitedWell is how a member ends that has done what it was to do.
+const exitedWell = "exit status 0"
 
 // Attach takes a running tree in, under the name that the catalogue has drawn for it.
 func (a *Agent) Attach(ctx context.Context, job, name string, pid int, epoch uint64) (Member, error) {

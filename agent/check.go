@@ -58,6 +58,10 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 				faults = append(faults, fmt.Sprintf("the images of %s hold no member %s", part.Host, m.Name))
 				continue
 			}
+			m.Job = r.job()
+			if err := r.a.cfg.Cells.Vacant(ctx, m); err != nil {
+				faults = append(faults, fmt.Sprintf("%s: %v", m.Name, err))
+			}
 			faults = append(faults, r.checkMember(m, mm, local, held)...)
 			for _, f := range r.checkPlaces(part, mm) {
 				faults = append(faults, m.Name+": "+f)

@@ -16,7 +16,7 @@ type Member struct {
 	Command []string // as it was started; of an attached tree, its root's /proc/PID/cmdline
 	Env     []string // K=V, added to a minimal environment; empty for attached trees
 	Dir     string   // working directory; "" means /
-	Log     string   // where standard output and error go, appended; "" means /dev/null
+	Log     string   // where standard output and error go, appended; "" means a file that Agent.Run makes below its state folder
 
 	Attached bool // taken over while it ran: no cell of its own until it is restored
 	Pid      int  // the tree's root, as this host sees it; 0 when it has ended
@@ -92,6 +92,8 @@ type Cells interface {
 	Attach(ctx context.Context, m Member) (Member, error)
 	// NewCell makes a cell with nothing in it, for CRIU to restore m into.
 	NewCell(ctx context.Context, m Member) (Member, error)
+	// Vacant returns nil if nothing lives in the cgroup that m's cell would have, or what lives there is a member of this host, and else what it is.
+	Vacant(ctx context.Context, m Member) error
 	// Adopt records that the tree restored into m's cell has the root innerPid.
 	Adopt(ctx context.Context, m Member, innerPid int) (Member, error)
 	// Members lists what lives on this host, ended members too until Forget. It finds what an earlier agent left.
@@ -101,6 +103,8 @@ type Cells interface {
 	Kill(ctx context.Context, m Member) error
 	// Forget removes the last traces of an ended member.
 	Forget(ctx context.Context, m Member) error
+	// AwaitEnd returns m as it is when it has ended, or when ctx ends.
+	AwaitEnd(ctx context.Context, m Member) (Member, error)
 
 	// Freeze returns when every task of m stands still.
 	Freeze(ctx context.Context, m Member) error

@@ -63,6 +63,7 @@ type Member struct {
 	Since    time.Time // of StateUnreachable: when its host was first found silent; zero if that is not known
 	RSS      int64
 	Channels int
+	LogBytes int64 // how long the log is; -1 where that is not known
 	Attached bool
 	Frozen   bool
 	Epoch    uint64 // of the restore that it belongs to; 0 if the job had not been restored when it was started
@@ -95,6 +96,12 @@ type Agent interface {
 	// Stand shows the statement of a job's last restore and returns what the host knows.
 	Stand(ctx context.Context, s Standing) (Standing, error)
 	Kill(ctx context.Context, job string) ([]string, error)
+	// ForgetJob removes what the host keeps of a job in which nothing lives.
+	ForgetJob(ctx context.Context, job string) error
+	// LogTime says when a member's log was last written to.
+	LogTime(ctx context.Context, job, member string) (time.Time, error)
+	// Logs hands a member's log over, piece by piece, until its end, or take fails.
+	Logs(ctx context.Context, job, member string, opt LogOptions, take func([]byte) error) error
 	ImageKeeper
 	// Snapshot opens the line for one attempt. It lives until ctx ends or Close.
 	Snapshot(ctx context.Context, open Open) (SnapshotLine, error)

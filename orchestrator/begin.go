@@ -101,7 +101,7 @@ func movedBy(at store.Attempt, j store.Job) map[string][]string {
 	moved := map[string][]string{}
 	for host, placed := range at.Placement {
 		for _, p := range placed {
-			if now, _, _ := j.Where(p.Name); now != host {
+			if now, _, _ := j.Where(p.Name); now != host && p.State == store.PlacedRunning {
 				moved[host] = append(moved[host], p.Name)
 			}
 		}

@@ -371,9 +371,9 @@ func newFakeCluster(t *testing.T, id string, names ...string) *fakeCluster {
 	}
 	t.Cleanup(func() { cat.Close() })
 	f := &fakeCluster{dir: dir, id: id, hosts: map[string]*fakeHost{}, vaults: map[string]*fakeHost{}}
-	for _, name := range names {
+	for i, name := range names {
 		f.hosts[name] = f.newHost(name)
-		if err := cat.AddHost(store.Host{Name: name, Addr: "192.0.2.1:7070"}); err != nil {
+		if err := cat.AddHost(store.Host{Name: name, Addr: fmt.Sprintf("192.0.2.%d:7070", i+1)}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -70,6 +70,7 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 			Next: "give more of them with --host NAME=ADDR and --vault URL"})
 	}
 	g.complete(&res.Rebuilt)
+	res.Remarks = append(res.Remarks, g.place(ctx, &res.Rebuilt)...)
 	var err error
 	res.Aside, err = b.write(res.Rebuilt)
 	if err != nil {

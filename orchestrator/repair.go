@@ -26,6 +26,7 @@ type RepairedPart struct {
 	State  RepairState
 	Copies []string // hosts that hold it now; of a dry run: that would
 	Vaults []string
+	Silent []string // those of them that do not answer: as the catalogue has it
 	Done   []string // what was done, or would be
 	Faults []string // what went wrong
 }
@@ -44,7 +45,7 @@ func (c *Cluster) Repair(ctx context.Context, opt RepairOptions) ([]RepairedPart
 	silent := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(r.census.silent)) {
 		silent[name] = true
-		c.notice("%s does not answer, and counts as the catalogue has it: %v", name, r.census.silent[name])
+		c.notice("%s does not answer: what it holds is not known, %v", name, r.census.silent[name])
 	}
 	plans := planRepair(r.parts, r.census.candidates(), silent)
 	for _, p := range plans {
@@ -207,7 +208,7 @@ func (r *repair) fetch(ctx context.Context, host string, p repairPart) (Moved, e
 func (r *repair) report(p repairPlan) {
 	out := r.out[p.Key]
 	out.State = p.State
-	out.Copies, out.Vaults = slices.Clone(p.Held), slices.Clone(p.HeldIn)
+	out.Copies, out.Vaults, out.Silent = slices.Clone(p.Held), slices.Clone(p.HeldIn), p.Await
 	for _, name := range p.Await {
 		if slices.Contains(p.Copies, name) {
 			out.Copies = append(out.Copies, name)
@@ -250,6 +251,9 @@ func (r *repair) result(ctx context.Context) ([]RepairedPart, error) {
 		return out, fail(fault.Integrity, "lost, nobody holds a whole copy", StateLost, "their cuts cannot be restored; ssctl rm removes them")
 	case len(bad[StateSilent]) > 0:
 		return out, fail(fault.Unreachable, "out of reach, those who hold them do not answer", StateSilent, "bring one back, or say that it is gone: ssctl host rm HOST --lost")
+	case len(bad[StateUnconfirmed]) > 0 && len(bad[StateShort]) == 0:
+		return out, fail(fault.Unreachable, "enough copies only if the hosts that do not answer still hold theirs", StateUnconfirmed,
+			"repair again when they answer; if one is gone for good, ssctl host rm HOST --lost, and repair makes other copies")
 	case len(bad[StateShort]) > 0:
 		return out, fail(fault.Refused, "fewer copies than wanted", StateShort, "see the table for why; add a host, or change what is wanted with ssctl job set")
 	}

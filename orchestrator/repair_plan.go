@@ -24,7 +24,7 @@ type repairPart struct {
 // repairPlan says what is to be done for one part.
 type repairPlan struct {
 	repairPart
-	Await   []string // holders that do not answer, hosts and vaults: they count until someone says that they are lost
+	Await   []string // holders that do not answer, hosts and vaults: no copy is made in place of theirs until someone says that they are lost
 	Fetch   []string // hosts that get a copy
 	Spare   []string // hosts that may get it instead
 	Push    []string // vaults that get one
@@ -39,9 +39,11 @@ type RepairState string
 const (
 	StateWhole    RepairState = "whole"
 	StateRepaired RepairState = "repaired"
-	StateShort    RepairState = "short"        // fewer copies than there should be
-	StateSilent   RepairState = "out of reach" // those who hold it do not answer
-	StateLost     RepairState = "lost"
+	StateShort    RepairState = "short" // fewer copies than there should be
+	// StateUnconfirmed: there are enough copies only if those who do not answer still hold theirs.
+	StateUnconfirmed RepairState = "unconfirmed"
+	StateSilent      RepairState = "out of reach" // those who hold it do not answer
+	StateLost        RepairState = "lost"
 )
 
 // planRepair decides what brings the parts back to their copies. up are the hosts that answer, silent says of which hosts and vaults
@@ -92,6 +94,8 @@ func planRepairOf(p repairPart, up []candidate, silent map[string]bool) repairPl
 	switch {
 	case plan.Missing > 0:
 		plan.State = StateShort
+	case len(p.Held)+len(plan.Fetch) < p.WantHosts, slices.ContainsFunc(p.WantVaults, func(v string) bool { return slices.Contains(plan.Await, v) }):
+		plan.State = StateUnconfirmed
 	case len(plan.Fetch)+len(plan.Push) > 0:
 		plan.State = StateRepaired
 	}

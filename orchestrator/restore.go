@@ -315,6 +315,11 @@ func (r *restore) placement() map[string][]store.Placed {
 			placement[p.To] = append(placement[p.To], store.Placed{Name: m.Name})
 		}
 	}
+	// Who had done its work before the cut has done it still: the next cut accounts for it, too. It lives nowhere, so any host will do.
+	for _, name := range r.plan.Cut.EndedWell {
+		to := r.targets()[0]
+		placement[to] = append(placement[to], store.Placed{Name: name, State: store.PlacedEnded, Exit: store.ExitedWell})
+	}
 	return placement
 }
 

@@ -376,7 +376,7 @@ func TestUnknownVersions(t *testing.T) {
 		return errors.Join(put(tx, bucketMeta, keySealed, 4), tx.Bucket([]byte(bucketMeta)).Put([]byte(keyLayout), []byte("4")))
 	}))
 	untouched(func() error { _, err := Open(c.dir); return err })
-	untouched(func() error { return c.AddHost(Host{Name: "a", Addr: "b"}) })
+	untouched(func() error { return c.AddHost(Host{Name: "a", Addr: "10.0.0.9:7070"}) })
 }
 
 // TestLayoutBeforeTheFirst: what was never released is refused, with a way on.
@@ -388,7 +388,7 @@ func TestLayoutBeforeTheFirst(t *testing.T) {
 	}))
 	_, err := Open(c.dir)
 	wantErr(t, err, ErrUnknownVersion, "layout version 1", "cannot read", "ssctl init", "another folder")
-	wantErr(t, c.AddHost(Host{Name: "a", Addr: "b"}), ErrUnknownVersion)
+	wantErr(t, c.AddHost(Host{Name: "a", Addr: "10.0.0.9:7070"}), ErrUnknownVersion)
 }
 
 // removedOf is a tombstone, as far as the catalogue looks at it.

@@ -138,7 +138,7 @@ func TestLockTimeout(t *testing.T) {
 	c.LockTimeout = 50 * time.Millisecond
 	_, err = c.Cluster() // readers do not mind each other
 	check(t, err)
-	wantErr(t, c.AddHost(Host{Name: "a", Addr: "b"}), ErrLocked, c.path())
+	wantErr(t, c.AddHost(Host{Name: "a", Addr: "10.0.0.9:7070"}), ErrLocked, c.path())
 	check(t, syscall.Flock(int(f.Fd()), syscall.LOCK_UN))
-	check(t, c.AddHost(Host{Name: "a", Addr: "b"}))
+	check(t, c.AddHost(Host{Name: "a", Addr: "10.0.0.9:7070"}))
 }

@@ -30,7 +30,7 @@ func filled(t testing.TB) (dir string, data []byte) {
 		}
 	}
 	for i := range 40 {
-		do(c.AddHost(Host{Name: fmt.Sprintf("host-%d", i), Addr: "10.0.0.1:7070"}))
+		do(c.AddHost(Host{Name: fmt.Sprintf("host-%d", i), Addr: fmt.Sprintf("10.0.0.%d:7070", i+1)}))
 	}
 	for _, job := range []string{"ring", "bank"} {
 		do(c.AddMember(job, "host-1", "host-1-1"))
@@ -62,7 +62,7 @@ func use(dir string) error {
 	_, err3 := c.Jobs()
 	_, err4 := c.Cuts("")
 	_, err5 := c.Cut("ring", Latest)
-	err6 := c.AddHost(Host{Name: "new", Addr: "a:1"})
+	err6 := c.AddHost(Host{Name: "new", Addr: "10.9.9.9:1"})
 	a, err7 := c.BeginAttempt(Attempt{Kind: KindSnapshot, Job: "ring"})
 	if err7 == nil {
 		err7 = c.CommitCut(sample(a))
@@ -253,7 +253,7 @@ func TestPanicBecomesError(t *testing.T) {
 	check(t, err)
 	wantErr(t, c.transact(true, nil), ErrCorrupt)
 	c.LockTimeout = time.Second
-	check(t, c.AddHost(Host{Name: "after", Addr: "a:1"}))
+	check(t, c.AddHost(Host{Name: "after", Addr: "10.9.9.9:1"}))
 }
 
 // TestPagesOfAnyCatalogue: whatever order records of whatever sizes come and go in, what bbolt writes passes the check.

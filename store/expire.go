@@ -10,6 +10,8 @@ import (
 //
 // Imported cuts are no part of it: they are never removed, as a person brought them, and they take no place of a cut that was taken here.
 //
+// A cut of fewer members never displaces a fuller one (keepFuller).
+//
 // Which of two cuts is newer their epochs say. Hours, days and weeks are those of the cuts' times, and the latest
 // ones that have a cut count, however long ago they were: what is kept does not depend on what time it is.
 func Expired(cuts []Cut, keep Keep) []Cut {
@@ -18,6 +20,51 @@ func Expired(cuts []Cut, keep Keep) []Cut {
 	}
 	cuts = slices.SortedFunc(slices.Values(cuts), older)
 	cuts = slices.DeleteFunc(cuts, func(cut Cut) bool { return cut.Imported != nil })
+	var expired []Cut
+	for i, keeps := range keepFuller(cuts, keep) {
+		if !keeps {
+			expired = append(expired, cuts[i])
+		}
+	}
+	return expired
+}
+
+// fullness is how many members of its job a cut accounts for: those that are in it, and those that had done their work.
+func (c Cut) fullness() int {
+	n := len(c.EndedWell)
+	for _, h := range c.Hosts {
+		n += len(h.Members)
+	}
+	return n
+}
+
+// keepFuller says of each cut, in order of age, whether it is kept. A cut of fewer members never takes the place of a fuller one: for
+// each cut the rules are applied as if those that are less full were not there.
+func keepFuller(cuts []Cut, keep Keep) []bool {
+	kept := make([]bool, len(cuts))
+	levels := map[int]bool{}
+	for _, cut := range cuts {
+		levels[cut.fullness()] = true
+	}
+	for level := range levels {
+		var among []Cut
+		var at []int
+		for i, cut := range cuts {
+			if cut.fullness() >= level {
+				among, at = append(among, cut), append(at, i)
+			}
+		}
+		for i, keeps := range keepByRule(among, keep) {
+			if among[i].fullness() == level {
+				kept[at[i]] = keeps
+			}
+		}
+	}
+	return kept
+}
+
+// keepByRule says of each cut, in order of age, whether a rule keeps it.
+func keepByRule(cuts []Cut, keep Keep) []bool {
 	kept := make([]bool, len(cuts))
 	for i, cut := range cuts {
 		kept[i] = cut.Pinned || i >= len(cuts)-max(1, keep.Last)
@@ -39,13 +86,7 @@ func Expired(cuts []Cut, keep Keep) []Cut {
 			kept[newest[p]] = true
 		}
 	}
-	var expired []Cut
-	for i, cut := range cuts {
-		if !kept[i] {
-			expired = append(expired, cut)
-		}
-	}
-	return expired
+	return kept
 }
 
 func hourOf(t time.Time) [4]int {

@@ -25,7 +25,9 @@ func expiredSlowly(cuts []Cut, keep Keep) (expired []string) {
 		{keep.Daily, func(t time.Time) string { return t.Format("2006-01-02") }},
 		{keep.Weekly, week},
 	}
-	for _, c := range cuts {
+	all := cuts
+	for _, c := range all {
+		cuts := slices.DeleteFunc(slices.Clone(all), func(o Cut) bool { return o.fullness() < c.fullness() })
 		newer := 0
 		for _, o := range cuts {
 			if o.Epoch > c.Epoch {
@@ -78,6 +80,9 @@ func TestExpiredAgainstTheObviousWay(t *testing.T) {
 			if rng.IntN(2) == 0 {
 				c.Time = c.Time.In(zone)
 			}
+			if rng.IntN(4) == 0 { // all alike in most rounds, or else no cut ever displaces another
+				c.EndedWell = make([]string, rng.IntN(3))
+			}
 			cuts = append(cuts, c)
 		}
 		rng.Shuffle(len(cuts), func(i, j int) { cuts[i], cuts[j] = cuts[j], cuts[i] })
@@ -94,6 +99,37 @@ func TestExpiredAgainstTheObviousWay(t *testing.T) {
 		}
 		if diff := cmp.Diff(before, cuts); diff != "" {
 			t.Fatalf("the argument was changed: %s", diff)
+		}
+	}
+}
+
+// TestLesserCutsDisplaceNothing: after a member has died, cuts without it are taken, by hand or by a schedule. However many there are, the
+// last one that has the whole job stays.
+func TestLesserCutsDisplaceNothing(t *testing.T) {
+	cut := func(epoch uint64, members int, endedWell ...string) Cut {
+		h := CutHost{Host: "hostA", Members: make([]CutMember, members)}
+		at := time.Date(2026, 12, 20, 0, 0, 0, 0, time.UTC).Add(time.Duration(epoch) * 40 * time.Minute)
+		return Cut{ID: fmt.Sprint(epoch), Epoch: epoch, Time: at, Hosts: []CutHost{h}, EndedWell: endedWell}
+	}
+	for _, tt := range []struct {
+		name string
+		cuts []Cut
+		keep Keep
+		want string // the epochs that expire
+	}{
+		{"one member fewer", []Cut{cut(1, 3), cut(2, 3), cut(3, 2), cut(4, 2)}, Keep{Last: 1}, "1 3"},
+		{"in every period", []Cut{cut(1, 3), cut(2, 2), cut(3, 2), cut(4, 2)}, Keep{Hourly: 1, Daily: 1, Weekly: 1}, "2 3"},
+		{"the member is back", []Cut{cut(1, 3), cut(2, 2), cut(3, 3)}, Keep{Last: 1}, "1 2"},
+		{"fewer and fewer", []Cut{cut(1, 3), cut(2, 2), cut(3, 1)}, Keep{Last: 1}, ""},
+		{"one has done its work", []Cut{cut(1, 3), cut(2, 2, "hostA-3")}, Keep{Last: 1}, "1"},
+		{"a pinned one that is fuller stands in the way of none", []Cut{cut(1, 2), cut(2, 2), {ID: "3", Epoch: 3, Pinned: true, Hosts: cut(0, 9).Hosts}}, Keep{Last: 1}, "1 2"},
+	} {
+		var got []string
+		for _, c := range Expired(tt.cuts, tt.keep) {
+			got = append(got, fmt.Sprint(c.Epoch))
+		}
+		if s := strings.Join(got, " "); s != tt.want {
+			t.Errorf("%s: %q expire, want %q", tt.name, s, tt.want)
 		}
 	}
 }

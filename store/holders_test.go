@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -44,8 +45,8 @@ func TestLoseHost(t *testing.T) {
 	c := create(t)
 	_, err := c.LoseHost("hostA")
 	wantErr(t, err, ErrNotFound, "hostA")
-	for _, name := range []string{"hostA", "hostB"} {
-		check(t, c.AddHost(Host{Name: name, Addr: "10.0.0.1:7070"}))
+	for i, name := range []string{"hostA", "hostB"} {
+		check(t, c.AddHost(Host{Name: name, Addr: fmt.Sprintf("10.0.0.%d:7070", i+1)}))
 	}
 	check(t, c.AddMember("ring", "hostA", "hostA-1"))
 	check(t, c.AddMember("ring", "hostB", "hostB-1"))

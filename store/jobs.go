@@ -1,7 +1,9 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -11,9 +13,28 @@ import (
 // now is the present as it is stored: without a monotonic part, in UTC.
 func now() time.Time { return time.Now().Round(0).UTC() }
 
-// AddHost registers a host. A zero Added means now. One of that name makes the error wrap ErrConflict.
+// CheckAddr refuses what cannot be the address of an agent: IP:PORT, with an IP that one can connect to and a port that one can listen on.
+func CheckAddr(addr string) error {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil || ap.Port() == 0 || ap.Addr().IsUnspecified() || ap.Addr().IsMulticast() {
+		return fmt.Errorf("address %q: give IP:PORT, as 192.0.2.1:7070 or [2001:db8::1]:7070, with a port of 1 to 65535: %w", addr, ErrInvalid)
+	}
+	return nil
+}
+
+// sameAddr says whether two addresses are one.
+func sameAddr(a, b string) bool {
+	x, errX := netip.ParseAddrPort(a)
+	y, errY := netip.ParseAddrPort(b)
+	if errX != nil || errY != nil {
+		return a == b
+	}
+	return x.Port() == y.Port() && x.Addr().Unmap() == y.Addr().Unmap()
+}
+
+// AddHost registers a host. A zero Added means now. One of that name, or of that address, makes the error wrap ErrConflict.
 func (c *Catalogue) AddHost(h Host) error {
-	if err := h.validate(); err != nil {
+	if err := errors.Join(h.validate(), CheckAddr(h.Addr)); err != nil {
 		return err
 	}
 	if h.Added.IsZero() {
@@ -25,6 +46,15 @@ func (c *Catalogue) AddHost(h Host) error {
 			return err
 		} else if ok {
 			return fmt.Errorf("host %q is registered already: %w", h.Name, ErrConflict)
+		}
+		others, err := all[Host](tx, bucketHosts, "")
+		if err != nil {
+			return err
+		}
+		for _, o := range others {
+			if sameAddr(o.Addr, h.Addr) {
+				return fmt.Errorf("address %s is that of host %q: %w", h.Addr, o.Name, ErrConflict)
+			}
 		}
 		return put(tx, bucketHosts, h.Name, h)
 	})

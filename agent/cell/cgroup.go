@@ -159,14 +159,28 @@ func (h hierarchies) make(dir string) error {
 	if !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make the cgroup: %w", err)
 	}
-	left, err := procsOf(dir)
-	if err != nil {
-		return err
-	}
-	if len(left) > 0 {
-		return fmt.Errorf("cgroup %s is in use by %s, which is not of this agent's state folder; end it first: %w", dir, whose(left[0]), ErrExists)
+	return vacant(dir)
+}
+
+// vacant says whose processes are in the group, if there are any.
+func (g group) vacant() error {
+	for _, d := range g.dirs() {
+		if err := vacant(d); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+func vacant(dir string) error {
+	left, err := procsOf(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("cgroup %s is in use by %s, which is not of this agent's state folder; end it first: %w", dir, whose(left[0]), ErrExists)
+	}
+	return err
 }
 
 // removeEmpty removes the folders in which there is no process, and leaves the others as they are.

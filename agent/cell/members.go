@@ -53,6 +53,25 @@ func (g *Manager) record(m agent.Member) (record, error) {
 	return r, err
 }
 
+// AwaitEnd returns m as it is when its whole tree has ended, or when ctx ends, which is no error. Of an attached tree, which has no cell,
+// it returns at once.
+func (g *Manager) AwaitEnd(ctx context.Context, m agent.Member) (agent.Member, error) {
+	r, err := g.record(m)
+	if err != nil {
+		return m, err
+	}
+	var init identity
+	if err := ifThere(readState(g.dir(m.Job, m.Name), initFile, &init)); err != nil {
+		return m, err
+	}
+	if init.Pid > 0 {
+		if err := waitExit(ctx, init); err != nil && ctx.Err() == nil {
+			return m, err
+		}
+	}
+	return g.inspect(r)
+}
+
 // inspect is what can be said of a member now.
 func (g *Manager) inspect(r record) (agent.Member, error) {
 	gr := g.cg.group(r.Job, r.Name)

@@ -111,6 +111,18 @@ func (g *Manager) undo(ctx context.Context, m agent.Member) error {
 	return errors.Join(g.cg.group(m.Job, m.Name).removeEmpty(), g.removeDir(m.Job, m.Name))
 }
 
+// Vacant returns nil if m is a member here, or its cgroup has no process: a cell could be made once the member has ended. Processes that
+// somebody else has started there make the error wrap ErrExists.
+func (g *Manager) Vacant(_ context.Context, m agent.Member) error {
+	if err := checkNames(m); err != nil {
+		return err
+	}
+	if _, err := g.record(m); !errors.Is(err, ErrUnknown) {
+		return err
+	}
+	return g.cg.group(m.Job, m.Name).vacant()
+}
+
 // spawn starts PID 1 and returns when it has done what sp says.
 func (g *Manager) spawn(ctx context.Context, m agent.Member, sp spec) (err error) {
 	specR, specW, err := os.Pipe()

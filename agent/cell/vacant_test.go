@@ -48,6 +48,12 @@ func TestFailedStartTouchesNothingElse(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
+		if err := other.Vacant(limit(t), name); !errors.Is(err, ErrExists) {
+			t.Errorf("a cgroup that is in use is vacant: %v", err)
+		}
+		if err := errors.Join(g.Vacant(limit(t), name), other.Vacant(limit(t), agent.Member{Job: "job", Name: "hostA-2"})); err != nil {
+			t.Error(err)
+		}
 		for what, try := range map[string]func() error{
 			"kill":      func() error { return other.Kill(limit(t), name) },
 			"forget":    func() error { return other.Forget(limit(t), name) },

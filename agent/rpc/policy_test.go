@@ -39,6 +39,8 @@ var may = map[string]string{
 	"/ss.v1.Agent/Attach":        "admin",
 	"/ss.v1.Agent/Kill":          "admin",
 	"/ss.v1.Agent/Stand":         "admin",
+	"/ss.v1.Agent/ForgetJob":     "admin",
+	"/ss.v1.Agent/Logs":          "admin",
 	"/ss.v1.Agent/Snapshot":      "admin",
 	"/ss.v1.Agent/Restore":       "admin",
 	"/ss.v1.Agent/RemoveImages":  "admin",

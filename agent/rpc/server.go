@@ -32,6 +32,8 @@ func Policy() identity.Policy {
 		ssv1.Agent_Attach_FullMethodName:        admin,
 		ssv1.Agent_Stand_FullMethodName:         admin,
 		ssv1.Agent_Kill_FullMethodName:          admin,
+		ssv1.Agent_ForgetJob_FullMethodName:     admin,
+		ssv1.Agent_Logs_FullMethodName:          admin, // an observer may not read what members say
 		ssv1.Agent_Snapshot_FullMethodName:      admin,
 		ssv1.Agent_Restore_FullMethodName:       admin,
 		ssv1.Agent_RemoveImages_FullMethodName:  admin,
@@ -127,7 +129,7 @@ func (s *agentServer) Members(ctx context.Context, req *ssv1.MembersRequest) (*s
 			m.Env = nil // often a secret
 		}
 		pm := toMember(m.Member)
-		pm.Rss, pm.Channels = m.RSS, int32(m.Channels)
+		pm.Rss, pm.Channels, pm.LogBytes = m.RSS, int32(m.Channels), m.LogBytes
 		resp.Members = append(resp.Members, pm)
 	}
 	return resp, nil
@@ -166,6 +168,27 @@ func (s *agentServer) Stand(ctx context.Context, req *ssv1.StandRequest) (*ssv1.
 		return nil, wire.Status(err)
 	}
 	return &ssv1.StandResponse{Standing: toStanding(got)}, nil
+}
+
+func (s *agentServer) ForgetJob(ctx context.Context, req *ssv1.ForgetJobRequest) (*ssv1.ForgetJobResponse, error) {
+	if err := s.a.ForgetJob(ctx, req.GetJob()); err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.ForgetJobResponse{}, nil
+}
+
+// Logs streams a log in pieces. gRPC holds the reading of it back while the other side does not take them.
+func (s *agentServer) Logs(req *ssv1.LogsRequest, stream grpc.ServerStreamingServer[ssv1.LogsResponse]) error {
+	opt := agent.LogOptions{Follow: req.GetFollow(), Tail: req.GetTail()}
+	begin := func(modified time.Time) error {
+		return stream.Send(&ssv1.LogsResponse{ModifiedUnixMs: unixMs(modified)})
+	}
+	send := func(data []byte) error { return stream.Send(&ssv1.LogsResponse{Data: data}) }
+	err := s.a.Logs(stream.Context(), req.GetJob(), req.GetMember(), opt, begin, send)
+	if err != nil {
+		return wire.Status(err)
+	}
+	return nil
 }
 
 func (s *agentServer) ResolveImages(ctx context.Context, req *ssv1.ResolveImagesRequest) (*ssv1.ResolveImagesResponse, error) {

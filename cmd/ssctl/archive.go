@@ -2,15 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ss/fault"
+	"ss/names"
 	"ss/orchestrator"
 	"ss/orchestrator/remote"
 	"ss/store"
@@ -128,7 +129,7 @@ func parseHosts(pairs []string) ([]store.Host, error) {
 	seen := map[string]bool{}
 	for _, p := range pairs {
 		name, addr, ok := strings.Cut(p, "=")
-		if _, port, err := net.SplitHostPort(addr); !ok || name == "" || err != nil || port == "" {
+		if err := errors.Join(names.Check("host", name), store.CheckAddr(addr)); !ok || err != nil {
 			return nil, usage("--host takes NAME=IP:PORT, not %q", p)
 		}
 		if seen[name] {

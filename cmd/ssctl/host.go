@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,8 +33,8 @@ func (a *app) hostAdd() *cobra.Command {
 			if addr == "" || bundle == "" {
 				return usage("--addr and --bundle are needed")
 			}
-			if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
-				return usage("--addr takes IP:PORT, not %q", addr)
+			if err := store.CheckAddr(addr); err != nil {
+				return usage("--addr: %v", err)
 			}
 			return a.addHost(argv[0], addr, bundle)
 		},

@@ -27,6 +27,9 @@ type memberJSON struct {
 	Epoch    uint64   `json:"epoch"`
 	// SupersededBy is there for an old copy.
 	SupersededBy uint64 `json:"superseded_by,omitempty"`
+	// Log is the path of its log on the host, and LogBytes how long that is: -1 where that is not known.
+	Log      string `json:"log,omitempty"`
+	LogBytes int64  `json:"log_bytes"`
 	// Since is of state "unreachable": when the host was first found silent.
 	Since *time.Time `json:"since,omitempty"`
 }
@@ -41,14 +44,22 @@ func toMemberJSON(m orchestrator.Member) memberJSON {
 		since = &m.Since
 	}
 	return memberJSON{Since: since, Job: m.Job, Name: m.Name, Host: m.Host, Pid: m.Pid, Command: m.Command, State: state, Exit: m.Exit,
-		RSS: m.RSS, Channels: m.Channels, Attached: m.Attached, Epoch: m.Epoch, SupersededBy: m.SupersededBy}
+		RSS: m.RSS, Channels: m.Channels, Attached: m.Attached, Epoch: m.Epoch, SupersededBy: m.SupersededBy,
+		Log: m.Log, LogBytes: m.LogBytes}
 }
 
 func (a *app) started(m orchestrator.Member) error {
 	return a.say(struct {
 		Schema string `json:"schema"`
 		memberJSON
-	}{"ss/member/1", toMemberJSON(m)}, "%s runs on %s as process %d\n", m.Name, m.Host, m.Pid)
+	}{"ss/member/1", toMemberJSON(m)}, "%s\n", startedText(m))
+}
+
+func startedText(m orchestrator.Member) string {
+	if m.State == orchestrator.StateExited {
+		return fmt.Sprintf("%s on %s has ended already: %s; see ssctl logs %s %s", m.Name, m.Host, m.Exit, m.Job, m.Name)
+	}
+	return fmt.Sprintf("%s runs on %s as process %d", m.Name, m.Host, m.Pid)
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -78,7 +89,7 @@ func (a *app) runCommand() *cobra.Command {
 	cmd.Flags().StringVar(&host, "host", "", "where it runs")
 	cmd.Flags().StringArrayVar(&env, "env", nil, "K=V, added to its environment; may be repeated")
 	cmd.Flags().StringVar(&cwd, "cwd", "", "its working directory on the host")
-	cmd.Flags().StringVar(&log, "log", "", "file on the host for its output, appended to")
+	cmd.Flags().StringVar(&log, "log", "", "file on the host for its output, appended to; without it, one below the agent's state folder (ssctl logs)")
 	return cmd
 }
 
@@ -107,7 +118,7 @@ func (a *app) attachCommand() *cobra.Command {
 
 func (a *app) psCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "ps [JOB]", Short: "Show members: host, pid, command, state, memory, channels", Args: args(0, 1),
+		Use: "ps [JOB]", Short: "Show members: host, pid, command, state, memory, channels, log", Args: args(0, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
 				job := ""
@@ -133,7 +144,7 @@ func (a *app) psCommand() *cobra.Command {
 
 func (a *app) showMembers(members []orchestrator.Member, missing map[string]error, unsettled []orchestrator.Unsettled) error {
 	out := []memberJSON{}
-	rows := [][]string{{"JOB", "MEMBER", "HOST", "PID", "STATE", "RSS", "CHANNELS", "COMMAND"}}
+	rows := [][]string{{"JOB", "MEMBER", "HOST", "PID", "STATE", "RSS", "CHANNELS", "LOG", "COMMAND"}}
 	for _, m := range members {
 		j := toMemberJSON(m)
 		out = append(out, j)
@@ -147,7 +158,7 @@ func (a *app) showMembers(members []orchestrator.Member, missing map[string]erro
 		if j.SupersededBy > 0 {
 			state += fmt.Sprintf(", superseded by epoch %d", j.SupersededBy)
 		}
-		rows = append(rows, []string{m.Job, m.Name, m.Host, fmt.Sprint(m.Pid), state, size(m.RSS), fmt.Sprint(m.Channels), short(strings.Join(m.Command, " "), 60)})
+		rows = append(rows, []string{m.Job, m.Name, m.Host, fmt.Sprint(m.Pid), state, size(m.RSS), fmt.Sprint(m.Channels), logText(m), short(strings.Join(m.Command, " "), 60)})
 	}
 	silent := map[string]string{}
 	for host, err := range missing {
@@ -166,6 +177,17 @@ func (a *app) showMembers(members []orchestrator.Member, missing map[string]erro
 		a.screen.notice(u.String())
 	}
 	return nil
+}
+
+// logText is a member's log and how long it is.
+func logText(m orchestrator.Member) string {
+	switch {
+	case m.Log == "":
+		return "-"
+	case m.LogBytes < 0:
+		return m.Log
+	}
+	return fmt.Sprintf("%s (%s)", m.Log, size(m.LogBytes))
 }
 
 func since(t time.Time) string {

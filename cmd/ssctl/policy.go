@@ -9,15 +9,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ss/fault"
 	"ss/orchestrator"
 	"ss/store"
 )
 
 func (a *app) jobCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "job", Short: "Show jobs, and say how many copies of their images there are and how long cuts stay", Args: args(0, 0), RunE: func(*cobra.Command, []string) error {
-		return usage("usage: ssctl job set|show|list")
+		return usage("usage: ssctl job set|show|list|rm")
 	}}
-	cmd.AddCommand(a.jobSet(), a.jobShow(), a.jobList())
+	cmd.AddCommand(a.jobSet(), a.jobShow(), a.jobList(), a.jobRemove())
 	return cmd
 }
 
@@ -89,11 +90,8 @@ func (a *app) jobSet() *cobra.Command {
 			if err := f.check(cmd.Flags().Changed); err != nil {
 				return err
 			}
-			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
-				_, err := c.Catalogue.SetPolicy(argv[0], func(p *store.Policy) error {
-					f.apply(p, cmd.Flags().Changed)
-					return nil
-				})
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				err := c.SetPolicy(ctx, argv[0], func(p *store.Policy) { f.apply(p, cmd.Flags().Changed) })
 				if err != nil {
 					return err
 				}
@@ -239,6 +237,22 @@ func (a *app) jobList() *cobra.Command {
 					return a.print(map[string]any{"schema": "ss/job-list/1", "jobs": out})
 				}
 				return a.table(rows)
+			})
+		},
+	}
+}
+
+func (a *app) jobRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm JOB", Short: "Forget a job that has no members and no cuts, and remove its members' logs", Args: args(1, 1),
+		Long: "rm forgets a job: its settings, its members that have ended, and the logs that agents keep of them. One that has members that live, or cuts, is\n" +
+			"refused: ssctl kill ends the members, ssctl rm removes a cut.",
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				if err := c.RemoveJob(ctx, argv[0]); err != nil {
+					return &fault.Error{Op: "job rm", Job: argv[0], Err: err}
+				}
+				return a.say(map[string]any{"schema": "ss/job-rm/1", "job": argv[0]}, "%s is forgotten\n", argv[0])
 			})
 		},
 	}

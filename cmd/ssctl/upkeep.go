@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,8 +17,8 @@ func (a *app) repairCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "repair [JOB|CUT]", Short: "Bring cuts back to their copies: heal what is damaged, copy what lacks copies", Args: args(0, 1),
 		Long: "repair has every host and vault look through what it holds of the cuts, heals what is damaged from another copy, and makes new copies\n" +
-			"where there are fewer than the job wants. A host that does not answer counts as it stands in the catalogue: if it is gone for good, say so\n" +
-			"first with ssctl host rm HOST --lost.",
+			"where there are fewer than the job wants. A host that does not answer is not known to hold anything: a part that needs its copy is unconfirmed,\n" +
+			"and repair fails. No other copy is made in its place before you say that it is gone for good, with ssctl host rm HOST --lost.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			if len(argv) == 1 {
 				opt.Of = argv[0]
@@ -45,8 +46,25 @@ type repairedJSON struct {
 	State  string   `json:"state"`
 	Copies []string `json:"copies"`
 	Vaults []string `json:"vaults"`
+	Silent []string `json:"silent"`
 	Done   []string `json:"done"`
 	Faults []string `json:"faults"`
+}
+
+// answering lists those of holders that answer.
+func answering(holders, silent []string) []string {
+	return slices.DeleteFunc(some(holders), func(h string) bool { return slices.Contains(silent, h) })
+}
+
+func copiesOn(p orchestrator.RepairedPart) string {
+	var on []string
+	for _, h := range append(some(p.Copies), p.Vaults...) {
+		if slices.Contains(p.Silent, h) {
+			h += " (silent)"
+		}
+		on = append(on, h)
+	}
+	return dash(strings.Join(on, ","))
 }
 
 func (a *app) showRepaired(parts []orchestrator.RepairedPart, dry bool) error {
@@ -57,8 +75,8 @@ func (a *app) showRepaired(parts []orchestrator.RepairedPart, dry bool) error {
 	}
 	var faults []string
 	for _, p := range parts {
-		out = append(out, repairedJSON{p.Key.Snapshot, p.Key.Job, p.Key.Host, string(p.State), some(p.Copies), some(p.Vaults), some(p.Done), some(p.Faults)})
-		rows = append(rows, []string{p.Key.Snapshot, p.Key.Job, p.Key.Host, string(p.State), dash(strings.Join(append(some(p.Copies), p.Vaults...), ",")), dash(strings.Join(p.Done, ", "))})
+		out = append(out, repairedJSON{p.Key.Snapshot, p.Key.Job, p.Key.Host, string(p.State), answering(p.Copies, p.Silent), answering(p.Vaults, p.Silent), some(p.Silent), some(p.Done), some(p.Faults)})
+		rows = append(rows, []string{p.Key.Snapshot, p.Key.Job, p.Key.Host, string(p.State), copiesOn(p), dash(strings.Join(p.Done, ", "))})
 		for _, f := range p.Faults {
 			faults = append(faults, fmt.Sprintf("%s, images of %s: %s", p.Key.Snapshot, p.Key.Host, f))
 		}

@@ -2,6 +2,8 @@ package remote
 
 import (
 	"context"
+	"errors"
+	"io"
 	"sync"
 	"time"
 
@@ -141,6 +143,43 @@ func (a *agent) Kill(ctx context.Context, job string) ([]string, error) {
 		return nil, wire.Error(a.host, err)
 	}
 	return r.GetKilled(), nil
+}
+
+func (a *agent) ForgetJob(ctx context.Context, job string) error {
+	_, err := a.client.ForgetJob(ctx, &ssv1.ForgetJobRequest{Job: job})
+	return wire.Error(a.host, err)
+}
+
+func (a *agent) Logs(ctx context.Context, job, member string, opt orchestrator.LogOptions, take func([]byte) error) error {
+	ctx, cancel := context.WithCancel(ctx) // ends the stream if take fails
+	defer cancel()
+	stream, err := a.client.Logs(ctx, &ssv1.LogsRequest{Job: job, Member: member, Follow: opt.Follow, Tail: opt.Tail})
+	for err == nil {
+		var piece *ssv1.LogsResponse
+		if piece, err = stream.Recv(); err == nil {
+			if terr := take(piece.GetData()); terr != nil {
+				return terr
+			}
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return wire.Error(a.host, err)
+}
+
+func (a *agent) LogTime(ctx context.Context, job, member string) (time.Time, error) {
+	ctx, cancel := context.WithCancel(ctx) // ends the stream
+	defer cancel()
+	stream, err := a.client.Logs(ctx, &ssv1.LogsRequest{Job: job, Member: member, Tail: 1})
+	if err != nil {
+		return time.Time{}, wire.Error(a.host, err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return time.Time{}, wire.Error(a.host, err)
+	}
+	return time.UnixMilli(first.GetModifiedUnixMs()), nil
 }
 
 func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestrator.SnapshotLine, error) {

@@ -63,7 +63,7 @@ func (a *agent) member(m *ssv1.Member) orchestrator.Member {
 	return orchestrator.Member{
 		Host: a.host, Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(),
 		Pid: int(m.GetPid()), State: m.GetState(), Exit: m.GetExit(), RSS: m.GetRss(), Channels: int(m.GetChannels()),
-		Attached: m.GetAttached(), Frozen: m.GetFrozen(), Epoch: m.GetEpoch(),
+		Attached: m.GetAttached(), Frozen: m.GetFrozen(), Epoch: m.GetEpoch(), LogBytes: m.GetLogBytes(),
 	}
 }
 

@@ -764,7 +764,9 @@ type Member struct {
 	Attached bool                   `protobuf:"varint,12,opt,name=attached,proto3" json:"attached,omitempty"`
 	Frozen   bool                   `protobuf:"varint,13,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	// epoch is that of the restore that the member belongs to; 0 if the job had not been restored when it was started.
-	Epoch         uint64 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// log_bytes is how long the log is; -1 where that is not known.
+	LogBytes      int64 `protobuf:"varint,14,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -893,6 +895,13 @@ func (x *Member) GetFrozen() bool {
 func (x *Member) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Member) GetLogBytes() int64 {
+	if x != nil {
+		return x.LogBytes
 	}
 	return 0
 }
@@ -1234,6 +1243,209 @@ func (x *AttachResponse) GetMember() *Member {
 	return nil
 }
 
+type ForgetJobRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetJobRequest) Reset() {
+	*x = ForgetJobRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetJobRequest) ProtoMessage() {}
+
+func (x *ForgetJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetJobRequest.ProtoReflect.Descriptor instead.
+func (*ForgetJobRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ForgetJobRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+type ForgetJobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetJobResponse) Reset() {
+	*x = ForgetJobResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetJobResponse) ProtoMessage() {}
+
+func (x *ForgetJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetJobResponse.ProtoReflect.Descriptor instead.
+func (*ForgetJobResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{16}
+}
+
+type LogsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Job    string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Member string                 `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	// follow: go on as the log grows, until the member has ended.
+	Follow bool `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
+	// tail: begin so many bytes before the end, at the beginning of a line; 0: at the beginning.
+	Tail          int64 `protobuf:"varint,4,opt,name=tail,proto3" json:"tail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogsRequest) Reset() {
+	*x = LogsRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogsRequest) ProtoMessage() {}
+
+func (x *LogsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
+func (*LogsRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LogsRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *LogsRequest) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *LogsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *LogsRequest) GetTail() int64 {
+	if x != nil {
+		return x.Tail
+	}
+	return 0
+}
+
+// LogsResponse: the first has modified_unix_ms, when the log was last written to, and no data.
+type LogsResponse struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Data           []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	ModifiedUnixMs int64                  `protobuf:"varint,2,opt,name=modified_unix_ms,json=modifiedUnixMs,proto3" json:"modified_unix_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *LogsResponse) Reset() {
+	*x = LogsResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogsResponse) ProtoMessage() {}
+
+func (x *LogsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
+func (*LogsResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LogsResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *LogsResponse) GetModifiedUnixMs() int64 {
+	if x != nil {
+		return x.ModifiedUnixMs
+	}
+	return 0
+}
+
 type KillRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -1243,7 +1455,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	mi := &file_ss_v1_ss_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1467,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[15]
+	mi := &file_ss_v1_ss_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1480,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{15}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KillRequest) GetJob() string {
@@ -1287,7 +1499,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	mi := &file_ss_v1_ss_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1511,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[16]
+	mi := &file_ss_v1_ss_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1524,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{16}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KillResponse) GetKilled() []string {
@@ -1333,7 +1545,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	mi := &file_ss_v1_ss_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1557,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[17]
+	mi := &file_ss_v1_ss_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1570,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{17}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Key) GetJob() string {
@@ -1394,7 +1606,7 @@ type Participant struct {
 
 func (x *Participant) Reset() {
 	*x = Participant{}
-	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	mi := &file_ss_v1_ss_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1618,7 @@ func (x *Participant) String() string {
 func (*Participant) ProtoMessage() {}
 
 func (x *Participant) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[18]
+	mi := &file_ss_v1_ss_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1631,7 @@ func (x *Participant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Participant.ProtoReflect.Descriptor instead.
 func (*Participant) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{18}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Participant) GetHost() string {
@@ -1460,7 +1672,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_ss_v1_ss_proto_msgTypes[19]
+	mi := &file_ss_v1_ss_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1684,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[19]
+	mi := &file_ss_v1_ss_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1697,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{19}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *End) GetHost() string {
@@ -1575,7 +1787,7 @@ type MarkerMessage struct {
 
 func (x *MarkerMessage) Reset() {
 	*x = MarkerMessage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[20]
+	mi := &file_ss_v1_ss_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1799,7 @@ func (x *MarkerMessage) String() string {
 func (*MarkerMessage) ProtoMessage() {}
 
 func (x *MarkerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[20]
+	mi := &file_ss_v1_ss_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1812,7 @@ func (x *MarkerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkerMessage.ProtoReflect.Descriptor instead.
 func (*MarkerMessage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{20}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MarkerMessage) GetType() int32 {
@@ -1714,7 +1926,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[21]
+	mi := &file_ss_v1_ss_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1938,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[21]
+	mi := &file_ss_v1_ss_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1951,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{21}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SnapshotRequest) GetKind() isSnapshotRequest_Kind {
@@ -1806,7 +2018,7 @@ type SnapshotOpen struct {
 
 func (x *SnapshotOpen) Reset() {
 	*x = SnapshotOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[22]
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +2030,7 @@ func (x *SnapshotOpen) String() string {
 func (*SnapshotOpen) ProtoMessage() {}
 
 func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[22]
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +2043,7 @@ func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOpen.ProtoReflect.Descriptor instead.
 func (*SnapshotOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{22}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SnapshotOpen) GetKey() *Key {
@@ -1912,7 +2124,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[23]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2136,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[23]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2149,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{23}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SnapshotResponse) GetKind() isSnapshotResponse_Kind {
@@ -2022,7 +2234,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_ss_v1_ss_proto_msgTypes[24]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2246,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[24]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2259,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{24}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Progress) GetPhase() string {
@@ -2092,7 +2304,7 @@ type HostReport struct {
 
 func (x *HostReport) Reset() {
 	*x = HostReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[25]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2316,7 @@ func (x *HostReport) String() string {
 func (*HostReport) ProtoMessage() {}
 
 func (x *HostReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[25]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2329,7 @@ func (x *HostReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
 func (*HostReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{25}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HostReport) GetMembers() []*MemberReport {
@@ -2202,7 +2414,7 @@ type MemberReport struct {
 
 func (x *MemberReport) Reset() {
 	*x = MemberReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2426,7 @@ func (x *MemberReport) String() string {
 func (*MemberReport) ProtoMessage() {}
 
 func (x *MemberReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2439,7 @@ func (x *MemberReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReport.ProtoReflect.Descriptor instead.
 func (*MemberReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MemberReport) GetMember() *Member {
@@ -2269,7 +2481,7 @@ type PhaseTiming struct {
 
 func (x *PhaseTiming) Reset() {
 	*x = PhaseTiming{}
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2493,7 @@ func (x *PhaseTiming) String() string {
 func (*PhaseTiming) ProtoMessage() {}
 
 func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2506,7 @@ func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTiming.ProtoReflect.Descriptor instead.
 func (*PhaseTiming) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PhaseTiming) GetName() string {
@@ -2331,7 +2543,7 @@ type ImageKey struct {
 
 func (x *ImageKey) Reset() {
 	*x = ImageKey{}
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2555,7 @@ func (x *ImageKey) String() string {
 func (*ImageKey) ProtoMessage() {}
 
 func (x *ImageKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2568,7 @@ func (x *ImageKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageKey.ProtoReflect.Descriptor instead.
 func (*ImageKey) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ImageKey) GetJob() string {
@@ -2402,7 +2614,7 @@ type VerifyImagesRequest struct {
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2626,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2639,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VerifyImagesRequest) GetKey() *ImageKey {
@@ -2476,7 +2688,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +2700,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +2713,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VerifyImagesResponse) GetEnds() []*End {
@@ -2542,7 +2754,7 @@ type RemoveImagesRequest struct {
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2766,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2779,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveImagesRequest) GetJob() string {
@@ -2621,7 +2833,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2845,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +2858,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveImagesResponse) GetRemoved() int32 {
@@ -2667,7 +2879,7 @@ type ResolveImagesRequest struct {
 
 func (x *ResolveImagesRequest) Reset() {
 	*x = ResolveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2891,7 @@ func (x *ResolveImagesRequest) String() string {
 func (*ResolveImagesRequest) ProtoMessage() {}
 
 func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2904,7 @@ func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResolveImagesRequest) GetCommitted() []*ImageKey {
@@ -2717,7 +2929,7 @@ type ResolveImagesResponse struct {
 
 func (x *ResolveImagesResponse) Reset() {
 	*x = ResolveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2941,7 @@ func (x *ResolveImagesResponse) String() string {
 func (*ResolveImagesResponse) ProtoMessage() {}
 
 func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2954,7 @@ func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
 }
 
 type RestoreRequest struct {
@@ -2758,7 +2970,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2770,7 +2982,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2783,7 +2995,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RestoreRequest) GetKind() isRestoreRequest_Kind {
@@ -2843,7 +3055,7 @@ type RestorePlan struct {
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3067,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3080,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RestorePlan) GetId() string {
@@ -2934,7 +3146,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3158,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3171,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -3007,7 +3219,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3019,7 +3231,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3032,7 +3244,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -3061,7 +3273,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3285,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3298,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RestoreResponse) GetStep() RestoreStep {
@@ -3121,7 +3333,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3345,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3358,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Failure) GetCode() uint32 {
@@ -3172,7 +3384,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3184,7 +3396,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3197,7 +3409,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -3215,7 +3427,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3227,7 +3439,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3240,7 +3452,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -3255,7 +3467,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3479,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3492,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -3312,7 +3524,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3536,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3549,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 type GetObjectRequest struct {
@@ -3352,7 +3564,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3576,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3589,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -3410,7 +3622,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3422,7 +3634,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3435,7 +3647,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -3456,7 +3668,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3468,7 +3680,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3481,7 +3693,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -3514,7 +3726,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3738,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3751,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -3559,7 +3771,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +3783,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +3796,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -3609,7 +3821,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3621,7 +3833,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3634,7 +3846,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 type InventoryRequest struct {
@@ -3649,7 +3861,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +3873,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +3886,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -3704,7 +3916,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3716,7 +3928,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3729,7 +3941,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -3782,7 +3994,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3794,7 +4006,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3807,7 +4019,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -3863,7 +4075,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3875,7 +4087,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3888,7 +4100,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -3924,7 +4136,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3936,7 +4148,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3949,7 +4161,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -3992,7 +4204,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4004,7 +4216,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4017,7 +4229,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -4056,7 +4268,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4068,7 +4280,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4081,7 +4293,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 type FetchImagesRequest struct {
@@ -4096,7 +4308,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4108,7 +4320,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4121,7 +4333,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -4162,7 +4374,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4174,7 +4386,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4187,7 +4399,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -4215,7 +4427,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4227,7 +4439,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4240,7 +4452,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -4274,7 +4486,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4286,7 +4498,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4299,7 +4511,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -4328,7 +4540,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4340,7 +4552,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4353,7 +4565,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -4387,7 +4599,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4399,7 +4611,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4412,7 +4624,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -4442,7 +4654,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4454,7 +4666,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4467,7 +4679,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -4520,7 +4732,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4532,7 +4744,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4545,7 +4757,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -4616,7 +4828,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4628,7 +4840,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4641,7 +4853,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -4681,7 +4893,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4693,7 +4905,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4706,7 +4918,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -4769,7 +4981,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4781,7 +4993,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4794,7 +5006,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -4830,7 +5042,7 @@ type RestoreFateRequest struct {
 
 func (x *RestoreFateRequest) Reset() {
 	*x = RestoreFateRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4842,7 +5054,7 @@ func (x *RestoreFateRequest) String() string {
 func (*RestoreFateRequest) ProtoMessage() {}
 
 func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4855,7 +5067,7 @@ func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateRequest.ProtoReflect.Descriptor instead.
 func (*RestoreFateRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RestoreFateRequest) GetJob() string {
@@ -4888,7 +5100,7 @@ type RestoreFateResponse struct {
 
 func (x *RestoreFateResponse) Reset() {
 	*x = RestoreFateResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4900,7 +5112,7 @@ func (x *RestoreFateResponse) String() string {
 func (*RestoreFateResponse) ProtoMessage() {}
 
 func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4913,7 +5125,7 @@ func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateResponse.ProtoReflect.Descriptor instead.
 func (*RestoreFateResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RestoreFateResponse) GetFate() RestoreFate {
@@ -4979,7 +5191,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\"\n" +
 	"\rfound_unix_ms\x18\x04 \x01(\x03R\vfoundUnixMs\x12\x16\n" +
-	"\x06healed\x18\x05 \x01(\bR\x06healed\"\xb2\x02\n" +
+	"\x06healed\x18\x05 \x01(\bR\x06healed\"\xcf\x02\n" +
 	"\x06Member\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -4995,7 +5207,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\bchannels\x18\v \x01(\x05R\bchannels\x12\x1a\n" +
 	"\battached\x18\f \x01(\bR\battached\x12\x16\n" +
 	"\x06frozen\x18\r \x01(\bR\x06frozen\x12\x14\n" +
-	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\"\"\n" +
+	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\x12\x1b\n" +
+	"\tlog_bytes\x18\x0e \x01(\x03R\blogBytes\"\"\n" +
 	"\x0eMembersRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\":\n" +
 	"\x0fMembersResponse\x12'\n" +
@@ -5017,7 +5230,18 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
 	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\"7\n" +
 	"\x0eAttachResponse\x12%\n" +
-	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"\x1f\n" +
+	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"$\n" +
+	"\x10ForgetJobRequest\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\"\x13\n" +
+	"\x11ForgetJobResponse\"c\n" +
+	"\vLogsRequest\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
+	"\x06member\x18\x02 \x01(\tR\x06member\x12\x16\n" +
+	"\x06follow\x18\x03 \x01(\bR\x06follow\x12\x12\n" +
+	"\x04tail\x18\x04 \x01(\x03R\x04tail\"L\n" +
+	"\fLogsResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12(\n" +
+	"\x10modified_unix_ms\x18\x02 \x01(\x03R\x0emodifiedUnixMs\"\x1f\n" +
 	"\vKillRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\"&\n" +
 	"\fKillResponse\x12\x16\n" +
@@ -5296,14 +5520,16 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x18RESTORE_FATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16RESTORE_FATE_UNTOUCHED\x10\x01\x12\x18\n" +
 	"\x14RESTORE_FATE_STOPPED\x10\x02\x12\x18\n" +
-	"\x14RESTORE_FATE_RESUMED\x10\x032\xd4\b\n" +
+	"\x14RESTORE_FATE_RESUMED\x10\x032\xc7\t\n" +
 	"\x05Agent\x12/\n" +
 	"\x04Info\x12\x12.ss.v1.InfoRequest\x1a\x13.ss.v1.InfoResponse\x128\n" +
 	"\aMembers\x12\x15.ss.v1.MembersRequest\x1a\x16.ss.v1.MembersResponse\x12,\n" +
 	"\x03Run\x12\x11.ss.v1.RunRequest\x1a\x12.ss.v1.RunResponse\x125\n" +
 	"\x06Attach\x12\x14.ss.v1.AttachRequest\x1a\x15.ss.v1.AttachResponse\x122\n" +
 	"\x05Stand\x12\x13.ss.v1.StandRequest\x1a\x14.ss.v1.StandResponse\x12/\n" +
-	"\x04Kill\x12\x12.ss.v1.KillRequest\x1a\x13.ss.v1.KillResponse\x12?\n" +
+	"\x04Kill\x12\x12.ss.v1.KillRequest\x1a\x13.ss.v1.KillResponse\x12>\n" +
+	"\tForgetJob\x12\x17.ss.v1.ForgetJobRequest\x1a\x18.ss.v1.ForgetJobResponse\x121\n" +
+	"\x04Logs\x12\x12.ss.v1.LogsRequest\x1a\x13.ss.v1.LogsResponse0\x01\x12?\n" +
 	"\bSnapshot\x12\x16.ss.v1.SnapshotRequest\x1a\x17.ss.v1.SnapshotResponse(\x010\x01\x12<\n" +
 	"\aRestore\x12\x15.ss.v1.RestoreRequest\x1a\x16.ss.v1.RestoreResponse(\x010\x01\x12G\n" +
 	"\fVerifyImages\x12\x1a.ss.v1.VerifyImagesRequest\x1a\x1b.ss.v1.VerifyImagesResponse\x12G\n" +
@@ -5341,7 +5567,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(RestoreStep)(0),              // 0: ss.v1.RestoreStep
 	(RestoreFate)(0),              // 1: ss.v1.RestoreFate
@@ -5360,67 +5586,71 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*RunResponse)(nil),           // 14: ss.v1.RunResponse
 	(*AttachRequest)(nil),         // 15: ss.v1.AttachRequest
 	(*AttachResponse)(nil),        // 16: ss.v1.AttachResponse
-	(*KillRequest)(nil),           // 17: ss.v1.KillRequest
-	(*KillResponse)(nil),          // 18: ss.v1.KillResponse
-	(*Key)(nil),                   // 19: ss.v1.Key
-	(*Participant)(nil),           // 20: ss.v1.Participant
-	(*End)(nil),                   // 21: ss.v1.End
-	(*MarkerMessage)(nil),         // 22: ss.v1.MarkerMessage
-	(*SnapshotRequest)(nil),       // 23: ss.v1.SnapshotRequest
-	(*SnapshotOpen)(nil),          // 24: ss.v1.SnapshotOpen
-	(*SnapshotResponse)(nil),      // 25: ss.v1.SnapshotResponse
-	(*Progress)(nil),              // 26: ss.v1.Progress
-	(*HostReport)(nil),            // 27: ss.v1.HostReport
-	(*MemberReport)(nil),          // 28: ss.v1.MemberReport
-	(*PhaseTiming)(nil),           // 29: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 30: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 31: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 32: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 33: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 34: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 35: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 36: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 37: ss.v1.RestoreRequest
-	(*RestorePlan)(nil),           // 38: ss.v1.RestorePlan
-	(*RestorePart)(nil),           // 39: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 40: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 41: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 42: ss.v1.Failure
-	(*DeliverRequest)(nil),        // 43: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 44: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 45: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 46: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 47: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 48: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 49: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 50: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 51: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 52: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 53: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 54: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 55: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 56: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 57: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 58: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 59: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 60: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 61: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 62: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 63: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 64: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 65: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 66: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 67: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 68: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 69: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 70: ss.v1.ImportImagesResponse
-	(*RestoreFateRequest)(nil),    // 71: ss.v1.RestoreFateRequest
-	(*RestoreFateResponse)(nil),   // 72: ss.v1.RestoreFateResponse
+	(*ForgetJobRequest)(nil),      // 17: ss.v1.ForgetJobRequest
+	(*ForgetJobResponse)(nil),     // 18: ss.v1.ForgetJobResponse
+	(*LogsRequest)(nil),           // 19: ss.v1.LogsRequest
+	(*LogsResponse)(nil),          // 20: ss.v1.LogsResponse
+	(*KillRequest)(nil),           // 21: ss.v1.KillRequest
+	(*KillResponse)(nil),          // 22: ss.v1.KillResponse
+	(*Key)(nil),                   // 23: ss.v1.Key
+	(*Participant)(nil),           // 24: ss.v1.Participant
+	(*End)(nil),                   // 25: ss.v1.End
+	(*MarkerMessage)(nil),         // 26: ss.v1.MarkerMessage
+	(*SnapshotRequest)(nil),       // 27: ss.v1.SnapshotRequest
+	(*SnapshotOpen)(nil),          // 28: ss.v1.SnapshotOpen
+	(*SnapshotResponse)(nil),      // 29: ss.v1.SnapshotResponse
+	(*Progress)(nil),              // 30: ss.v1.Progress
+	(*HostReport)(nil),            // 31: ss.v1.HostReport
+	(*MemberReport)(nil),          // 32: ss.v1.MemberReport
+	(*PhaseTiming)(nil),           // 33: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 34: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 35: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 36: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 37: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 38: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 39: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 40: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 41: ss.v1.RestoreRequest
+	(*RestorePlan)(nil),           // 42: ss.v1.RestorePlan
+	(*RestorePart)(nil),           // 43: ss.v1.RestorePart
+	(*AddrMove)(nil),              // 44: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 45: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 46: ss.v1.Failure
+	(*DeliverRequest)(nil),        // 47: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 48: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 49: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 50: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 51: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 52: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 53: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 54: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 55: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 56: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 57: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 58: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 59: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 60: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 61: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 62: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 63: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 64: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 65: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 66: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 67: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 68: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 69: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 70: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 71: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 72: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 73: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 74: ss.v1.ImportImagesResponse
+	(*RestoreFateRequest)(nil),    // 75: ss.v1.RestoreFateRequest
+	(*RestoreFateResponse)(nil),   // 76: ss.v1.RestoreFateResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	3,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
 	3,  // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
-	30, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	34, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
 	9,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
 	3,  // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
 	4,  // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
@@ -5430,106 +5660,110 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	10, // 9: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
 	10, // 10: ss.v1.RunResponse.member:type_name -> ss.v1.Member
 	10, // 11: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
-	19, // 12: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
-	21, // 13: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
-	24, // 14: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
-	22, // 15: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	19, // 16: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	20, // 17: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
-	20, // 18: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	22, // 19: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	26, // 20: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	27, // 21: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	42, // 22: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	28, // 23: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	29, // 24: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	23, // 12: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
+	25, // 13: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
+	28, // 14: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	26, // 15: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
+	23, // 16: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	24, // 17: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
+	24, // 18: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	26, // 19: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	30, // 20: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	31, // 21: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	46, // 22: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	32, // 23: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	33, // 24: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
 	10, // 25: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	30, // 26: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	21, // 27: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	30, // 28: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	30, // 29: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	38, // 30: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	34, // 26: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	25, // 27: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	34, // 28: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	34, // 29: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	42, // 30: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
 	0,  // 31: ss.v1.RestoreRequest.step:type_name -> ss.v1.RestoreStep
-	19, // 32: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	39, // 33: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	40, // 34: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	20, // 35: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	23, // 32: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	43, // 33: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	44, // 34: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	24, // 35: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
 	10, // 36: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	20, // 37: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	24, // 37: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
 	0,  // 38: ss.v1.RestoreResponse.step:type_name -> ss.v1.RestoreStep
-	42, // 39: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	22, // 40: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	30, // 41: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	55, // 42: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	56, // 43: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	57, // 44: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	46, // 39: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	26, // 40: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	34, // 41: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	59, // 42: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	60, // 43: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	61, // 44: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
 	9,  // 45: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	56, // 46: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	30, // 47: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	30, // 48: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	20, // 49: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	30, // 50: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	30, // 51: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	20, // 52: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	69, // 53: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	68, // 54: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	30, // 55: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	20, // 56: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	60, // 46: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	34, // 47: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	34, // 48: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	24, // 49: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	34, // 50: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	34, // 51: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	24, // 52: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	73, // 53: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	72, // 54: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	34, // 55: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	24, // 56: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
 	1,  // 57: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
 	2,  // 58: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
 	11, // 59: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
 	13, // 60: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
 	15, // 61: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
 	7,  // 62: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	17, // 63: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	23, // 64: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	37, // 65: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	31, // 66: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	33, // 67: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	35, // 68: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	53, // 69: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	58, // 70: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	60, // 71: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	62, // 72: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	64, // 73: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	66, // 74: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	67, // 75: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	43, // 76: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	45, // 77: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	51, // 78: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	47, // 79: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	48, // 80: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	50, // 81: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	7,  // 82: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	71, // 83: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
-	5,  // 84: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	12, // 85: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	14, // 86: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	16, // 87: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	8,  // 88: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	18, // 89: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	25, // 90: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	41, // 91: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	32, // 92: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	34, // 93: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	36, // 94: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	54, // 95: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	59, // 96: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	61, // 97: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	63, // 98: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	65, // 99: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	67, // 100: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	70, // 101: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	44, // 102: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	46, // 103: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	52, // 104: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	45, // 105: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	49, // 106: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	49, // 107: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	8,  // 108: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	72, // 109: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
-	84, // [84:110] is the sub-list for method output_type
-	58, // [58:84] is the sub-list for method input_type
+	21, // 63: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	17, // 64: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	19, // 65: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	27, // 66: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	41, // 67: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	35, // 68: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	37, // 69: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	39, // 70: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	57, // 71: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	62, // 72: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	64, // 73: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	66, // 74: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	68, // 75: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	70, // 76: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	71, // 77: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	47, // 78: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	49, // 79: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	55, // 80: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	51, // 81: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	52, // 82: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	54, // 83: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	7,  // 84: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	75, // 85: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
+	5,  // 86: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	12, // 87: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	14, // 88: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	16, // 89: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	8,  // 90: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	22, // 91: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	18, // 92: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	20, // 93: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	29, // 94: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	45, // 95: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	36, // 96: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	38, // 97: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	40, // 98: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	58, // 99: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	63, // 100: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	65, // 101: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	67, // 102: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	69, // 103: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	71, // 104: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	74, // 105: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	48, // 106: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	50, // 107: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	56, // 108: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	49, // 109: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	53, // 110: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	53, // 111: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	8,  // 112: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	76, // 113: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
+	86, // [86:114] is the sub-list for method output_type
+	58, // [58:86] is the sub-list for method input_type
 	58, // [58:58] is the sub-list for extension type_name
 	58, // [58:58] is the sub-list for extension extendee
 	0,  // [0:58] is the sub-list for field type_name
@@ -5540,21 +5774,21 @@ func file_ss_v1_ss_proto_init() {
 	if File_ss_v1_ss_proto != nil {
 		return
 	}
-	file_ss_v1_ss_proto_msgTypes[21].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[25].OneofWrappers = []any{
 		(*SnapshotRequest_Open)(nil),
 		(*SnapshotRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[23].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[27].OneofWrappers = []any{
 		(*SnapshotResponse_Message)(nil),
 		(*SnapshotResponse_Progress)(nil),
 		(*SnapshotResponse_Report)(nil),
 		(*SnapshotResponse_Failure)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[35].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[39].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Step)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[65].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[69].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -5565,7 +5799,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   71,
+			NumMessages:   75,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -27,6 +27,8 @@ const (
 	Agent_Attach_FullMethodName        = "/ss.v1.Agent/Attach"
 	Agent_Stand_FullMethodName         = "/ss.v1.Agent/Stand"
 	Agent_Kill_FullMethodName          = "/ss.v1.Agent/Kill"
+	Agent_ForgetJob_FullMethodName     = "/ss.v1.Agent/ForgetJob"
+	Agent_Logs_FullMethodName          = "/ss.v1.Agent/Logs"
 	Agent_Snapshot_FullMethodName      = "/ss.v1.Agent/Snapshot"
 	Agent_Restore_FullMethodName       = "/ss.v1.Agent/Restore"
 	Agent_VerifyImages_FullMethodName  = "/ss.v1.Agent/VerifyImages"
@@ -59,6 +61,10 @@ type AgentClient interface {
 	Stand(ctx context.Context, in *StandRequest, opts ...grpc.CallOption) (*StandResponse, error)
 	// Kill ends a job's members here. Admin.
 	Kill(ctx context.Context, in *KillRequest, opts ...grpc.CallOption) (*KillResponse, error)
+	// ForgetJob removes what this host keeps of a job of which no member lives: members that have ended, and the logs that it made. Admin.
+	ForgetJob(ctx context.Context, in *ForgetJobRequest, opts ...grpc.CallOption) (*ForgetJobResponse, error)
+	// Logs streams what a member has written to its log. Admin.
+	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
 	// Snapshot carries one attempt's messages between the coordinator and this participant. The first
 	// message of the coordinator is Open. Admin.
 	Snapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SnapshotRequest, SnapshotResponse], error)
@@ -156,9 +162,38 @@ func (c *agentClient) Kill(ctx context.Context, in *KillRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *agentClient) ForgetJob(ctx context.Context, in *ForgetJobRequest, opts ...grpc.CallOption) (*ForgetJobResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetJobResponse)
+	err := c.cc.Invoke(ctx, Agent_ForgetJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[0], Agent_Logs_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[LogsRequest, LogsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_LogsClient = grpc.ServerStreamingClient[LogsResponse]
+
 func (c *agentClient) Snapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SnapshotRequest, SnapshotResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[0], Agent_Snapshot_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[1], Agent_Snapshot_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +206,7 @@ type Agent_SnapshotClient = grpc.BidiStreamingClient[SnapshotRequest, SnapshotRe
 
 func (c *agentClient) Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RestoreRequest, RestoreResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[1], Agent_Restore_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[2], Agent_Restore_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -264,7 +299,7 @@ func (c *agentClient) Collect(ctx context.Context, in *CollectRequest, opts ...g
 
 func (c *agentClient) ExportImages(ctx context.Context, in *ExportImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FileFrame], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[2], Agent_ExportImages_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[3], Agent_ExportImages_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -283,7 +318,7 @@ type Agent_ExportImagesClient = grpc.ServerStreamingClient[FileFrame]
 
 func (c *agentClient) ImportImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[FileFrame, ImportImagesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[3], Agent_ImportImages_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Agent_ServiceDesc.Streams[4], Agent_ImportImages_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -312,6 +347,10 @@ type AgentServer interface {
 	Stand(context.Context, *StandRequest) (*StandResponse, error)
 	// Kill ends a job's members here. Admin.
 	Kill(context.Context, *KillRequest) (*KillResponse, error)
+	// ForgetJob removes what this host keeps of a job of which no member lives: members that have ended, and the logs that it made. Admin.
+	ForgetJob(context.Context, *ForgetJobRequest) (*ForgetJobResponse, error)
+	// Logs streams what a member has written to its log. Admin.
+	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
 	// Snapshot carries one attempt's messages between the coordinator and this participant. The first
 	// message of the coordinator is Open. Admin.
 	Snapshot(grpc.BidiStreamingServer[SnapshotRequest, SnapshotResponse]) error
@@ -366,6 +405,12 @@ func (UnimplementedAgentServer) Stand(context.Context, *StandRequest) (*StandRes
 }
 func (UnimplementedAgentServer) Kill(context.Context, *KillRequest) (*KillResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Kill not implemented")
+}
+func (UnimplementedAgentServer) ForgetJob(context.Context, *ForgetJobRequest) (*ForgetJobResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetJob not implemented")
+}
+func (UnimplementedAgentServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Logs not implemented")
 }
 func (UnimplementedAgentServer) Snapshot(grpc.BidiStreamingServer[SnapshotRequest, SnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method Snapshot not implemented")
@@ -531,6 +576,35 @@ func _Agent_Kill_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Agent_ForgetJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).ForgetJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_ForgetJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).ForgetJob(ctx, req.(*ForgetJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agent_Logs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LogsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServer).Logs(m, &grpc.GenericServerStream[LogsRequest, LogsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Agent_LogsServer = grpc.ServerStreamingServer[LogsResponse]
 
 func _Agent_Snapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(AgentServer).Snapshot(&grpc.GenericServerStream[SnapshotRequest, SnapshotResponse]{ServerStream: stream})
@@ -740,6 +814,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Agent_Kill_Handler,
 		},
 		{
+			MethodName: "ForgetJob",
+			Handler:    _Agent_ForgetJob_Handler,
+		},
+		{
 			MethodName: "VerifyImages",
 			Handler:    _Agent_VerifyImages_Handler,
 		},
@@ -773,6 +851,11 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Logs",
+			Handler:       _Agent_Logs_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "Snapshot",
 			Handler:       _Agent_Snapshot_Handler,
