@@ -124,6 +124,22 @@ func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err er
 	return killed, errors.Join(errs...)
 }
 
+// KillOn ends what one host has of a job, members that the catalogue does not have there too, and leaves the other hosts alone.
+func (c *Cluster) KillOn(ctx context.Context, job, host string) (killed []string, err error) {
+	if _, err := c.Catalogue.Job(job); err != nil {
+		return nil, err
+	}
+	h, _, err := c.host(host)
+	if err != nil {
+		return nil, err
+	}
+	k := c.killOn(ctx, job, []store.Host{h})[0]
+	if k.err != nil {
+		return nil, k.err
+	}
+	return k.names, c.Catalogue.ClearHosts(job, host)
+}
+
 // strangers says of members that the catalogue has on a host, and that host knows nothing of, that they were not ended.
 func (c *Cluster) strangers(job, host string, placed []store.Placed, killed []string) {
 	for _, p := range placed {

@@ -85,13 +85,22 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 	if opt.Stop {
 		a.stopped(outcome)
 	}
-	if err := c.heard(ctx, a.survey.lately()); err != nil {
-		c.notice("which hosts answer again is not in the catalogue: %v", err)
-	}
+	a.latecomers(ctx)
 	// The cut exists, and the job runs. What comes now can be made up for later.
 	c.publish(ctx, a.cut, a.all)
 	c.retain(context.WithoutCancel(ctx), opt.Job, a.all)
 	return a.cut, nil
+}
+
+// latecomers takes in what hosts without members said after the plan was made: which are back, and what they claim to have (F5).
+func (a *attempt) latecomers(ctx context.Context) {
+	statuses, members := a.survey.lately()
+	if err := errors.Join(a.c.heard(ctx, statuses), a.c.stand(ctx, statuses)); err != nil {
+		a.c.notice("what %d host(s) said late is not in the catalogue: %v", len(statuses), err)
+	}
+	if _, err := a.c.entitled(a.job, members); err != nil {
+		a.c.notice("%v", err)
+	}
 }
 
 // attempt is one attempt at a cut, on the coordinator's side. The goroutine of drive owns it.

@@ -116,15 +116,17 @@ func (s *survey) await(hosts int, enough func(survey) time.Duration) {
 	}
 }
 
-// lately lists the hosts that were not waited for and have answered since, well or not.
-func (s *survey) lately() []HostStatus {
-	var out []HostStatus
+// lately lists the hosts that were not waited for and have answered since, well or not, and the members that they name.
+func (s *survey) lately() (statuses []HostStatus, members []Member) {
 	for {
 		select {
 		case a := <-s.late:
-			out = append(out, a.status)
+			statuses = append(statuses, a.status)
+			if a.status.Err == nil {
+				members = append(members, a.members...)
+			}
 		default:
-			return out
+			return statuses, members
 		}
 	}
 }

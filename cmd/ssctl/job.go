@@ -222,11 +222,16 @@ func short(s string, n int) string {
 }
 
 func (a *app) killCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "kill JOB", Short: "End a job on every host; its cuts stay", Args: args(1, 1),
+	var host string
+	cmd := &cobra.Command{
+		Use: "kill JOB", Short: "End a job on every host, or on one; its cuts stay", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				killed, err := c.Kill(ctx, argv[0])
+				kill := c.Kill
+				if host != "" {
+					kill = func(ctx context.Context, job string) ([]string, error) { return c.KillOn(ctx, job, host) }
+				}
+				killed, err := kill(ctx, argv[0])
 				if err != nil {
 					return &fault.Error{Op: "kill", Job: argv[0], Err: err}
 				}
@@ -236,4 +241,6 @@ func (a *app) killCommand() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().StringVar(&host, "host", "", "only what this host has of the job")
+	return cmd
 }
