@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -146,12 +147,20 @@ func (a *Agent) Deliver(m marker.Message) {
 	}
 }
 
-// tellRunner hands the outcome of an attempt in doubt to the job's participant.
-func (a *Agent) tellRunner(k images.Key, committed bool) {
+// tellRunner hands the outcome of an attempt in doubt to the job's participant. It returns when the participant has carried it out, so that an
+// attempt that is begun next does not meet this one's end, or with ctx.
+func (a *Agent) tellRunner(ctx context.Context, k images.Key, committed bool) {
 	a.mu.Lock()
 	r := a.runners[k.Job]
 	a.mu.Unlock()
-	if r != nil && k.Host == a.cfg.Host {
-		r.post(marker.Resolved{Snapshot: marker.SnapshotID(k.Snapshot), Committed: committed})
+	if r == nil || k.Host != a.cfg.Host {
+		return
+	}
+	settled := make(chan struct{})
+	r.put(input{event: marker.Resolved{Snapshot: marker.SnapshotID(k.Snapshot), Committed: committed}, settled: settled})
+	select {
+	case <-settled:
+	case <-r.quit:
+	case <-ctx.Done():
 	}
 }

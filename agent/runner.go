@@ -24,6 +24,7 @@ type runner struct {
 	p        marker.Participant
 	attempts map[marker.Key]*Attempt
 	cur      *work // what the participant's current attempt holds; nil while Idle
+	waiting  []chan<- struct{}
 }
 
 func (a *Agent) newRunner(job string) *runner {
@@ -66,6 +67,8 @@ type input struct {
 	event  marker.Event
 	opened *Attempt
 	closed marker.Key
+
+	settled chan<- struct{} // closed when the participant, after the event, is not at the end of an attempt any more
 }
 
 // post hands an event to the loop, unless the loop has ended.
@@ -111,6 +114,16 @@ func (r *runner) handle(in input) {
 	}
 	r.step(marker.Tick{Now: r.now()}) // so that spans count from the event, not from the last one
 	r.step(in.event)
+	if in.settled != nil {
+		r.waiting = append(r.waiting, in.settled)
+	}
+	if p := r.p.Phase(); p == marker.Finishing || p == marker.RollingBack {
+		return
+	}
+	for _, settled := range r.waiting {
+		close(settled)
+	}
+	r.waiting = nil
 }
 
 func (r *runner) step(ev marker.Event) {

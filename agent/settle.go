@@ -21,13 +21,13 @@ func (a *Agent) SettleCopy(key images.Key, committed bool) error {
 }
 
 // Resolve settles image sets in doubt: some belong to a cut, some to nothing.
-func (a *Agent) Resolve(_ context.Context, committed, aborted []images.Key) error {
+func (a *Agent) Resolve(ctx context.Context, committed, aborted []images.Key) error {
 	var errs []error
 	for _, k := range committed {
 		if err := a.cfg.Images.Commit(k); err != nil && !errors.Is(err, images.ErrNotFound) {
 			errs = append(errs, err)
 		}
-		a.tellRunner(k, true)
+		a.tellRunner(ctx, k, true)
 	}
 	doubt, err := a.inDoubt()
 	if err != nil {
@@ -38,7 +38,7 @@ func (a *Agent) Resolve(_ context.Context, committed, aborted []images.Key) erro
 			if d == k {
 				_, err := a.cfg.Images.RemoveUncommitted(k)
 				errs = append(errs, err)
-				a.tellRunner(k, false)
+				a.tellRunner(ctx, k, false)
 			}
 		}
 	}
@@ -76,7 +76,7 @@ func (a *Agent) PutCut(ctx context.Context, vault, job, snapshot string, manifes
 		if !set.Committed {
 			errs = append(errs, a.cfg.Images.Commit(set.Key))
 		}
-		a.tellRunner(set.Key, true)
+		a.tellRunner(ctx, set.Key, true)
 	}
 	return a.imageFault(errors.Join(errs...))
 }
