@@ -33,7 +33,7 @@ type step struct {
 	Same  int64    `json:"same,omitempty"`
 	Size  int64    `json:"size,omitempty"`
 	Mode  uint32   `json:"mode,omitempty"`
-	file  *os.File // the overwritten file itself, where PutBack has opened it
+	file  *os.File // the overwritten file itself (O_PATH), where PutBack has opened it
 
 	// Of what had a name that a file of the cut was given: the name that it has meanwhile, in the same folder, and with whose rights.
 	Aside string `json:"aside,omitempty"`
@@ -78,8 +78,8 @@ func (u *Undo) save(file *os.File, path string, same int64, st *unix.Stat_t) err
 	if err := errors.Join(copyData(out, file, same, st.Size, true), out.Close()); err != nil {
 		return err
 	}
-	// A descriptor of its own: the user may exchange the name before the undo.
-	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	// The user may exchange the name before the undo. A descriptor that opens nothing (O_PATH) keeps nobody from taking a lease.
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
@@ -211,14 +211,11 @@ func (s step) drop(name string) error {
 
 // unwrite gives an overwritten file back what it held.
 func (s step) unwrite(dir string) error {
-	file := s.file
+	file, err := s.open()
 	if file == nil {
-		var err error
-		if file, err = s.find(); file == nil {
-			return err
-		}
-		defer file.Close()
+		return err
 	}
+	defer file.Close()
 	saved, err := os.Open(filepath.Join(dir, s.Saved))
 	if err != nil {
 		return err
@@ -227,8 +224,11 @@ func (s step) unwrite(dir string) error {
 	return errors.Join(copyData(file, saved, s.Same, s.Size, true), unix.Fchmod(int(file.Fd()), s.Mode))
 }
 
-// find opens the file of a step again by its name; nil if that leads to another one.
-func (s step) find() (*os.File, error) {
+// open opens the file of a step again, by its name if nothing better is there; nil if that leads to another one.
+func (s step) open() (*os.File, error) {
+	if s.file != nil {
+		return reopen(int(s.file.Fd()), unix.O_RDWR, s.Path)
+	}
 	p, err := locate("/", s.Path, nil)
 	if err != nil {
 		return nil, ignoreGone(err)

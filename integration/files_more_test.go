@@ -1,0 +1,110 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestProgramReplaced needs root. A program that is replaced on disk under two members (an upgrade) is in the cut as it was, for both.
+func TestProgramReplaced(t *testing.T) {
+	c := newCluster(t, "hostA", "hostB")
+	c.userFolder()
+	holder := c.compile("holder", "-pthread")
+	program := "/srv/user/program"
+	put := func() {
+		for _, h := range c.Hosts() {
+			path := h.Path(program)
+			if out, err := exec.CommandContext(t.Context(), "cp", holder, path+".new").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			if err := os.Rename(path+".new", path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	put()
+	j := c.newJob("replaced")
+	j.serve("one", "hostA", program, "replaced")
+	j.serve("two", "hostA", program, "replaced")
+	j.awaitProgress()
+	put()
+	for range filesRounds(t) {
+		cut := j.snapshot().Cut
+		j.restore(cut)
+		j.awaitProgress()
+		j.restore(cut, "hostA=hostB")
+		j.awaitProgress()
+		j.restore(cut, "hostA=hostA")
+		j.moved("hostB", "hostA")
+		j.awaitProgress()
+	}
+	j.end()
+}
+
+// TestLeaseThatCannotBeKept needs root. A process that holds a lease on a file that it can only write is refused before the freeze, and its
+// lease is not broken.
+func TestLeaseThatCannotBeKept(t *testing.T) {
+	c := newCluster(t, "hostA", "hostB")
+	c.userFolder()
+	j := c.newJob("lease")
+	j.serve("lease", "hostA", c.compile("holder", "-pthread"), "writeonly", "/srv/user/f")
+	j.awaitProgress()
+	_, stderr, exit := c.Ctl("snapshot", "lease")
+	if exit == 0 || !strings.Contains(stderr, "lease on /srv/user/f") || strings.Contains(stderr, "recording") {
+		t.Errorf("exit code %d: %s", exit, stderr)
+	}
+	j.awaitProgress()
+	j.end()
+}
+
+// TestPythonProcesses needs root and python3. The pools of multiprocessing that are made by spawn and by a fork server hold named semaphores.
+func TestPythonProcesses(t *testing.T) {
+	c := newCluster(t, "hostA", "hostB")
+	for _, method := range []string{"spawn", "forkserver"} {
+		t.Run(method, func(t *testing.T) {
+			c := &cluster{Lab: c.Lab, t: t}
+			program := c.Dir() + "/pool-" + method + ".py"
+			if err := os.WriteFile(program, []byte(pythonPool), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			j := c.newJob(method)
+			j.serve("pool", "hostA", "/usr/bin/python3", program, method)
+			j.awaitProgress()
+			for range filesRounds(t) {
+				cut := j.snapshot().Cut
+				j.restore(cut)
+				j.awaitProgress()
+				j.restore(cut, "hostA=hostB")
+				j.awaitProgress()
+				cut = j.snapshot().Cut
+				j.restore(cut, "hostB=hostA")
+				j.awaitProgress()
+			}
+			j.end()
+		})
+	}
+}
+
+const pythonPool = `
+import multiprocessing, sys, time
+
+def square(n):
+    return n * n
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    lock = context.Lock()
+    with context.Pool(2) as pool:
+        n = 0
+        while True:
+            with lock:
+                n += 1
+            if pool.map(square, range(n, n + 4)) != [i * i for i in range(n, n + 4)]:
+                print("FAIL: wrong answer", flush=True)
+                sys.exit(1)
+            if n % 10 == 0:
+                print("progress", n, flush=True)
+            time.sleep(0.005)
+`
