@@ -53,12 +53,12 @@ bench-store: ## measure the store against plain copies alone
 jobs: ## run 2,000 random jobs: cuts, restores in place, moves (root, hours; SS_JOBS, SS_JOBS_SEED)
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build programs
-	@SS_JOBS=$${SS_JOBS:-2000} SS_BIN=$(CURDIR)/.build/bin $(GO) test ./integration -count=1 -v -run '^TestRandomJobs$$' -timeout 6h
+	@SS_JOBS=$${SS_JOBS:-2000} SS_JOBS_SEED=$${SS_JOBS_SEED:-$$(date +%s)} SS_BIN=$(CURDIR)/.build/bin $(GO) test ./integration -count=1 -v -run '^TestRandomJobs$$' -timeout 6h
 
 soak: ## take 200 snapshots of one job and move it 50 times (root; SS_SOAK_SNAPSHOTS, SS_SOAK_RESTORES)
 	@scripts/setup test
 	@$(MAKE) --no-print-directory build programs
-	@SS_SOAK_SNAPSHOTS=$${SS_SOAK_SNAPSHOTS:-200} SS_SOAK_RESTORES=$${SS_SOAK_RESTORES:-50} SS_BIN=$(CURDIR)/.build/bin \
+	@SS_SOAK_SNAPSHOTS=$${SS_SOAK_SNAPSHOTS:-200} SS_SOAK_RESTORES=$${SS_SOAK_RESTORES:-50} SS_SOAK_SEED=$${SS_SOAK_SEED:-$$(date +%s)} SS_BIN=$(CURDIR)/.build/bin \
 	  $(GO) test ./integration -count=1 -v -run '^TestSoak$$' -timeout 2h
 
 .PHONY: build

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // How long the soak is, and what its moves are drawn from.
@@ -36,11 +35,11 @@ type soak struct {
 // other hosts. The members check every word. In the end the agents hold what they held at the start: descriptors, memory, packet filters,
 // cgroups, mounts, processes.
 //
-// CI runs a part: SS_SOAK_SNAPSHOTS (20), SS_SOAK_RESTORES (5); make soak runs all. SS_SOAK_SEED decides the moves. It needs root and gcc.
+// CI runs a part: SS_SOAK_SNAPSHOTS (20), SS_SOAK_RESTORES (5); make soak runs all. SS_SOAK_SEED (1) decides the moves. It needs root and gcc.
 func TestSoak(t *testing.T) {
 	snapshots := int(number(t, soakSnapshotsVariable, 20))
 	restores := int(number(t, soakRestoresVariable, 5))
-	seed := number(t, soakSeedVariable, uint64(time.Now().UnixNano()/1e6)%1e8)
+	seed := number(t, soakSeedVariable, 1)
 	t.Logf("%s=%d %s=%d %s=%d", soakSnapshotsVariable, snapshots, soakRestoresVariable, restores, soakSeedVariable, seed)
 	s := &soak{randomRig: newRandomRig(t), rnd: rand.New(rand.NewPCG(seed, 2)), where: map[string]string{}}
 	s.beginSoak()
