@@ -130,11 +130,15 @@ func (s *fileSet) readTree(dir string) ([]int, error) {
 	var pids []int
 	for _, p := range tree {
 		pids = append(pids, int(p.GetPid()))
-		for _, t := range p.GetThreads() {
-			pids = append(pids, int(t))
-		}
 		if err := s.readProcess(dir, p.GetPid()); err != nil {
 			return nil, err
+		}
+		// Of a zombie, which has no memory, CRIU writes what happens to stand where the numbers of threads would.
+		if _, err := os.Stat(filepath.Join(dir, fmt.Sprintf("mm-%d.img", p.GetPid()))); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		for _, t := range p.GetThreads() {
+			pids = append(pids, int(t))
 		}
 	}
 	slices.Sort(pids)
