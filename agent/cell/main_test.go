@@ -51,6 +51,7 @@ func TestMain(m *testing.M) {
 		os.Exit(hostInit())
 	default:
 		code := m.Run()
+		_ = os.RemoveAll(waitsDir)
 		if left := leftovers(); left != "" {
 			fmt.Fprintln(os.Stderr, "agent/cell: left behind:", left)
 			code = 1

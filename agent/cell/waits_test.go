@@ -19,13 +19,15 @@ import (
 	"ss/agent/criu"
 )
 
+// waitsDir is where waitsProgram puts what it compiles; TestMain removes it.
+var waitsDir string
+
 // waitsProgram compiles testdata/waits.c, for all tests of this process.
-var waitsProgram = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "ss-cell-test-")
-	if err != nil {
+var waitsProgram = sync.OnceValues(func() (_ string, err error) {
+	if waitsDir, err = os.MkdirTemp("", "ss-cell-test-"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "waits")
+	path := filepath.Join(waitsDir, "waits")
 	out, err := exec.Command("gcc", "-O2", "-Wall", "-Werror", "-pthread", "-o", path, "testdata/waits.c").CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("compile testdata/waits.c: %w\n%s", err, out)
