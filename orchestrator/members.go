@@ -76,7 +76,7 @@ func (c *Cluster) notStarted(ctx context.Context, h store.Host, job, name string
 				c.Catalogue.AddMember(job, h.Name, name))
 		}
 	}
-	return errors.Join(err, c.Catalogue.RemoveMember(job, h.Name, name))
+	return errors.Join(err, c.Catalogue.WithdrawMember(job, h.Name, name))
 }
 
 func memberNames(members []Member) []string {

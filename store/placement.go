@@ -196,6 +196,23 @@ func (j *Job) see(seen map[string]map[string]Placed) (changed bool) {
 	return changed
 }
 
+// WithdrawMember takes back a member whose name was drawn and whose start has failed. A job that has come into being with it, and has had no
+// other member, goes as well.
+func (c *Catalogue) WithdrawMember(job, host, member string) error {
+	return c.update(func(tx *bbolt.Tx) error {
+		j, err := need[Job](tx, bucketJobs, job)
+		if err != nil {
+			return err
+		}
+		j.Placement[host] = slices.DeleteFunc(j.Placement[host], func(m Placed) bool { return m.Name == member })
+		prefix, number, _ := names.Number(member)
+		if number == 1 && len(j.Drawn) == 1 && j.Drawn[prefix] == number && len(j.Placement) == 1 && j.Key == "" {
+			return remove(tx, bucketJobs, job)
+		}
+		return put(tx, bucketJobs, job, j)
+	})
+}
+
 // ClearHosts notes that hosts have no member of a job any more. They stay among those that had members.
 func (c *Catalogue) ClearHosts(job string, hosts ...string) error {
 	return c.changeJob(job, false, func(j *Job) error {

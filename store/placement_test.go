@@ -58,6 +58,32 @@ func TestDrawMember(t *testing.T) {
 	check(t, c.Check())
 }
 
+// TestWithdrawMember: a job that comes into being with a start that fails is not there afterwards; one that has had members is.
+func TestWithdrawMember(t *testing.T) {
+	c := create(t)
+	check(t, c.AddHost(Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
+	for range 2 {
+		name, err := c.DrawMember("ring", "hostA", nil)
+		check(t, err)
+		check(t, c.WithdrawMember("ring", "hostA", name))
+		_, err = c.Job("ring")
+		wantErr(t, err, ErrNotFound)
+	}
+	first, err := c.DrawMember("ring", "hostA", nil)
+	check(t, err)
+	check(t, c.AddMember("ring", "hostA", first))
+	check(t, c.ClearHosts("ring", "hostA"))
+	second, err := c.DrawMember("ring", "hostA", nil)
+	check(t, err)
+	check(t, c.WithdrawMember("ring", "hostA", second))
+	third, err := c.DrawMember("ring", "hostA", nil)
+	check(t, err)
+	if third != "hostA-3" {
+		t.Errorf("drew %s", third)
+	}
+	wantErr(t, c.WithdrawMember("none", "hostA", "hostA-1"), ErrNotFound)
+}
+
 // TestDrawMemberBesideCuts: a catalogue that was made anew, or has imported a cut, does not give the names of its cuts again.
 func TestDrawMemberBesideCuts(t *testing.T) {
 	c := create(t)
