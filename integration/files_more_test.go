@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"ss/integration/lab"
 )
 
 // TestProgramReplaced needs root. A program that is replaced on disk under two members (an upgrade) is in the cut as it was, for both.
@@ -108,3 +110,33 @@ if __name__ == "__main__":
                 print("progress", n, flush=True)
             time.sleep(0.005)
 `
+
+// TestSparseFileAndStaging needs root. A sparse file counts in staging by what it takes on its disk, and so does a file that is full: that one
+// is refused before the freeze.
+func TestSparseFileAndStaging(t *testing.T) {
+	l := lab.New(t, "hostA", "hostB")
+	l.AgentConfig = "staging_limit: 96MiB\n"
+	l.StartAgents()
+	c := &cluster{Lab: l, t: t}
+	c.userFolder()
+	j := c.newJob("sparse")
+	j.serve("sparse", "hostA", c.compile("holder", "-pthread"), "sparse", "/srv/user/f", "1000", "append")
+	j.awaitProgress()
+	cut := j.snapshot().Cut
+	j.restore(cut)
+	j.awaitProgress()
+	j.end()
+
+	if err := c.Host("hostA").WriteFile("/srv/user/full", make([]byte, 200<<20)); err != nil {
+		t.Fatal(err)
+	}
+	j = c.newJob("full")
+	j.serve("full", "hostA", c.compile("lines"), "/srv/user/full", "append")
+	j.awaitProgress()
+	_, stderr, exit := c.Ctl("snapshot", "full")
+	if exit == 0 || !strings.Contains(stderr, "staging") || strings.Contains(stderr, "recording") {
+		t.Errorf("exit code %d: %s", exit, stderr)
+	}
+	j.awaitProgress()
+	j.end()
+}
