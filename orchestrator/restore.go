@@ -176,7 +176,7 @@ func (r *restore) run(ctx context.Context) error {
 	err = r.steps(ctx)
 	r.close()
 	if err == nil {
-		err = r.c.adopt(r.plan.Cut.Job, r.stated)
+		err = errors.Join(r.c.adopt(r.plan.Cut.Job, r.stated), r.remember())
 	}
 	return errors.Join(err, r.c.Catalogue.EndAttempt(at.ID))
 }
@@ -307,6 +307,15 @@ func (r *restore) end(ctx context.Context, name string) error {
 // askAgain is the time between two questions to a host that is busy.
 const askAgain = 50 * time.Millisecond
 
+// living lists the members that live on a target when the restore has succeeded.
+func (r *restore) living(target string) []string { return store.Names(r.placement()[target]) }
+
+// remember notes who had done its work before the cut: it has done it still, and the next cut accounts for it, too. It lives nowhere, so any
+// host will do.
+func (r *restore) remember() error {
+	return r.c.Catalogue.AddEnded(r.plan.Cut.Job, r.targets()[0], r.plan.Cut.EndedWell)
+}
+
 // placement is where the members live when the restore has succeeded.
 func (r *restore) placement() map[string][]store.Placed {
 	placement := map[string][]store.Placed{}
@@ -314,11 +323,6 @@ func (r *restore) placement() map[string][]store.Placed {
 		for _, m := range p.Members {
 			placement[p.To] = append(placement[p.To], store.Placed{Name: m.Name})
 		}
-	}
-	// Who had done its work before the cut has done it still: the next cut accounts for it, too. It lives nowhere, so any host will do.
-	for _, name := range r.plan.Cut.EndedWell {
-		to := r.targets()[0]
-		placement[to] = append(placement[to], store.Placed{Name: name, State: store.PlacedEnded, Exit: store.ExitedWell})
 	}
 	return placement
 }

@@ -39,7 +39,7 @@ func (r *restore) statement(epoch uint64) ([]byte, error) {
 	}
 	s := standing.Statement{Cluster: cluster.ID, Job: job.Name, Epoch: epoch}
 	for _, name := range r.targets() {
-		s.Hosts = append(s.Hosts, standing.Host{Name: name, Endpoint: r.hosts[name].Addr, Addrs: r.hosts[name].Info.Addrs, Members: store.Names(r.placement()[name])})
+		s.Hosts = append(s.Hosts, standing.Host{Name: name, Endpoint: r.hosts[name].Addr, Addrs: r.hosts[name].Info.Addrs, Members: r.living(name)})
 	}
 	if s.Superseded, err = r.superseded(job); err != nil {
 		return nil, err
