@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"ss/fault"
 	"ss/store"
 	"ss/store/images"
 )
@@ -24,6 +25,11 @@ func (c *Cluster) takeCensus(ctx context.Context, job string, vaults []string) (
 	if err != nil {
 		return census{}, err
 	}
+	return c.inventories(ctx, job, statuses, vaults), nil
+}
+
+// inventories asks the hosts that have answered, and the vaults, what they hold of a job ("": of all).
+func (c *Cluster) inventories(ctx context.Context, job string, statuses []HostStatus, vaults []string) census {
 	s := census{statuses: statuses, hosts: map[string]Inventory{}, vaults: map[string]Inventory{}, silent: map[string]error{}}
 	ctx, cancel := context.WithTimeout(ctx, vaultTimeout)
 	defer cancel()
@@ -60,7 +66,7 @@ func (c *Cluster) takeCensus(ctx context.Context, job string, vaults []string) (
 		})
 	}
 	wg.Wait()
-	return s, nil
+	return s
 }
 
 // vaultsOf lists every vault that a cluster, its jobs or its cuts name.
@@ -99,15 +105,50 @@ func (inv Inventory) hasCut(id string) bool {
 	return slices.ContainsFunc(inv.Cuts, func(c HeldCut) bool { return c.Snapshot == id })
 }
 
-// lacksCut says whether one of a cut's holders does not have its manifest.
-func (s census) lacksCut(cut store.Cut) bool {
+// badManifests says what is wrong with the cut's signed manifest on those of its holders that have answered, by holder: it is missing, damaged, or
+// that of another cut.
+func (s census) badManifests(cut store.Cut, v store.Verifier) map[string]error {
 	hosts, vaults := holders(cut)
-	lacks := func(inventories map[string]Inventory, where string) bool {
-		inv, up := inventories[where]
-		return up && !inv.hasCut(cut.ID)
+	bad := map[string]error{}
+	look := func(inventories map[string]Inventory, names []string) {
+		for _, where := range names {
+			if inv, up := inventories[where]; up {
+				if err := inv.checkManifest(cut, v); err != nil {
+					bad[where] = err
+				}
+			}
+		}
 	}
-	return slices.ContainsFunc(hosts, func(h string) bool { return lacks(s.hosts, h) }) ||
-		slices.ContainsFunc(vaults, func(v string) bool { return lacks(s.vaults, v) })
+	look(s.hosts, hosts)
+	look(s.vaults, vaults)
+	return bad
+}
+
+// lacksCut says whether one of a cut's holders does not have its manifest, or has it damaged.
+func (s census) lacksCut(cut store.Cut, v store.Verifier) bool {
+	return len(s.badManifests(cut, v)) > 0
+}
+
+// checkManifest says what is wrong with a cut's manifest in an inventory.
+func (inv Inventory) checkManifest(cut store.Cut, v store.Verifier) error {
+	i := slices.IndexFunc(inv.Cuts, func(c HeldCut) bool { return c.Job == cut.Job && c.Snapshot == cut.ID })
+	if i < 0 {
+		return fault.New(fault.Integrity, "the cut's signed manifest is missing", "")
+	}
+	if v == nil {
+		return nil
+	}
+	f, err := store.DecodeCutFile(inv.Cuts[i].Manifest, v)
+	if err != nil {
+		return &fault.Error{Kind: fault.Integrity, Err: err}
+	}
+	same := f.Cut.ID == cut.ID && f.Cut.Job == cut.Job && f.Cut.Epoch == cut.Epoch && slices.EqualFunc(f.Cut.Hosts, cut.Hosts, func(a, b store.CutHost) bool {
+		return a.Host == b.Host && a.Manifest == b.Manifest
+	})
+	if !same {
+		return fault.New(fault.Integrity, "the signed manifest is that of another cut", "")
+	}
+	return nil
 }
 
 // candidates are the hosts that a copy may go to.

@@ -35,7 +35,8 @@ type fakeHost struct {
 	graves    map[string][]byte // tombstones, by their ids
 	epochs    map[images.Key]uint64
 	mark      store.Mark
-	away      bool // it does not answer
+	away      bool   // it does not answer
+	tag       string // what an import's files begin with here: two sets are never the same
 	calls     []string
 	members   []Member
 }
@@ -197,6 +198,9 @@ func (h *fakeHost) removeOrphans(r Removal) error {
 	return nil
 }
 
+// Members: nothing lives there.
+func (h *fakeHost) Members(context.Context, string) ([]Member, error) { return nil, nil }
+
 // lose is what a broken disk does.
 func (h *fakeHost) lose(job, snapshot string) {
 	h.mu.Lock()
@@ -314,6 +318,9 @@ func (w *memWriter) Write(p []byte) (int, error) {
 }
 
 func (w *memWriter) Finish() (Imported, error) {
+	for i := range w.files {
+		w.files[i].data = append([]byte(w.host.tag), w.files[i].data...)
+	}
 	got := Imported{Digest: digestOf(w.files), Copies: []string{w.host.name}}
 	w.host.put(w.open.Key, w.files)
 	return got, nil

@@ -182,7 +182,7 @@ func buriedBy(graves []grave, cut store.Cut) bool {
 // handOut gives the manifests of cuts to holders that lack them: an ssctl died between a commit and that.
 func (g *collection) handOut(ctx context.Context) error {
 	for _, cut := range g.cuts {
-		if !g.census.lacksCut(cut) {
+		if !g.census.lacksCut(cut, g.c.Verifier) {
 			continue
 		}
 		now, err := g.c.Catalogue.Cut("", cut.ID)

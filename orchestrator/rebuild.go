@@ -69,7 +69,7 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 		return fail(res, &fault.Error{Kind: fault.NotFound, Err: errors.New("no host or vault that answered holds a cut's manifest"),
 			Next: "give more of them with --host NAME=ADDR and --vault URL"})
 	}
-	g.complete(&res.Rebuilt)
+	res.Remarks = append(res.Remarks, g.complete(&res.Rebuilt)...)
 	res.Remarks = append(res.Remarks, g.place(ctx, &res.Rebuilt)...)
 	var err error
 	res.Aside, err = b.write(res.Rebuilt)
@@ -114,7 +114,7 @@ func (b *Rebuilder) write(r store.Rebuilt) (aside string, err error) {
 
 // complete adds what the manifests do not say: hosts that answered where they were said to be (they may have moved, or be newer than every manifest), jobs
 // that have no cut yet, tombstones, and how far the new catalogue must be ahead.
-func (g *gathering) complete(r *store.Rebuilt) {
+func (g *gathering) complete(r *store.Rebuilt) (remarks []string) {
 	if r.Cluster.ID == "" {
 		r.Cluster = g.old.Cluster
 	}
@@ -135,6 +135,10 @@ func (g *gathering) complete(r *store.Rebuilt) {
 		i := slices.IndexFunc(r.Jobs, func(o store.Job) bool { return o.Name == j.Name })
 		if i >= 0 {
 			r.Jobs[i].Epoch = max(r.Jobs[i].Epoch, j.Epoch+store.EpochMargin)
+			if r.Jobs[i].Policy.Keep != j.Policy.Keep { // which of the two was meant nobody can say, and no cut goes by a rule that was not
+				r.Jobs[i].Policy.Keep = store.Keep{}
+				remarks = append(remarks, fmt.Sprintf("job %s keeps all cuts now: the catalogue that was there had other rules than the newest manifest; say which with ssctl job set %s", j.Name, j.Name))
+			}
 			continue
 		}
 		j.Epoch += store.EpochMargin
@@ -152,7 +156,13 @@ func (g *gathering) complete(r *store.Rebuilt) {
 	for i := range g.removed {
 		g.removed[i].Holders, g.removed[i].Pending = places, places
 	}
+	for _, old := range g.old.Cuts {
+		for i := range r.Cuts {
+			r.Cuts[i].Pinned = r.Cuts[i].Pinned || r.Cuts[i].ID == old.ID && old.Pinned
+		}
+	}
 	r.Removed, r.Seen = g.removed, g.seen
+	return remarks
 }
 
 // gathering is what was found so far.
@@ -225,7 +235,7 @@ func (g *gathering) takeWhole(cat *store.Catalogue) (err error) {
 		if i < 0 {
 			continue
 		}
-		g.files = append(g.files, store.CutFile{Signed: cut.Time, Cluster: g.old.Cluster, Job: g.old.Jobs[i], Epoch: max(cut.Epoch, g.old.Jobs[i].Epoch), Hosts: g.old.Hosts, Cut: cut})
+		g.files = append(g.files, store.CutFile{Signed: cut.Time, Cluster: g.old.Cluster, Job: g.old.Jobs[i], Epoch: cut.Epoch, Hosts: g.old.Hosts, Cut: cut})
 	}
 	return err
 }

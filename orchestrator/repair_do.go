@@ -3,10 +3,12 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"ss/fault"
 	"ss/store"
+	"ss/store/images"
 )
 
 // carryOut makes the copies, cut by cut, and writes down who holds what.
@@ -106,7 +108,15 @@ func (r *repair) handOut(ctx context.Context, id string, changed bool) {
 	if err != nil || cut.ID != id {
 		return // it was removed meanwhile
 	}
-	if changed || r.unsaid[id] || r.census.lacksCut(cut) {
+	bad := r.census.badManifests(cut, r.c.Verifier)
+	for _, where := range slices.Sorted(maps.Keys(bad)) {
+		key := images.Key{Job: cut.Job, Snapshot: cut.ID, Host: cut.Hosts[0].Host}
+		if out := r.out[key]; out.State == StateWhole {
+			out.State = StateRepaired
+		}
+		r.did(key, "signed the cut's manifest again for %s (%v)", where, bad[where])
+	}
+	if changed || r.unsaid[id] || len(bad) > 0 {
 		r.c.publish(ctx, cut, r.census.statuses)
 	}
 }

@@ -62,6 +62,7 @@ func (c *Cluster) Verify(ctx context.Context, opt VerifyOptions) (VerifyResult, 
 		wg.Go(func() { c.verifyCopy(ctx, cut, &res.Copies[i], verification{key, opt.ReadData, statuses}) })
 	}
 	wg.Wait()
+	c.verifyManifests(ctx, cut, statuses, res.Copies)
 	if err := res.copyFaults(); err != nil {
 		return res, err
 	}
@@ -74,6 +75,18 @@ func (c *Cluster) Verify(ctx context.Context, opt VerifyOptions) (VerifyResult, 
 		res.Channels, err = checkChannels(cut, res.Copies)
 	}
 	return res, err
+}
+
+// verifyManifests looks at the cut's signed manifest on every holder: without it the cut cannot be found again if the catalogue is lost.
+func (c *Cluster) verifyManifests(ctx context.Context, cut store.Cut, statuses []HostStatus, copies []CopyResult) {
+	_, vaults := holders(cut)
+	s := c.inventories(ctx, cut.Job, statuses, vaults)
+	bad := s.badManifests(cut, c.Verifier)
+	for i := range copies {
+		if err := bad[copies[i].Holder]; err != nil && copies[i].Err == nil {
+			copies[i].Err = fmt.Errorf("the images are whole, and the cut's manifest beside them is not: %w", err)
+		}
+	}
 }
 
 func copiesOf(cut store.Cut) []CopyResult {

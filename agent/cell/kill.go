@@ -30,7 +30,7 @@ func (g *Manager) Kill(ctx context.Context, m agent.Member) error {
 	if errors.Is(err, ErrUnknown) {
 		return nil // a cgroup of that name, if there is one, is somebody else's
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, sealed.ErrDamaged) || errors.Is(err, sealed.ErrUnknownVersion) { // its folder is there, so it is ours
 		err = g.discard(ctx, m)
 	}
 	if err != nil {

@@ -131,6 +131,9 @@ func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.C
 		// It was not the host that did not answer, but we who did not wait.
 		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "it was still being asked what there is"}
 	}
+	if errors.Is(err, store.ErrCorrupt) && cat.Check() != nil { // the catalogue, and not what hosts or vaults hold
+		return a.noCatalogue(err)
+	}
 	return err
 }
 
@@ -147,13 +150,33 @@ func (a *app) where() string {
 	return host + ":" + dir
 }
 
-// noCatalogue says what to do where the identity is there and the catalogue is not.
+// noCatalogue says what to do where the identity is there and the catalogue is not, or is damaged.
 func (a *app) noCatalogue(err error) error {
-	if _, serr := os.Stat(filepath.Join(a.dir, "admin.key")); serr != nil || !errors.Is(err, store.ErrNotFound) {
+	if _, serr := os.Stat(filepath.Join(a.dir, "admin.key")); serr != nil {
 		return err
 	}
-	return &fault.Error{Kind: fault.NotFound, Err: fmt.Errorf("%s holds an admin's identity, and no catalogue: %w", a.dir, store.ErrNotFound),
-		Next: "if the catalogue is lost, ssctl catalog rebuild --host NAME=ADDR makes it anew from what the hosts hold"}
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return &fault.Error{Kind: fault.NotFound, Err: fmt.Errorf("%s holds an admin's identity, and no catalogue: %w", a.dir, store.ErrNotFound),
+			Next: "if the catalogue is lost, this makes it again from what the hosts hold: ssctl --dir " + shellWord(a.dir) + " catalog rebuild --host NAME=ADDR"}
+	case errors.Is(err, store.ErrCorrupt):
+		command := "ssctl --dir " + shellWord(a.dir) + " catalog rebuild --replace"
+		if hosts := store.SalvageHosts(a.dir); len(hosts) == 0 {
+			command += " --host NAME=ADDR"
+		}
+		return &fault.Error{Kind: fault.Integrity, Err: err, Next: "the catalogue is damaged; this puts it aside and makes another of what the hosts and vaults hold: " + command}
+	}
+	return err
+}
+
+// shellWord quotes a path for a shell, where that is needed.
+func shellWord(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+,:@%=", r))
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 func (a *app) credentials() (*identity.Credentials, error) {
