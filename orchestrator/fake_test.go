@@ -198,9 +198,6 @@ func (h *fakeHost) removeOrphans(r Removal) error {
 	return nil
 }
 
-// Members: nothing lives there.
-func (h *fakeHost) Members(context.Context, string) ([]Member, error) { return nil, nil }
-
 // lose is what a broken disk does.
 func (h *fakeHost) lose(job, snapshot string) {
 	h.mu.Lock()
