@@ -59,6 +59,7 @@ type Config struct {
 	Peers    Peers
 	Log      *slog.Logger
 	Verifier tombstone.Verifier // opens what an admin of the cluster signed
+	Members  Membership         // which hosts were removed; nil: none
 
 	Images           *images.Store
 	ImageDir         string // where Images keeps its objects, for what people read and for what is on one disk
@@ -116,6 +117,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.recall()
+	a.cfg.Images.SetKnown(a.knows)
 	if err := a.recover(ctx); err != nil {
 		return nil, err
 	}

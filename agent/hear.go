@@ -3,11 +3,13 @@ package agent
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
+	"ss/store/images"
 	"ss/store/sealed"
 )
 
@@ -26,18 +28,33 @@ func (m Mark) same(o Mark) bool { return m.Generation == o.Generation && m.Nonce
 type Word struct {
 	Mark    Mark
 	History []Mark // generations that the same catalogue has had
+	Jobs    []string
+	// RemovedHosts is the signed list of removed hosts.
+	RemovedHosts []byte
+}
+
+// Membership is the list of removed hosts that this host goes by. *identity.Credentials implements it.
+type Membership interface {
+	// TakeRemoved makes a signed list count if it is newer than the one that is known, and says whether it was.
+	TakeRemoved(statement []byte) (bool, error)
+	// Removed is the newest list, signed; nil if there is none.
+	Removed() []byte
 }
 
 // catalogueFile holds the newest generation, in the state folder.
 const (
 	catalogueFile   = "catalogue.json"
 	catalogueSchema = 1
+	jobsFile        = "jobs.json" // the jobs that the catalogue knows
+	jobsSchema      = 1
+	removedFile     = "removed-hosts" // the signed list
 )
 
 // memory is what the agent has heard.
 type memory struct {
 	mu   sync.Mutex
 	mark Mark
+	jobs []string // sorted
 }
 
 func (a *Agent) cataloguePath() string { return filepath.Join(a.cfg.StateDir, catalogueFile) }
@@ -51,14 +68,83 @@ func (a *Agent) recall() {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.log.Error("the newest generation of the catalogue is forgotten", "error", err)
 	}
+	if _, err := sealed.Read(filepath.Join(a.cfg.StateDir, jobsFile), jobsSchema, &a.heard.jobs); err != nil {
+		a.heard.jobs = nil // until the next ssctl comes
+	}
+	b, err := os.ReadFile(filepath.Join(a.cfg.StateDir, removedFile))
+	if err == nil && a.cfg.Members != nil {
+		_, err = a.cfg.Members.TakeRemoved(b)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.log.Error("the list of removed hosts is forgotten until ssctl or another agent brings it again", "error", err)
+	}
+}
+
+// TakeRemoved takes a list of removed hosts from ssctl or another agent, if it is newer than the one here.
+func (a *Agent) TakeRemoved(statement []byte) {
+	if len(statement) == 0 || a.cfg.Members == nil {
+		return
+	}
+	taken, err := a.cfg.Members.TakeRemoved(statement)
+	if err == nil && taken {
+		err = sealed.WriteWhole(filepath.Join(a.cfg.StateDir, removedFile), statement)
+	}
+	if err != nil {
+		a.log.Error("list of removed hosts", "error", err)
+	}
+}
+
+// Removed is the newest signed list of removed hosts that this host knows; nil if there is none.
+func (a *Agent) Removed() []byte {
+	if a.cfg.Members == nil {
+		return nil
+	}
+	return a.cfg.Members.Removed()
+}
+
+// knows says whether this host has word of a job: from an admin's ssctl, or by what is under way or kept here.
+func (a *Agent) knows(job string) bool {
+	a.heard.mu.Lock()
+	_, heard := slices.BinarySearch(a.heard.jobs, job)
+	a.heard.mu.Unlock()
+	if heard {
+		return true
+	}
+	a.mu.Lock()
+	_, busy := a.busy[job]
+	a.mu.Unlock()
+	if busy {
+		return true
+	}
+	sets, err := a.cfg.Images.Sets()
+	return err == nil && slices.ContainsFunc(sets, func(s images.Set) bool { return s.Key.Job == job && s.Committed })
+}
+
+// maxJobs bounds the jobs that are remembered.
+const maxJobs = 100_000
+
+// hearJobs is called with heard.mu held.
+func (a *Agent) hearJobs(jobs []string) {
+	jobs = slices.Sorted(slices.Values(jobs[:min(len(jobs), maxJobs)]))
+	if len(jobs) == 0 || slices.Equal(jobs, a.heard.jobs) {
+		return
+	}
+	if err := sealed.WriteVolatile(filepath.Join(a.cfg.StateDir, jobsFile), jobsSchema, jobs); err != nil {
+		a.log.Error("the catalogue's jobs are not remembered", "error", err)
+	}
+	a.heard.jobs = jobs
 }
 
 // Hear takes what an admin's ssctl says, and returns the newest generation of the catalogue that this host knows then. It takes a newer one only from
 // who has had the one that it knows.
 func (a *Agent) Hear(w Word) Mark {
+	a.TakeRemoved(w.RemovedHosts)
 	a.heard.mu.Lock()
 	defer a.heard.mu.Unlock()
 	now := a.heard.mark
+	if w.Mark.Generation >= now.Generation {
+		a.hearJobs(w.Jobs)
+	}
 	switch {
 	case w.Mark.Generation == 0, w.Mark.same(now), w.Mark.Generation < now.Generation:
 		return now

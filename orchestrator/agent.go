@@ -32,6 +32,8 @@ type HostInfo struct {
 	Catalogue store.Mark // the newest generation of a catalogue that the agent has seen; zero: none
 	Damage    []Damage
 	Standings []Standing // of the jobs of which it has members, or knows of a restore
+	// RemovedHosts is the newest signed list of removed hosts that the agent knows.
+	RemovedHosts []byte
 }
 
 // SetAside is a damaged state file of a job on a host. The job stands still there until somebody does what Next says.

@@ -14,12 +14,18 @@ import (
 type Statements interface {
 	tombstone.Signer
 	tombstone.Verifier
+	// SignRemovedHosts and OpenRemovedHosts are for the list of removed hosts.
+	SignRemovedHosts(store.RemovedHosts) ([]byte, error)
+	OpenRemovedHosts(statement []byte) (store.RemovedHosts, error)
 }
 
 // Word is what ssctl tells an agent whenever it asks it something. The zero value tells nothing.
 type Word struct {
 	Mark    store.Mark   // the catalogue's generation
 	History []store.Mark // generations that the catalogue has had: an agent whose newest is none of them does not take Mark
+	Jobs    []string     // that the catalogue knows
+	// RemovedHosts is the signed list of removed hosts; nil where nobody was ever removed.
+	RemovedHosts []byte
 }
 
 // word is what there is to tell now.
@@ -28,7 +34,44 @@ func (c *Cluster) word() (Word, error) {
 	if err != nil || mark.Generation == 0 {
 		return Word{}, err
 	}
-	return Word{Mark: mark}, nil
+	w := Word{Mark: mark}
+	jobs, err := c.Catalogue.Jobs()
+	if err != nil {
+		return Word{}, err
+	}
+	for _, j := range jobs {
+		w.Jobs = append(w.Jobs, j.Name)
+	}
+	list, err := c.Catalogue.RemovedHosts()
+	if err != nil || list.Version == 0 || c.Statements == nil {
+		return w, err
+	}
+	w.RemovedHosts, err = c.Statements.SignRemovedHosts(list)
+	return w, err
+}
+
+// mergeRemovedHosts takes in the lists of removed hosts that agents have and the catalogue has not: it was made again, or is an older copy.
+func (c *Cluster) mergeRemovedHosts(statuses []HostStatus) error {
+	if c.Statements == nil {
+		return nil
+	}
+	own, err := c.Catalogue.RemovedHosts()
+	if err != nil {
+		return err
+	}
+	for _, h := range statuses {
+		if len(h.Info.RemovedHosts) == 0 {
+			continue
+		}
+		list, err := c.Statements.OpenRemovedHosts(h.Info.RemovedHosts)
+		if err != nil || list.Version <= own.Version {
+			continue // an agent cannot make one up
+		}
+		if err := c.Catalogue.MergeRemovedHosts(list); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // greet asks a host for its state, and shows its agent the catalogue's generation. An agent whose newest generation this catalogue has had takes

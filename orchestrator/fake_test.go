@@ -352,6 +352,11 @@ func (s plainSigner) OpenStatement(kind string, statement []byte) ([]byte, error
 	return body, nil
 }
 
+func (plainSigner) SignRemovedHosts(store.RemovedHosts) ([]byte, error) { return nil, nil }
+func (plainSigner) OpenRemovedHosts([]byte) (store.RemovedHosts, error) {
+	return store.RemovedHosts{}, nil
+}
+
 // fakeCluster is a cluster of fakeHosts with a catalogue of its own.
 type fakeCluster struct {
 	*Cluster

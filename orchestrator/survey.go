@@ -91,7 +91,7 @@ func (c *Cluster) surveyUntil(ctx context.Context, job string, enough func(surve
 	}
 	sortMembers(s.members)
 	c.tellAhead(s.statuses)
-	return s, errors.Join(c.heard(ctx, s.statuses), c.learn(s.members), c.stand(ctx, s.statuses))
+	return s, errors.Join(c.heard(ctx, s.statuses), c.learn(s.members), c.stand(ctx, s.statuses), c.mergeRemovedHosts(s.statuses))
 }
 
 // await takes answers until all are there or enough says so.
@@ -185,7 +185,7 @@ func (c *Cluster) Hosts(ctx context.Context) ([]HostStatus, error) {
 	}
 	wg.Wait()
 	c.tellAhead(out)
-	return out, errors.Join(c.heard(ctx, out), c.stand(ctx, out))
+	return out, errors.Join(c.heard(ctx, out), c.stand(ctx, out), c.mergeRemovedHosts(out))
 }
 
 // Members lists the members of a job, or of all: those of the hosts that answer, and of the others what the catalogue has there.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -71,7 +72,7 @@ func (c *Catalogue) LoseHost(name string) (cuts []string, err error) {
 		if cuts, err = loseCopies(tx, name); err != nil {
 			return err
 		}
-		if err := forgetHolder(tx, name); err != nil {
+		if err := errors.Join(forgetHolder(tx, name), noteRemovedHost(tx, name)); err != nil {
 			return err
 		}
 		return remove(tx, bucketHosts, name)

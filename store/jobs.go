@@ -73,7 +73,7 @@ func (c *Catalogue) RemoveHost(name string) error {
 		if err := loseMembers(tx, name); err != nil {
 			return err
 		}
-		if err := forgetHolder(tx, name); err != nil {
+		if err := errors.Join(forgetHolder(tx, name), noteRemovedHost(tx, name)); err != nil {
 			return err
 		}
 		return remove(tx, bucketHosts, name)

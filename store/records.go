@@ -230,6 +230,12 @@ func checkRecords(tx *bbolt.Tx) []error {
 			if bucket == bucketMeta && (string(k) == keyLayout || string(k) == keySealed) {
 				return nil // checkLayout has looked at them
 			}
+			if bucket == bucketMeta && string(k) == keyRemovedHosts {
+				if err := decode(bucket, string(k), data, new(RemovedHosts)); err != nil {
+					errs = append(errs, err)
+				}
+				return nil
+			}
 			if err := decode(bucket, string(k), data, fresh()); err != nil {
 				errs = append(errs, err)
 			}

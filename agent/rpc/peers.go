@@ -25,6 +25,9 @@ import (
 
 // Peers reaches other agents over gRPC. It implements agent.Peers.
 type Peers struct {
+	// Take is called with the list of removed hosts that a peer knows. Set it before the first call only; nil: nobody cares.
+	Take func(statement []byte)
+
 	creds *identity.Credentials
 
 	mu    sync.Mutex
@@ -105,7 +108,23 @@ func (p *Peers) Reach(ctx context.Context, to agent.Participant) error {
 	if s := resp.GetStatus(); s != healthpb.HealthCheckResponse_SERVING {
 		return fault.New(fault.Unreachable, fmt.Sprintf("the agent of %s is %s", to.Host, s), "")
 	}
-	return nil
+	return p.exchange(ctx, to)
+}
+
+// exchange shows a peer the newest list of removed hosts that is known here, and takes its.
+func (p *Peers) exchange(ctx context.Context, to agent.Participant) error {
+	c, err := p.client(to)
+	if err != nil {
+		return err
+	}
+	resp, err := c.Exchange(ctx, &ssv1.ExchangeRequest{RemovedHosts: p.creds.Removed()})
+	if status.Code(err) == codes.Unimplemented { // an agent of the version before this one
+		return nil
+	}
+	if err == nil && len(resp.GetRemovedHosts()) > 0 && p.Take != nil {
+		p.Take(resp.GetRemovedHosts())
+	}
+	return wire.Error(to.Host, err)
 }
 
 // Deliver hands over a marker message. It waits, as long as ctx allows, for a peer that is not there.

@@ -79,3 +79,8 @@ func (s *peerServer) Stand(ctx context.Context, req *ssv1.StandRequest) (*ssv1.S
 	}
 	return &ssv1.StandResponse{Standing: toStanding(got)}, nil
 }
+
+func (s *peerServer) Exchange(_ context.Context, req *ssv1.ExchangeRequest) (*ssv1.ExchangeResponse, error) {
+	s.a.TakeRemoved(req.GetRemovedHosts())
+	return &ssv1.ExchangeResponse{RemovedHosts: s.a.Removed()}, nil
+}

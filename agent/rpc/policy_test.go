@@ -54,6 +54,7 @@ var may = map[string]string{
 	"/ss.v1.Agent/ImportImages":  "admin",
 
 	"/ss.v1.Peer/Deliver":      "agent",
+	"/ss.v1.Peer/Exchange":     "agent",
 	"/ss.v1.Peer/PutObject":    "agent",
 	"/ss.v1.Peer/SettleImages": "agent",
 	"/ss.v1.Peer/GetObject":    "agent",
@@ -84,6 +85,7 @@ func (noCRIU) Check(context.Context) (string, error)            { return "", err
 
 // hostAgent is an agent's server on loopback, and the authority of its cluster.
 type hostAgent struct {
+	agent     *agent.Agent
 	addr      string
 	server    *grpc.Server
 	authority *identity.Authority
@@ -106,6 +108,7 @@ func serveAgent(t *testing.T) *hostAgent {
 	h.serve(t, creds, agent.Config{
 		Host: "hostA", StateDir: dir, Cells: noCells{}, Gates: noGates{}, CRIU: noCRIU{},
 		Images: h.images, ImageDir: dir + "/images", StagingDir: dir + "/staging", Quiet: &h.quiet, Log: slog.New(slog.DiscardHandler),
+		Verifier: creds, Members: creds,
 	})
 	return h
 }
@@ -120,6 +123,7 @@ func (h *hostAgent) serve(t *testing.T, creds *identity.Credentials, cfg agent.C
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.agent = a
 	h.server = NewServer(a, h.images, creds, "test")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

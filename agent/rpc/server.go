@@ -54,6 +54,7 @@ func Policy() identity.Policy {
 		ssv1.Peer_ListObjects_FullMethodName:  peer,
 		ssv1.Peer_RestoreFate_FullMethodName:  peer,
 		ssv1.Peer_Stand_FullMethodName:        peer,
+		ssv1.Peer_Exchange_FullMethodName:     peer,
 
 		healthpb.Health_Check_FullMethodName: anyone,
 		healthpb.Health_Watch_FullMethodName: anyone,
@@ -69,8 +70,8 @@ func NewServer(a *agent.Agent, imgs *images.Store, creds *identity.Credentials, 
 		grpc.ConnectionTimeout(handshakeMax),
 		grpc.MaxHeaderListSize(headersMax),
 		grpc.MaxConcurrentStreams(callsMax),
-		grpc.ChainUnaryInterceptor(policy.Unary(), unary),
-		grpc.ChainStreamInterceptor(policy.Stream(), stream),
+		grpc.ChainUnaryInterceptor(creds.Unary(), policy.Unary(), unary),
+		grpc.ChainStreamInterceptor(creds.Stream(), policy.Stream(), stream),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(64<<20),
@@ -109,6 +110,7 @@ func (s *agentServer) Info(ctx context.Context, req *ssv1.InfoRequest) (*ssv1.In
 		resp.InDoubt = append(resp.InDoubt, key)
 	}
 	resp.Damage, resp.Catalogue = toDamage(i.Damage), toMark(mark)
+	resp.RemovedHosts = s.a.Removed()
 	for _, a := range i.SetAside {
 		resp.SetAside = append(resp.SetAside, &ssv1.SetAside{Job: a.Job, File: a.File, Detail: a.Detail, Next: a.Next})
 	}

@@ -97,7 +97,7 @@ func toMark(m agent.Mark) *ssv1.CatalogueMark {
 }
 
 func fromWord(req *ssv1.InfoRequest) agent.Word {
-	w := agent.Word{Mark: fromMark(req.GetMark())}
+	w := agent.Word{Mark: fromMark(req.GetMark()), Jobs: req.GetJobs(), RemovedHosts: req.GetRemovedHosts()}
 	for _, m := range req.GetHistory() {
 		w.History = append(w.History, fromMark(m))
 	}

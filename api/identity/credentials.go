@@ -59,6 +59,8 @@ type Credentials struct {
 	id   Identity
 	cert tls.Certificate
 	pool *x509.CertPool
+
+	removed *removedHosts // of all copies
 }
 
 // LoadBundle reads a bundle's files and checks that they belong together and are valid now. It refuses a key
@@ -123,7 +125,7 @@ func (b Bundle) credentials() (*Credentials, error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(ca)
-	return &Credentials{id: id, cert: cert, pool: pool}, nil
+	return &Credentials{id: id, cert: cert, pool: pool, removed: &removedHosts{}}, nil
 }
 
 // Identity is the holder's own.
@@ -200,6 +202,9 @@ func (c *Credentials) verifyAt(cert *x509.Certificate, usage x509.ExtKeyUsage, a
 	}
 	if id.Cluster != c.id.Cluster {
 		return Identity{}, fmt.Errorf("certificate is of cluster %s, not %s: %w", id.Cluster, c.id.Cluster, ErrIdentity)
+	}
+	if err := c.checkRemoved(id, cert); err != nil {
+		return Identity{}, err
 	}
 	return id, nil
 }

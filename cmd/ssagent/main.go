@@ -131,13 +131,14 @@ func run(cfg config) error {
 	peers := rpc.NewPeers(creds)
 	defer peers.Close()
 	a, err := agent.New(ctx, agent.Config{
-		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Peers: peers, Log: log, Verifier: creds,
+		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Peers: peers, Log: log, Verifier: creds, Members: creds,
 		Images: imgs, ImageDir: imageDir, StagingDir: cfg.Staging, Quiet: quiet, VaultCredentials: cfg.VaultCredentials,
 		ScrubRate: int64(cfg.ScrubRate), ScrubPause: cfg.ScrubPause,
 	})
 	if err != nil {
 		return err
 	}
+	peers.Take = a.TakeRemoved
 	return serve(ctx, cfg, a, imgs, creds, log)
 }
 

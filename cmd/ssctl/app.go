@@ -125,7 +125,7 @@ func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.C
 	ctx, cancel := a.limited(ctx)
 	defer cancel()
 	defer a.screen.finish()
-	err = do(ctx, &orchestrator.Cluster{Catalogue: cat, Dial: dialer.Dial, Identities: a.identities, Signer: creds, Verifier: creds, Statements: creds,
+	err = do(ctx, &orchestrator.Cluster{Catalogue: cat, Dial: dialer.Dial, Identities: a.identities, Signer: creds, Verifier: creds, Statements: remote.Statements{Credentials: creds},
 		Progress: a.screen.progress, Notice: a.screen.notice})
 	if ctx.Err() != nil && fault.Is(err, fault.Unreachable) {
 		// It was not the host that did not answer, but we who did not wait.

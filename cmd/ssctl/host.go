@@ -58,20 +58,29 @@ func (a *app) addHost(name, addr, bundle string) error {
 	if err := cat.AddHost(store.Host{Name: name, Addr: addr}); err != nil {
 		return err
 	}
-	if err := writeBundle(authority, name, addr, bundle); err != nil {
+	serial, err := writeBundle(authority, name, addr, bundle)
+	if err == nil {
+		err = cat.CertifyHost(name, serial)
+	}
+	if err != nil {
 		return errors.Join(err, cat.RemoveHost(name))
 	}
 	return a.say(map[string]any{"schema": "ss/host-add/1", "host": name, "addr": addr, "bundle": bundle},
 		"%s is registered at %s; its bundle is in %s\nnext: copy that folder to %s as /etc/ss (0700) and start ssagent there\n", name, addr, bundle, name)
 }
 
-func writeBundle(authority *identity.Authority, name, addr, dir string) error {
+// writeBundle writes what an agent needs, and returns the serial number of its certificate.
+func writeBundle(authority *identity.Authority, name, addr, dir string) (string, error) {
 	b, err := authority.Issue(identity.RoleAgent, name)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := b.Write(dir, "agent"); err != nil {
-		return err
+	serial, err := b.Serial()
+	if err == nil {
+		err = b.Write(dir, "agent")
+	}
+	if err != nil {
+		return "", err
 	}
 	yaml := fmt.Sprintf(`# Written by ssctl host add. Paths without a leading / count from this folder.
 host: %s
@@ -83,7 +92,7 @@ ca: ca.crt
 # criu: /opt/ss/criu/bin/criu       default: that one where it is, else criu
 # cgroup: ss                        folder below the cgroup mount that holds the members
 `, name, addr)
-	return os.WriteFile(filepath.Join(dir, "agent.yaml"), []byte(yaml), 0o600)
+	return serial, os.WriteFile(filepath.Join(dir, "agent.yaml"), []byte(yaml), 0o600)
 }
 
 func (a *app) hostRemove() *cobra.Command {

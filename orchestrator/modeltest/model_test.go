@@ -96,7 +96,7 @@ func (h *modelHost) up(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.agent, err = agent.New(context.Background(), agent.Config{Host: h.name, StateDir: h.dir, Cells: noCells{}, Gates: noGates{}, CRIU: noCRIU{},
-		Peers: rpc.NewPeers(h.creds), Log: slog.New(slog.DiscardHandler), Verifier: h.creds, Images: h.images,
+		Peers: rpc.NewPeers(h.creds), Log: slog.New(slog.DiscardHandler), Verifier: h.creds, Members: h.creds, Images: h.images,
 		ImageDir: filepath.Join(h.dir, "images"), StagingDir: filepath.Join(h.dir, "staging")})
 	if err != nil {
 		t.Fatal(err)
@@ -253,7 +253,7 @@ func (m *model) command(t *testing.T, dir string, do func(*orchestrator.Cluster)
 	cat.Where = dir
 	d := remote.NewDialer(m.admin)
 	defer d.Close()
-	return do(&orchestrator.Cluster{Catalogue: cat, Dial: d.Dial, Signer: m.admin, Verifier: m.admin, Statements: m.admin,
+	return do(&orchestrator.Cluster{Catalogue: cat, Dial: d.Dial, Signer: m.admin, Verifier: m.admin, Statements: remote.Statements{Credentials: m.admin},
 		Identities: func() ([]string, error) { return []string{m.identity}, nil }})
 }
 
@@ -535,7 +535,7 @@ func (m *model) putBack(t *testing.T, dir string) string {
 func (m *model) rebuild(t *testing.T, dir string) (string, error) {
 	d := remote.NewDialer(m.admin)
 	defer d.Close()
-	b := orchestrator.Rebuilder{Dir: dir, Where: dir, Dial: d.Dial, Verifier: m.admin, Statements: m.admin, Replace: true}
+	b := orchestrator.Rebuilder{Dir: dir, Where: dir, Dial: d.Dial, Verifier: m.admin, Statements: remote.Statements{Credentials: m.admin}, Replace: true}
 	_, err := b.Rebuild(t.Context())
 	return "rebuild", err
 }

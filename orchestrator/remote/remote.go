@@ -84,7 +84,7 @@ func (a *agent) Info(ctx context.Context, word orchestrator.Word) (orchestrator.
 	info := orchestrator.HostInfo{
 		Host: r.GetHost(), Version: r.GetVersion(), Kernel: r.GetKernel(), Addrs: addrs, CRIU: r.GetCriu(), CRIUError: r.GetCriuError(),
 		Gate: r.GetGate(), FreeBytes: r.GetFreeBytes(), Damage: fromDamage(r.GetDamage()),
-		Catalogue: fromMark(r.GetCatalogue()),
+		Catalogue: fromMark(r.GetCatalogue()), RemovedHosts: r.GetRemovedHosts(),
 	}
 	if info.Networks, err = wire.FromNetworks(r.GetNetworks()); err != nil {
 		return orchestrator.HostInfo{}, err

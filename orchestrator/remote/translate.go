@@ -36,7 +36,7 @@ func fromMark(m *ssv1.CatalogueMark) store.Mark {
 }
 
 func toInfoRequest(w orchestrator.Word) *ssv1.InfoRequest {
-	req := &ssv1.InfoRequest{Mark: toMark(w.Mark)}
+	req := &ssv1.InfoRequest{Mark: toMark(w.Mark), Jobs: w.Jobs, RemovedHosts: w.RemovedHosts}
 	for _, m := range w.History {
 		req.History = append(req.History, toMark(m))
 	}

@@ -50,7 +50,7 @@ func (p *peers) check(name string) error {
 
 // lease keeps an object that a peer counts on.
 func (p *peers) lease(name string) {
-	if _, _, ok := parseObjectName(name); ok {
+	if job, _, ok := parseObjectName(name); ok && p.s.knows(job) {
 		p.s.pins.lease(name)
 	}
 }
@@ -96,10 +96,16 @@ func (p *peers) Put(ctx context.Context, name string, r io.Reader, size int64) e
 	if err := blob.CheckName(name); err != nil {
 		return err
 	}
-	if _, digest, ok := parseObjectName(name); ok {
+	if job, digest, ok := parseObjectName(name); ok {
+		if err := p.s.admit(job, size); err != nil {
+			return fmt.Errorf("put %s: %w", name, err)
+		}
 		return p.object(ctx, name, digest, r, size)
 	}
 	if key, ok := parseSetName(name); ok {
+		if err := p.s.admit(key.Job, size); err != nil {
+			return fmt.Errorf("put %s: %w", name, err)
+		}
 		return p.manifest(ctx, key, r, size)
 	}
 	return fmt.Errorf("put %s: another agent may put objects and sets here, and nothing else: %w", name, blob.ErrDenied)

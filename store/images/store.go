@@ -50,6 +50,9 @@ type Store struct {
 	// asideMu is over the quarantine.
 	asideMu sync.Mutex
 
+	knownMu  sync.Mutex
+	knownJob func(job string) bool // nil: all jobs are known
+
 	noteMu sync.Mutex
 	notes  []Damage // oldest first, one an object
 }

@@ -45,16 +45,23 @@ func Write(path string, schema int, v any) error { return write(path, schema, v,
 // WriteVolatile is Write for what must survive the end of this process, and not that of the machine: it does not wait for the disk.
 func WriteVolatile(path string, schema int, v any) error { return write(path, schema, v, false) }
 
-func write(path string, schema int, v any, durable bool) (err error) {
+func write(path string, schema int, v any, durable bool) error {
+	record, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return writeWhole(path, wrap(filepath.Base(path), schema, record), durable)
+}
+
+// WriteWhole makes path hold data as it is, for what has a signature of its own: whole or not at all, also through a loss of power.
+func WriteWhole(path string, data []byte) error { return writeWhole(path, data, true) }
+
+func writeWhole(path string, data []byte, durable bool) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("write %s: %w", path, err)
 		}
 	}()
-	record, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
 	dir, name := filepath.Split(path)
 	f, err := os.CreateTemp(dir, ".tmp-"+name+"-*")
 	if err != nil {
@@ -66,7 +73,7 @@ func write(path string, schema int, v any, durable bool) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if _, err = f.Write(wrap(name, schema, record)); err != nil {
+	if _, err = f.Write(data); err != nil {
 		return err
 	}
 	if durable {

@@ -369,7 +369,9 @@ type InfoResponse struct {
 	// networks are addrs with the lengths of their networks' prefixes: 192.0.2.1/24.
 	Networks []string `protobuf:"bytes,13,rep,name=networks,proto3" json:"networks,omitempty"`
 	// standings has an entry for every job of whose restore this host knows.
-	Standings     []*Standing `protobuf:"bytes,16,rep,name=standings,proto3" json:"standings,omitempty"`
+	Standings []*Standing `protobuf:"bytes,16,rep,name=standings,proto3" json:"standings,omitempty"`
+	// removed_hosts is the newest signed list of removed hosts that the agent knows.
+	RemovedHosts  []byte `protobuf:"bytes,14,opt,name=removed_hosts,json=removedHosts,proto3" json:"removed_hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -498,6 +500,13 @@ func (x *InfoResponse) GetNetworks() []string {
 func (x *InfoResponse) GetStandings() []*Standing {
 	if x != nil {
 		return x.Standings
+	}
+	return nil
+}
+
+func (x *InfoResponse) GetRemovedHosts() []byte {
+	if x != nil {
+		return x.RemovedHosts
 	}
 	return nil
 }
@@ -3375,6 +3384,94 @@ func (x *Failure) GetText() string {
 	return ""
 }
 
+type ExchangeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RemovedHosts  []byte                 `protobuf:"bytes,1,opt,name=removed_hosts,json=removedHosts,proto3" json:"removed_hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExchangeRequest) Reset() {
+	*x = ExchangeRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExchangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExchangeRequest) ProtoMessage() {}
+
+func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
+func (*ExchangeRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ExchangeRequest) GetRemovedHosts() []byte {
+	if x != nil {
+		return x.RemovedHosts
+	}
+	return nil
+}
+
+type ExchangeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RemovedHosts  []byte                 `protobuf:"bytes,1,opt,name=removed_hosts,json=removedHosts,proto3" json:"removed_hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExchangeResponse) Reset() {
+	*x = ExchangeResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExchangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExchangeResponse) ProtoMessage() {}
+
+func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
+func (*ExchangeResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ExchangeResponse) GetRemovedHosts() []byte {
+	if x != nil {
+		return x.RemovedHosts
+	}
+	return nil
+}
+
 type DeliverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       *MarkerMessage         `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
@@ -3384,7 +3481,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3493,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3506,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -3427,7 +3524,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3439,7 +3536,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3452,7 +3549,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -3467,7 +3564,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3479,7 +3576,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3492,7 +3589,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -3524,7 +3621,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3536,7 +3633,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3549,7 +3646,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 type GetObjectRequest struct {
@@ -3564,7 +3661,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +3673,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +3686,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -3622,7 +3719,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3731,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3744,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -3668,7 +3765,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3680,7 +3777,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3693,7 +3790,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -3726,7 +3823,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3738,7 +3835,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3751,7 +3848,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -3771,7 +3868,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3783,7 +3880,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3796,7 +3893,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -3821,7 +3918,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +3930,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +3943,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 type InventoryRequest struct {
@@ -3861,7 +3958,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3873,7 +3970,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3886,7 +3983,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -3916,7 +4013,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3928,7 +4025,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3941,7 +4038,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -3994,7 +4091,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4103,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4116,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -4075,7 +4172,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4087,7 +4184,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4100,7 +4197,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -4136,7 +4233,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4148,7 +4245,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4161,7 +4258,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -4204,7 +4301,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4216,7 +4313,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4229,7 +4326,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -4268,7 +4365,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4280,7 +4377,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4293,7 +4390,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 type FetchImagesRequest struct {
@@ -4308,7 +4405,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4320,7 +4417,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4333,7 +4430,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -4374,7 +4471,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4386,7 +4483,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4399,7 +4496,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -4427,7 +4524,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4439,7 +4536,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4452,7 +4549,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -4486,7 +4583,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4498,7 +4595,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4511,7 +4608,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -4540,7 +4637,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4552,7 +4649,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4565,7 +4662,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -4599,7 +4696,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4611,7 +4708,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4624,7 +4721,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -4654,7 +4751,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4666,7 +4763,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4679,7 +4776,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -4732,7 +4829,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4744,7 +4841,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4757,7 +4854,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -4828,7 +4925,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4840,7 +4937,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4853,7 +4950,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -4893,7 +4990,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4905,7 +5002,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4918,7 +5015,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -4981,7 +5078,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4993,7 +5090,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5006,7 +5103,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -5042,7 +5139,7 @@ type RestoreFateRequest struct {
 
 func (x *RestoreFateRequest) Reset() {
 	*x = RestoreFateRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5054,7 +5151,7 @@ func (x *RestoreFateRequest) String() string {
 func (*RestoreFateRequest) ProtoMessage() {}
 
 func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5067,7 +5164,7 @@ func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateRequest.ProtoReflect.Descriptor instead.
 func (*RestoreFateRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RestoreFateRequest) GetJob() string {
@@ -5100,7 +5197,7 @@ type RestoreFateResponse struct {
 
 func (x *RestoreFateResponse) Reset() {
 	*x = RestoreFateResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5112,7 +5209,7 @@ func (x *RestoreFateResponse) String() string {
 func (*RestoreFateResponse) ProtoMessage() {}
 
 func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5125,7 +5222,7 @@ func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFateResponse.ProtoReflect.Descriptor instead.
 func (*RestoreFateResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RestoreFateResponse) GetFate() RestoreFate {
@@ -5157,7 +5254,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04next\x18\x04 \x01(\tR\x04next\"\xd0\x03\n" +
+	"\x04next\x18\x04 \x01(\tR\x04next\"\xf5\x03\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -5175,7 +5272,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\tcatalogue\x18\v \x01(\v2\x14.ss.v1.CatalogueMarkR\tcatalogue\x12,\n" +
 	"\tset_aside\x18\f \x03(\v2\x0f.ss.v1.SetAsideR\bsetAside\x12\x1a\n" +
 	"\bnetworks\x18\r \x03(\tR\bnetworks\x12-\n" +
-	"\tstandings\x18\x10 \x03(\v2\x0f.ss.v1.StandingR\tstandings\"\x85\x01\n" +
+	"\tstandings\x18\x10 \x03(\v2\x0f.ss.v1.StandingR\tstandings\x12#\n" +
+	"\rremoved_hosts\x18\x0e \x01(\fR\fremovedHosts\"\x85\x01\n" +
 	"\bStanding\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1c\n" +
@@ -5390,7 +5488,11 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\afailure\x18\x03 \x01(\v2\x0e.ss.v1.FailureR\afailure\"1\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"@\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"6\n" +
+	"\x0fExchangeRequest\x12#\n" +
+	"\rremoved_hosts\x18\x01 \x01(\fR\fremovedHosts\"7\n" +
+	"\x10ExchangeResponse\x12#\n" +
+	"\rremoved_hosts\x18\x01 \x01(\fR\fremovedHosts\"@\n" +
 	"\x0eDeliverRequest\x12.\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.ss.v1.MarkerMessageR\amessage\"\x11\n" +
 	"\x0fDeliverResponse\"I\n" +
@@ -5542,7 +5644,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"PushImages\x12\x18.ss.v1.PushImagesRequest\x1a\x19.ss.v1.PushImagesResponse\x128\n" +
 	"\aCollect\x12\x15.ss.v1.CollectRequest\x1a\x16.ss.v1.CollectResponse\x12>\n" +
 	"\fExportImages\x12\x1a.ss.v1.ExportImagesRequest\x1a\x10.ss.v1.FileFrame0\x01\x12?\n" +
-	"\fImportImages\x12\x10.ss.v1.FileFrame\x1a\x1b.ss.v1.ImportImagesResponse(\x012\xf6\x03\n" +
+	"\fImportImages\x12\x10.ss.v1.FileFrame\x1a\x1b.ss.v1.ImportImagesResponse(\x012\xb3\x04\n" +
 	"\x04Peer\x128\n" +
 	"\aDeliver\x12\x15.ss.v1.DeliverRequest\x1a\x16.ss.v1.DeliverResponse\x12;\n" +
 	"\tPutObject\x12\x12.ss.v1.ObjectFrame\x1a\x18.ss.v1.PutObjectResponse(\x01\x12G\n" +
@@ -5551,7 +5653,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\n" +
 	"StatObject\x12\x18.ss.v1.StatObjectRequest\x1a\x11.ss.v1.ObjectInfo\x12=\n" +
 	"\vListObjects\x12\x19.ss.v1.ListObjectsRequest\x1a\x11.ss.v1.ObjectInfo0\x01\x122\n" +
-	"\x05Stand\x12\x13.ss.v1.StandRequest\x1a\x14.ss.v1.StandResponse\x12D\n" +
+	"\x05Stand\x12\x13.ss.v1.StandRequest\x1a\x14.ss.v1.StandResponse\x12;\n" +
+	"\bExchange\x12\x16.ss.v1.ExchangeRequest\x1a\x17.ss.v1.ExchangeResponse\x12D\n" +
 	"\vRestoreFate\x12\x19.ss.v1.RestoreFateRequest\x1a\x1a.ss.v1.RestoreFateResponseB\x19Z\x17ss/api/proto/ss/v1;ssv1b\x06proto3"
 
 var (
@@ -5567,7 +5670,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(RestoreStep)(0),              // 0: ss.v1.RestoreStep
 	(RestoreFate)(0),              // 1: ss.v1.RestoreFate
@@ -5616,36 +5719,38 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*AddrMove)(nil),              // 44: ss.v1.AddrMove
 	(*RestoreResponse)(nil),       // 45: ss.v1.RestoreResponse
 	(*Failure)(nil),               // 46: ss.v1.Failure
-	(*DeliverRequest)(nil),        // 47: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 48: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 49: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 50: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 51: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 52: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 53: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 54: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 55: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 56: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 57: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 58: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 59: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 60: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 61: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 62: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 63: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 64: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 65: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 66: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 67: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 68: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 69: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 70: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 71: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 72: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 73: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 74: ss.v1.ImportImagesResponse
-	(*RestoreFateRequest)(nil),    // 75: ss.v1.RestoreFateRequest
-	(*RestoreFateResponse)(nil),   // 76: ss.v1.RestoreFateResponse
+	(*ExchangeRequest)(nil),       // 47: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 48: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 49: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 50: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 51: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 52: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 53: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 54: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 55: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 56: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 57: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 58: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 59: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 60: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 61: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 62: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 63: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 64: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 65: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 66: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 67: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 68: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 69: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 70: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 71: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 72: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 73: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 74: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 75: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 76: ss.v1.ImportImagesResponse
+	(*RestoreFateRequest)(nil),    // 77: ss.v1.RestoreFateRequest
+	(*RestoreFateResponse)(nil),   // 78: ss.v1.RestoreFateResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	3,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
@@ -5690,19 +5795,19 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	46, // 39: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
 	26, // 40: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
 	34, // 41: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	59, // 42: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	60, // 43: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	61, // 44: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	61, // 42: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	62, // 43: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	63, // 44: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
 	9,  // 45: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	60, // 46: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	62, // 46: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
 	34, // 47: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
 	34, // 48: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
 	24, // 49: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
 	34, // 50: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
 	34, // 51: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
 	24, // 52: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	73, // 53: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	72, // 54: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	75, // 53: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	74, // 54: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
 	34, // 55: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
 	24, // 56: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
 	1,  // 57: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
@@ -5719,51 +5824,53 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	35, // 68: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
 	37, // 69: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
 	39, // 70: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	57, // 71: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	62, // 72: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	64, // 73: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	66, // 74: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	68, // 75: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	70, // 76: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	71, // 77: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	47, // 78: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	49, // 79: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	55, // 80: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	51, // 81: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	52, // 82: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	54, // 83: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	59, // 71: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	64, // 72: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	66, // 73: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	68, // 74: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	70, // 75: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	72, // 76: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	73, // 77: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	49, // 78: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	51, // 79: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	57, // 80: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	53, // 81: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	54, // 82: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	56, // 83: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
 	7,  // 84: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	75, // 85: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
-	5,  // 86: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	12, // 87: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	14, // 88: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	16, // 89: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	8,  // 90: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	22, // 91: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	18, // 92: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	20, // 93: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	29, // 94: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	45, // 95: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	36, // 96: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	38, // 97: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	40, // 98: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	58, // 99: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	63, // 100: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	65, // 101: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	67, // 102: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	69, // 103: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	71, // 104: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	74, // 105: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	48, // 106: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	50, // 107: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	56, // 108: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	49, // 109: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	53, // 110: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	53, // 111: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	8,  // 112: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	76, // 113: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
-	86, // [86:114] is the sub-list for method output_type
-	58, // [58:86] is the sub-list for method input_type
+	47, // 85: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	77, // 86: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
+	5,  // 87: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	12, // 88: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	14, // 89: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	16, // 90: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	8,  // 91: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	22, // 92: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	18, // 93: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	20, // 94: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	29, // 95: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	45, // 96: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	36, // 97: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	38, // 98: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	40, // 99: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	60, // 100: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	65, // 101: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	67, // 102: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	69, // 103: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	71, // 104: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	73, // 105: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	76, // 106: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	50, // 107: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	52, // 108: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	58, // 109: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	51, // 110: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	55, // 111: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	55, // 112: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	8,  // 113: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	48, // 114: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	78, // 115: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
+	87, // [87:116] is the sub-list for method output_type
+	58, // [58:87] is the sub-list for method input_type
 	58, // [58:58] is the sub-list for extension type_name
 	58, // [58:58] is the sub-list for extension extendee
 	0,  // [0:58] is the sub-list for field type_name
@@ -5788,7 +5895,7 @@ func file_ss_v1_ss_proto_init() {
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Step)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[69].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[71].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -5799,7 +5906,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   75,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -890,6 +890,7 @@ const (
 	Peer_StatObject_FullMethodName   = "/ss.v1.Peer/StatObject"
 	Peer_ListObjects_FullMethodName  = "/ss.v1.Peer/ListObjects"
 	Peer_Stand_FullMethodName        = "/ss.v1.Peer/Stand"
+	Peer_Exchange_FullMethodName     = "/ss.v1.Peer/Exchange"
 	Peer_RestoreFate_FullMethodName  = "/ss.v1.Peer/RestoreFate"
 )
 
@@ -913,6 +914,8 @@ type PeerClient interface {
 	ListObjects(ctx context.Context, in *ListObjectsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ObjectInfo], error)
 	// Stand says what the caller knows of a job's last restore, and returns what this host knows. Statements are an admin's, signed.
 	Stand(ctx context.Context, in *StandRequest, opts ...grpc.CallOption) (*StandResponse, error)
+	// Exchange shows the newest signed list of removed hosts that each side knows.
+	Exchange(ctx context.Context, in *ExchangeRequest, opts ...grpc.CallOption) (*ExchangeResponse, error)
 	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	RestoreFate(ctx context.Context, in *RestoreFateRequest, opts ...grpc.CallOption) (*RestoreFateResponse, error)
 }
@@ -1016,6 +1019,16 @@ func (c *peerClient) Stand(ctx context.Context, in *StandRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *peerClient) Exchange(ctx context.Context, in *ExchangeRequest, opts ...grpc.CallOption) (*ExchangeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExchangeResponse)
+	err := c.cc.Invoke(ctx, Peer_Exchange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerClient) RestoreFate(ctx context.Context, in *RestoreFateRequest, opts ...grpc.CallOption) (*RestoreFateResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RestoreFateResponse)
@@ -1046,6 +1059,8 @@ type PeerServer interface {
 	ListObjects(*ListObjectsRequest, grpc.ServerStreamingServer[ObjectInfo]) error
 	// Stand says what the caller knows of a job's last restore, and returns what this host knows. Statements are an admin's, signed.
 	Stand(context.Context, *StandRequest) (*StandResponse, error)
+	// Exchange shows the newest signed list of removed hosts that each side knows.
+	Exchange(context.Context, *ExchangeRequest) (*ExchangeResponse, error)
 	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	RestoreFate(context.Context, *RestoreFateRequest) (*RestoreFateResponse, error)
 	mustEmbedUnimplementedPeerServer()
@@ -1078,6 +1093,9 @@ func (UnimplementedPeerServer) ListObjects(*ListObjectsRequest, grpc.ServerStrea
 }
 func (UnimplementedPeerServer) Stand(context.Context, *StandRequest) (*StandResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stand not implemented")
+}
+func (UnimplementedPeerServer) Exchange(context.Context, *ExchangeRequest) (*ExchangeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Exchange not implemented")
 }
 func (UnimplementedPeerServer) RestoreFate(context.Context, *RestoreFateRequest) (*RestoreFateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RestoreFate not implemented")
@@ -1204,6 +1222,24 @@ func _Peer_Stand_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Exchange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExchangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Exchange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Exchange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Exchange(ctx, req.(*ExchangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Peer_RestoreFate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RestoreFateRequest)
 	if err := dec(in); err != nil {
@@ -1244,6 +1280,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Stand",
 			Handler:    _Peer_Stand_Handler,
+		},
+		{
+			MethodName: "Exchange",
+			Handler:    _Peer_Exchange_Handler,
 		},
 		{
 			MethodName: "RestoreFate",
