@@ -87,6 +87,7 @@ func TestPlacementIsTrue(t *testing.T) {
 	c.MustCtl("host", "rm", "hostA")
 	bundle := c.Dir() + "/bundle"
 	c.MustCtl("host", "add", "hostA", "--addr", c.Host("hostA").Addr().String()+":7070", "--bundle", bundle)
+	c.certify("hostA", bundle)
 	run("xx", "hostA")
 	c.mustBe("xx", "hostA-2@hostA:running")
 
@@ -98,6 +99,7 @@ func TestPlacementIsTrue(t *testing.T) {
 		t.Errorf("after host rm: %s", got)
 	}
 	c.MustCtl("host", "add", "hostA", "--addr", c.Host("hostA").Addr().String()+":7070", "--bundle", bundle+"2")
+	c.certify("hostA", bundle+"2")
 
 	// snapshot --stop.
 	run("st", "hostA")
@@ -131,6 +133,16 @@ func TestPlacementIsTrue(t *testing.T) {
 	c.MustCtl("restore", s.Cut)
 	c.MustCtl("kill", "mv")
 	c.MustCtl("host", "rm", "hostA", "--lost")
+}
+
+// certify gives a host's agent the certificate of a bundle: the one that it had counts no more once the host was removed.
+func (c *cluster) certify(host, bundle string) {
+	c.t.Helper()
+	c.Agent(host).Stop()
+	for _, name := range []string{"agent.key", "agent.crt"} {
+		copyFile(c.t, bundle+"/"+name, c.Dir()+"/bundles/"+host+"/"+name)
+	}
+	c.Agent(host).Start()
 }
 
 // end kills the processes of a job's members and returns when ps says that they have ended.

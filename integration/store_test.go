@@ -333,7 +333,10 @@ func TestExport(t *testing.T) {
 	if got := c.MustCtl("list"); strings.Contains(got, cut) {
 		t.Errorf("a damaged file has become a cut:\n%s", got)
 	}
-	c.MustCtl("import", file, "--host", "hostA=hostC")
+	if _, stderr, exit := c.Ctl("import", file, "--host", "hostA=hostC"); exit != 2 || !strings.Contains(stderr, "--job") {
+		t.Errorf("import of another cluster's cut without the job's name: exit code %d\n%s", exit, stderr)
+	}
+	c.MustCtl("import", file, "--host", "hostA=hostC", "--job", j.name)
 	c.MustCtl("verify", cut, "--read-data")
 	j.restore(cut, "hostA=hostC")
 	j.awaitProgress()

@@ -148,6 +148,9 @@ func (im *importing) readManifest() error {
 	case im.file.Cluster.ID == cluster.ID:
 		return &fault.Error{Kind: fault.Integrity, Err: fmt.Errorf("the manifest says that it is of this cluster, but no admin of it signed it: %w", w.err), Next: "nothing was imported"}
 	case im.opt.Job == "":
+		if err := im.skim(); err != nil {
+			return err
+		}
 		return fault.New(fault.Usage, fmt.Sprintf("the cut comes from another cluster (%s), where its job is called %s", im.file.Cluster.ID, im.file.Cut.Job),
 			"say with --job which job it becomes a cut of here")
 	default:
@@ -158,6 +161,17 @@ func (im *importing) readManifest() error {
 		im.cut.Job = im.opt.Job
 	}
 	return nil
+}
+
+// skim reads the rest of the archive, and says what is damaged in it: that is worse news than a job's name that is missing.
+func (im *importing) skim() error {
+	for {
+		if _, err := im.archive.next(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
 }
 
 // prepare chooses who gets what, and writes the intent down.
