@@ -142,7 +142,7 @@ func (a *Agent) Hear(w Word) Mark {
 	a.heard.mu.Lock()
 	defer a.heard.mu.Unlock()
 	now := a.heard.mark
-	if w.Mark.Generation >= now.Generation {
+	if w.Mark.Generation == 0 || w.Mark.Generation >= now.Generation {
 		a.hearJobs(w.Jobs)
 	}
 	switch {

@@ -116,6 +116,26 @@ func TestOldCatalogue(t *testing.T) {
 	rebuilt.addCut(t, "ring", []string{"hostA"}) // and it goes on
 }
 
+// TestOneCommandIsEnough: a copy from before the last command is recognised by what that command showed the agents, whatever it was.
+func TestOneCommandIsEnough(t *testing.T) {
+	f := newFakeCluster(t, clusterA, "hostA", "hostB")
+	cut := f.addCut(t, "ring", []string{"hostA"})
+	for name, do := range map[string]func(c *fakeCluster) error{
+		"gc":       func(c *fakeCluster) error { _, err := c.GC(t.Context(), false); return err },
+		"rm":       func(c *fakeCluster) error { _, err := c.Remove(t.Context(), cut.ID, false); return err },
+		"snapshot": func(c *fakeCluster) error { _, _ = c.Snapshot(t.Context(), SnapshotOptions{Job: "ring"}); return nil }, // nothing runs, and it was asked for
+	} {
+		before := f.copyOf(t)
+		if err := do(f.in(t, f.dir)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		statuses, err := before.Hosts(t.Context())
+		if err != nil || current(statuses) == nil {
+			t.Errorf("%s: the copy from before it is taken for the newest: %v", name, err)
+		}
+	}
+}
+
 // TestTwoAdmins: of two copies that are in use at once, the second is told, and neither removes what is the other's.
 func TestTwoAdmins(t *testing.T) {
 	f := newFakeCluster(t, clusterA, "hostA", "hostB")

@@ -30,8 +30,8 @@ type Word struct {
 
 // word is what there is to tell now.
 func (c *Cluster) word() (Word, error) {
-	mark, err := c.Catalogue.Mark()
-	if err != nil || mark.Generation == 0 {
+	mark, err := c.Catalogue.Mark() // zero: an older program made the catalogue, and nothing has changed it since
+	if err != nil {
 		return Word{}, err
 	}
 	w := Word{Mark: mark}

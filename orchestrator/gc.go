@@ -61,6 +61,11 @@ type grave struct {
 }
 
 func (g *collection) run(ctx context.Context) error {
+	if !g.dry {
+		if err := g.c.Catalogue.Advance(); err != nil {
+			return err
+		}
+	}
 	cluster, err := g.c.Catalogue.Cluster()
 	if err != nil {
 		return err

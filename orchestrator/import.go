@@ -194,6 +194,9 @@ func (im *importing) prepare(ctx context.Context) error {
 	if im.job, im.jobKey, err = im.c.ensureKey(im.cut.Job); err != nil {
 		return err
 	}
+	if err := im.c.Catalogue.Advance(); err != nil {
+		return err
+	}
 	im.vaults = im.job.EffectiveVaults(cluster)
 	im.copies = hostCopies(im.job.Policy.EffectiveCopies(), len(im.vaults)) - 1
 	if im.statuses, err = im.c.Hosts(ctx); err != nil {

@@ -26,6 +26,9 @@ func (c *Cluster) Remove(ctx context.Context, ref string, force bool) (store.Cut
 		return store.Cut{}, &fault.Error{Kind: fault.Refused, Op: "rm", Job: cut.Job, Snapshot: cut.ID, Err: errors.New("the cut is pinned"),
 			Next: "ssctl unpin " + cut.ID + " first, or give --force"}
 	}
+	if err := c.Catalogue.Advance(); err != nil {
+		return store.Cut{}, err
+	}
 	statuses, err := c.Hosts(ctx)
 	if err != nil {
 		return store.Cut{}, err

@@ -53,9 +53,19 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	if opt.Job != "" && cut.Job != opt.Job {
 		return nil, fault.New(fault.NotFound, fmt.Sprintf("cut %s is one of job %s", cut.ID, cut.Job), "")
 	}
+	if !opt.DryRun {
+		if err := c.Catalogue.Advance(); err != nil {
+			return nil, err
+		}
+	}
 	s, err := c.survey(ctx, cut.Job)
 	if err != nil {
 		return nil, err
+	}
+	if !opt.DryRun { // it ends the live job, and puts in its place what may be old
+		if err := current(s.statuses); err != nil {
+			return nil, err
+		}
 	}
 	r := &restore{c: c, hosts: map[string]HostStatus{}, lines: map[string]RestoreLine{}}
 	r.key = marker.Key{Job: marker.JobID(cut.Job), Snapshot: marker.SnapshotID(cut.ID), Epoch: marker.Epoch(cut.Epoch)}

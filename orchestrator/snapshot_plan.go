@@ -18,6 +18,9 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	if err != nil {
 		return nil, err
 	}
+	if err := c.Catalogue.Advance(); err != nil {
+		return nil, err
+	}
 	job, jobKey, err := c.ensureKey(opt.Job)
 	if err != nil {
 		return nil, err

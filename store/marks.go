@@ -32,6 +32,18 @@ func (m Mark) Same(o Mark) bool { return m.Generation == o.Generation && m.Nonce
 
 func markKey(generation uint64) string { return fmt.Sprintf("%016x", generation) }
 
+// Advance makes the next generation, if this handle has not yet: a command that will change something shows it to the agents with its first question, so
+// that a copy of the catalogue from before that is known for what it is.
+func (c *Catalogue) Advance() error {
+	c.mu.Lock()
+	done := c.mark.Generation != 0
+	c.mu.Unlock()
+	if done {
+		return nil
+	}
+	return c.update(func(*bbolt.Tx) error { return nil })
+}
+
 // advance makes the next generation, once for a handle.
 func (c *Catalogue) advance(tx *bbolt.Tx) error {
 	c.mu.Lock()
