@@ -25,7 +25,7 @@ const (
 	jobsOffVariable  = "SS_JOBS_OFF"
 	jobsDefault      = 200
 	jobsFirst        = 20000 // CI runs the same jobs each time; make jobs draws others
-	failuresMax      = 12 // after so many the rest is not run
+	failuresMax      = 12    // after so many the rest is not run
 )
 
 // number reads an environment variable.
