@@ -184,7 +184,8 @@ func TestBitFlips(t *testing.T) {
 			c.MustCtl("repair")
 			c.MustCtl("verify", cut)
 		} else {
-			for _, args := range [][]string{{"list"}, {"verify", cut}, {"gc", "--dry-run"}, {"snapshot", "other"}} {
+			// Nothing that changes the catalogue: the bytes from before that are an older copy, and are refused as one.
+			for _, args := range [][]string{{"list"}, {"show", cut}, {"verify", cut}, {"gc", "--dry-run"}} {
 				if stdout, stderr, exit := c.Ctl(args...); strings.Contains(stdout+stderr, "panic") || strings.Contains(stderr, "goroutine ") || exit == 2 {
 					t.Errorf("%s, a bit of it flipped: ssctl %s: exit code %d\n%s%s", name, strings.Join(args, " "), exit, stdout, stderr)
 				}
