@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -24,15 +23,8 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	if _, err := r.a.cfg.CRIU.Check(ctx); err != nil {
 		faults = append(faults, err.Error())
 	}
-	networks, err := interfacePrefixes()
-	if err != nil {
-		return nil, err
-	}
-	local := addrsOf(networks)
-	held, err := r.heldPorts(ctx)
-	if err != nil {
-		return nil, r.wrap("checking", err)
-	}
+	lost := r.checkPeers(ctx)
+	var coming []arrival
 	var room roomFor
 	for _, part := range r.plan.Parts {
 		man, index, err := r.index(ctx, part)
@@ -62,12 +54,17 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 			if err := r.a.cfg.Cells.Vacant(ctx, m); err != nil {
 				faults = append(faults, fmt.Sprintf("%s: %v", m.Name, err))
 			}
-			faults = append(faults, r.checkMember(m, mm, local, held)...)
+			coming = append(coming, arrival{source: part.Host, member: m, meta: mm})
 			for _, f := range r.checkPlaces(part, mm) {
 				faults = append(faults, m.Name+": "+f)
 			}
 		}
 	}
+	found, err := r.a.planTarget(ctx, r.job(), r.plan.Moved, coming)
+	if err != nil {
+		return nil, r.wrap("checking", err)
+	}
+	faults = append(append(faults, found...), lost...)
 	lacks, err := r.lacking(room)
 	if err != nil {
 		return nil, r.wrap("checking", err)
@@ -78,71 +75,61 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	return append(faults, lacks...), nil
 }
 
-// heldPorts are the ports that live members of the job hold here: they end before the restore.
-func (r *Restoration) heldPorts(ctx context.Context) (map[uint16]bool, error) {
-	members, err := r.a.running(ctx, r.job())
-	if err != nil {
-		return nil, err
-	}
-	held := map[uint16]bool{}
-	for _, m := range members {
-		socks, err := r.a.cfg.Cells.Sockets(ctx, m)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range socks {
-			held[s.Local.Port()] = true
+// checkPeers looks whether this host reaches all others that take part: a restore that has ended the live members must not find out then that one
+// cannot be asked. The connections are made now, in the place of stale ones to agents that have been restarted.
+func (r *Restoration) checkPeers(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	errs := make([]error, len(r.plan.Participants))
+	var wg sync.WaitGroup
+	for i, p := range r.plan.Participants {
+		if p.Host != r.a.cfg.Host {
+			wg.Go(func() { errs[i] = r.a.cfg.Peers.Reach(ctx, p) })
 		}
 	}
-	return held, nil
-}
-
-func (r *Restoration) checkMember(m Member, mm MemberMeta, local []netip.Addr, held map[uint16]bool) []string {
-	var faults []string
-	add := func(format string, args ...any) {
-		faults = append(faults, m.Name+": "+fmt.Sprintf(format, args...))
-	}
-	stored := map[string]bool{}
-	for _, f := range mm.Files {
-		for _, name := range f.Names() {
-			stored[name] = true
-		}
-	}
-	for _, f := range mm.Needs.Files {
-		if !stored[f.Path] && !grown(f.Path, mm.Seen) {
-			if err := checkFile(f); err != nil {
-				add("%v", err)
-			}
-		}
-	}
-	for _, d := range mm.Needs.Dirs {
-		if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
-			add("there is no folder %s; make it", d)
-		}
-	}
-	for _, l := range mm.Needs.Listen {
-		l = r.moved(l)
-		if held[l.Port()] {
+	var unreached []Participant // that hold images
+	for _, part := range r.plan.Parts {
+		if slices.ContainsFunc(part.Sources, func(p Participant) bool { return p.Host == r.a.cfg.Host }) {
 			continue
 		}
-		if err := canListen(l); err != nil {
-			add("port %s: %v; end what uses it", l, err)
-		}
+		unreached = append(unreached, part.Sources...)
 	}
-	for _, c := range mm.Needs.Conns {
-		addr := r.moved(c.Local).Addr()
-		if !addr.IsLoopback() && !slices.Contains(local, addr) {
-			add("its connection with %s uses the address %s, which is not of this host: give --remap-addr %s=ADDRESS, or this host that address", c.Remote, addr, c.Local.Addr())
+	reached := make([]error, len(unreached))
+	for i, p := range unreached {
+		wg.Go(func() { reached[i] = r.a.cfg.Peers.Reach(ctx, p) })
+	}
+	wg.Wait()
+	var faults []string
+	for i, err := range append(errs, reached...) {
+		if err == nil {
+			continue
+		}
+		p := append(slices.Clone(r.plan.Participants), unreached...)[i]
+		text := fmt.Sprintf("it does not reach the agent of %s at %s (%v): mend the network between the two, or restore to other hosts", p.Host, p.Endpoint, err)
+		if !slices.Contains(faults, text) {
+			faults = append(faults, text)
 		}
 	}
 	return faults
 }
 
-func (r *Restoration) moved(ap netip.AddrPort) netip.AddrPort {
-	if to, ok := r.plan.Moved[ap.Addr()]; ok {
-		return netip.AddrPortFrom(to, ap.Port())
+// files looks for the files and folders that the images refer to by path and do not hold.
+func (t *target) files() {
+	for _, c := range t.coming {
+		stored := c.meta.storedPaths()
+		for _, f := range c.meta.Needs.Files {
+			if !stored[f.Path] && !grown(f.Path, c.meta.Seen) {
+				if err := checkFile(f); err != nil {
+					t.add(c, "%v", err)
+				}
+			}
+		}
+		for _, d := range c.meta.Needs.Dirs {
+			if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
+				t.add(c, "there is no folder %s; make it", d)
+			}
+		}
 	}
-	return ap
 }
 
 // checkFile compares a file that the images refer to with what this host has.
@@ -174,13 +161,13 @@ func orNone(s string) string {
 	return s
 }
 
-// canListen tries the port.
-func canListen(ap netip.AddrPort) error {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	l, err := lc.Listen(context.Background(), "tcp", ap.String())
-	if err != nil {
-		return err
+// storedPaths are the paths of the files that the cut holds.
+func (mm MemberMeta) storedPaths() map[string]bool {
+	out := map[string]bool{}
+	for _, f := range mm.Files {
+		for _, name := range f.Names() {
+			out[name] = true
+		}
 	}
-	return l.Close()
+	return out
 }

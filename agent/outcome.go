@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ss/agent/files"
+	"ss/fault"
 	"ss/marker"
 	"ss/store/images"
 )
@@ -95,7 +96,24 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 		meta.Members[m.Name] = MemberMeta{Needs: needs, Files: stored, Seen: seen}
 		size += folderSize(filepath.Dir(dir))
 	}
-	return meta, size, nil
+	return meta, size, w.checkPlace(ctx, meta)
+}
+
+// checkPlace refuses images that could not be put back on this very host: what R1 would refuse is no cut (M9). The members run meanwhile, so this
+// costs no frozen time.
+func (w *work) checkPlace(ctx context.Context, meta SetMeta) error {
+	var coming []arrival
+	for _, m := range w.members {
+		coming = append(coming, arrival{source: w.a.cfg.Host, member: m, meta: meta.Members[m.Name]})
+	}
+	found, err := w.a.planTarget(ctx, w.job(), nil, coming)
+	if err != nil {
+		return fmt.Errorf("check whether the images can be put back here: %w", err)
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	return fault.New(fault.Refused, "this host could not restore the images where they come from: "+fault.Problems(found), "mend that, and take the snapshot again")
 }
 
 // interruptWaits makes pending signals in the images of m end the waits of their threads, as they have in the running member.

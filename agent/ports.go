@@ -123,6 +123,12 @@ type Cells interface {
 	Sockets(ctx context.Context, m Member) ([]Socket, error)
 	// PushAcks makes the kernel send the acknowledgements it is delaying for m's connections, and lists these.
 	PushAcks(ctx context.Context, m Member) ([]Flow, error)
+	// Objects lists what lives on this host that a restore of the job could be in the way of.
+	Objects(ctx context.Context, job string) (HostObjects, error)
+	// Holders names the processes that hold sockets, by inode.
+	Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error)
+	// Clear destroys TCP sockets that no program holds any more and that stand in the way of those that are to come (FIN-WAIT, TIME-WAIT and so on).
+	Clear(ctx context.Context, coming []NeededSocket) error
 	// Obstacles lists what CRIU could not dump of m, each with the process and what to do about it.
 	Obstacles(ctx context.Context, m Member) ([]string, error)
 }
@@ -258,6 +264,8 @@ type Needs struct {
 	Listen []netip.AddrPort // listening ports
 	Conns  []Conn
 	Pids   []int // in the member's own PID namespace
+
+	Objects NeededObjects `json:"objects"`
 }
 
 // NeededFile is a regular file that an image folder refers to.

@@ -144,6 +144,9 @@ func (r *Restoration) Fence(ctx context.Context) error {
 	if _, err := r.a.killMembers(ctx, r.job()); err != nil {
 		return r.wrap("ending the live members", err)
 	}
+	if err := r.clear(ctx); err != nil {
+		return r.wrap("destroying what closed connections have left", err)
+	}
 	return nil
 }
 

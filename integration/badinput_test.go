@@ -516,7 +516,7 @@ func (f *badInput) lacking() {
 	}
 	f.awaitListener("hostC", 9001)
 
-	what := []string{"hostC", "3 thing(s)", words + " is another build", "there is no " + own + "/nap", ":9001"}
+	what := []string{"hostC", "3 problems", words + " is another build", "there is no " + own + "/nap", ":9001"}
 	f.refuseUntouched(4, what, "restore", cut, "--remap", "hostB=hostC", "--dry-run")
 	f.refuseUntouched(4, append(what, "nothing was touched"), "restore", cut, "--remap", "hostB=hostC")
 	f.mustFlow("after a restore that was refused", soon)

@@ -19,7 +19,13 @@ const (
 	inetDiagMsgLen      = 72
 	inetDiagCgroupID    = 21 // INET_DIAG_CGROUP_ID (Linux 5.9): that of the v2 cgroup that the socket was made in
 
+	inetDiagSkV6Only = 11 // INET_DIAG_SKV6ONLY: of IPv6 sockets that listen or are closed
+
+	unixDiagName    = 0 // UNIX_DIAG_NAME: with its zero byte, if it is abstract
+	unixDiagVFS     = 1 // UNIX_DIAG_VFS: inode and device of its file
 	unixDiagPeer    = 2 // UNIX_DIAG_PEER: the peer's inode
+	udiagShowName   = 1
+	udiagShowVFS    = 2
 	udiagShowPeer   = 4
 	unixDiagMsgLen  = 16
 	protocolMPTCP   = 262
@@ -31,6 +37,8 @@ const (
 	stEstablished = 1
 	stSynSent     = 2
 	stSynRecv     = 3
+	stFinWait1    = 4
+	stFinWait2    = 5
 	stTimeWait    = 6
 	stCloseWait   = 8
 	stLastAck     = 9
@@ -41,6 +49,8 @@ const (
 const (
 	allStates  = 1<<12 - 1<<1 // 1 to 11; SYN_RECV includes the half-open ones of listeners
 	liveStates = allStates &^ (1 << stTimeWait)
+	// orphanStates are those of connections whose program may be gone.
+	orphanStates = 1<<stFinWait1 | 1<<stFinWait2 | 1<<stTimeWait | 1<<stLastAck | 1<<stClosing
 )
 
 // diagSocket is one socket as inet_diag has it.
@@ -50,6 +60,7 @@ type diagSocket struct {
 	local, remote netip.AddrPort
 	inode         uint64   // 0: no program holds it, or none yet
 	cgroup        uint64   // 0: not known
+	v6only        bool     // of an IPv6 listener
 	id            [48]byte // struct inet_diag_sockid, which names the socket to the kernel
 }
 
@@ -103,8 +114,11 @@ func parseInet(b []byte) (diagSocket, error) {
 		return diagSocket{}, fmt.Errorf("list sockets: %w", err)
 	}
 	for ad.Next() {
-		if ad.Type() == inetDiagCgroupID {
+		switch ad.Type() {
+		case inetDiagCgroupID:
 			s.cgroup = ad.Uint64()
+		case inetDiagSkV6Only:
+			s.v6only = ad.Uint8() != 0
 		}
 	}
 	return s, ad.Err()

@@ -23,6 +23,7 @@ var magicOf = map[string]string{
 	"fs":          "FS",
 	"remap-fpath": "REMAP_FPATH",
 	"tcp-stream":  "TCP_STREAM",
+	"tty-info":    "TTY_INFO",
 	"stats-dump":  "STATS",
 }
 

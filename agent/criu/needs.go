@@ -55,6 +55,9 @@ func (r *Runner) Needs(dir string) (agent.Needs, error) {
 			n.Conns = append(n.Conns, agent.Conn{Local: local, Remote: remote})
 		}
 	}
+	if n.Objects, err = neededObjects(dir); err != nil {
+		return n, fmt.Errorf("what the images need: %w", err)
+	}
 	return n, nil
 }
 

@@ -1,0 +1,277 @@
+package cell
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
+)
+
+// terminalsFolder is where Linux shows the pseudoterminals that are open (pts(4)).
+const terminalsFolder = "/dev/pts"
+
+// Objects lists what lives on this host that a restore of the job could be in the way of: sockets, UNIX sockets with a name,
+// pseudoterminals, and files that members of other jobs have open for writing. What the job's own members hold is marked: it ends with them.
+func (g *Manager) Objects(ctx context.Context, job string) (agent.HostObjects, error) {
+	var out agent.HostObjects
+	ours, others, err := g.allProcs(job)
+	if err != nil {
+		return out, fmt.Errorf("list what lives on this host: %w", err)
+	}
+	held, err := socketInodes(ours)
+	if err == nil {
+		out.Sockets, err = hostSockets(held)
+	}
+	if err == nil {
+		out.Unix, err = hostUnix(held)
+	}
+	if err == nil {
+		out.Terminals, err = hostTerminals(ours)
+	}
+	if err == nil {
+		out.Written, err = writtenFiles(others)
+	}
+	if err = errors.Join(err, ctx.Err()); err != nil {
+		return out, fmt.Errorf("list what lives on this host: %w", err)
+	}
+	return out, nil
+}
+
+// allProcs are the processes of the job's members, and those of other jobs' by whose they are.
+func (g *Manager) allProcs(job string) (ours []int, others map[string][]int, err error) {
+	recs, err := g.records()
+	if err != nil {
+		return nil, nil, err
+	}
+	others = map[string][]int{}
+	for _, r := range recs {
+		pids, err := g.cg.group(r.Job, r.Name).procs()
+		if err != nil {
+			return nil, nil, err
+		}
+		if r.Job == job {
+			ours = append(ours, pids...)
+		} else {
+			others[fmt.Sprintf("member %s of job %s", r.Name, r.Job)] = pids
+		}
+	}
+	return ours, others, nil
+}
+
+// hostSockets lists the TCP and UDP sockets of this network namespace.
+func hostSockets(ours map[uint64]holder) ([]agent.HostSocket, error) {
+	c, err := dialDiag()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	var out []agent.HostSocket
+	for protocol, name := range map[uint32]string{unix.IPPROTO_TCP: "tcp", protocolMPTCP: "tcp", unix.IPPROTO_UDP: "udp"} {
+		socks, err := inetDumpAll(c, protocol, allStates)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range socks {
+			out = append(out, hostSocket(s, name, ours))
+		}
+	}
+	markPending(out)
+	return out, nil
+}
+
+func hostSocket(s diagSocket, protocol string, ours map[uint64]holder) agent.HostSocket {
+	h := agent.HostSocket{
+		NeededSocket: agent.NeededSocket{Protocol: protocol, Local: s.local, Listening: protocol == "tcp" && s.state == stListen, V6Only: s.v6only},
+		Inode:        s.inode,
+	}
+	if !h.Listening && s.remote.Port() != 0 {
+		h.Remote = s.remote
+	}
+	_, h.Ours = ours[s.inode]
+	if protocol == "tcp" && s.inode == 0 {
+		switch s.state {
+		case stFinWait1, stTimeWait, stFinWait2, stLastAck, stClosing:
+			h.Orphan = true
+			h.Over = s.state == stFinWait2 || s.state == stTimeWait
+		}
+	}
+	return h
+}
+
+// markPending marks the connections that one of the job's listeners is about to hold: they end with it.
+func markPending(socks []agent.HostSocket) {
+	for i, s := range socks {
+		if s.Protocol != "tcp" || s.Inode != 0 || s.Orphan {
+			continue
+		}
+		socks[i].Ours = slices.ContainsFunc(socks, func(l agent.HostSocket) bool {
+			return l.Ours && l.Listening && l.Local.Port() == s.Local.Port() && (l.Local.Addr().IsUnspecified() || l.Local.Addr() == s.Local.Addr())
+		})
+	}
+}
+
+// hostUnix lists the UNIX sockets of this network namespace that have a name.
+func hostUnix(ours map[uint64]holder) ([]agent.HostUnix, error) {
+	c, err := dialDiag()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	req := make([]byte, 24) // struct unix_diag_req
+	req[0] = unix.AF_UNIX
+	binary.NativeEndian.PutUint32(req[4:], allStates)
+	binary.NativeEndian.PutUint32(req[12:], udiagShowName|udiagShowVFS)
+	msgs, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump}, Data: req,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list UNIX sockets: %w", err)
+	}
+	var out []agent.HostUnix
+	for _, m := range msgs {
+		if len(m.Data) < unixDiagMsgLen {
+			return nil, fmt.Errorf("list UNIX sockets: a message of %d bytes", len(m.Data))
+		}
+		u := agent.HostUnix{Inode: uint64(binary.NativeEndian.Uint32(m.Data[4:]))}
+		_, u.Ours = ours[u.Inode]
+		ad, err := netlink.NewAttributeDecoder(m.Data[unixDiagMsgLen:])
+		if err != nil {
+			return nil, fmt.Errorf("list UNIX sockets: %w", err)
+		}
+		for ad.Next() {
+			switch b := ad.Bytes(); {
+			case ad.Type() == unixDiagName && len(b) > 1 && b[0] == 0:
+				u.Abstract = string(b[1:])
+			case ad.Type() == unixDiagVFS && len(b) >= 8: // struct unix_diag_vfs
+				u.Ino, u.Dev = uint64(binary.NativeEndian.Uint32(b)), uint64(binary.NativeEndian.Uint32(b[4:]))
+			}
+		}
+		if u.Abstract != "" || u.Ino != 0 {
+			out = append(out, u)
+		}
+	}
+	return out, nil
+}
+
+// hostTerminals lists the pseudoterminals that are open here. Who holds the master's side decides whose one is.
+func hostTerminals(ours []int) ([]agent.HostTerminal, error) {
+	entries, err := os.ReadDir(terminalsFolder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	own := map[int]bool{}
+	err = eachFd(ours, func(pid, fd int, link string) {
+		if !strings.HasSuffix(link, "/ptmx") {
+			return
+		}
+		if n, err := strconv.Atoi(fdinfoField(pid, fd, "tty-index")); err == nil {
+			own[n] = true
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []agent.HostTerminal
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			out = append(out, agent.HostTerminal{Number: n, Ours: own[n]})
+		}
+	}
+	return out, nil
+}
+
+// fdinfoField returns one field of /proc/PID/fdinfo/FD, "" if there is none.
+func fdinfoField(pid, fd int, name string) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// writtenFiles lists the regular files that processes have open for writing. It opens none.
+func writtenFiles(owners map[string][]int) ([]agent.HostFile, error) {
+	var out []agent.HostFile
+	for owner, pids := range owners {
+		err := eachFd(pids, func(pid, fd int, link string) {
+			if !strings.HasPrefix(link, "/") {
+				return
+			}
+			flags, err := strconv.ParseUint(fdinfoField(pid, fd, "flags"), 8, 64)
+			if err != nil || flags&unix.O_ACCMODE == unix.O_RDONLY {
+				return
+			}
+			var st unix.Stat_t
+			if unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+				out = append(out, agent.HostFile{Dev: st.Dev, Ino: st.Ino, Path: link, Owner: owner})
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Holders names the processes that hold sockets, by the sockets' inodes. Who holds one of another network namespace's is not looked for.
+func (g *Manager) Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error) {
+	if len(inodes) == 0 {
+		return nil, nil
+	}
+	all, err := pids()
+	if err != nil {
+		return nil, fmt.Errorf("find who holds a socket: %w", err)
+	}
+	out := map[uint64]string{}
+	err = eachFd(all, func(pid, _ int, link string) {
+		if ino, ok := socketInode(link); ok && slices.Contains(inodes, ino) && out[ino] == "" {
+			out[ino] = whose(pid)
+		}
+	})
+	if err = errors.Join(err, ctx.Err()); err != nil {
+		return nil, fmt.Errorf("find who holds a socket: %w", err)
+	}
+	return out, nil
+}
+
+// Clear destroys what closed connections have left that is in the way of sockets to come: an orphan (FIN-WAIT, LAST-ACK, TIME-WAIT) with the addresses and
+// ports of a connection to come, or on a port that one to come is bound to.
+func (g *Manager) Clear(ctx context.Context, coming []agent.NeededSocket) error {
+	c, err := dialDiag()
+	if err != nil {
+		return err
+	}
+	all, err := inetDumpAll(c, unix.IPPROTO_TCP, orphanStates)
+	if err = errors.Join(err, c.Close()); err != nil {
+		return fmt.Errorf("clear the way for sockets: %w", err)
+	}
+	var conns []diagSocket
+	for _, s := range all {
+		h := hostSocket(s, "tcp", nil)
+		if h.Orphan && slices.ContainsFunc(coming, func(n agent.NeededSocket) bool { return agent.InTheWay(n, h.NeededSocket) }) {
+			conns = append(conns, s)
+		}
+	}
+	if err := errors.Join(destroy(conns), ctx.Err()); err != nil {
+		return fmt.Errorf("clear the way for sockets: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,177 @@
+package criu
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
+	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
+	sk_unix "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-unix"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/tty"
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
+)
+
+// neededObjects reads the kernel objects and paths that CRIU will make or open anew.
+func neededObjects(dir string) (agent.NeededObjects, error) {
+	var n agent.NeededObjects
+	files, err := readAll(filepath.Join(dir, "files.img"), "files", &fdinfo.FileEntry{})
+	if err != nil {
+		return n, err
+	}
+	ghosts, err := ghostFiles(dir)
+	if err != nil {
+		return n, err
+	}
+	for _, f := range files {
+		if err := addObject(&n, f, ghosts); err != nil {
+			return n, err
+		}
+	}
+	if n.Terminals, err = terminals(dir); err != nil {
+		return n, err
+	}
+	sortUnique(&n)
+	return n, nil
+}
+
+func addObject(n *agent.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]bool) error {
+	switch f.GetType() {
+	case fdinfo.FdTypes_REG:
+		if reg := f.GetReg(); reg != nil && !ghosts[reg.GetId()] {
+			addPath(n, reg)
+		}
+	case fdinfo.FdTypes_INETSK:
+		return addSocket(n, f.GetIsk())
+	case fdinfo.FdTypes_UNIXSK:
+		addUnix(n, f.GetUsk())
+	case fdinfo.FdTypes_INOTIFY:
+		for _, w := range f.GetIfy().GetWd() {
+			n.Watched = append(n.Watched, w.GetFHandle().GetPath())
+		}
+	case fdinfo.FdTypes_FANOTIFY:
+		for _, m := range f.GetFfy().GetMark() {
+			path := m.GetIe().GetFHandle().GetPath()
+			if m.GetMe() != nil {
+				path = "/" + strings.TrimPrefix(m.GetMe().GetPath(), "/")
+			}
+			n.Watched = append(n.Watched, path)
+		}
+	}
+	return nil
+}
+
+// addPath adds a path that CRIU opens. It compares the mode, and of a regular file the size if the file is not a log.
+func addPath(n *agent.NeededObjects, reg *regfile.RegFileEntry) {
+	path := filepath.Join("/", reg.GetName())
+	if kernelMade(path) || strings.HasSuffix(path, deletedSuffix) || terminal(path) {
+		return
+	}
+	p := agent.NeededPath{Path: path, Mode: reg.GetMode(), Size: -1}
+	if reg.Size != nil && reg.GetMode()&unix.S_IFMT == unix.S_IFREG {
+		p.Size = int64(reg.GetSize())
+	}
+	n.Paths = append(n.Paths, p)
+}
+
+// terminal says whether a path is that of a terminal, which CRIU makes by its number.
+func terminal(path string) bool {
+	number, ok := strings.CutPrefix(path, "/dev/pts/")
+	return ok && number != "ptmx" || path == "/dev/tty"
+}
+
+// deletedSuffix ends the name of a file that has none any more, as the kernel prints it.
+const deletedSuffix = " (deleted)"
+
+func addSocket(n *agent.NeededObjects, sk *sk_inet.InetSkEntry) error {
+	if sk == nil || sk.GetSrcPort() == 0 {
+		return nil
+	}
+	var protocol string
+	switch sk.GetProto() {
+	case unix.IPPROTO_TCP:
+		protocol = "tcp"
+	case unix.IPPROTO_UDP:
+		protocol = "udp"
+	default:
+		return nil // raw sockets and pings share what they are bound to
+	}
+	local, remote, err := sockAddrs(sk)
+	if err != nil {
+		return err
+	}
+	s := agent.NeededSocket{
+		Protocol: protocol, Local: local, Listening: listening(sk), V6Only: sk.GetV6Only(),
+		Shares: sk.GetOpts().GetReuseaddr() || sk.GetOpts().GetSoReuseport(), Device: cmp.Or(sk.GetIfname(), sk.GetOpts().GetSoBoundDev()),
+		Anywhere: sk.GetIpOpts().GetFreebind(),
+	}
+	if connected(sk) || protocol == "tcp" && sk.GetState() == tcpSynSent || protocol == "udp" && sk.GetDstPort() != 0 {
+		s.Remote = remote
+	}
+	n.Sockets = append(n.Sockets, s)
+	return nil
+}
+
+// addUnix adds a socket that is bound. One that a listener has accepted has its listener's name, and is not bound to it.
+func addUnix(n *agent.NeededObjects, sk *sk_unix.UnixSkEntry) {
+	name := sk.GetName()
+	if len(name) == 0 || sk.GetDeleted() {
+		return
+	}
+	u := agent.NeededUnix{Stream: sk.GetType() != unix.SOCK_DGRAM}
+	if name[0] == 0 {
+		u.Abstract = string(name[1:])
+	} else {
+		u.Path = strings.TrimRight(string(name), "\x00")
+		if !filepath.IsAbs(u.Path) {
+			if sk.GetNameDir() == "" {
+				return
+			}
+			u.Path = filepath.Join("/", sk.GetNameDir(), u.Path)
+		}
+	}
+	n.Unix = append(n.Unix, u)
+}
+
+// terminals are the numbers of the pseudoterminals in the images.
+func terminals(dir string) ([]int, error) {
+	path := filepath.Join(dir, "tty-info.img")
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	entries, err := readAll(path, "tty-info", &tty.TtyInfoEntry{})
+	if err != nil {
+		return nil, fmt.Errorf("terminals: %w", err)
+	}
+	var out []int
+	for _, e := range entries {
+		if e.GetPty() != nil {
+			out = append(out, int(e.GetPty().GetIndex()))
+		}
+	}
+	return out, nil
+}
+
+// sortUnique leaves each object once.
+func sortUnique(n *agent.NeededObjects) {
+	slices.SortFunc(n.Paths, func(a, b agent.NeededPath) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(b.Size, a.Size), cmp.Compare(b.Mode, a.Mode))
+	})
+	// The first of a path has the size, if any of its descriptors has.
+	n.Paths = slices.CompactFunc(n.Paths, func(a, b agent.NeededPath) bool { return a.Path == b.Path })
+	slices.SortFunc(n.Unix, func(a, b agent.NeededUnix) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Abstract, b.Abstract))
+	})
+	n.Unix = slices.CompactFunc(n.Unix, func(a, b agent.NeededUnix) bool { return a.Path == b.Path && a.Abstract == b.Abstract })
+	slices.Sort(n.Watched)
+	n.Watched = slices.Compact(n.Watched)
+	slices.Sort(n.Terminals)
+	n.Terminals = slices.Compact(n.Terminals)
+}

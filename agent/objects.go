@@ -1,0 +1,81 @@
+package agent
+
+import "net/netip"
+
+// NeededObjects are the objects of a host's kernel and file system that an image folder names and CRIU makes or opens anew. Two
+// members, or a member and a stranger, can be in each other's way with any of them.
+type NeededObjects struct {
+	Paths     []NeededPath   `json:"paths,omitempty"`
+	Sockets   []NeededSocket `json:"sockets,omitempty"`
+	Unix      []NeededUnix   `json:"unix,omitempty"`
+	Watched   []string       `json:"watched,omitempty"`   // paths of inotify and fanotify watches; "" is one that has none
+	Terminals []int          `json:"terminals,omitempty"` // numbers of pseudoterminals
+}
+
+// NeededPath is a path that CRIU opens, with what it compares then.
+type NeededPath struct {
+	Path string `json:"path"`
+	Mode uint32 `json:"mode"` // st_mode; 0 where the images do not say it
+	Size int64  `json:"size"` // -1 where CRIU does not compare it
+}
+
+// NeededSocket is an IPv4 or IPv6 socket that is bound. IPv4-mapped addresses are unmapped.
+type NeededSocket struct {
+	Protocol  string         `json:"protocol"` // "tcp", "udp"
+	Local     netip.AddrPort `json:"local"`
+	Remote    netip.AddrPort `json:"remote"` // the zero value if it is not connected
+	Listening bool           `json:"listening,omitempty"`
+	Shares    bool           `json:"shares,omitempty"`   // its program has set SO_REUSEADDR or SO_REUSEPORT
+	V6Only    bool           `json:"v6only,omitempty"`   // of an IPv6 socket: it takes no IPv4
+	Device    string         `json:"device,omitempty"`   // SO_BINDTODEVICE
+	Anywhere  bool           `json:"anywhere,omitempty"` // IP_FREEBIND: its address need not be of this host
+}
+
+// Connected says whether it is one end of a connection.
+func (s NeededSocket) Connected() bool { return s.Remote.Port() != 0 }
+
+// NeededUnix is the name of a UNIX socket that is bound: a path, or an abstract name.
+type NeededUnix struct {
+	Path     string `json:"path,omitempty"`
+	Abstract string `json:"abstract,omitempty"` // without the zero byte before it
+	Stream   bool   `json:"stream,omitempty"`
+}
+
+// HostObjects are the objects that live on a host, as far as a restore could be in their way, or they in its.
+type HostObjects struct {
+	Sockets   []HostSocket
+	Unix      []HostUnix
+	Terminals []HostTerminal
+	Written   []HostFile // regular files that members of other jobs have open for writing
+}
+
+// HostSocket is a TCP or UDP socket of a host.
+type HostSocket struct {
+	NeededSocket
+	Inode  uint64
+	Ours   bool // a member of the job holds it, or one of its listeners is about to: it ends before the restore
+	Orphan bool // no program holds it: what a closed connection has left
+	Over   bool // of an orphan: everything was delivered, and only its time is waited for (FIN-WAIT-2, TIME-WAIT)
+}
+
+// HostUnix is a UNIX socket with a name.
+type HostUnix struct {
+	Abstract string
+	Dev      uint64 // of a socket with a path: device and inode of its file, as stat(2) has them
+	Ino      uint64
+	Inode    uint64
+	Ours     bool
+}
+
+// HostTerminal is a pseudoterminal that is open.
+type HostTerminal struct {
+	Number int
+	Ours   bool
+}
+
+// HostFile is a regular file and who has it open.
+type HostFile struct {
+	Dev, Ino uint64
+	Path     string
+	Owner    string // "member hostA-1 of job j"
+}

@@ -1,0 +1,153 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// paths looks at every path that CRIU opens, and at every file of the cuts that is to be put back: whether it is there, is what it was, and nothing is in
+// the way of the bytes.
+func (t *target) paths() {
+	back := map[string]arrival{}
+	for _, c := range t.coming {
+		stored := c.meta.storedPaths()
+		for path := range stored {
+			if o, ok := back[path]; ok && o.source != c.source {
+				t.add(c, "the file %s would be %s's of %s as well: restore them to different hosts", path, o.member.Name, o.source)
+			}
+			back[path] = c
+			t.putBackable(c, path)
+		}
+		if log := c.member.Log; log != "" && unix.Access(log, unix.F_OK) != nil {
+			t.putBackable(c, log) // the cell makes it
+		}
+		listed := map[string]bool{}
+		for _, f := range c.meta.Needs.Files {
+			listed[f.Path] = true
+		}
+		for _, d := range c.meta.Needs.Dirs {
+			listed[d] = true
+		}
+		for _, p := range c.meta.Needs.Objects.Paths {
+			if !stored[p.Path] {
+				t.opened(c, p, listed[p.Path])
+			}
+		}
+		for _, w := range c.meta.Needs.Objects.Watched {
+			t.watched(c, w)
+		}
+	}
+}
+
+// opened looks at a path as CRIU will open it. What is listed is looked for elsewhere, by more than its mode.
+func (t *target) opened(c arrival, p NeededPath, listed bool) {
+	var st unix.Stat_t
+	err := unix.Stat(p.Path, &st)
+	kind := kindOf(p.Mode)
+	switch {
+	case err != nil && listed:
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
+		t.add(c, "there is no %s, which was %s; make it%s", p.Path, kind, fifoRemedy(p))
+	case err != nil:
+		t.add(c, "%s: %v", p.Path, err)
+	case p.Mode == 0:
+	case st.Mode&unix.S_IFMT != p.Mode&unix.S_IFMT:
+		if !listed {
+			t.add(c, "%s is %s, and was %s: put the right one there", p.Path, kindOf(st.Mode), kind)
+		}
+	case st.Mode != p.Mode:
+		t.add(c, "%s has the mode %#o, and had %#o: set it with chmod %o %s", p.Path, st.Mode&0o7777, p.Mode&0o7777, p.Mode&0o7777, p.Path)
+	case p.Size == 0 && st.Size != 0 && st.Mode&unix.S_IFMT == unix.S_IFREG: // what was not empty is looked at with what is listed
+		t.add(c, "%s has %d bytes, and was empty: put the same file there", p.Path, st.Size)
+	}
+}
+
+func fifoRemedy(p NeededPath) string {
+	if p.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return ""
+	}
+	return fmt.Sprintf(": mkfifo -m %o %s", p.Mode&0o7777, p.Path)
+}
+
+// watched looks for a path that inotify or fanotify watches.
+func (t *target) watched(c arrival, path string) {
+	var st unix.Stat_t
+	switch err := unix.Lstat(path, &st); {
+	case path == "" && c.source != t.a.cfg.Host:
+		t.add(c, "it watches a file or folder (inotify, fanotify) whose path the images do not say: it can only be restored on %s", c.source)
+	case path != "" && err != nil:
+		t.add(c, "it watches %s (inotify, fanotify): %v; make it", path, err)
+	}
+}
+
+// putBackable looks for what would keep a file of the cut from being put at its path.
+func (t *target) putBackable(c arrival, path string) {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	switch {
+	case err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG:
+		t.add(c, "the file %s cannot be put back: %s stands there; move it away", path, kindOf(st.Mode))
+		return
+	case err == nil:
+		if why := unchangeable(path); why != "" {
+			t.add(c, "the file %s cannot be put back: it %s", path, why)
+			return
+		}
+		for _, w := range t.lives.Written {
+			if w.Dev == st.Dev && w.Ino == st.Ino {
+				t.add(c, "the file %s cannot be put back: %s has it open for writing; end that, or restore to another host", path, w.Owner)
+				return
+			}
+		}
+	}
+	dir, err := existing(filepath.Dir(path))
+	switch {
+	case err != nil:
+		t.add(c, "the file %s cannot be put back: %v", path, err)
+	default:
+		if why := unchangeable(dir); why != "" {
+			t.add(c, "the file %s cannot be put back: the folder %s %s", path, dir, why)
+		}
+	}
+}
+
+// existing is the innermost folder of a path that is there. What is missing below it can be made.
+func existing(dir string) (string, error) {
+	for {
+		var st unix.Stat_t
+		err := unix.Stat(dir, &st)
+		switch {
+		case err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR:
+			return "", fmt.Errorf("%s is %s, and was a folder; move it away", dir, kindOf(st.Mode))
+		case err == nil:
+			return dir, nil
+		case errors.Is(err, unix.ENOTDIR):
+		case !errors.Is(err, fs.ErrNotExist) || dir == "/":
+			return "", fmt.Errorf("%s: %w", dir, err)
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// unchangeable says why a file or folder that is there cannot be written, "" if it can. It opens nothing.
+func unchangeable(path string) string {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err == nil && fs.Flags&unix.ST_RDONLY != 0 {
+		return "is on a file system that is mounted read-only; mount it writable"
+	}
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
+		return fmt.Sprintf("cannot be examined: %v", err)
+	}
+	if st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0 {
+		return "is immutable; chattr -i " + path
+	}
+	if st.Attributes&unix.STATX_ATTR_APPEND != 0 {
+		return "may only be appended to; chattr -a " + path
+	}
+	return ""
+}

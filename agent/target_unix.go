@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// unixNames compares the names of UNIX sockets to come with those that live here, and with one another. CRIU removes whatever stands
+// where it binds a path.
+func (t *target) unixNames() {
+	from := map[NeededUnix]arrival{} // without Stream
+	for _, c := range t.coming {
+		for _, u := range c.meta.Needs.Objects.Unix {
+			key := NeededUnix{Path: u.Path, Abstract: u.Abstract}
+			if o, ok := from[key]; ok && (o.source != c.source || u.Path == "") {
+				t.add(c, "the UNIX socket %s would be %s's as well: restore them to different hosts", u.name(), o.member.Name)
+			}
+			from[key] = c
+			if u.Path == "" {
+				t.abstract(c, u)
+			} else {
+				t.unixPath(c, u)
+			}
+		}
+	}
+}
+
+func (u NeededUnix) name() string {
+	if u.Path == "" {
+		return "@" + u.Abstract
+	}
+	return u.Path
+}
+
+func (t *target) abstract(c arrival, u NeededUnix) {
+	for _, h := range t.lives.Unix {
+		if !h.Ours && h.Abstract == u.Abstract {
+			t.add(c, "the name of the UNIX socket %s is in use here: end what uses it", u.name())
+			return
+		}
+	}
+}
+
+func (t *target) unixPath(c arrival, u NeededUnix) {
+	dir := filepath.Dir(u.Path)
+	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+		t.add(c, "there is no folder %s for the UNIX socket %s; make it", dir, u.Path)
+		return
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(u.Path, &st); err != nil {
+		return // free
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		t.add(c, "%s is %s, and would be a UNIX socket: move it away", u.Path, kindOf(st.Mode))
+		return
+	}
+	for _, h := range t.lives.Unix {
+		if !h.Ours && h.Ino != 0 && h.Ino == st.Ino&0xffffffff && h.Dev == st.Dev {
+			t.add(c, "the UNIX socket %s is in use here: end what uses it", u.Path)
+			return
+		}
+	}
+}
+
+// kindOf says what st_mode says of a file.
+func kindOf(mode uint32) string {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return "a regular file"
+	case unix.S_IFDIR:
+		return "a folder"
+	case unix.S_IFLNK:
+		return "a symbolic link"
+	case unix.S_IFIFO:
+		return "a FIFO"
+	case unix.S_IFSOCK:
+		return "a UNIX socket"
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return "a device"
+	}
+	return "a file of an unknown kind"
+}
