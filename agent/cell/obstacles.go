@@ -36,7 +36,10 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 	s.trees()
 	for _, pid := range s.pids {
 		s.process(pid)
+		s.namespaces(pid)
+		s.scheduling(pid)
 		s.mappings(pid)
+		s.sealed(pid)
 	}
 	err = errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), ctx.Err())
 	if err != nil {

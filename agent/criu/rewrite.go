@@ -13,7 +13,7 @@ import (
 )
 
 // Rewrite makes dst, 0700, hold the images of src with every address in moved replaced by what it maps to: both ends
-// of connections, listening sockets, bound UDP sockets; IPv4, IPv6 and IPv4-mapped alike. moved's addresses
+// of connections, listening sockets, bound UDP sockets; IPv4, IPv6 and IPv4-mapped alike. What CRIU would not put back as it was is mended on the way (mend.go). moved's addresses
 // are unmapped. Images that do not change are hard links to src's, or copies where links cannot be; CRIU
 // only ever reads them. Logs and statistics are left behind, for a restore writes its own. src is not touched.
 func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error {
@@ -32,6 +32,10 @@ func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 	if err != nil {
 		return fmt.Errorf("rewrite images: %w", err)
 	}
+	root, err := rootCore(src)
+	if err != nil {
+		return fmt.Errorf("rewrite images: %w", err)
+	}
 	for _, e := range entries {
 		if filepath.Ext(e.Name()) != ".img" {
 			continue
@@ -40,9 +44,12 @@ func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 			return fmt.Errorf("rewrite images: %s is not a regular file", e.Name())
 		}
 		from, to := filepath.Join(src, e.Name()), filepath.Join(dst, e.Name())
-		if e.Name() == "files.img" {
+		switch e.Name() {
+		case "files.img":
 			err = rewriteFiles(from, to, moved)
-		} else {
+		case root:
+			err = rewriteRoot(from, to)
+		default:
 			err = linkFile(from, to)
 		}
 		if err != nil {
@@ -60,6 +67,9 @@ func rewriteFiles(from, to string, moved map[netip.Addr]netip.Addr) error {
 	any := false
 	for _, e := range img.Entries {
 		file, ok := e.Message.(*fdinfo.FileEntry)
+		if ok && mendTimer(file.GetTfd()) {
+			any = true
+		}
 		if !ok || file.GetIsk() == nil {
 			continue
 		}

@@ -1,0 +1,471 @@
+// object KIND [ARGUMENT]: holds one object of the kernel, checks again and again that it still works, and tells of progress.
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pty.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* struct sched_attr of linux/sched/types.h, which does not go with sched.h. */
+struct attributes {
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime, deadline, period;
+};
+
+static const char *argument;
+
+static void fail(const char *what)
+{
+	printf("FAIL %s: %s\n", what, strerror(errno));
+	fflush(stdout);
+	exit(1);
+}
+
+static int must(int r, const char *what)
+{
+	if (r < 0)
+		fail(what);
+	return r;
+}
+
+static void nap(void)
+{
+	struct timespec t = { 0, 20000000 };
+	nanosleep(&t, NULL);
+}
+
+/* tell says that all is well, again and again, for as long as check says so. */
+static void tell(void (*check)(void))
+{
+	printf("ready\n");
+	for (long n = 1;; n++) {
+		check();
+		printf("progress %ld\n", n);
+		fflush(stdout);
+		nap();
+	}
+}
+
+static void nothing(void) {}
+
+/* Signals and scheduling. */
+
+static void check_pdeathsig(void)
+{
+	int sig = 0;
+	must(prctl(PR_GET_PDEATHSIG, &sig), "PR_GET_PDEATHSIG");
+	/* In a cell, a restored root has none any more: it would be CRIU's end that it hears of. */
+	if (sig != SIGUSR1 && sig != 0) {
+		errno = 0;
+		fail("another parent death signal");
+	}
+}
+
+static void pdeathsig(void)
+{
+	signal(SIGUSR1, SIG_IGN);
+	must(prctl(PR_SET_PDEATHSIG, SIGUSR1), "PR_SET_PDEATHSIG");
+	tell(check_pdeathsig);
+}
+
+/* pdeathsig_kill would not survive a signal for the death of a parent. */
+static void pdeathsig_kill(void)
+{
+	must(prctl(PR_SET_PDEATHSIG, SIGKILL), "PR_SET_PDEATHSIG");
+	tell(nothing);
+}
+
+static pid_t child;
+
+static void check_child(void)
+{
+	if (waitpid(child, NULL, WNOHANG) != 0)
+		fail("the child has ended");
+}
+
+/* pdeathsig_child has a child that dies with it. */
+static void pdeathsig_child(void)
+{
+	child = must(fork(), "fork");
+	if (child == 0) {
+		must(prctl(PR_SET_PDEATHSIG, SIGKILL), "PR_SET_PDEATHSIG");
+		for (;;) {
+			int sig = 0;
+			prctl(PR_GET_PDEATHSIG, &sig);
+			if (sig != SIGKILL)
+				_exit(1);
+			nap();
+		}
+	}
+	tell(check_child);
+}
+
+static int policy;
+
+static void check_policy(void)
+{
+	errno = 0;
+	if ((sched_getscheduler(0) & ~0x40000000) != policy)
+		fail("another scheduling policy");
+}
+
+static void deadline(void)
+{
+	struct attributes a = { .size = sizeof a, .policy = 6, .runtime = 2000000, .deadline = 20000000, .period = 20000000 };
+	policy = 6; /* SCHED_DEADLINE */
+	must(syscall(SYS_sched_setattr, 0, &a, 0), "SCHED_DEADLINE");
+	tell(check_policy);
+}
+
+static void scheduler(int p, int priority)
+{
+	struct sched_param s = { .sched_priority = priority };
+	policy = p;
+	must(sched_setscheduler(0, p, &s), "sched_setscheduler");
+	tell(check_policy);
+}
+
+/* Memory. */
+
+static char *page;
+
+static void check_page(void)
+{
+	errno = 0;
+	if (strcmp(page, "content") != 0)
+		fail("the page holds something else");
+}
+
+/* memfd maps a memfd with seals; the argument says which, and whether the descriptor stays: "write keep". */
+static void sealed_memfd(int seals, int flags, int keep)
+{
+	int fd = must(memfd_create("sealed", MFD_ALLOW_SEALING), "memfd_create");
+	must(ftruncate(fd, 4096), "ftruncate");
+	must(pwrite(fd, "content", 8, 0), "pwrite");
+	if (seals & F_SEAL_WRITE)
+		must(fcntl(fd, F_ADD_SEALS, seals), "F_ADD_SEALS");
+	page = mmap(NULL, 4096, flags & 1 ? PROT_READ | PROT_WRITE : PROT_READ, flags & 2 ? MAP_PRIVATE : MAP_SHARED, fd, 0);
+	if (page == MAP_FAILED)
+		fail("mmap");
+	if (!(seals & F_SEAL_WRITE))
+		must(fcntl(fd, F_ADD_SEALS, seals), "F_ADD_SEALS");
+	if (!keep)
+		close(fd);
+	tell(check_page);
+}
+
+/* Namespaces. */
+
+static void unshared(int flag)
+{
+	must(unshare(flag), "unshare");
+	tell(nothing);
+}
+
+static void unshared_child(int flag)
+{
+	child = must(fork(), "fork");
+	if (child == 0) {
+		must(unshare(flag), "unshare");
+		for (;;)
+			nap();
+	}
+	tell(check_child);
+}
+
+/* Timers. */
+
+static int timer;
+static long ticks;
+static struct timespec begun;
+
+static void check_timer(void)
+{
+	struct pollfd p = { .fd = timer, .events = POLLIN };
+	uint64_t n = 0;
+	errno = 0;
+	if (poll(&p, 1, 5000) != 1)
+		fail("the timer has not fired for five seconds");
+	must(read(timer, &n, sizeof n), "read the timer");
+	ticks += n;
+}
+
+/* periodic leaves most expirations unread for a while, so that a dump mostly finds one. */
+static void periodic(int clock, int flags)
+{
+	struct itimerspec s = { { 0, 10000000 }, { 0, 10000000 } };
+	timer = must(timerfd_create(clock, 0), "timerfd_create");
+	clock_gettime(clock, &begun);
+	if (flags & TFD_TIMER_ABSTIME) {
+		s.it_value.tv_sec += begun.tv_sec;
+	}
+	must(timerfd_settime(timer, flags, &s, NULL), "timerfd_settime");
+	tell(check_timer);
+}
+
+static void check_expired(void)
+{
+	struct pollfd p = { .fd = timer, .events = POLLIN };
+	errno = 0;
+	if (poll(&p, 1, 0) != 1)
+		fail("the timer that has expired is not readable");
+}
+
+/* expired is a timer that has fired once and is never read. */
+static void expired(void)
+{
+	struct itimerspec s = { { 0, 0 }, { 0, 1000000 } };
+	timer = must(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create");
+	must(timerfd_settime(timer, 0, &s, NULL), "timerfd_settime");
+	nap();
+	tell(check_expired);
+}
+
+static void check_disarmed(void)
+{
+	struct pollfd p = { .fd = timer, .events = POLLIN };
+	errno = 0;
+	if (poll(&p, 1, 0) != 0)
+		fail("a timer that was never armed has fired");
+}
+
+/* disarmed is a timer with an interval that was stopped. */
+static void disarmed(void)
+{
+	struct itimerspec s = { { 0, 10000000 }, { 0, 0 } };
+	timer = must(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create");
+	must(timerfd_settime(timer, 0, &s, NULL), "timerfd_settime");
+	tell(check_disarmed);
+}
+
+/* Names. */
+
+static int one, two;
+
+static void check_pair(void)
+{
+	char c = 'x';
+	must(write(one, &c, 1), "write");
+	c = 0;
+	must(read(two, &c, 1), "read");
+	errno = 0;
+	if (c != 'x')
+		fail("another byte came");
+}
+
+static void fifo(void)
+{
+	if (mkfifo(argument, 0640) < 0 && errno != EEXIST)
+		fail("mkfifo");
+	one = must(open(argument, O_RDWR), "open the FIFO");
+	two = must(open(argument, O_RDONLY), "open the FIFO");
+	tell(check_pair);
+}
+
+static struct sockaddr_un name;
+static socklen_t name_size;
+
+static void check_dial(void)
+{
+	int s = must(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
+	must(connect(s, (struct sockaddr *)&name, name_size), "connect to the UNIX socket");
+	int a = must(accept(one, NULL, NULL), "accept");
+	char c = 'x';
+	must(write(s, &c, 1), "write");
+	must(read(a, &c, 1), "read");
+	close(a);
+	close(s);
+}
+
+/* listen_unix listens on a path, or on an abstract name if the argument begins with @. */
+static void listen_unix(void)
+{
+	name.sun_family = AF_UNIX;
+	strncpy(name.sun_path, argument, sizeof name.sun_path - 1);
+	name_size = sizeof name.sun_family + strlen(argument);
+	if (argument[0] == '@')
+		name.sun_path[0] = 0;
+	else
+		unlink(argument);
+	one = must(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
+	must(bind(one, (struct sockaddr *)&name, name_size), "bind");
+	must(listen(one, 8), "listen");
+	tell(check_dial);
+}
+
+static void check_watch(void)
+{
+	char path[512], event[4096];
+	snprintf(path, sizeof path, "%s/touched", argument);
+	int fd = must(open(path, O_WRONLY | O_CREAT, 0600), "touch");
+	close(fd);
+	unlink(path);
+	struct pollfd p = { .fd = one, .events = POLLIN };
+	errno = 0;
+	if (poll(&p, 1, 5000) != 1)
+		fail("nothing was told of the watched folder");
+	must(read(one, event, sizeof event), "read an event");
+}
+
+static void watch(void)
+{
+	if (mkdir(argument, 0755) < 0 && errno != EEXIST)
+		fail("mkdir");
+	one = must(inotify_init1(0), "inotify_init");
+	must(inotify_add_watch(one, argument, IN_CREATE), "inotify_add_watch");
+	tell(check_watch);
+}
+
+static void check_pty(void)
+{
+	char c = 0;
+	must(write(one, "x\n", 2), "write to the terminal");
+	do
+		must(read(two, &c, 1), "read from the terminal");
+	while (c != '\n');
+	struct pollfd p = { .fd = one, .events = POLLIN };
+	char echo[64];
+	while (poll(&p, 1, 0) == 1)
+		must(read(one, echo, sizeof echo), "read the echo");
+}
+
+static void pty(void)
+{
+	must(openpty(&one, &two, NULL, NULL, NULL), "openpty");
+	tell(check_pty);
+}
+
+/* Ports. */
+
+static struct sockaddr_in at;
+
+static void address(void)
+{
+	char host[64];
+	int port;
+	if (sscanf(argument, "%63[^:]:%d", host, &port) != 2)
+		fail(argument);
+	at.sin_family = AF_INET;
+	at.sin_port = htons(port);
+	if (inet_pton(AF_INET, host, &at.sin_addr) != 1)
+		fail(host);
+}
+
+static void check_tcp(void)
+{
+	struct sockaddr_in to;
+	socklen_t size = sizeof to;
+	must(getsockname(one, (struct sockaddr *)&to, &size), "getsockname");
+	int s = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	must(connect(s, (struct sockaddr *)&to, sizeof to), "connect");
+	int a = must(accept(one, NULL, NULL), "accept");
+	/* The listener's side closes first and leaves a TIME-WAIT on the listening port. */
+	close(a);
+	close(s);
+	for (int i = 0; i < 5; i++)
+		nap();
+}
+
+/* serve listens on an address and port; options are for the socket. */
+static void serve(int reuseaddr, int reuseport)
+{
+	address();
+	one = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	if (reuseaddr)
+		must(setsockopt(one, SOL_SOCKET, SO_REUSEADDR, &reuseaddr, sizeof reuseaddr), "SO_REUSEADDR");
+	if (reuseport)
+		must(setsockopt(one, SOL_SOCKET, SO_REUSEPORT, &reuseport, sizeof reuseport), "SO_REUSEPORT");
+	must(bind(one, (struct sockaddr *)&at, sizeof at), "bind");
+	must(listen(one, 8), "listen");
+	tell(check_tcp);
+}
+
+static void check_udp(void)
+{
+	struct sockaddr_in to;
+	socklen_t size = sizeof to;
+	char c = 'x';
+	must(getsockname(one, (struct sockaddr *)&to, &size), "getsockname");
+	must(sendto(one, &c, 1, 0, (struct sockaddr *)&to, sizeof to), "sendto");
+	must(recv(one, &c, 1, 0), "recv");
+}
+
+static void udp(void)
+{
+	address();
+	one = must(socket(AF_INET, SOCK_DGRAM, 0), "socket");
+	must(bind(one, (struct sockaddr *)&at, sizeof at), "bind");
+	tell(check_udp);
+}
+
+static void idle(void) { tell(nothing); }
+
+int main(int argc, char **argv)
+{
+	const char *kind = argc > 1 ? argv[1] : "";
+	argument = argc > 2 ? argv[2] : "";
+#define KIND(name, call) if (strcmp(kind, name) == 0) call
+	KIND("idle", idle());
+	KIND("pdeathsig", pdeathsig());
+	KIND("pdeathsig-kill", pdeathsig_kill());
+	KIND("pdeathsig-child", pdeathsig_child());
+	KIND("deadline", deadline());
+	KIND("fifo-policy", scheduler(SCHED_FIFO, 1));
+	KIND("batch", scheduler(SCHED_BATCH, 0));
+	KIND("idle-policy", scheduler(SCHED_IDLE, 0));
+	KIND("memfd-write", sealed_memfd(F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW, 0, 1));
+	KIND("memfd-write-private", sealed_memfd(F_SEAL_WRITE, 2, 1));
+	KIND("memfd-write-closed", sealed_memfd(F_SEAL_WRITE, 0, 0));
+	KIND("memfd-future", sealed_memfd(F_SEAL_FUTURE_WRITE, 1, 1));
+	KIND("memfd-future-closed", sealed_memfd(F_SEAL_FUTURE_WRITE, 1, 0));
+	KIND("memfd-size", sealed_memfd(F_SEAL_SHRINK | F_SEAL_GROW, 1, 1));
+	KIND("memfd-size-closed", sealed_memfd(F_SEAL_SHRINK | F_SEAL_GROW, 1, 0));
+	KIND("memfd-seal", sealed_memfd(F_SEAL_SHRINK | F_SEAL_SEAL, 1, 1));
+	KIND("userns", unshared(CLONE_NEWUSER));
+	KIND("utsns", unshared(CLONE_NEWUTS));
+	KIND("netns", unshared(CLONE_NEWNET));
+	KIND("ipcns", unshared(CLONE_NEWIPC));
+	KIND("mntns", unshared(CLONE_NEWNS));
+	KIND("cgroupns", unshared(CLONE_NEWCGROUP));
+	KIND("timens", unshared_child(0x80));
+	KIND("userns-child", unshared_child(CLONE_NEWUSER));
+	KIND("utsns-child", unshared_child(CLONE_NEWUTS));
+	KIND("ipcns-child", unshared_child(CLONE_NEWIPC));
+	KIND("mntns-child", unshared_child(CLONE_NEWNS));
+	KIND("cgroupns-child", unshared_child(CLONE_NEWCGROUP));
+	KIND("timer", periodic(CLOCK_MONOTONIC, 0));
+	KIND("timer-absolute", periodic(CLOCK_REALTIME, TFD_TIMER_ABSTIME));
+	KIND("timer-expired", expired());
+	KIND("timer-disarmed", disarmed());
+	KIND("fifo", fifo());
+	KIND("unix", listen_unix());
+	KIND("watch", watch());
+	KIND("pty", pty());
+	KIND("serve", serve(0, 0));
+	KIND("serve-reuseaddr", serve(1, 0));
+	KIND("serve-reuseport", serve(1, 1));
+	KIND("udp", udp());
+	errno = EINVAL;
+	fail(kind);
+}
