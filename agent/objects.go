@@ -61,6 +61,7 @@ type HostSocket struct {
 // HostUnix is a UNIX socket with a name.
 type HostUnix struct {
 	Abstract string
+	Path     string // as its program gave it
 	Dev      uint64 // of a socket with a path: device and inode of its file, as stat(2) has them
 	Ino      uint64
 	Inode    uint64

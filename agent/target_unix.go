@@ -58,7 +58,8 @@ func (t *target) unixPath(c arrival, u NeededUnix) {
 		return
 	}
 	for _, h := range t.lives.Unix {
-		if !h.Ours && h.Ino != 0 && h.Ino == st.Ino&0xffffffff && h.Dev == st.Dev {
+		// File systems of layers show another device than the one that the socket is on.
+		if !h.Ours && h.Ino != 0 && h.Ino == st.Ino&0xffffffff && (h.Dev == st.Dev || h.Path == u.Path) {
 			t.add(c, "the UNIX socket %s is in use here: end what uses it", u.Path)
 			return
 		}

@@ -1,48 +1,527 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
+
+	"ss/integration/lab"
 )
 
-// TestExplore is for exploration.
-func TestExplore(t *testing.T) {
-	r := newRig(t, "hostA", "hostB")
-	object := r.compile("object")
-	for _, kind := range strings.Fields(os.Getenv("KINDS")) {
-		t.Run(kind, func(t *testing.T) {
-			r.use(t)
-			j := r.newJob("j-" + kind)
-			j.serve("object", "hostA", object, kind, os.Getenv("ARG"))
-			defer func() { j.Ctl("kill", j.name) }()
-			log := func() string { return j.log(j.members[0]) }
-			await(t, "ready", func() string {
-				if strings.Contains(log(), "progress 3\n") || strings.Contains(log(), "FAIL") {
-					return ""
-				}
-				return lastLine(log())
-			})
-			if strings.Contains(log(), "FAIL") {
-				t.Logf("CANNOT %s", lastLine(log()))
-				return
-			}
-			out, stderr, exit := j.Ctl("snapshot", j.name)
-			if exit != 0 {
-				t.Logf("REFUSED %d %s%s", exit, out, stderr)
+// roundsVariable names the environment variable that says how often each row of the tables in this file is played; once without it.
+const roundsVariable = "TARGET_ROUNDS"
+
+func rounds(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv(roundsVariable)
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%q", roundsVariable, text)
+	}
+	return n
+}
+
+// targets is a cluster for many small jobs, one after the other.
+type targets struct {
+	*rig
+	object string // the program that holds one object of the kernel
+	made   int
+}
+
+func newTargets(t *testing.T, hosts ...string) *targets {
+	t.Helper()
+	r := newRig(t, hosts...)
+	return &targets{rig: r, object: r.compile("object", "-lutil")}
+}
+
+// play runs a test as often as it is to be, each time as a test of its own.
+func (c *targets) play(t *testing.T, name string, test func(c *targets)) {
+	t.Helper()
+	for i := range rounds(t) {
+		ok := t.Run(fmt.Sprintf("%s/%d", name, i), func(t *testing.T) {
+			c.use(t)
+			test(c)
+		})
+		c.use(t)
+		if !ok {
+			return
+		}
+	}
+}
+
+// port is one that no job before has left anything on.
+func (c *targets) port() string {
+	c.made++
+	return strconv.Itoa(10000 + c.made)
+}
+
+// hold starts a job whose one member holds an object, and returns when it works.
+func (c *targets) hold(host, kind, argument string) *job {
+	c.t.Helper()
+	c.made++
+	j := c.newJob(fmt.Sprintf("target%d", c.made))
+	j.holdToo(c, host, kind, argument)
+	return j
+}
+
+// holdToo adds a member that holds an object.
+func (j *job) holdToo(c *targets, host, kind, argument string) {
+	j.t.Helper()
+	j.serve(fmt.Sprintf("%s%d", kind, len(j.members)), host, c.object, kind, argument)
+	j.awaitProgress()
+}
+
+// refuses checks that a restore is refused before anything is touched, by the dry run as well, with these words, and that the job goes on.
+func (j *job) refuses(cut string, remap []string, words ...string) {
+	j.t.Helper()
+	f := badInput{job: j}
+	args := append([]string{"restore", cut}, remap...)
+	f.refuseUntouched(4, words, append(args, "--dry-run")...)
+	f.refuseUntouched(4, append(words, "nothing was touched"), args...)
+	j.awaitProgress()
+}
+
+// comesBack restores a cut and checks that the dry run called it fine, and that every member goes on.
+func (j *job) comesBack(cut string, remap ...string) {
+	j.t.Helper()
+	args := []string{"restore", cut}
+	for _, r := range remap {
+		if strings.Contains(r, "hostA=") || strings.Contains(r, "hostB=") {
+			args = append(args, "--remap", r)
+		} else {
+			args = append(args, "--remap-addr", r)
+		}
+	}
+	j.MustCtl(append(args, "--dry-run")...)
+	j.MustCtl(args...)
+	for _, r := range remap {
+		from, to, _ := strings.Cut(r, "=")
+		j.moved(from, to)
+	}
+	j.awaitProgress()
+}
+
+// on runs a command on a host.
+func (c *targets) on(host string, args ...string) string {
+	c.t.Helper()
+	out, err := c.Host(host).Command(c.t.Context(), args...).CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("%s: %v: %v\n%s", host, args, err, out)
+	}
+	return string(out)
+}
+
+// stranger starts a program on a host that is no member of any job, and returns when it works.
+func (c *targets) stranger(host, kind, argument string) *lab.Cmd {
+	c.t.Helper()
+	log := fmt.Sprintf("/srv/stranger-%d.log", c.made)
+	c.made++
+	cmd := c.Host(host).Command(context.Background(), c.object, kind, argument).LogTo(log)
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	await(c.t, "stranger", func() string {
+		b, err := c.Host(host).ReadFile(log)
+		if err != nil || !strings.Contains(string(b), "\nprogress 2\n") {
+			return fmt.Sprintf("%v: %s", err, lastLine(string(b)))
+		}
+		return ""
+	})
+	return cmd
+}
+
+// TestObjectsComeBack needs root. A cut of a member with any of these objects is put back in place; what cannot be put back is refused before
+// the freeze, with a remedy, and the job goes on. TARGET_ROUNDS says how often each is tried.
+func TestObjectsComeBack(t *testing.T) {
+	c := newTargets(t, "hostA", "hostB")
+	defer c.relay.close()
+	for _, tt := range []struct {
+		kind, argument string
+		refused        []string // words; none if it comes back
+	}{
+		{kind: "pdeathsig"},
+		{kind: "pdeathsig-kill"},
+		{kind: "pdeathsig-child"},
+		{kind: "deadline", refused: []string{"SCHED_DEADLINE", "chrt --other --pid 0"}},
+		{kind: "fifo-policy"},
+		{kind: "batch"},
+		{kind: "idle-policy"},
+		{kind: "memfd-write", refused: []string{"/memfd:sealed", "F_SEAL_WRITE", "MAP_PRIVATE"}},
+		{kind: "memfd-write-closed", refused: []string{"/memfd:sealed", "F_SEAL_WRITE", "MAP_PRIVATE"}},
+		{kind: "memfd-write-private"},
+		{kind: "memfd-future"},
+		{kind: "memfd-future-closed"},
+		{kind: "memfd-size"},
+		{kind: "memfd-size-closed"},
+		{kind: "memfd-seal"},
+		{kind: "userns", refused: []string{"user namespace of its own", "start it without"}},
+		{kind: "userns-child", refused: []string{"user namespace of its own"}},
+		{kind: "utsns"},
+		{kind: "ipcns"},
+		{kind: "netns"},
+		{kind: "cgroupns"},
+		{kind: "utsns-child", refused: []string{"uts namespace of its own"}},
+		{kind: "ipcns-child", refused: []string{"ipc namespace of its own"}},
+		{kind: "cgroupns-child", refused: []string{"cgroup namespace of its own"}},
+		{kind: "timens", refused: []string{"time namespace of its own"}},
+		{kind: "timer"},
+		{kind: "timer-absolute"},
+		{kind: "timer-expired"},
+		{kind: "timer-disarmed"},
+		{kind: "fifo", argument: "/srv/fifo"},
+		{kind: "unix", argument: "/srv/socket"},
+		{kind: "unix", argument: "@abstract"},
+		{kind: "watch", argument: "/srv/watched"},
+		{kind: "pty"},
+		{kind: "serve", argument: "0.0.0.0:PORT"},
+		{kind: "serve", argument: "127.0.0.1:PORT"},
+		{kind: "serve-reuseaddr", argument: "0.0.0.0:PORT"},
+		{kind: "serve-reuseport", argument: "0.0.0.0:PORT"},
+		{kind: "udp", argument: "0.0.0.0:PORT"},
+	} {
+		c.play(t, tt.kind+strings.ReplaceAll(tt.argument, "/", "_"), func(c *targets) {
+			j := c.hold("hostA", tt.kind, strings.Replace(tt.argument, "PORT", c.port(), 1))
+			if tt.refused != nil {
+				f := badInput{job: j}
+				f.refuseUntouched(4, append(tt.refused, "the job runs on"), "snapshot", j.name)
 				j.awaitProgress()
-				return
+			} else {
+				cut := j.snapshot().Cut
+				j.comesBack(cut)
+				j.MustCtl("kill", j.name) // what it leaves behind stays for the next restore
+				j.comesBack(cut)
 			}
-			out, stderr, exit = j.Ctl("restore", "latest", "--job", j.name)
-			if exit != 0 {
-				t.Errorf("LOST %d %s%s", exit, out, stderr)
-				return
-			}
-			j.awaitProgress()
-			fmt.Println("FINE", kind)
+			j.end()
 		})
 	}
-	r.use(t)
-	r.relay.close()
+	if !t.Failed() {
+		c.checkLeaks()
+	}
+}
+
+// TestTargetIsPlanned needs root. What would be in the way on a host is found by the dry run and by the restore, before the live job is touched; when it
+// has been put right, the same cut is restored there.
+func TestTargetIsPlanned(t *testing.T) {
+	c := newTargets(t, "hostA", "hostB", "hostC")
+	defer c.relay.close()
+	for _, tt := range []struct {
+		name string
+		test func(*targets)
+	}{
+		{"two members of one port", (*targets).onePort},
+		{"two addresses become one", (*targets).oneAddress},
+		{"a stranger's port", (*targets).strangersPort},
+		{"FIFO", (*targets).fifo},
+		{"folder of a UNIX socket", (*targets).unixFolder},
+		{"UNIX socket in use", (*targets).unixInUse},
+		{"watched folder", (*targets).watchedFolder},
+		{"terminal in use", (*targets).terminalInUse},
+		{"blocked path", (*targets).blockedPath},
+		{"mode of a path", (*targets).modeOfPath},
+		{"one file of two hosts", (*targets).oneFile},
+		{"a file that another job writes", (*targets).writtenFile},
+		{"two hosts that do not reach each other", (*targets).unreached},
+		{"another network", (*targets).anotherNetwork},
+	} {
+		c.play(t, tt.name, tt.test)
+	}
+	if !t.Failed() {
+		c.checkLeaks()
+	}
+}
+
+// onePort restores two servers of one port to one host: with any options, one would get all connections.
+func (c *targets) onePort() {
+	for _, kind := range []string{"serve", "serve-reuseaddr", "serve-reuseport"} {
+		at := "0.0.0.0:" + c.port()
+		j := c.hold("hostA", kind, at)
+		j.holdToo(c, "hostB", kind, at)
+		cut := j.snapshot().Cut
+		j.refuses(cut, []string{"--remap", "hostA=hostB"}, "hostB", "port "+at+" would be", "restore them to different hosts")
+		j.refuses(cut, []string{"--remap", "hostA=hostC", "--remap", "hostB=hostC"}, "hostC", "port "+at+" would be")
+		j.comesBack(cut, "hostA=hostC")
+		j.end()
+	}
+}
+
+// oneAddress is onePort with servers that are bound to the address of their host.
+func (c *targets) oneAddress() {
+	port := c.port()
+	a, b := c.Host("hostA").Addr().String()+":"+port, c.Host("hostB").Addr().String()+":"+port
+	j := c.hold("hostA", "serve-reuseaddr", a)
+	j.holdToo(c, "hostB", "serve-reuseaddr", b)
+	cut := j.snapshot().Cut
+	j.refuses(cut, []string{"--remap", "hostA=hostB"}, "hostB", b+" would be", a+" on hostA")
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+}
+
+// strangersPort has a program listen on the port of a member, on the host where that is to go, and on the member's own, with it: what
+// could not be put back in place is no cut.
+func (c *targets) strangersPort() {
+	at := "0.0.0.0:" + c.port()
+	j := c.hold("hostA", "listen-reuseport", at)
+	cut := j.snapshot().Cut
+	other := c.stranger("hostC", "listen-reuseport", at)
+	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", at, "in use", "object listen-reuseport")
+	beside := c.stranger("hostA", "listen-reuseport", at)
+	f := badInput{job: j}
+	f.refuse(9, []string{"hostA", at, "object listen-reuseport", "the job runs on"}, "snapshot", j.name)
+	j.refuses(cut, nil, "hostA", at, "in use")
+	beside.Kill()
+	other.Kill()
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+}
+
+func (c *targets) fifo() {
+	j := c.hold("hostA", "fifo", "/srv/fifo")
+	cut := j.snapshot().Cut
+	to := []string{"--remap", "hostA=hostC"}
+	j.refuses(cut, to, "hostC", "there is no /srv/fifo", "mkfifo -m 640 /srv/fifo")
+	c.on("hostC", "touch", "/srv/fifo")
+	j.refuses(cut, to, "hostC", "/srv/fifo is a regular file")
+	c.on("hostC", "sh", "-c", "rm /srv/fifo && mkfifo -m 600 /srv/fifo")
+	j.refuses(cut, to, "hostC", "/srv/fifo has the mode 0600", "chmod 640 /srv/fifo")
+	c.on("hostC", "chmod", "640", "/srv/fifo")
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+	c.on("hostC", "rm", "/srv/fifo")
+}
+
+func (c *targets) unixFolder() {
+	c.on("hostA", "mkdir", "-p", "/srv/sockets")
+	j := c.hold("hostA", "unix", "/srv/sockets/one")
+	cut := j.snapshot().Cut
+	to := []string{"--remap", "hostA=hostC"}
+	j.refuses(cut, to, "hostC", "there is no folder /srv/sockets", "make it")
+	c.on("hostC", "mkdir", "-p", "/srv/sockets/one")
+	j.refuses(cut, to, "hostC", "/srv/sockets/one is a folder")
+	c.on("hostC", "rmdir", "/srv/sockets/one")
+	c.on("hostC", "touch", "/srv/sockets/one")
+	j.refuses(cut, to, "hostC", "/srv/sockets/one is a regular file")
+	c.on("hostC", "rm", "/srv/sockets/one")
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+	c.on("hostC", "rm", "-r", "/srv/sockets")
+}
+
+func (c *targets) unixInUse() {
+	for _, name := range []string{"/srv/socket", "@target"} {
+		j := c.hold("hostA", "unix", name)
+		cut := j.snapshot().Cut
+		other := c.stranger("hostC", "unix", name)
+		j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", name, "in use here")
+		other.Kill() // a path stays where it was
+		j.comesBack(cut, "hostA=hostC")
+		j.end()
+	}
+}
+
+func (c *targets) watchedFolder() {
+	j := c.hold("hostA", "watch", "/srv/watched")
+	cut := j.snapshot().Cut
+	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", "it watches /srv/watched", "make it")
+	c.on("hostC", "mkdir", "/srv/watched")
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+	c.on("hostC", "rmdir", "/srv/watched")
+}
+
+// terminalInUse gives a member's terminal to a stranger, once the member has ended. All hosts of a lab share their terminals.
+func (c *targets) terminalInUse() {
+	j := c.hold("hostA", "pty", "")
+	cut := j.snapshot().Cut
+	j.MustCtl("kill", j.name)
+	other := c.stranger("hostC", "pty", "")
+	f := badInput{job: j}
+	f.refuseUntouched(4, []string{"hostC", "the terminal /dev/pts/", "is open here"}, "restore", cut, "--remap", "hostA=hostC")
+	other.Kill()
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+}
+
+// blockedPath puts what cannot be replaced where the log of a member is to be.
+func (c *targets) blockedPath() {
+	c.on("hostA", "mkdir", "-p", "/srv/logs")
+	c.made++
+	j := c.newJob(fmt.Sprintf("target%d", c.made))
+	m := &member{name: "idle", host: "hostA", endless: true}
+	j.members = append(j.members, m)
+	path := "/srv/logs/out"
+	j.MustCtl("run", j.name, "--host", "hostA", "--log", path, "--", c.object, "idle")
+	grows := func() {
+		c.t.Helper()
+		read := func() int { b, _ := j.Host(m.host).ReadFile(path); return strings.Count(string(b), "progress") }
+		before := read()
+		await(c.t, "log", func() string {
+			if n := read(); n < before+2 {
+				return fmt.Sprint(n)
+			}
+			return ""
+		})
+	}
+	grows()
+	cut := j.snapshot().Cut
+	f := badInput{job: j}
+	refuses := func(words ...string) {
+		c.t.Helper()
+		f.refuseUntouched(4, append(words, "hostC", path), "restore", cut, "--remap", "hostA=hostC", "--dry-run")
+		f.refuseUntouched(4, append(words, "hostC", path, "nothing was touched"), "restore", cut, "--remap", "hostA=hostC")
+		grows()
+	}
+	c.on("hostC", "mkdir", "-p", path)
+	refuses("a folder stands there")
+	c.on("hostC", "rmdir", path)
+	c.on("hostC", "rmdir", "/srv/logs")
+	c.on("hostC", "touch", "/srv/logs")
+	refuses("/srv/logs is a regular file")
+	c.on("hostC", "rm", "/srv/logs")
+	c.on("hostC", "mkdir", "/srv/logs")
+	c.on("hostC", "mount", "-t", "tmpfs", "-o", "ro", "none", "/srv/logs")
+	refuses("read-only")
+	c.on("hostC", "umount", "/srv/logs")
+	if immutable(c.Host("hostC").Path("/srv/logs"), true) == nil {
+		refuses("immutable", "chattr -i")
+		must(c.t, immutable(c.Host("hostC").Path("/srv/logs"), false))
+	} else {
+		c.t.Log("root may make no file immutable here (CAP_LINUX_IMMUTABLE): that was not tried")
+	}
+	c.on("hostC", "rmdir", "/srv/logs")
+	j.MustCtl("restore", cut, "--remap", "hostA=hostC")
+	m.host = "hostC"
+	grows()
+	j.end()
+}
+
+// modeOfPath gives the working folder of a member another mode on the host where it is to go: CRIU compares modes.
+func (c *targets) modeOfPath() {
+	for _, h := range []string{"hostA", "hostC"} {
+		c.on(h, "sh", "-c", "mkdir -p /srv/work && chmod 750 /srv/work")
+	}
+	c.made++
+	j := c.newJob(fmt.Sprintf("target%d", c.made))
+	m := &member{name: "idle", host: "hostA", endless: true}
+	j.members = append(j.members, m)
+	j.MustCtl("run", j.name, "--host", "hostA", "--cwd", "/srv/work", "--log", j.logPath(m), "--", c.object, "idle")
+	j.awaitProgress()
+	cut := j.snapshot().Cut
+	c.on("hostC", "chmod", "755", "/srv/work")
+	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", "/srv/work has the mode 0755, and had 0750", "chmod 750 /srv/work")
+	c.on("hostC", "chmod", "750", "/srv/work")
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+	c.on("hostC", "rmdir", "/srv/work")
+}
+
+// oneFile restores two members to one host whose logs have one path.
+func (c *targets) oneFile() {
+	c.made++
+	j := c.newJob(fmt.Sprintf("target%d", c.made))
+	for _, h := range []string{"hostA", "hostB"} {
+		m := &member{name: "same", host: h, endless: true}
+		j.members = append(j.members, m)
+		j.MustCtl("run", j.name, "--host", h, "--log", j.logPath(m), "--", c.object, "idle")
+	}
+	j.awaitProgress()
+	cut := j.snapshot().Cut
+	j.refuses(cut, []string{"--remap", "hostA=hostB"}, "hostB", "the file "+j.logPath(j.members[0])+" would be", "restore them to different hosts")
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+}
+
+// writtenFile restores a member whose log is another job's by now.
+func (c *targets) writtenFile() {
+	j := c.hold("hostA", "idle", "")
+	cut := j.snapshot().Cut
+	c.made++
+	other := c.newJob(fmt.Sprintf("target%d", c.made))
+	other.MustCtl("run", other.name, "--host", "hostC", "--log", j.logPath(j.members[0]), "--", c.object, "idle")
+	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", j.logPath(j.members[0]), "member hostC-1 of job "+other.name+" has it open for writing")
+	other.end()
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+}
+
+// unreached cuts two hosts off from each other; ssctl reaches both.
+func (c *targets) unreached() {
+	j := c.hold("hostA", "idle", "")
+	j.holdToo(c, "hostB", "idle", "")
+	cut := j.snapshot().Cut
+	addr := c.Host("hostA").Addr().String()
+	c.on("hostC", "ip", "route", "add", "unreachable", addr)
+	j.refuses(cut, []string{"--remap", "hostB=hostC"}, "hostC", "does not reach the agent of hostA at "+addr)
+	c.on("hostC", "ip", "route", "del", "unreachable", addr)
+	j.comesBack(cut, "hostB=hostC")
+	j.end()
+}
+
+// anotherNetwork moves a connection to a host that has no address on its network, and a bridge whose network looks alike.
+func (c *targets) anotherNetwork() {
+	c.on("hostA", "ip", "addr", "add", "172.18.0.1/24", "dev", "eth0")
+	c.on("hostB", "ip", "addr", "add", "172.18.0.2/24", "dev", "eth0")
+	c.on("hostC", "sh", "-c", "ip link add docker0 type bridge && ip link set docker0 up && ip addr add 172.17.0.1/16 dev docker0")
+	defer func() {
+		c.on("hostA", "ip", "addr", "del", "172.18.0.1/24", "dev", "eth0")
+		c.on("hostB", "ip", "addr", "del", "172.18.0.2/24", "dev", "eth0")
+		c.on("hostC", "ip", "link", "del", "docker0")
+	}()
+	c.made++
+	j := c.newJob(fmt.Sprintf("target%d", c.made))
+	j.program("serve", "hostB", "words", "serve", "-listen", "172.18.0.2:9320")
+	j.program("connect", "hostA", "words", "connect", "-to", "172.18.0.2:9320", "-until", j.stop)
+	j.awaitProgress()
+	cut := j.snapshot().Cut
+	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", "172.18.0.1 is on none of its networks", "172.17.0.1/16", "--remap-addr 172.18.0.1=ADDRESS")
+	c.on("hostC", "sh", "-c", "ip addr add 198.51.100.3/24 dev eth0 && ip route add 172.18.0.0/24 dev eth0")
+	c.on("hostB", "ip", "route", "add", "198.51.100.0/24", "dev", "eth0")
+	j.comesBack(cut, "hostA=hostC", "172.18.0.1=198.51.100.3")
+	c.mustPass(j)
+	j.finish()
+	j.end()
+	c.on("hostB", "ip", "route", "del", "198.51.100.0/24", "dev", "eth0")
+	c.on("hostC", "sh", "-c", "ip route del 172.18.0.0/24 dev eth0; ip addr del 198.51.100.3/24 dev eth0")
+}
+
+// mustPass ends the test if words do not pass.
+func (c *targets) mustPass(j *job) {
+	c.t.Helper()
+	j.mustFlow("on another network", soon)
+}
+
+// TestHostIsBack needs root. A host that lost its power is back with another agent: the others' connections to the old one are stale, which the
+// first restore onto it must not find out when it has ended members.
+func TestHostIsBack(t *testing.T) {
+	c := newCluster(t)
+	for i := range rounds(t) {
+		j := c.newJob(fmt.Sprintf("back%d", i))
+		startWords(j)
+		j.awaitProgress()
+		cut := j.snapshot()
+		j.awaitProgress()
+		c.Host("hostA").PowerOff()
+		c.Host("hostA").PowerOn()
+		c.Agent("hostA").Start()
+		j.restore(cut.Cut)
+		j.awaitProgress()
+		j.finish()
+		j.end()
+	}
+	c.checkLeaks()
+}
+
+// immutable sets or takes the attribute of a file or folder that keeps everyone from changing it.
+func immutable(path string, on bool) error {
+	sign := "-i"
+	if on {
+		sign = "+i"
+	}
+	return exec.CommandContext(context.Background(), "chattr", sign, path).Run()
 }

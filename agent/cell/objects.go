@@ -152,8 +152,11 @@ func hostUnix(ours map[uint64]holder) ([]agent.HostUnix, error) {
 			switch b := ad.Bytes(); {
 			case ad.Type() == unixDiagName && len(b) > 1 && b[0] == 0:
 				u.Abstract = string(b[1:])
+			case ad.Type() == unixDiagName:
+				u.Path = strings.TrimRight(string(b), "\x00")
 			case ad.Type() == unixDiagVFS && len(b) >= 8: // struct unix_diag_vfs
-				u.Ino, u.Dev = uint64(binary.NativeEndian.Uint32(b)), uint64(binary.NativeEndian.Uint32(b[4:]))
+				dev := binary.NativeEndian.Uint32(b[4:]) // the kernel's own form: twelve bits and twenty
+				u.Ino, u.Dev = uint64(binary.NativeEndian.Uint32(b)), unix.Mkdev(dev>>20, dev&(1<<20-1))
 			}
 		}
 		if u.Abstract != "" || u.Ino != 0 {

@@ -88,19 +88,25 @@ func (p *Peers) dial(to agent.Participant) (*grpc.ClientConn, error) {
 	return conn, wire.Error(to.Host, err)
 }
 
+// reconnectTimeout is ample for a host that is there: it covers a SYN that is lost, and a handshake.
+const reconnectTimeout = 3 * time.Second
+
 // Reach makes the connection and asks the peer whether it serves.
 func (p *Peers) Reach(ctx context.Context, to agent.Participant) error {
 	conn, err := p.conn(to)
 	if err != nil {
 		return err
 	}
-	check := func() (*healthpb.HealthCheckResponse, error) {
-		return healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
-	}
-	resp, err := check()
+	resp, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
 	if status.Code(err) == codes.Unavailable {
-		// The connection may be an old one, whose other end was restarted: this call is how that was found out.
-		resp, err = check()
+		// The connection may be an old one, whose other end was restarted: this call is how that was found out. Or the answer is that of an
+		// earlier attempt, after which gRPC waits a while. So the peer is given the time of one attempt more.
+		conn.ResetConnectBackoff()
+		again, cancel := context.WithTimeout(ctx, reconnectTimeout)
+		defer cancel()
+		if r, err2 := healthpb.NewHealthClient(conn).Check(again, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true)); err2 == nil || status.Code(err2) != codes.DeadlineExceeded {
+			resp, err = r, err2
+		}
 	}
 	if err != nil {
 		return wire.Error(to.Host, err)

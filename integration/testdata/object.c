@@ -388,7 +388,7 @@ static void check_tcp(void)
 }
 
 /* serve listens on an address and port; options are for the socket. */
-static void serve(int reuseaddr, int reuseport)
+static void serve(int reuseaddr, int reuseport, void (*check)(void))
 {
 	address();
 	one = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
@@ -398,7 +398,7 @@ static void serve(int reuseaddr, int reuseport)
 		must(setsockopt(one, SOL_SOCKET, SO_REUSEPORT, &reuseport, sizeof reuseport), "SO_REUSEPORT");
 	must(bind(one, (struct sockaddr *)&at, sizeof at), "bind");
 	must(listen(one, 8), "listen");
-	tell(check_tcp);
+	tell(check);
 }
 
 static void check_udp(void)
@@ -462,9 +462,11 @@ int main(int argc, char **argv)
 	KIND("unix", listen_unix());
 	KIND("watch", watch());
 	KIND("pty", pty());
-	KIND("serve", serve(0, 0));
-	KIND("serve-reuseaddr", serve(1, 0));
-	KIND("serve-reuseport", serve(1, 1));
+	KIND("serve", serve(0, 0, check_tcp));
+	KIND("serve-reuseaddr", serve(1, 0, check_tcp));
+	KIND("serve-reuseport", serve(1, 1, check_tcp));
+	/* Whoever shares the port may get a client: this one has none. */
+	KIND("listen-reuseport", serve(1, 1, nothing));
 	KIND("udp", udp());
 	errno = EINVAL;
 	fail(kind);
