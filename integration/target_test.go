@@ -12,18 +12,18 @@ import (
 	"ss/integration/lab"
 )
 
-// roundsVariable names the environment variable that says how often each row of the tables in this file is played; once without it.
-const roundsVariable = "TARGET_ROUNDS"
+// targetRoundsVariable names the environment variable that says how often each row of the tables in this file is played; once without it.
+const targetRoundsVariable = "TARGET_ROUNDS"
 
-func rounds(t *testing.T) int {
+func targetRounds(t *testing.T) int {
 	t.Helper()
-	text := os.Getenv(roundsVariable)
+	text := os.Getenv(targetRoundsVariable)
 	if text == "" {
 		return 1
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
-		t.Fatalf("%s=%q", roundsVariable, text)
+		t.Fatalf("%s=%q", targetRoundsVariable, text)
 	}
 	return n
 }
@@ -44,7 +44,7 @@ func newTargets(t *testing.T, hosts ...string) *targets {
 // play runs a test as often as it is to be, each time as a test of its own.
 func (c *targets) play(t *testing.T, name string, test func(c *targets)) {
 	t.Helper()
-	for i := range rounds(t) {
+	for i := range targetRounds(t) {
 		ok := t.Run(fmt.Sprintf("%s/%d", name, i), func(t *testing.T) {
 			c.use(t)
 			test(c)
@@ -500,7 +500,7 @@ func (c *targets) mustPass(j *job) {
 // first restore onto it must not find out when it has ended members.
 func TestHostIsBack(t *testing.T) {
 	c := newCluster(t)
-	for i := range rounds(t) {
+	for i := range targetRounds(t) {
 		j := c.newJob(fmt.Sprintf("back%d", i))
 		startWords(j)
 		j.awaitProgress()
