@@ -33,7 +33,7 @@ func (t *target) paths() {
 			listed[d] = true
 		}
 		for _, p := range c.meta.Needs.Objects.Paths {
-			if !stored[p.Path] {
+			if !stored[p.Path] && !grown(p.Path, c.meta.Seen) {
 				t.opened(c, p, listed[p.Path])
 			}
 		}
