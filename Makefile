@@ -37,6 +37,12 @@ test: ## run every test, integration included (root)
 check: ## run the fast tests: under a minute, no root
 	@scripts/check
 
+.PHONY: partitions
+partitions: ## restore under 200 one-way partitions (root)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build programs
+	@SS_BIN=$(CURDIR)/.build/bin SS_PARTITIONS=200 $(GO) test ./integration -count=1 -timeout 60m -v -run 'TestRestoreUnderOneWayPartitions$$'
+
 .PHONY: bench
 bench: ## measure a snapshot against a bare dump, and the store against plain copies (root)
 	@scripts/setup bench

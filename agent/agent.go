@@ -14,6 +14,7 @@ import (
 
 	"ss/fault"
 	"ss/marker"
+	"ss/restoration"
 	"ss/store/blob"
 	"ss/store/images"
 	"ss/store/tombstone"
@@ -35,9 +36,8 @@ type Peers interface {
 	Objects(to Participant) Objects
 	// SettleImages tells a holder of this host's images that they belong to a cut, or to nothing.
 	SettleImages(ctx context.Context, to Participant, key images.Key, committed bool) error
-	// RestoreFate asks a peer what has become of a restore there; see Agent.Fate, which answers. With resume, it tells
-	// the one that decides that this host has been told to resume.
-	RestoreFate(ctx context.Context, to Participant, job, id string, resume bool) (Fate, error)
+	// AskRestore asks a peer where it stands in a restore; see Agent.AnswerRestore. Silence is an error, and says nothing about that.
+	AskRestore(ctx context.Context, to Participant, job string, m restoration.Message) (restoration.Message, error)
 	// Stand says to a peer what this host knows of a job's last restore, and returns what the peer knows; see Agent.Stand, which answers. It
 	// makes a connection of its own, since one that the network cut short may take long to find that out.
 	Stand(ctx context.Context, to Participant, s Standing) (Standing, error)
@@ -85,6 +85,7 @@ type Agent struct {
 	busy     map[string]string       // job → what holds it: "snapshot ID", "restore ID"
 	restores map[string]*Restoration // by restore id
 	fates    fates                   // of restores that are over
+	recordMu sync.Mutex              // of the records of restores
 	fetching map[images.Key]bool     // sets that are being brought here, or looked at in passing
 	heard    memory
 	aside    map[string][]SetAside // by job: state files that are damaged, of attempts and restores
@@ -108,7 +109,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("empty the folder for passing files: %w", err)
 	}
 	a.standings = newStandings(a)
-	for _, d := range []string{"journal", "locks", "restore", "standing", scratchFolder} {
+	for _, d := range []string{"journal", "locks", "restore", "restored", "standing", scratchFolder} {
 		if err := os.MkdirAll(filepath.Join(cfg.StateDir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("prepare the state folder: %w", err)
 		}
@@ -139,6 +140,9 @@ func (a *Agent) Close(ctx context.Context) error {
 	a.mu.Lock()
 	a.closed = true
 	runners := a.runners
+	for _, r := range a.restores {
+		close(r.quit)
+	}
 	a.mu.Unlock()
 	a.background()
 	for _, r := range runners {
@@ -263,7 +267,7 @@ func (a *Agent) hold(job, what string) (release func(), err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if other, ok := a.busy[job]; ok {
-		return nil, fault.New(fault.Conflict, fmt.Sprintf("job %s is busy with %s", job, other), "try again when that is over")
+		return nil, a.busyWith(job, other)
 	}
 	if a.closed {
 		return nil, fault.New(fault.Unreachable, "the agent is stopping", "try again when it is back")

@@ -11,6 +11,7 @@ import (
 
 	"ss/fault"
 	"ss/marker"
+	"ss/restoration"
 	"ss/store/images"
 )
 
@@ -170,9 +171,9 @@ func TestEveryBitOfANote(t *testing.T) {
 	var did []string
 	cfg, _ := withCut(t, &did)
 	a := restart(t, cfg)
-	plan := RestorePlan{ID: "r1", Key: marker.Key{Job: "job", Snapshot: "cut", Epoch: 2}, Participants: participants("hostA")}
-	r := &Restoration{a: a, plan: plan, dir: filepath.Join(cfg.StateDir, "restore", plan.ID), state: restoreFenced}
-	if err := r.note(); err != nil {
+	plan := RestorePlan{ID: "r1", Key: marker.Key{Job: "job", Snapshot: "cut", Epoch: 2}, Participants: participants("hostA"), Targets: 1}
+	r := &Restoration{a: a, plan: plan, dir: filepath.Join(cfg.StateDir, "restore", plan.ID)}
+	if err := r.note(restoration.Entry{ID: "r1", Phase: restoration.Fencing}); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(r.noteFile())

@@ -3,209 +3,196 @@ package agent
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"ss/agent/files"
 	"ss/fault"
-	"ss/store/sealed"
-)
-
-// Fate is what has become of a restore on a host, as other hosts ask.
-type Fate int
-
-// The fates.
-const (
-	FateUnknown   Fate = iota // it knows nothing of that restore
-	FateUntouched             // it has ended nothing for it, and will not any more
-	FateStopped               // it has ended the job's members
-	FateResumed               // the restored members run, or will
+	"ss/restoration"
 )
 
 // fates remembers how the latest restores ended here. The zero value is empty.
 type fates struct {
-	byID map[string]Fate
+	byID map[string]restoration.Phase
 	ids  []string // oldest first
 }
 
 // fatesKept bounds fates. Who asks was there when the restore ended, or comes back from a crash in it.
-const fatesKept = 64
+const fatesKept = 256
 
-func (f *fates) put(id string, fate Fate) {
+func (f *fates) put(id string, phase restoration.Phase) {
 	if f.byID == nil {
-		f.byID = map[string]Fate{}
+		f.byID = map[string]restoration.Phase{}
 	}
-	if len(f.ids) == fatesKept {
+	if _, again := f.byID[id]; !again {
+		f.ids = append(f.ids, id)
+	}
+	f.byID[id] = phase
+	if len(f.ids) > fatesKept {
 		delete(f.byID, f.ids[0])
 		f.ids = f.ids[1:]
 	}
-	f.byID[id] = fate
-	f.ids = append(f.ids, id)
 }
 
-// fateTimeout bounds a question about a restore. A peer answers from memory.
-const fateTimeout = 5 * time.Second
+// askTimeout bounds a question about a restore. A peer answers from memory.
+const askTimeout = 5 * time.Second
 
-// ask asks a peer for the fate of a restore.
-func (a *Agent) ask(ctx context.Context, p Participant, plan RestorePlan, resume bool) (Fate, error) {
-	ctx, cancel := context.WithTimeout(ctx, fateTimeout)
-	defer cancel()
-	return a.cfg.Peers.RestoreFate(ctx, p, string(plan.Key.Job), plan.ID, resume)
-}
-
-// stoppedElsewhere asks every other participant, all at once, whether it has ended the job's members for this restore. One
-// that has not will not any more. One that does not answer counts for nothing: its own agent asks when it is back.
-func (a *Agent) stoppedElsewhere(ctx context.Context, plan RestorePlan) bool {
-	stopped := make([]bool, len(plan.Participants))
-	var wg sync.WaitGroup
-	for i, p := range plan.Participants {
-		if p.Host == a.cfg.Host {
-			continue
-		}
-		wg.Go(func() {
-			fate, err := a.ask(ctx, p, plan, false)
-			if err != nil {
-				a.log.Warn("fate of a restore", "job", plan.Key.Job, "restore", plan.ID, "host", p.Host, "error", err)
-			}
-			stopped[i] = fate == FateStopped
-		})
+// ask puts a question to another host. Silence is no answer: the target asks again.
+func (r *Restoration) ask(m restoration.Message) {
+	i := slices.IndexFunc(r.plan.Participants, func(p Participant) bool { return p.Host == string(m.To) })
+	if i < 0 {
+		r.a.log.Error("question to a host that takes no part", "job", r.job(), "host", m.To)
+		return
 	}
-	wg.Wait()
-	return slices.Contains(stopped, true)
+	r.a.work.Add(1)
+	go func() {
+		defer r.a.work.Done()
+		ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+		defer cancel()
+		go func() { // an agent that stops does not wait for an answer
+			select {
+			case <-r.quit:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		answer, err := r.a.cfg.Peers.AskRestore(ctx, r.plan.Participants[i], r.job(), m)
+		if err != nil {
+			r.a.log.Warn("no word of a restore", "job", r.job(), "restore", r.plan.ID, "host", m.To, "error", err)
+			return
+		}
+		answer.ID, answer.From, answer.To = m.ID, m.To, m.From
+		r.post(restoreEvent{ev: restoration.Received{Message: answer}})
+	}()
 }
 
-func (r *Restoration) stoppedElsewhere(ctx context.Context) bool {
-	return r.a.stoppedElsewhere(ctx, r.plan)
-}
-
-// Fate answers another agent that asks what has become of a restore here. A host that has not ended its live members yet will not do so
-// after this answer, and one that decides and has not been told to resume will not resume: so the answer stays true.
-// With resume, the caller has been told to resume and asks this host, which decides, to let it.
-func (a *Agent) Fate(from, id string, resume bool) (Fate, error) {
+// AnswerRestore answers a question about a restore, or an order of an admin whose line has ended. The sender in m has been held
+// against the caller's certificate; restoration.CoordinatorHost is an admin. Of a restore that this host knows
+// nothing of the answer is restoration.PhaseUnknown.
+func (a *Agent) AnswerRestore(ctx context.Context, job string, m restoration.Message) (RestoreOut, error) {
+	m.To = restoration.HostID(a.cfg.Host)
+	unknown := restoration.Message{Type: restoration.MsgReport, ID: m.ID, From: m.To, To: m.From}
 	a.mu.Lock()
-	r, fate := a.restores[id], a.fates.byID[id]
+	r, phase := a.restores[string(m.ID)], a.fates.byID[string(m.ID)]
 	a.mu.Unlock()
 	if r == nil {
-		return fate, nil
+		if phase == restoration.PhaseUnknown {
+			phase = a.recorded(job, string(m.ID))
+		}
+		unknown.Phase = phase
+		return RestoreOut{Message: unknown}, nil
 	}
-	if !slices.ContainsFunc(r.plan.Participants, func(p Participant) bool { return p.Host == from }) {
-		return FateUnknown, fault.New(fault.Denied, fmt.Sprintf("%s takes no part in this restore", from), "")
+	if m.From != restoration.CoordinatorHost {
+		if !slices.ContainsFunc(r.plan.Participants, func(p Participant) bool { return p.Host == string(m.From) }) {
+			return RestoreOut{}, fault.New(fault.Denied, fmt.Sprintf("%s takes no part in this restore", m.From), "")
+		}
+		if m.Type != restoration.MsgAsk {
+			return RestoreOut{}, fault.New(fault.Denied, fmt.Sprintf("%s may ask about this restore, and nothing else", m.From), "")
+		}
+	}
+	reply := make(chan restoration.Message, 1)
+	r.post(restoreEvent{ev: restoration.Received{Message: m}, asker: m.From, reply: reply})
+	select {
+	case answer := <-reply:
+		return r.out(answer), nil
+	case <-r.done:
+	case <-ctx.Done():
+		return RestoreOut{}, fault.New(fault.Unreachable, ctx.Err().Error(), "")
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	decides := r.plan.Participants[0].Host == a.cfg.Host
-	switch {
-	case r.state == restorePlanned, r.state == restoreArmed:
-		r.state = restoreOver
-	case r.state == restoreStanding && decides && resume:
-		r.state = restoreDecided
-	case r.state == restoreStanding && decides:
-		r.state = restoreFenced
+	unknown.Phase = r.phase
+	r.mu.Unlock()
+	if !unknown.Phase.Over() {
+		// Where it stands now is for its next start to say.
+		return RestoreOut{}, fault.New(fault.Unreachable, "the agent is stopping", "try again when it is back")
 	}
-	return r.fateNow(), nil
+	return RestoreOut{Message: unknown}, nil
 }
 
-func (r *Restoration) fate() Fate {
+func (r *Restoration) inDoubt() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.fateNow()
+	return r.doubt
 }
 
-// fateNow is called with mu held.
-func (r *Restoration) fateNow() Fate {
-	switch {
-	case r.state == restoreDecided, r.state == restoreResumed && r.resumeErr == nil:
-		return FateResumed
-	case r.stopped, r.state == restoreFenced, r.state == restoreStanding, r.state == restoreResumed:
-		return FateStopped
+// holdForRestore takes the job. A restore that waits for another host's word has to give way to a new one, unless that
+// only looks: the new one ends it, at its fence.
+func (a *Agent) holdForRestore(plan RestorePlan) (free func(), err error) {
+	what := "restore " + plan.ID
+	free, err = a.hold(string(plan.Key.Job), what)
+	if !fault.Is(err, fault.Conflict) || plan.CheckOnly {
+		return free, err
 	}
-	return FateUntouched
+	doubtful := a.doubtful(string(plan.Key.Job))
+	if doubtful == nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	if a.busy[string(plan.Key.Job)] == "restore "+doubtful.plan.ID {
+		delete(a.busy, string(plan.Key.Job))
+	}
+	a.mu.Unlock()
+	return a.hold(string(plan.Key.Job), what)
 }
 
-// noteSchema is the version of what a note says.
-const noteSchema = 1
-
-// restoreNote is what a restarted agent must know of a restore that it was in.
-type restoreNote struct {
-	Plan  RestorePlan  `json:"plan"`
-	State restoreState `json:"state"`
-}
-
-// note writes down what a restart of the agent would have to settle. It is there for an agent that dies, and not for a
-// host that does, which has no members to settle any more: so nothing waits for the disk. The caller holds mu.
-func (r *Restoration) note() error {
-	plan := r.plan
-	plan.Parts, plan.Moved = nil, nil
-	if err := sealed.WriteVolatile(r.noteFile(), noteSchema, restoreNote{Plan: plan, State: r.state}); err != nil {
-		return fmt.Errorf("note the restore: %w", err)
+// doubtful is a restore of the job that waits for another host's word; nil if there is none.
+func (a *Agent) doubtful(job string) *Restoration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.restores {
+		if r.job() == job && r.inDoubt() {
+			return r
+		}
 	}
 	return nil
 }
 
-// noteFile is the note's path. It names the job, so that a damaged note still says whose it is.
-func (r *Restoration) noteFile() string {
-	return filepath.Join(filepath.Dir(r.dir), r.job()+noteSeparator+r.plan.ID+".json")
+// busyWith says what holds a job, and what to do about it. The caller holds a.mu.
+func (a *Agent) busyWith(job, what string) error {
+	id, ok := strings.CutPrefix(what, "restore ")
+	if r := a.restores[id]; ok && r != nil && r.inDoubt() {
+		return fault.New(fault.Conflict, fmt.Sprintf("%s of job %s has lost its ssctl, and this host does not know yet how it ends: it asks %s", what, job, r.plan.Participants[0].Host),
+			fmt.Sprintf("bring %s back; or restore the job again, or end it with ssctl kill", r.plan.Participants[0].Host))
+	}
+	return fault.New(fault.Conflict, fmt.Sprintf("job %s is busy with %s", job, what), "try again when that is over")
 }
 
-// recoverRestores settles restores that a crash of this agent cut short, and removes their work folders.
-func (a *Agent) recoverRestores(ctx context.Context) error {
-	dir := filepath.Join(a.cfg.StateDir, "restore")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
+// overruleDoubt ends what a restore that waits for another host's word holds of the job: a person wants the job ended.
+func (a *Agent) overruleDoubt(ctx context.Context, job string) error {
+	if r := a.doubtful(job); r != nil {
+		return r.overrule(ctx, "the job was killed")
 	}
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".json") {
-			if err := a.recoverRestore(ctx, filepath.Join(dir, e.Name())); err != nil {
-				return fmt.Errorf("unfinished restore %s: %w", e.Name(), err)
-			}
+	return nil
+}
+
+// supersede ends earlier restores of the job that still wait for another host's word, or whom nobody has heard.
+func (a *Agent) supersede(ctx context.Context, by *Restoration) error {
+	a.mu.Lock()
+	var earlier []*Restoration
+	for _, r := range a.restores {
+		if r != by && r.job() == by.job() {
+			earlier = append(earlier, r)
 		}
 	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if a.isAside(path) {
-			continue
-		}
-		if err := os.RemoveAll(path); err != nil {
+	a.mu.Unlock()
+	for _, r := range earlier {
+		if err := r.overrule(ctx, "restore "+by.plan.ID+" has replaced it"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// recoverRestore ends the job's members here if the restore has ended those of other hosts: what had not resumed
-// when the agent died does not live, or is the half-dead job that was to be replaced.
-func (a *Agent) recoverRestore(ctx context.Context, path string) error {
-	var n restoreNote
-	if _, err := sealed.Read(path, noteSchema, &n); err != nil {
-		return a.asideNote(path, err)
+// overrule returns when the host has let go of the job.
+func (r *Restoration) overrule(ctx context.Context, reason string) error {
+	r.post(restoreEvent{ev: restoration.Overrule{Reason: reason}})
+	select {
+	case <-r.rest:
+	case <-r.done:
+	case <-ctx.Done():
+		return fmt.Errorf("restore %s is still being ended: %w", r.plan.ID, context.Cause(ctx))
 	}
-	job := string(n.Plan.Key.Job)
-	fate := FateStopped
-	if n.State != restoreFenced && !a.stoppedElsewhere(ctx, n.Plan) {
-		fate = FateUntouched
-		if n.State == restoreResumed {
-			fate = FateResumed
-		}
-	}
-	a.fates.put(n.Plan.ID, fate)
-	a.log.Info("restore cut short", "job", job, "restore", n.Plan.ID, "stopped", fate == FateStopped)
-	if fate == FateStopped {
-		if _, err := a.killMembers(ctx, job); err != nil {
-			return err
-		}
-	}
-	work := workFolder(path)
-	if work == "" { // of a program before this one
-		work = strings.TrimSuffix(path, ".json")
-	}
-	undo, err := files.Reopen(filepath.Join(work, undoFolder))
-	if err != nil {
-		return fmt.Errorf("files that were put back: %w", err)
-	}
-	return settleUndo(undo, fate == FateResumed)
+	// Once more, for one that has stopped and looks for somebody to tell.
+	r.post(restoreEvent{ev: restoration.Overrule{Reason: reason}})
+	return nil
 }

@@ -17,13 +17,43 @@ import (
 
 	"ss/fault"
 	"ss/marker"
+	"ss/restoration"
 	"ss/store/images"
 	"ss/store/keys"
 )
 
-// fateless answers nobody's questions.
-func (c *cluster) RestoreFate(context.Context, Participant, string, string, bool) (Fate, error) {
-	return FateUnknown, errors.New("no such host")
+// AskRestore answers nobody's questions.
+func (c *cluster) AskRestore(context.Context, Participant, string, restoration.Message) (restoration.Message, error) {
+	return restoration.Message{}, errors.New("no such host")
+}
+
+// startRestore opens a line whose host is to let go of the job at the end of the test.
+func startRestore(t *testing.T, a *Agent, plan RestorePlan) *RestoreLine {
+	t.Helper()
+	l, err := a.StartRestore(plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Hangup(context.Background()) })
+	return l
+}
+
+// order gives an order and returns the report of a phase that it leads to.
+func order(t *testing.T, l *RestoreLine, m restoration.MessageType, until ...restoration.Phase) RestoreOut {
+	t.Helper()
+	l.Receive(restoration.Message{Type: m})
+	for {
+		select {
+		case <-l.Wake():
+		case <-t.Context().Done():
+			t.Fatal(t.Context().Err())
+		}
+		for _, o := range l.Take() {
+			if slices.Contains(until, o.Message.Phase) {
+				return o
+			}
+		}
+	}
 }
 
 func restorePlan(man images.Manifest, k keys.Job, sources ...string) RestorePlan {
@@ -32,7 +62,7 @@ func restorePlan(man images.Manifest, k keys.Job, sources ...string) RestorePlan
 		Parts: []RestorePart{{
 			Host: "hostA", Digest: man.Digest, Members: []Member{{Job: "job", Name: "hostA-1"}}, Sources: participants(sources...),
 		}},
-		Participants: participants("hostA"),
+		Participants: participants("hostA"), Targets: 1,
 	}
 }
 
@@ -48,17 +78,15 @@ func TestFetchHealsAndSaysSo(t *testing.T) {
 	corrupt(t, a.cfg.ImageDir, "job", man.Packs[0].Digest)
 	// Of the first copy, too: the other one is left.
 	corrupt(t, filepath.Join(filepath.Dir(a.cfg.StateDir), "hostB", "images"), "job", man.Packs[0].Digest)
-	r, err := a.StartRestore(restorePlan(man, k, "hostA", "hostB", "hostC"))
-	if err != nil {
-		t.Fatal(err)
+	l := startRestore(t, a, restorePlan(man, k, "hostA", "hostB", "hostC"))
+	if o := order(t, l, restoration.MsgCheck, restoration.Checked, restoration.Left); o.Failure != nil || len(o.Problems) != 0 {
+		t.Fatalf("check: %+v", o)
 	}
-	if faults, err := r.Check(t.Context()); err != nil || len(faults) != 0 {
-		t.Fatalf("check: %v, %v", faults, err)
+	o := order(t, l, restoration.MsgFetch, restoration.Armed, restoration.Left)
+	if o.Failure != nil || len(o.Notices) != 1 || !strings.Contains(o.Notices[0], man.Packs[0].Digest[:12]) {
+		t.Fatalf("fetch: %+v", o)
 	}
-	notices, err := r.Fetch(t.Context())
-	if err != nil || len(notices) != 1 || !strings.Contains(notices[0], man.Packs[0].Digest[:12]) {
-		t.Fatalf("fetch: %q, %v", notices, err)
-	}
+	r := l.r
 	for path, want := range testFiles() {
 		got, err := os.ReadFile(filepath.Join(r.unpacked("hostA"), path))
 		if err != nil || !bytes.Equal(got, want) {
@@ -68,9 +96,7 @@ func TestFetchHealsAndSaysSo(t *testing.T) {
 	if len(r.members) != 1 || r.members[0].member.Name != "hostA-1" {
 		t.Errorf("members %+v", r.members)
 	}
-	if err := r.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	l.Hangup(t.Context())
 	if _, err := os.Stat(r.dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the work folder is left: %v", err)
 	}
@@ -86,29 +112,21 @@ func TestFetchWithoutAWholeCopy(t *testing.T) {
 	k := newKey(t)
 	man := seal(t, a.cfg.Images, aKey, k)
 	corrupt(t, a.cfg.ImageDir, "job", man.Packs[0].Digest)
-	r, err := a.StartRestore(restorePlan(man, k, "hostA"))
-	if err != nil {
-		t.Fatal(err)
+	l := startRestore(t, a, restorePlan(man, k, "hostA"))
+	order(t, l, restoration.MsgCheck, restoration.Checked, restoration.Left)
+	o := order(t, l, restoration.MsgFetch, restoration.Armed, restoration.Left)
+	if !fault.Is(o.Failure, fault.Integrity) || !strings.Contains(o.Failure.Error(), man.Packs[0].Digest[:12]) {
+		t.Errorf("fetch: %+v", o)
 	}
-	if _, err := r.Fetch(t.Context()); !fault.Is(err, fault.Integrity) || !strings.Contains(err.Error(), man.Packs[0].Digest[:12]) {
-		t.Errorf("fetch: %v", err)
-	}
-	if err := r.Fence(t.Context()); !errors.Is(err, errBackedOut) {
-		t.Errorf("fence: %v", err)
-	}
-	if err := r.Close(t.Context()); err != nil {
-		t.Fatal(err)
+	if o := order(t, l, restoration.MsgFence, restoration.Fencing, restoration.Fenced, restoration.Left); o.Message.Phase != restoration.Left {
+		t.Errorf("fence: %+v", o)
 	}
 }
 
 func TestCheckListsWhatDoesNotFit(t *testing.T) {
 	a, _ := newAgent(t)
 	plan := restorePlan(images.Manifest{}, newKey(t))
-	r, err := a.StartRestore(plan)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close(t.Context())
+	r := startRestore(t, a, plan).r
 	lacks, err := r.lacking(roomFor{unpacked: 1 << 60})
 	if err != nil || len(lacks) != 1 || !strings.Contains(lacks[0], "unpacked images") || !strings.Contains(lacks[0], "ssctl gc") {
 		t.Errorf("%q, %v", lacks, err)
@@ -133,13 +151,10 @@ func TestTheKeyIsWrittenNowhere(t *testing.T) {
 	k := newKey(t)
 	man := seal(t, a.cfg.Images, aKey, k)
 	plan := restorePlan(man, k, "hostA")
-	r, err := a.StartRestore(plan)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.Fetch(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	l := startRestore(t, a, plan)
+	r := l.r
+	order(t, l, restoration.MsgCheck, restoration.Checked)
+	order(t, l, restoration.MsgFetch, restoration.Armed)
 	b, err := os.ReadFile(r.noteFile())
 	if err != nil || !bytes.Contains(b, []byte(`"ID":"restore"`)) {
 		t.Fatalf("the note: %s, %v", b, err)
@@ -170,7 +185,7 @@ func TestTheKeyIsWrittenNowhere(t *testing.T) {
 		}
 		return err
 	})
-	if err := errors.Join(err, r.Close(t.Context())); err != nil {
+	if err := err; err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range []any{plan, Open{JobKey: k}, Export{JobKey: k}, ImportOpen{JobKey: k}, Verification{JobKey: &k}} {

@@ -186,6 +186,9 @@ func (a *Agent) Attach(ctx context.Context, job, name string, pid int, epoch uin
 
 // Kill ends every member of a job on this host and forgets it.
 func (a *Agent) Kill(ctx context.Context, job string) ([]string, error) {
+	if err := a.overruleDoubt(ctx, job); err != nil {
+		return nil, a.fail("kill", job, err)
+	}
 	release, err := a.hold(job, "kill")
 	if err != nil {
 		return nil, a.fail("kill", job, err)

@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"ss/agent/files"
 	"ss/fault"
 	"ss/marker"
 	"ss/names"
+	"ss/restoration"
 	"ss/standing"
 	"ss/store/images"
 	"ss/store/keys"
@@ -25,7 +27,9 @@ type RestorePlan struct {
 	Key          marker.Key
 	Parts        []RestorePart
 	Moved        map[netip.Addr]netip.Addr
-	Participants []Participant // every host that gets a part, this one included
+	Participants []Participant // every host that takes part, this one included: first those that get a part
+	Targets      int           // how many of them get one. The first decides
+	CheckOnly    bool          // R1 and no more
 	JobKey       keys.Job      `json:"-"` // of the images; in memory only, and in no note
 	Statement    []byte        // signed: where the members stand afterwards (F1); empty for a plan that is only checked
 }
@@ -39,22 +43,39 @@ type RestorePart struct {
 	Vaults  []string      // URLs of vaults that do
 }
 
-// Restoration is one host's side of a restore. Its steps are called in order, by one goroutine; the
-// fate of the others may be asked for by other agents meanwhile.
+// Restoration is one host's side of a restore: it carries out what its restoration.Target asks for. One goroutine steps
+// the target, everyone else sends it events.
 type Restoration struct {
 	a    *Agent
 	plan RestorePlan
 	dir  string // work folder: unpacked and rewritten images, CRIU's logs
 	free func()
 
-	members []restoring
-	undo    *files.Undo        // of the files that were put back, until the members run
-	stated  standing.Statement // of the plan
+	stated standing.Statement // of the plan
 
-	mu        sync.Mutex
-	state     restoreState
-	stopped   bool  // the job's members here were ended
-	resumeErr error // of resuming
+	// Of the actions, of which one runs at a time.
+	members []restoring
+	undo    *files.Undo // of the files that were put back, until the members run
+
+	events chan restoreEvent
+	quit   chan struct{} // closed when the agent stops
+	done   chan struct{} // closed when the loop has ended
+	rest   chan struct{} // closed when the job is let go
+	zero   time.Time     // of the target's clock
+
+	// Owned by the goroutine of loop.
+	t       restoration.Target
+	line    *RestoreLine // nil: the coordinator is gone
+	cancel  context.CancelFunc
+	acting  chan struct{} // closed when the action under way has ended; nil: none was
+	release bool          // ActRelease is done
+
+	mu       sync.Mutex
+	phase    restoration.Phase
+	doubt    bool
+	problems []string // that the check found
+	notices  []string // of damage that was healed on the way
+	failure  error    // why the restore has failed here
 }
 
 // restoring is one member on its way back.
@@ -65,52 +86,92 @@ type restoring struct {
 	criu   Restore
 }
 
-type restoreState int
+// restoreEvent is something for the loop.
+type restoreEvent struct {
+	ev    restoration.Event
+	line  *RestoreLine               // ev is about this line
+	asker restoration.HostID         // whom reply answers
+	reply chan<- restoration.Message // gets the host's report after ev; it has room for it
+}
 
-const (
-	restorePlanned  restoreState = iota
-	restoreArmed                 // R2: everything is here; what it ends is noted for a restart from here on
-	restoreFenced                // R3: gates closed, live members gone
-	restoreStanding              // R4: every member stands at its post-restore notification
-	restoreDecided               // R5: the job will run again everywhere
-	restoreResumed               // it does here, or resumeErr says why not
-	restoreOver                  // backed out: it will do nothing any more
-)
+// retryMillis is the time between two questions to a host that does not answer.
+const retryMillis = 500
 
-// errBackedOut says that another host's word, or a lost one, has ended the restore here.
-var errBackedOut = fault.New(fault.RolledBack, "this host has backed out of the restore", "restore again")
-
-// StartRestore takes the job and the plan. The caller must Close the Restoration.
-func (a *Agent) StartRestore(plan RestorePlan) (*Restoration, error) {
-	err := a.checkOpen(string(plan.Key.Job), plan.ID, plan.Participants)
-	for _, part := range plan.Parts {
-		if !names.Valid(part.Host) {
-			err = fault.New(fault.Usage, fmt.Sprintf("%q is no host's name", part.Host), "")
-		}
-		for _, m := range part.Members {
-			if !names.Valid(m.Name) {
-				err = fault.New(fault.Usage, fmt.Sprintf("%q is no member's name", m.Name), "")
-			}
+// config is what the target must know.
+func (r *Restoration) config() restoration.Config {
+	cfg := restoration.Config{ID: restoration.ID(r.plan.ID), Host: restoration.HostID(r.a.cfg.Host), Retry: retryMillis}
+	for i, p := range r.plan.Participants {
+		if i < r.plan.Targets {
+			cfg.Targets = append(cfg.Targets, restoration.HostID(p.Host))
+		} else {
+			cfg.Old = append(cfg.Old, restoration.HostID(p.Host))
 		}
 	}
-	if err != nil {
-		return nil, a.fail("restore", string(plan.Key.Job), err)
+	return cfg
+}
+
+// StartRestore takes the job and the plan, and opens the coordinator's line. The caller must Hangup.
+func (a *Agent) StartRestore(plan RestorePlan) (*RestoreLine, error) {
+	job := string(plan.Key.Job)
+	if err := a.checkPlan(plan); err != nil {
+		return nil, a.fail("restore", job, err)
 	}
 	stated, err := a.standings.planned(plan)
 	if err != nil {
-		return nil, a.fail("restore", string(plan.Key.Job), err)
+		return nil, a.fail("restore", job, err)
 	}
-	free, err := a.hold(string(plan.Key.Job), "restore "+plan.ID)
+	free, err := a.holdForRestore(plan)
 	if err != nil {
-		return nil, a.fail("restore", string(plan.Key.Job), err)
+		return nil, a.fail("restore", job, err)
 	}
-	r := &Restoration{
-		a: a, plan: plan, free: free, stated: stated, dir: filepath.Join(a.cfg.StateDir, "restore", plan.ID),
+	r := a.newRestoration(plan, free)
+	r.stated = stated
+	if r.t, err = restoration.NewTarget(r.config()); err != nil {
+		free()
+		return nil, a.fail("restore", job, fault.New(fault.Usage, err.Error(), "use an ssctl of the agent's version"))
 	}
-	a.mu.Lock()
-	a.restores[plan.ID] = r
-	a.mu.Unlock()
-	return r, nil
+	r.line = &RestoreLine{r: r, wake: make(chan struct{}, 1)}
+	r.start()
+	return r.line, nil
+}
+
+func (a *Agent) checkPlan(plan RestorePlan) error {
+	err := a.checkOpen(string(plan.Key.Job), plan.ID, plan.Participants)
+	if plan.Targets < 1 || plan.Targets > len(plan.Participants) {
+		err = fault.New(fault.Usage, fmt.Sprintf("a restore with %d targets among %d hosts", plan.Targets, len(plan.Participants)), "use an ssctl of the agent's version")
+	}
+	for _, part := range plan.Parts {
+		if !names.Valid(part.Host) {
+			err = fault.New(fault.Usage, fmt.Sprintf("invalid host name %q", part.Host), "")
+		}
+		for _, m := range part.Members {
+			if !names.Valid(m.Name) {
+				err = fault.New(fault.Usage, fmt.Sprintf("invalid member name %q", m.Name), "")
+			}
+		}
+	}
+	return err
+}
+
+func (a *Agent) newRestoration(plan RestorePlan, free func()) *Restoration {
+	return &Restoration{
+		a: a, plan: plan, free: free, dir: filepath.Join(a.cfg.StateDir, "restore", plan.ID),
+		events: make(chan restoreEvent, 64), quit: make(chan struct{}), done: make(chan struct{}), rest: make(chan struct{}), zero: time.Now(),
+	}
+}
+
+// start makes the restoration known to those that ask, and runs it.
+func (r *Restoration) start() {
+	r.publish()
+	r.a.mu.Lock()
+	r.a.restores[r.plan.ID] = r
+	r.a.mu.Unlock()
+	r.a.work.Add(1)
+	go func() {
+		defer r.a.work.Done()
+		defer close(r.done)
+		r.loop()
+	}()
 }
 
 func (r *Restoration) job() string { return string(r.plan.Key.Job) }
@@ -126,275 +187,290 @@ func (r *Restoration) key(host string) images.Key {
 	return images.Key{Job: r.job(), Snapshot: string(r.plan.Key.Snapshot), Host: host}
 }
 
-// Fence is R3: gates close for the connections and ports to come, and then the job's live members end.
-func (r *Restoration) Fence(ctx context.Context) error {
-	gates, err := r.gates()
-	if err != nil {
-		return r.wrap("fencing", err)
-	}
-	if err := r.advance(restoreArmed, restoreFenced); err != nil {
-		return r.wrap("fencing", err)
-	}
-	if err := r.a.standings.begin(ctx, r.stated, gates); err != nil {
-		return r.wrap("keeping out the hosts that do not take part", err)
-	}
-	if err := r.a.cfg.Gates.Close(ctx, gates); err != nil {
-		return r.wrap("closing the gates", err)
-	}
-	if _, err := r.a.killMembers(ctx, r.job()); err != nil {
-		return r.wrap("ending the live members", err)
-	}
-	if err := r.clear(ctx); err != nil {
-		return r.wrap("destroying what closed connections have left", err)
-	}
-	return nil
+func (r *Restoration) now() restoration.Millis {
+	return restoration.Millis(time.Since(r.zero).Milliseconds())
 }
 
-// gates are what the restored members will need, one toward each participant.
-func (r *Restoration) gates() ([]Gate, error) {
-	conns := map[string][]Conn{}
-	var listen []netip.AddrPort
-	for _, rm := range r.members {
-		needs, err := r.a.cfg.CRIU.Needs(rm.images)
-		if err != nil {
-			return nil, err
+// post hands an event to the loop, unless the loop has ended.
+func (r *Restoration) post(ev restoreEvent) {
+	select {
+	case r.events <- ev:
+	case <-r.done:
+	}
+}
+
+func (r *Restoration) loop() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	quit := r.quit
+	for !(r.t.Settled() && r.release) {
+		if d := r.t.Deadline(); d > 0 {
+			timer.Reset(time.Duration(d-r.now()) * time.Millisecond)
+		} else {
+			timer.Stop()
 		}
-		listen = append(listen, needs.Listen...)
-		for _, c := range needs.Conns {
-			peer := r.a.cfg.Host
-			if !c.Remote.Addr().IsLoopback() {
-				peer = r.peerOf(c.Remote.Addr())
+		select {
+		case ev := <-r.events:
+			r.handle(ev)
+		case <-timer.C:
+			r.step(restoration.Tick{Now: r.now()})
+		case <-quit:
+			r.abandon()
+			return
+		}
+	}
+	r.forget()
+}
+
+func (r *Restoration) handle(ev restoreEvent) {
+	switch e := ev.ev.(type) {
+	case released:
+		r.release = true
+		return
+	case restoration.Gone:
+		if ev.line != r.line {
+			return
+		}
+		r.line = nil
+	case restoration.ActionFailed:
+		r.a.log.Warn("restore", "job", r.job(), "restore", r.plan.ID, "action", e.Action.String(), "error", e.Reason)
+	}
+	r.step(restoration.Tick{Now: r.now()})
+	r.step(ev.ev)
+	if ev.reply != nil {
+		ev.reply <- r.t.Report(ev.asker)
+	}
+}
+
+// released says that ActRelease is done. It is no event of the protocol.
+type released struct{ restoration.Event }
+
+func (r *Restoration) step(ev restoration.Event) {
+	before := r.t.Phase()
+	t, ready, err := r.t.Step(ev)
+	if err != nil {
+		// The core refused the event and is unchanged. That is a defect of this agent, never of a peer.
+		r.a.log.Error("impossible event", "job", r.job(), "restore", r.plan.ID, "error", err)
+		return
+	}
+	r.t = t
+	if t.Phase() != before {
+		r.a.log.Info("restore", "job", r.job(), "restore", r.plan.ID, "phase", t.Phase().String(), "reason", t.Reason())
+	}
+	r.execute(ready)
+	r.publish()
+}
+
+// publish tells others where the target stands.
+func (r *Restoration) publish() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.phase, r.doubt = r.t.Phase(), r.t.InDoubt()
+}
+
+// execute does the work of one Ready, in field order.
+func (r *Restoration) execute(ready restoration.Ready) {
+	if ready.Journal != nil {
+		if err := r.note(*ready.Journal); err != nil {
+			r.a.log.Error("journal of a restore", "job", r.job(), "restore", r.plan.ID, "error", err)
+			if r.unsafeWithout(ready) {
+				r.fail(err)
+				for _, act := range ready.Actions {
+					go r.post(restoreEvent{ev: restoration.ActionFailed{Action: act, Reason: err.Error()}})
+				}
+				ready.Actions = nil
 			}
-			conns[peer] = append(conns[peer], c)
 		}
 	}
-	var gates []Gate
-	for _, p := range r.plan.Participants {
-		g := Gate{Job: r.job(), Peer: p.Host, Addrs: p.Addrs, Conns: conns[p.Host]}
-		if p.Host != r.a.cfg.Host {
-			g.Listen = listen
-		}
-		if len(g.Conns)+len(g.Listen) > 0 {
-			gates = append(gates, g)
-		}
+	for _, act := range ready.Actions {
+		r.act(act)
 	}
-	return gates, nil
+	for _, m := range ready.Messages {
+		r.send(m)
+	}
 }
 
-func (r *Restoration) peerOf(addr netip.Addr) string {
-	for _, p := range r.plan.Participants {
-		if slices.Contains(p.Addrs, addr) {
-			return p.Host
-		}
-	}
-	return ""
+// unsafeWithout says whether the work must not begin without its journal entry on disk. What ends a part needs none to be right.
+func (r *Restoration) unsafeWithout(ready restoration.Ready) bool {
+	return slices.Contains(ready.Actions, restoration.ActFence)
 }
 
-// Restore is R4: every member stands restored, its sockets in repair mode, no task running.
-func (r *Restoration) Restore(ctx context.Context) error {
-	lock := filepath.Join(r.a.cfg.StateDir, "locks", r.job()+".criu")
-	// What the ended members' kernels had left to say (FIN, RST) is held by now, on every host: it must
-	// not reach the sockets to come, which have the same addresses.
-	if err := r.a.cfg.Gates.Discard(ctx, r.job()); err != nil {
-		return r.wrap("discarding old packets", err)
+// send takes a message to where it goes. The answer to another host's question goes back with its call.
+func (r *Restoration) send(m restoration.Message) {
+	switch {
+	case m.To == restoration.CoordinatorHost:
+		if r.line != nil {
+			r.line.put(r.out(m))
+		}
+	case m.Type == restoration.MsgAsk:
+		r.ask(m)
 	}
-	if err := r.putFilesBack(); err != nil {
-		return r.wrap("restoring", err)
-	}
-	errs := make([]error, len(r.members))
-	var wg sync.WaitGroup
-	for i := range r.members {
-		rm := &r.members[i]
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			errs[i] = r.restoreOne(ctx, rm, lock)
-		}()
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return r.wrap("restoring", err)
-	}
-	return r.wrap("restoring", r.advance(restoreFenced, restoreStanding))
 }
 
-func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string) error {
-	m, err := r.a.cfg.Cells.NewCell(ctx, rm.member)
-	if err != nil {
-		return fmt.Errorf("%s: make a cell: %w", rm.member.Name, err)
-	}
-	rm.member = m
-	hand, err := r.hand(rm)
-	if err != nil {
-		return fmt.Errorf("%s: %w", rm.member.Name, err)
-	}
-	rm.criu, err = r.a.cfg.CRIU.StartRestore(ctx, RestoreSpec{Member: m, Dir: rm.images, LogDir: filepath.Dir(rm.images), LockFile: lock, Hand: hand})
-	if err != nil {
-		return fmt.Errorf("%s: %w", rm.member.Name, err)
-	}
-	// Before the tree runs: what it forks must not draw a process number that CRIU will need.
-	if rm.member, err = r.a.cfg.Cells.Adopt(ctx, m, rm.criu.InnerPid()); err != nil {
-		return fmt.Errorf("%s: %w", rm.member.Name, err)
-	}
-	return nil
-}
-
-// Resume is R5. The first of the participants decides that the job runs again, and no other resumes before that is
-// known: so whatever becomes of ssctl, all resume or none.
-func (r *Restoration) Resume(ctx context.Context) error {
-	if first := r.plan.Participants[0]; first.Host != r.a.cfg.Host {
-		fate, err := r.a.ask(ctx, first, r.plan, true)
-		if err != nil {
-			return r.wrap("resuming", fmt.Errorf("%s decides whether the job runs again: %w", first.Host, err))
-		}
-		if fate != FateResumed {
-			return r.wrap("resuming", errBackedOut)
-		}
-	}
-	if err := r.advance(restoreStanding, restoreDecided); err != nil {
-		return r.wrap("resuming", err)
-	}
-	return r.wrap("resuming", r.resumeHere(ctx))
-}
-
-// resumeHere lets the restored members run and opens this host's gates: those of the others hold whatever comes for a
-// host that has not resumed yet.
-func (r *Restoration) resumeHere(ctx context.Context) error {
-	errs := []error{r.a.standings.decide(ctx, r.stated, r.plan.Statement)}
-	for i := range r.members {
-		if errs[0] != nil {
-			break // nobody could tell these members from older copies
-		}
-		rm := &r.members[i]
-		if err := rm.criu.Resume(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", rm.member.Name, err))
-			continue
-		}
-		if _, err := r.a.cfg.Cells.Adopt(ctx, rm.member, rm.criu.InnerPid()); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", rm.member.Name, err))
-		}
-	}
-	errs = append(errs, r.a.cfg.Gates.OpenAll(ctx, r.job()))
-	if errors.Join(errs...) == nil {
-		if err := r.settleFiles(true); err != nil {
-			r.a.log.Warn("what the files of the cut have replaced", "job", r.job(), "error", err)
-		}
-	}
+// out adds to a report what is not the protocol's business.
+func (r *Restoration) out(m restoration.Message) RestoreOut {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.state, r.resumeErr = restoreResumed, errors.Join(errs...)
-	if r.resumeErr == nil {
-		r.resumeErr = r.note()
+	o := RestoreOut{Message: m, Problems: r.problems, Notices: r.notices}
+	if m.Reason != "" {
+		o.Failure = r.failure
 	}
-	return r.resumeErr
+	return o
 }
 
-// advance goes from one state to the next, and notes it where a restart of the agent must know. It fails if the
-// restore is elsewhere: backed out.
-func (r *Restoration) advance(from, to restoreState) error {
+// fail notes why the restore has failed here, for whoever reads it: the first reason is the cause of the others.
+func (r *Restoration) fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.state == restoreDecided && to == restoreDecided {
-		return nil // another participant was told before this one
+	if r.failure == nil {
+		r.failure = err
 	}
-	if r.state != from {
-		return errBackedOut
-	}
-	r.state = to
-	if to == restoreArmed || to == restoreFenced {
-		return r.note()
-	}
-	return nil
 }
 
-// Abort ends the restore and with it what is left of the job on this host: it is over everywhere.
-func (r *Restoration) Abort(ctx context.Context) error {
-	return r.wrap("backing out", r.stop(ctx))
+// act starts an action.
+func (r *Restoration) act(act restoration.ActionType) {
+	switch act {
+	case restoration.ActCheck:
+		r.run(act, restoration.CheckDone{}, func(ctx context.Context) error {
+			problems, err := r.Check(ctx)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.problems = problems
+			return err
+		})
+	case restoration.ActFetch:
+		r.run(act, restoration.FetchDone{}, func(ctx context.Context) error {
+			notices, err := r.Fetch(ctx)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.notices = notices
+			return err
+		})
+	case restoration.ActFence:
+		r.run(act, restoration.FenceDone{}, r.fence)
+	case restoration.ActRestore:
+		r.run(act, restoration.RestoreDone{}, r.restore)
+	case restoration.ActResume:
+		r.run(act, restoration.ResumeDone{}, func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, resumeMax)
+			defer cancel()
+			return r.resume(ctx)
+		})
+	case restoration.ActStop:
+		r.instead(func() {
+			ctx, cancel := cleanup(context.Background())
+			defer cancel()
+			r.ends(act, restoration.StopDone{}, r.stop(ctx))
+		})
+	case restoration.ActRelease:
+		r.instead(func() {
+			if err := os.RemoveAll(r.dir); err != nil {
+				r.a.log.Error("work folder of a restore", "job", r.job(), "restore", r.plan.ID, "error", err)
+			}
+			r.free()
+			close(r.rest)
+			r.post(restoreEvent{ev: released{}})
+		})
+	}
 }
 
-// Close ends the restore on this host. Without a word to resume, heard here or elsewhere, it is backed out of: restored trees
-// are killed, gates opened, and if another host has ended its live members, this one ends them, too. An agent that stops leaves its note: the
-// others may have ended the job by the time it is back, since it was gone, and its next start asks them, as after a crash.
-func (r *Restoration) Close(ctx context.Context) error {
-	ctx, cancel := cleanup(ctx)
+// resumeMax bounds a resume: CRIU has nothing left to do then but to let go.
+const resumeMax = 30 * time.Second
+
+// run runs an action that a later one may cancel.
+func (r *Restoration) run(act restoration.ActionType, done restoration.Event, do func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	acting := make(chan struct{})
+	r.cancel, r.acting = cancel, acting
+	r.a.work.Add(1)
+	go func() {
+		defer r.a.work.Done()
+		err := do(ctx)
+		cancelled := ctx.Err() != nil
+		cancel()
+		close(acting)
+		if !cancelled { // whatever cancelled it answers for it
+			r.ends(act, done, err)
+		}
+	}()
+}
+
+// ends reports the end of an action.
+func (r *Restoration) ends(act restoration.ActionType, done restoration.Event, err error) {
+	if err != nil {
+		r.fail(err)
+		done = restoration.ActionFailed{Action: act, Reason: err.Error()}
+	}
+	if _, ok := done.(restoration.CheckDone); ok {
+		r.mu.Lock()
+		done = restoration.CheckDone{Problems: len(r.problems)}
+		r.mu.Unlock()
+	}
+	r.post(restoreEvent{ev: done})
+}
+
+// instead cancels the action under way, if any, waits for its end, and does something else. It is not cancelled itself.
+func (r *Restoration) instead(do func()) {
+	cancel, before := r.cancel, r.acting
+	acting := make(chan struct{})
+	r.cancel, r.acting = nil, acting
+	r.a.work.Add(1)
+	go func() {
+		defer r.a.work.Done()
+		if cancel != nil {
+			cancel()
+		}
+		if before != nil {
+			<-before
+		}
+		do()
+		close(acting)
+	}()
+}
+
+// abandon is the end of the loop when the agent stops. What is being resumed or ended comes to its end. What stands
+// restored ends with the agent; its next start finds the note, and asks the others.
+func (r *Restoration) abandon() {
+	r.line = nil
+	r.step(restoration.Tick{Now: r.now()})
+	r.step(restoration.Gone{})
+	limit := time.NewTimer(abandonMax)
+	defer limit.Stop()
+	for r.t.Phase() == restoration.Resuming || r.t.Phase() == restoration.Stopping || r.t.Phase().Over() && !r.release {
+		select {
+		case ev := <-r.events:
+			r.handle(ev)
+		case <-limit.C:
+			r.a.log.Warn("a restore is still under way; the next start settles it", "job", r.job(), "restore", r.plan.ID)
+			return
+		}
+	}
+	if r.t.Settled() {
+		r.forget()
+		return
+	}
+	ctx, cancel := cleanup(context.Background())
 	defer cancel()
-	defer r.free()
-	err := r.settleFate(ctx)
+	if r.cancel != nil {
+		r.cancel()
+		<-r.acting
+	}
+	if r.t.Phase() == restoration.Standing {
+		if err := errors.Join(r.cancelTrees(ctx), r.a.cfg.Gates.OpenAll(ctx, r.job())); err != nil {
+			r.a.log.Error("a restore that the agent's end cut short", "job", r.job(), "restore", r.plan.ID, "error", err)
+		}
+	}
+}
+
+// abandonMax is how long an agent that stops waits for the end of a restore.
+const abandonMax = 10 * time.Second
+
+// forget ends what the agent knows of the restore in memory, except how it ended.
+func (r *Restoration) forget() {
 	r.a.mu.Lock()
-	r.a.fates.put(r.plan.ID, r.fate())
-	delete(r.a.restores, r.plan.ID)
-	stopping := r.a.closed
-	r.a.mu.Unlock()
-	err = errors.Join(err, os.RemoveAll(r.dir))
-	if stopping {
-		return err
+	defer r.a.mu.Unlock()
+	r.a.fates.put(r.plan.ID, r.t.Phase())
+	if r.a.restores[r.plan.ID] == r {
+		delete(r.a.restores, r.plan.ID)
 	}
-	return errors.Join(err, ignoreGone(os.Remove(r.noteFile())))
-}
-
-func (r *Restoration) settleFate(ctx context.Context) error {
-	r.mu.Lock()
-	state, failed := r.state, r.resumeErr != nil
-	r.mu.Unlock()
-	switch state {
-	case restoreArmed:
-		if r.stoppedElsewhere(ctx) {
-			return r.stop(ctx)
-		}
-	case restoreFenced:
-		return r.stop(ctx)
-	case restoreStanding:
-		return r.settleStanding(ctx)
-	case restoreDecided:
-		return r.resumeHere(ctx)
-	case restoreResumed:
-		if failed {
-			return r.stop(ctx)
-		}
-	}
-	return nil
-}
-
-// settleStanding ends the restore of a host that stood ready when it lost ssctl.
-func (r *Restoration) settleStanding(ctx context.Context) error {
-	if first := r.plan.Participants[0]; first.Host != r.a.cfg.Host {
-		fate, err := r.a.ask(ctx, first, r.plan, false)
-		if err == nil && fate == FateResumed && r.advance(restoreStanding, restoreDecided) == nil {
-			return r.resumeHere(ctx)
-		}
-		return errors.Join(err, r.stop(ctx))
-	}
-	r.mu.Lock()
-	decided := r.state == restoreDecided // by one who asked meanwhile
-	if !decided {
-		r.state = restoreFenced
-	}
-	r.mu.Unlock()
-	if decided {
-		return r.resumeHere(ctx)
-	}
-	return r.stop(ctx)
-}
-
-// stop ends the job on this host, restored or live, and opens its gates.
-func (r *Restoration) stop(ctx context.Context) error {
-	r.mu.Lock()
-	touched := r.state != restorePlanned
-	r.state = restoreOver
-	r.stopped = touched
-	r.mu.Unlock()
-	if !touched {
-		return nil
-	}
-	var errs []error
-	for i := range r.members {
-		if c := r.members[i].criu; c != nil {
-			errs = append(errs, c.Cancel(ctx))
-		}
-	}
-	_, err := r.a.killMembers(ctx, r.job())
-	if err := r.settleFiles(false); err != nil {
-		r.a.log.Warn("files are not as they were before the restore", "job", r.job(), "error", err)
-	}
-	return errors.Join(append(errs, err, r.a.standings.undo(ctx, r.job()), r.a.cfg.Gates.OpenAll(ctx, r.job()))...)
 }

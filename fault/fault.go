@@ -27,6 +27,7 @@ const (
 	NotFound                // no such job, host, cut
 	Interrupted             // the user gave up
 	Unsettled               // it came at the wrong moment, nothing was harmed: try again
+	InDoubt                 // it is not known how it ended: a host that decides does not answer. Unknown is not failed
 )
 
 // Error is an error with what its reader needs. Fields that say nothing are empty.

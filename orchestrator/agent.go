@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ss/marker"
+	"ss/restoration"
 	"ss/store"
 	"ss/store/keys"
 )
@@ -109,6 +110,8 @@ type Agent interface {
 	Snapshot(ctx context.Context, open Open) (SnapshotLine, error)
 	// Restore opens the line for one restore.
 	Restore(ctx context.Context, plan HostPlan) (RestoreLine, error)
+	// RestoreWord sends one order of a restore to a host whose line has ended.
+	RestoreWord(ctx context.Context, job string, m restoration.Message) (FromTarget, error)
 }
 
 // Open is what a participant must know of an attempt beside the marker messages.
@@ -167,28 +170,22 @@ type MemberReport struct {
 	StallMs    float64
 }
 
-// Step is one step of a restore on a host.
-type Step int
-
-// The steps, in order. Abort may come at any time.
-const (
-	StepCheck Step = iota
-	StepFetch
-	StepFence
-	StepRestore
-	StepResume
-	StepAbort
-)
-
-func (s Step) String() string {
-	return [...]string{"checking", "fetching", "fencing", "restoring", "resuming", "backing out"}[s]
+// RestoreLine is the line to one host of a restore. One goroutine sends on it, another one receives.
+type RestoreLine interface {
+	Send(m restoration.Message) error
+	Recv() (FromTarget, error)
+	// Hangup says that nothing more will be sent. The host closes its side when it has let go of the job, or waits for another host's word.
+	Hangup() error
+	// Close ends the line at once.
+	Close()
 }
 
-// RestoreLine is the line to one host of a restore. When it closes before StepResume, the host backs out.
-type RestoreLine interface {
-	// Do has the host carry out a step, and returns the faults that StepCheck found.
-	Do(ctx context.Context, s Step) (faults []string, err error)
-	Close() error
+// FromTarget is one report of a host in a restore.
+type FromTarget struct {
+	Message  restoration.Message
+	Problems []string // all that its check has found
+	Notices  []string // what should be known of damage that was healed
+	Failure  error    // why the restore has failed there
 }
 
 // HostPlan is one host's part of a restore.
@@ -198,6 +195,8 @@ type HostPlan struct {
 	Parts        []Part
 	Moved        map[netip.Addr]netip.Addr
 	Participants []Participant
+	Targets      int // so many of the participants, from the first on, get a part; the first decides
+	CheckOnly    bool
 	JobKey       *keys.Job // of a host that gets a part
 	Statement    []byte    // where the members stand afterwards; empty for a plan that is only checked
 }

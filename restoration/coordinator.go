@@ -12,6 +12,7 @@ type CoordinatorConfig struct {
 	Targets   []HostID // hosts that get a part; the first decides
 	Old       []HostID // hosts that get none, and whose members of the job end
 	CheckOnly bool     // R1 and no more
+	Problems  int      // that the plan itself has: they count like those that the hosts' checks find
 
 	Retry        Millis // until what was not answered is said again
 	StepTimeout  Millis // for each of R1 to R4

@@ -163,6 +163,10 @@ func (c *Coordinator) checked(out *Ready) {
 			return
 		}
 	}
+	if c.cfg.Problems > 0 {
+		c.abort(endUntouched, CauseProblems, CoordinatorHost, "the plan has problems", out)
+		return
+	}
 	if c.cfg.CheckOnly {
 		c.abort(endUntouched, CauseNone, CoordinatorHost, "", out)
 		return

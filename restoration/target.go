@@ -111,6 +111,11 @@ func (t Target) Settled() bool { return t.phase.Over() && !t.asks() }
 // Reason is why the restore has failed here, empty if it has not or this host does not know.
 func (t Target) Reason() string { return t.reason }
 
+// Report says where the host stands, to whoever has asked or ordered something over a connection of its own.
+func (t Target) Report(to HostID) Message {
+	return Message{Type: MsgReport, ID: t.id, From: t.host, To: to, Phase: t.phase, Problems: t.problems, Reason: t.reason}
+}
+
 // Deadline is the next instant at which a Tick changes something, 0 if there is none.
 func (t Target) Deadline() Millis { return t.next }
 
@@ -324,5 +329,5 @@ func (t *Target) send(out *Ready, m Message) {
 func (t *Target) say(out *Ready) { t.report(CoordinatorHost, out) }
 
 func (t *Target) report(to HostID, out *Ready) {
-	t.send(out, Message{Type: MsgReport, To: to, Phase: t.phase, Problems: t.problems, Reason: t.reason})
+	out.Messages = append(out.Messages, t.Report(to))
 }

@@ -20,6 +20,7 @@ import (
 	"ss/api/wire"
 	"ss/fault"
 	"ss/marker"
+	"ss/restoration"
 	"ss/store/images"
 )
 
@@ -153,17 +154,17 @@ func (p *Peers) SettleImages(ctx context.Context, to agent.Participant, key imag
 	return wire.Error(to.Host, err)
 }
 
-// RestoreFate asks a peer what has become of a restore there, or tells the one that decides that this host was told to resume.
-func (p *Peers) RestoreFate(ctx context.Context, to agent.Participant, job, id string, resume bool) (agent.Fate, error) {
+// AskRestore asks a peer where it stands in a restore.
+func (p *Peers) AskRestore(ctx context.Context, to agent.Participant, job string, m restoration.Message) (restoration.Message, error) {
 	c, err := p.client(to)
 	if err != nil {
-		return agent.FateUnknown, err
+		return restoration.Message{}, err
 	}
-	resp, err := c.RestoreFate(ctx, &ssv1.RestoreFateRequest{Job: job, Id: id, Resume: resume})
+	resp, err := c.AskRestore(ctx, &ssv1.AskRestoreRequest{Job: job, Message: wire.ToRestoreMessage(m)})
 	if err != nil {
-		return agent.FateUnknown, wire.Error(to.Host, err)
+		return restoration.Message{}, wire.Error(to.Host, err)
 	}
-	return agent.Fate(resp.GetFate()), nil
+	return wire.FromRestoreMessage(resp.GetMessage()), nil
 }
 
 // Stand says to a peer what this host knows of a job's last restore, and returns what the peer knows.

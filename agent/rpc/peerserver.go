@@ -9,6 +9,7 @@ import (
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
 	"ss/fault"
+	"ss/restoration"
 )
 
 // peerServer serves other agents. What they say of themselves is held against their certificate.
@@ -56,16 +57,18 @@ func (s *peerServer) SettleImages(ctx context.Context, req *ssv1.SettleImagesReq
 	return &ssv1.SettleImagesResponse{}, nil
 }
 
-func (s *peerServer) RestoreFate(ctx context.Context, req *ssv1.RestoreFateRequest) (*ssv1.RestoreFateResponse, error) {
+func (s *peerServer) AskRestore(ctx context.Context, req *ssv1.AskRestoreRequest) (*ssv1.AskRestoreResponse, error) {
 	host, err := caller(ctx)
 	if err != nil {
 		return nil, wire.Status(err)
 	}
-	fate, err := s.a.Fate(host, req.GetId(), req.GetResume())
+	m := wire.FromRestoreMessage(req.GetMessage())
+	m.From = restoration.HostID(host)
+	out, err := s.a.AnswerRestore(ctx, req.GetJob(), m)
 	if err != nil {
 		return nil, wire.Status(err)
 	}
-	return &ssv1.RestoreFateResponse{Fate: ssv1.RestoreFate(fate)}, nil
+	return &ssv1.AskRestoreResponse{Message: wire.ToRestoreMessage(out.Message)}, nil
 }
 
 func (s *peerServer) Stand(ctx context.Context, req *ssv1.StandRequest) (*ssv1.StandResponse, error) {

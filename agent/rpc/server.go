@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,6 +14,7 @@ import (
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
+	"ss/restoration"
 	"ss/store/images"
 )
 
@@ -36,6 +36,7 @@ func Policy() identity.Policy {
 		ssv1.Agent_Logs_FullMethodName:          admin, // an observer may not read what members say
 		ssv1.Agent_Snapshot_FullMethodName:      admin,
 		ssv1.Agent_Restore_FullMethodName:       admin,
+		ssv1.Agent_RestoreWord_FullMethodName:   admin,
 		ssv1.Agent_RemoveImages_FullMethodName:  admin,
 		ssv1.Agent_ResolveImages_FullMethodName: admin,
 		ssv1.Agent_VerifyImages_FullMethodName:  admin, // it carries a job's key
@@ -52,7 +53,7 @@ func Policy() identity.Policy {
 		ssv1.Peer_GetObject_FullMethodName:    peer,
 		ssv1.Peer_StatObject_FullMethodName:   peer,
 		ssv1.Peer_ListObjects_FullMethodName:  peer,
-		ssv1.Peer_RestoreFate_FullMethodName:  peer,
+		ssv1.Peer_AskRestore_FullMethodName:   peer,
 		ssv1.Peer_Stand_FullMethodName:        peer,
 		ssv1.Peer_Exchange_FullMethodName:     peer,
 
@@ -242,8 +243,8 @@ func (s *agentServer) Snapshot(stream grpc.BidiStreamingServer[ssv1.SnapshotRequ
 	}
 }
 
-// Restore carries out one host's part of a restore, a step at a time.
-func (s *agentServer) Restore(stream grpc.BidiStreamingServer[ssv1.RestoreRequest, ssv1.RestoreResponse]) (err error) {
+// Restore carries the orders and reports of one host's part of a restore until the coordinator hangs up.
+func (s *agentServer) Restore(stream grpc.BidiStreamingServer[ssv1.RestoreRequest, ssv1.RestoreResponse]) error {
 	first, err := stream.Recv()
 	if err != nil {
 		return err
@@ -252,48 +253,49 @@ func (s *agentServer) Restore(stream grpc.BidiStreamingServer[ssv1.RestoreReques
 	if err != nil {
 		return wire.Status(err)
 	}
-	r, err := s.a.StartRestore(plan)
+	line, err := s.a.StartRestore(plan)
 	if err != nil {
 		return wire.Status(err)
 	}
-	defer func() {
-		if cerr := r.Close(stream.Context()); cerr != nil && err == nil {
-			err = wire.Status(cerr)
-		}
-	}()
+	defer line.Hangup(stream.Context())
 	// The plan itself is answered, so that the caller knows that this host holds the job.
 	if err := stream.Send(&ssv1.RestoreResponse{}); err != nil {
 		return err
 	}
-	for {
-		req, err := stream.Recv()
-		if err != nil {
-			return nil // Close settles what became of it
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			req, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			if m := req.GetMessage(); m != nil {
+				line.Receive(wire.FromRestoreMessage(m))
+			}
 		}
-		resp := &ssv1.RestoreResponse{Step: req.GetStep()}
-		var serr error
-		resp.Faults, serr = restoreStep(stream.Context(), r, req.GetStep())
-		resp.Failure = wire.ToFailure(serr)
-		if err := stream.Send(resp); err != nil {
+	}()
+	for {
+		select {
+		case <-line.Wake():
+			for _, o := range line.Take() {
+				if err := stream.Send(toRestoreOut(o)); err != nil {
+					return err
+				}
+			}
+		case <-gone: // the coordinator has closed its side, or is gone: either way it hears no more
 			return nil
 		}
 	}
 }
 
-func restoreStep(ctx context.Context, r *agent.Restoration, step ssv1.RestoreStep) ([]string, error) {
-	switch step {
-	case ssv1.RestoreStep_RESTORE_STEP_CHECK:
-		return r.Check(ctx)
-	case ssv1.RestoreStep_RESTORE_STEP_FETCH:
-		return r.Fetch(ctx) // what it says of damage that was healed
-	case ssv1.RestoreStep_RESTORE_STEP_FENCE:
-		return nil, r.Fence(ctx)
-	case ssv1.RestoreStep_RESTORE_STEP_RESTORE:
-		return nil, r.Restore(ctx)
-	case ssv1.RestoreStep_RESTORE_STEP_RESUME:
-		return nil, r.Resume(context.WithoutCancel(ctx))
-	case ssv1.RestoreStep_RESTORE_STEP_ABORT:
-		return nil, r.Abort(context.WithoutCancel(ctx))
+// RestoreWord takes an order of an admin whose line to this host has ended, and answers with where the host stands.
+func (s *agentServer) RestoreWord(ctx context.Context, req *ssv1.RestoreWordRequest) (*ssv1.RestoreResponse, error) {
+	m := wire.FromRestoreMessage(req.GetMessage())
+	m.From = restoration.CoordinatorHost
+	out, err := s.a.AnswerRestore(ctx, req.GetJob(), m)
+	if err != nil {
+		return nil, wire.Status(err)
 	}
-	return nil, fmt.Errorf("this agent knows no restore step %d", step)
+	return toRestoreOut(out), nil
 }

@@ -134,7 +134,8 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 	if err != nil {
 		return agent.RestorePlan{}, err
 	}
-	plan := agent.RestorePlan{ID: p.GetId(), Key: wire.FromKey(p.GetKey()), Participants: parts, Moved: map[netip.Addr]netip.Addr{}, Statement: p.GetStatement()}
+	plan := agent.RestorePlan{ID: p.GetId(), Key: wire.FromKey(p.GetKey()), Participants: parts, Moved: map[netip.Addr]netip.Addr{},
+		Targets: int(p.GetTargets()), CheckOnly: p.GetCheckOnly(), Statement: p.GetStatement()}
 	for _, m := range p.GetMoves() {
 		pair, err := wire.FromAddrs([]string{m.GetFrom(), m.GetTo()})
 		if err != nil {
@@ -159,6 +160,10 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 		plan.Parts = append(plan.Parts, rp)
 	}
 	return plan, nil
+}
+
+func toRestoreOut(o agent.RestoreOut) *ssv1.RestoreResponse {
+	return &ssv1.RestoreResponse{Message: wire.ToRestoreMessage(o.Message), Faults: o.Problems, Notices: o.Notices, Failure: wire.ToFailure(o.Failure)}
 }
 
 func toOut(o agent.Out) *ssv1.SnapshotResponse {

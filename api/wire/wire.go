@@ -32,9 +32,17 @@ var codeOf = map[fault.Kind]codes.Code{
 	fault.Unsettled:   codes.OutOfRange,
 }
 
+// code is the one that a kind travels as. fault.InDoubt has none: an agent knows how things ended on its own host.
+func code(k fault.Kind) codes.Code {
+	if c, ok := codeOf[k]; ok {
+		return c
+	}
+	return codes.Unknown
+}
+
 func kindOf(c codes.Code) fault.Kind {
-	for k, code := range codeOf {
-		if code == c {
+	for k, known := range codeOf {
+		if known == c {
 			return k
 		}
 	}
@@ -55,7 +63,7 @@ func Status(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
-	return status.Error(codeOf[fault.KindOf(err)], err.Error())
+	return status.Error(code(fault.KindOf(err)), err.Error())
 }
 
 // Error is what came back from host, as a fault. Nil stays nil.
@@ -97,7 +105,7 @@ func ToFailure(err error) *ssv1.Failure {
 	if err == nil {
 		return nil
 	}
-	return &ssv1.Failure{Code: uint32(codeOf[fault.KindOf(err)]), Text: err.Error()}
+	return &ssv1.Failure{Code: uint32(code(fault.KindOf(err))), Text: err.Error()}
 }
 
 // FromKey reads a key.

@@ -50,6 +50,8 @@ func exitCode(err error, interrupted bool) int {
 		return 9
 	case fault.NotFound:
 		return 10
+	case fault.InDoubt:
+		return 11
 	case fault.Interrupted:
 		return 130
 	}

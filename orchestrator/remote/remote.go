@@ -17,6 +17,7 @@ import (
 	"ss/api/wire"
 	"ss/marker"
 	"ss/orchestrator"
+	"ss/restoration"
 )
 
 // maxMessage bounds an answer, in bytes: an inventory has the manifests of all cuts in it.
@@ -257,39 +258,38 @@ type restoreLine struct {
 	cancel context.CancelFunc
 }
 
-var steps = map[orchestrator.Step]ssv1.RestoreStep{
-	orchestrator.StepCheck:   ssv1.RestoreStep_RESTORE_STEP_CHECK,
-	orchestrator.StepFetch:   ssv1.RestoreStep_RESTORE_STEP_FETCH,
-	orchestrator.StepFence:   ssv1.RestoreStep_RESTORE_STEP_FENCE,
-	orchestrator.StepRestore: ssv1.RestoreStep_RESTORE_STEP_RESTORE,
-	orchestrator.StepResume:  ssv1.RestoreStep_RESTORE_STEP_RESUME,
-	orchestrator.StepAbort:   ssv1.RestoreStep_RESTORE_STEP_ABORT,
+// Send sends one order; the coordinator's one goroutine calls it.
+func (l *restoreLine) Send(m restoration.Message) error {
+	err := l.stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Message{Message: wire.ToRestoreMessage(m)}})
+	return wire.Error(l.host, err)
 }
 
-// Do sends a step and waits for its answer. When ctx ends first the line breaks, and the host backs out.
-func (l *restoreLine) Do(ctx context.Context, s orchestrator.Step) ([]string, error) {
-	stop := context.AfterFunc(ctx, l.cancel)
-	defer stop()
-	if err := l.stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Step{Step: steps[s]}}); err != nil {
-		_, err = l.stream.Recv() // gRPC has the reason there
-		return nil, wire.Error(l.host, err)
-	}
+func (l *restoreLine) Recv() (orchestrator.FromTarget, error) {
 	r, err := l.stream.Recv()
 	if err != nil {
-		return nil, wire.Error(l.host, err)
+		return orchestrator.FromTarget{}, wire.Error(l.host, err)
 	}
-	return r.GetFaults(), wire.FromFailure(r.GetFailure())
+	return fromTarget(l.host, r), nil
 }
 
-// Close hangs up and waits until the host has settled what it was in: resumed, or backed out.
-func (l *restoreLine) Close() error {
-	defer l.cancel()
-	if err := l.stream.CloseSend(); err != nil {
-		return wire.Error(l.host, err)
+// Hangup closes this side. The host closes the other one.
+func (l *restoreLine) Hangup() error { return wire.Error(l.host, l.stream.CloseSend()) }
+
+// Close ends the line at once.
+func (l *restoreLine) Close() { l.cancel() }
+
+// RestoreWord sends one order to a host whose line has ended.
+func (a *agent) RestoreWord(ctx context.Context, job string, m restoration.Message) (orchestrator.FromTarget, error) {
+	r, err := a.client.RestoreWord(ctx, &ssv1.RestoreWordRequest{Job: job, Message: wire.ToRestoreMessage(m)})
+	if err != nil {
+		return orchestrator.FromTarget{}, wire.Error(a.host, err)
 	}
-	for {
-		if _, err := l.stream.Recv(); err != nil {
-			return closing(l.host, err)
-		}
-	}
+	return fromTarget(a.host, r), nil
+}
+
+// fromTarget is a host's report. Which host it is the connection says.
+func fromTarget(host string, r *ssv1.RestoreResponse) orchestrator.FromTarget {
+	m := wire.FromRestoreMessage(r.GetMessage())
+	m.From, m.To = restoration.HostID(host), restoration.CoordinatorHost
+	return orchestrator.FromTarget{Message: m, Problems: r.GetFaults(), Notices: r.GetNotices(), Failure: wire.FromFailure(r.GetFailure())}
 }

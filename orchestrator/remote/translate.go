@@ -82,7 +82,8 @@ func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
 }
 
 func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
-	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), Participants: toParticipants(p.Participants), Statement: p.Statement}
+	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), Participants: toParticipants(p.Participants),
+		Targets: int32(p.Targets), CheckOnly: p.CheckOnly, Statement: p.Statement}
 	if p.JobKey != nil {
 		out.JobKey = p.JobKey[:]
 	}

@@ -23,121 +23,163 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type RestoreStep int32
+// RestoreMessageType is restoration.MessageType.
+type RestoreMessageType int32
 
 const (
-	RestoreStep_RESTORE_STEP_UNSPECIFIED RestoreStep = 0
-	RestoreStep_RESTORE_STEP_CHECK       RestoreStep = 1
-	RestoreStep_RESTORE_STEP_FETCH       RestoreStep = 2
-	RestoreStep_RESTORE_STEP_FENCE       RestoreStep = 3
-	RestoreStep_RESTORE_STEP_RESTORE     RestoreStep = 4
-	RestoreStep_RESTORE_STEP_RESUME      RestoreStep = 5
-	RestoreStep_RESTORE_STEP_ABORT       RestoreStep = 6
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_UNSPECIFIED RestoreMessageType = 0
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_CHECK       RestoreMessageType = 1
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_FETCH       RestoreMessageType = 2
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_FENCE       RestoreMessageType = 3
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_RESTORE     RestoreMessageType = 4
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_RESUME      RestoreMessageType = 5
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_ABORT       RestoreMessageType = 6
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_FINISH      RestoreMessageType = 7
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_ASK         RestoreMessageType = 8
+	RestoreMessageType_RESTORE_MESSAGE_TYPE_REPORT      RestoreMessageType = 9
 )
 
-// Enum value maps for RestoreStep.
+// Enum value maps for RestoreMessageType.
 var (
-	RestoreStep_name = map[int32]string{
-		0: "RESTORE_STEP_UNSPECIFIED",
-		1: "RESTORE_STEP_CHECK",
-		2: "RESTORE_STEP_FETCH",
-		3: "RESTORE_STEP_FENCE",
-		4: "RESTORE_STEP_RESTORE",
-		5: "RESTORE_STEP_RESUME",
-		6: "RESTORE_STEP_ABORT",
+	RestoreMessageType_name = map[int32]string{
+		0: "RESTORE_MESSAGE_TYPE_UNSPECIFIED",
+		1: "RESTORE_MESSAGE_TYPE_CHECK",
+		2: "RESTORE_MESSAGE_TYPE_FETCH",
+		3: "RESTORE_MESSAGE_TYPE_FENCE",
+		4: "RESTORE_MESSAGE_TYPE_RESTORE",
+		5: "RESTORE_MESSAGE_TYPE_RESUME",
+		6: "RESTORE_MESSAGE_TYPE_ABORT",
+		7: "RESTORE_MESSAGE_TYPE_FINISH",
+		8: "RESTORE_MESSAGE_TYPE_ASK",
+		9: "RESTORE_MESSAGE_TYPE_REPORT",
 	}
-	RestoreStep_value = map[string]int32{
-		"RESTORE_STEP_UNSPECIFIED": 0,
-		"RESTORE_STEP_CHECK":       1,
-		"RESTORE_STEP_FETCH":       2,
-		"RESTORE_STEP_FENCE":       3,
-		"RESTORE_STEP_RESTORE":     4,
-		"RESTORE_STEP_RESUME":      5,
-		"RESTORE_STEP_ABORT":       6,
+	RestoreMessageType_value = map[string]int32{
+		"RESTORE_MESSAGE_TYPE_UNSPECIFIED": 0,
+		"RESTORE_MESSAGE_TYPE_CHECK":       1,
+		"RESTORE_MESSAGE_TYPE_FETCH":       2,
+		"RESTORE_MESSAGE_TYPE_FENCE":       3,
+		"RESTORE_MESSAGE_TYPE_RESTORE":     4,
+		"RESTORE_MESSAGE_TYPE_RESUME":      5,
+		"RESTORE_MESSAGE_TYPE_ABORT":       6,
+		"RESTORE_MESSAGE_TYPE_FINISH":      7,
+		"RESTORE_MESSAGE_TYPE_ASK":         8,
+		"RESTORE_MESSAGE_TYPE_REPORT":      9,
 	}
 )
 
-func (x RestoreStep) Enum() *RestoreStep {
-	p := new(RestoreStep)
+func (x RestoreMessageType) Enum() *RestoreMessageType {
+	p := new(RestoreMessageType)
 	*p = x
 	return p
 }
 
-func (x RestoreStep) String() string {
+func (x RestoreMessageType) String() string {
 	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
 }
 
-func (RestoreStep) Descriptor() protoreflect.EnumDescriptor {
+func (RestoreMessageType) Descriptor() protoreflect.EnumDescriptor {
 	return file_ss_v1_ss_proto_enumTypes[0].Descriptor()
 }
 
-func (RestoreStep) Type() protoreflect.EnumType {
+func (RestoreMessageType) Type() protoreflect.EnumType {
 	return &file_ss_v1_ss_proto_enumTypes[0]
 }
 
-func (x RestoreStep) Number() protoreflect.EnumNumber {
+func (x RestoreMessageType) Number() protoreflect.EnumNumber {
 	return protoreflect.EnumNumber(x)
 }
 
-// Deprecated: Use RestoreStep.Descriptor instead.
-func (RestoreStep) EnumDescriptor() ([]byte, []int) {
+// Deprecated: Use RestoreMessageType.Descriptor instead.
+func (RestoreMessageType) EnumDescriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{0}
 }
 
-// RestoreFate is what has become of a restore on a host.
-type RestoreFate int32
+// RestorePhase is restoration.Phase: where a host stands in a restore. Unspecified: it knows nothing of it.
+type RestorePhase int32
 
 const (
-	// It knows nothing of that restore.
-	RestoreFate_RESTORE_FATE_UNSPECIFIED RestoreFate = 0
-	// It has ended nothing for it, and will not any more.
-	RestoreFate_RESTORE_FATE_UNTOUCHED RestoreFate = 1
-	// It has ended the job's members.
-	RestoreFate_RESTORE_FATE_STOPPED RestoreFate = 2
-	// The restored members run, or will.
-	RestoreFate_RESTORE_FATE_RESUMED RestoreFate = 3
+	RestorePhase_RESTORE_PHASE_UNSPECIFIED RestorePhase = 0
+	RestorePhase_RESTORE_PHASE_PLANNED     RestorePhase = 1
+	RestorePhase_RESTORE_PHASE_CHECKING    RestorePhase = 2
+	RestorePhase_RESTORE_PHASE_CHECKED     RestorePhase = 3
+	RestorePhase_RESTORE_PHASE_FETCHING    RestorePhase = 4
+	RestorePhase_RESTORE_PHASE_ARMED       RestorePhase = 5
+	RestorePhase_RESTORE_PHASE_FENCING     RestorePhase = 6
+	RestorePhase_RESTORE_PHASE_FENCED      RestorePhase = 7
+	RestorePhase_RESTORE_PHASE_RESTORING   RestorePhase = 8
+	RestorePhase_RESTORE_PHASE_STANDING    RestorePhase = 9
+	RestorePhase_RESTORE_PHASE_RESUMING    RestorePhase = 10
+	RestorePhase_RESTORE_PHASE_RESUMED     RestorePhase = 11
+	RestorePhase_RESTORE_PHASE_WHOLE       RestorePhase = 12
+	RestorePhase_RESTORE_PHASE_STOPPING    RestorePhase = 13
+	RestorePhase_RESTORE_PHASE_STOPPED     RestorePhase = 14
+	RestorePhase_RESTORE_PHASE_LEFT        RestorePhase = 15
 )
 
-// Enum value maps for RestoreFate.
+// Enum value maps for RestorePhase.
 var (
-	RestoreFate_name = map[int32]string{
-		0: "RESTORE_FATE_UNSPECIFIED",
-		1: "RESTORE_FATE_UNTOUCHED",
-		2: "RESTORE_FATE_STOPPED",
-		3: "RESTORE_FATE_RESUMED",
+	RestorePhase_name = map[int32]string{
+		0:  "RESTORE_PHASE_UNSPECIFIED",
+		1:  "RESTORE_PHASE_PLANNED",
+		2:  "RESTORE_PHASE_CHECKING",
+		3:  "RESTORE_PHASE_CHECKED",
+		4:  "RESTORE_PHASE_FETCHING",
+		5:  "RESTORE_PHASE_ARMED",
+		6:  "RESTORE_PHASE_FENCING",
+		7:  "RESTORE_PHASE_FENCED",
+		8:  "RESTORE_PHASE_RESTORING",
+		9:  "RESTORE_PHASE_STANDING",
+		10: "RESTORE_PHASE_RESUMING",
+		11: "RESTORE_PHASE_RESUMED",
+		12: "RESTORE_PHASE_WHOLE",
+		13: "RESTORE_PHASE_STOPPING",
+		14: "RESTORE_PHASE_STOPPED",
+		15: "RESTORE_PHASE_LEFT",
 	}
-	RestoreFate_value = map[string]int32{
-		"RESTORE_FATE_UNSPECIFIED": 0,
-		"RESTORE_FATE_UNTOUCHED":   1,
-		"RESTORE_FATE_STOPPED":     2,
-		"RESTORE_FATE_RESUMED":     3,
+	RestorePhase_value = map[string]int32{
+		"RESTORE_PHASE_UNSPECIFIED": 0,
+		"RESTORE_PHASE_PLANNED":     1,
+		"RESTORE_PHASE_CHECKING":    2,
+		"RESTORE_PHASE_CHECKED":     3,
+		"RESTORE_PHASE_FETCHING":    4,
+		"RESTORE_PHASE_ARMED":       5,
+		"RESTORE_PHASE_FENCING":     6,
+		"RESTORE_PHASE_FENCED":      7,
+		"RESTORE_PHASE_RESTORING":   8,
+		"RESTORE_PHASE_STANDING":    9,
+		"RESTORE_PHASE_RESUMING":    10,
+		"RESTORE_PHASE_RESUMED":     11,
+		"RESTORE_PHASE_WHOLE":       12,
+		"RESTORE_PHASE_STOPPING":    13,
+		"RESTORE_PHASE_STOPPED":     14,
+		"RESTORE_PHASE_LEFT":        15,
 	}
 )
 
-func (x RestoreFate) Enum() *RestoreFate {
-	p := new(RestoreFate)
+func (x RestorePhase) Enum() *RestorePhase {
+	p := new(RestorePhase)
 	*p = x
 	return p
 }
 
-func (x RestoreFate) String() string {
+func (x RestorePhase) String() string {
 	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
 }
 
-func (RestoreFate) Descriptor() protoreflect.EnumDescriptor {
+func (RestorePhase) Descriptor() protoreflect.EnumDescriptor {
 	return file_ss_v1_ss_proto_enumTypes[1].Descriptor()
 }
 
-func (RestoreFate) Type() protoreflect.EnumType {
+func (RestorePhase) Type() protoreflect.EnumType {
 	return &file_ss_v1_ss_proto_enumTypes[1]
 }
 
-func (x RestoreFate) Number() protoreflect.EnumNumber {
+func (x RestorePhase) Number() protoreflect.EnumNumber {
 	return protoreflect.EnumNumber(x)
 }
 
-// Deprecated: Use RestoreFate.Descriptor instead.
-func (RestoreFate) EnumDescriptor() ([]byte, []int) {
+// Deprecated: Use RestorePhase.Descriptor instead.
+func (RestorePhase) EnumDescriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{1}
 }
 
@@ -2971,7 +3013,7 @@ type RestoreRequest struct {
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*RestoreRequest_Plan
-	//	*RestoreRequest_Step
+	//	*RestoreRequest_Message
 	Kind          isRestoreRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3023,13 +3065,13 @@ func (x *RestoreRequest) GetPlan() *RestorePlan {
 	return nil
 }
 
-func (x *RestoreRequest) GetStep() RestoreStep {
+func (x *RestoreRequest) GetMessage() *RestoreMessage {
 	if x != nil {
-		if x, ok := x.Kind.(*RestoreRequest_Step); ok {
-			return x.Step
+		if x, ok := x.Kind.(*RestoreRequest_Message); ok {
+			return x.Message
 		}
 	}
-	return RestoreStep_RESTORE_STEP_UNSPECIFIED
+	return nil
 }
 
 type isRestoreRequest_Kind interface {
@@ -3040,13 +3082,174 @@ type RestoreRequest_Plan struct {
 	Plan *RestorePlan `protobuf:"bytes,1,opt,name=plan,proto3,oneof"`
 }
 
-type RestoreRequest_Step struct {
-	Step RestoreStep `protobuf:"varint,2,opt,name=step,proto3,enum=ss.v1.RestoreStep,oneof"`
+type RestoreRequest_Message struct {
+	Message *RestoreMessage `protobuf:"bytes,3,opt,name=message,proto3,oneof"`
 }
 
 func (*RestoreRequest_Plan) isRestoreRequest_Kind() {}
 
-func (*RestoreRequest_Step) isRestoreRequest_Kind() {}
+func (*RestoreRequest_Message) isRestoreRequest_Kind() {}
+
+// RestoreMessage is restoration.Message.
+type RestoreMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          RestoreMessageType     `protobuf:"varint,1,opt,name=type,proto3,enum=ss.v1.RestoreMessageType" json:"type,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	Ended         bool                   `protobuf:"varint,5,opt,name=ended,proto3" json:"ended,omitempty"`
+	Lost          bool                   `protobuf:"varint,6,opt,name=lost,proto3" json:"lost,omitempty"`
+	Phase         RestorePhase           `protobuf:"varint,7,opt,name=phase,proto3,enum=ss.v1.RestorePhase" json:"phase,omitempty"`
+	Problems      int32                  `protobuf:"varint,8,opt,name=problems,proto3" json:"problems,omitempty"`
+	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreMessage) Reset() {
+	*x = RestoreMessage{}
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreMessage) ProtoMessage() {}
+
+func (x *RestoreMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreMessage.ProtoReflect.Descriptor instead.
+func (*RestoreMessage) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RestoreMessage) GetType() RestoreMessageType {
+	if x != nil {
+		return x.Type
+	}
+	return RestoreMessageType_RESTORE_MESSAGE_TYPE_UNSPECIFIED
+}
+
+func (x *RestoreMessage) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RestoreMessage) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *RestoreMessage) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *RestoreMessage) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *RestoreMessage) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *RestoreMessage) GetPhase() RestorePhase {
+	if x != nil {
+		return x.Phase
+	}
+	return RestorePhase_RESTORE_PHASE_UNSPECIFIED
+}
+
+func (x *RestoreMessage) GetProblems() int32 {
+	if x != nil {
+		return x.Problems
+	}
+	return 0
+}
+
+func (x *RestoreMessage) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RestoreWordRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Message       *RestoreMessage        `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreWordRequest) Reset() {
+	*x = RestoreWordRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreWordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreWordRequest) ProtoMessage() {}
+
+func (x *RestoreWordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreWordRequest.ProtoReflect.Descriptor instead.
+func (*RestoreWordRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RestoreWordRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *RestoreWordRequest) GetMessage() *RestoreMessage {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
 
 type RestorePlan struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -3056,6 +3259,10 @@ type RestorePlan struct {
 	Moves        []*AddrMove            `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
 	Participants []*Participant         `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
 	JobKey       []byte                 `protobuf:"bytes,6,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
+	// targets: so many of the participants, from the first on, get a part. The first decides.
+	Targets int32 `protobuf:"varint,10,opt,name=targets,proto3" json:"targets,omitempty"`
+	// check_only: nothing will be ended or restored.
+	CheckOnly bool `protobuf:"varint,11,opt,name=check_only,json=checkOnly,proto3" json:"check_only,omitempty"`
 	// statement says, signed, where the members stand when the restore has taken place; empty for a plan that is only checked.
 	Statement     []byte `protobuf:"bytes,16,opt,name=statement,proto3" json:"statement,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3064,7 +3271,7 @@ type RestorePlan struct {
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +3283,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +3296,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RestorePlan) GetId() string {
@@ -3134,6 +3341,20 @@ func (x *RestorePlan) GetJobKey() []byte {
 	return nil
 }
 
+func (x *RestorePlan) GetTargets() int32 {
+	if x != nil {
+		return x.Targets
+	}
+	return 0
+}
+
+func (x *RestorePlan) GetCheckOnly() bool {
+	if x != nil {
+		return x.CheckOnly
+	}
+	return false
+}
+
 func (x *RestorePlan) GetStatement() []byte {
 	if x != nil {
 		return x.Statement
@@ -3155,7 +3376,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +3388,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +3401,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -3228,7 +3449,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3461,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3474,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -3270,19 +3491,21 @@ func (x *AddrMove) GetTo() string {
 	return ""
 }
 
-// RestoreResponse answers one step: done, with what Check found, or failed.
+// RestoreResponse is one report: where the host stands, what its check has found, what should be known of damage that was healed, and
+// why the restore has failed there. The answer to a plan is empty.
 type RestoreResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Step          RestoreStep            `protobuf:"varint,1,opt,name=step,proto3,enum=ss.v1.RestoreStep" json:"step,omitempty"`
 	Faults        []string               `protobuf:"bytes,2,rep,name=faults,proto3" json:"faults,omitempty"`
 	Failure       *Failure               `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
+	Message       *RestoreMessage        `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	Notices       []string               `protobuf:"bytes,5,rep,name=notices,proto3" json:"notices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3517,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,14 +3530,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
-}
-
-func (x *RestoreResponse) GetStep() RestoreStep {
-	if x != nil {
-		return x.Step
-	}
-	return RestoreStep_RESTORE_STEP_UNSPECIFIED
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RestoreResponse) GetFaults() []string {
@@ -3331,6 +3547,20 @@ func (x *RestoreResponse) GetFailure() *Failure {
 	return nil
 }
 
+func (x *RestoreResponse) GetMessage() *RestoreMessage {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *RestoreResponse) GetNotices() []string {
+	if x != nil {
+		return x.Notices
+	}
+	return nil
+}
+
 // Failure is an error on its way: what kind it is (a gRPC status code), and what a person should read.
 type Failure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3342,7 +3572,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3354,7 +3584,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3367,7 +3597,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Failure) GetCode() uint32 {
@@ -3393,7 +3623,7 @@ type ExchangeRequest struct {
 
 func (x *ExchangeRequest) Reset() {
 	*x = ExchangeRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3635,7 @@ func (x *ExchangeRequest) String() string {
 func (*ExchangeRequest) ProtoMessage() {}
 
 func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3648,7 @@ func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ExchangeRequest) GetRemovedHosts() []byte {
@@ -3437,7 +3667,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3679,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3692,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ExchangeResponse) GetRemovedHosts() []byte {
@@ -3481,7 +3711,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3493,7 +3723,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3506,7 +3736,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -3524,7 +3754,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3536,7 +3766,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3549,7 +3779,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -3564,7 +3794,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +3806,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +3819,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -3621,7 +3851,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3633,7 +3863,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3646,7 +3876,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 type GetObjectRequest struct {
@@ -3661,7 +3891,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +3903,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +3916,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -3719,7 +3949,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3961,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3974,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -3765,7 +3995,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3777,7 +4007,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3790,7 +4020,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -3823,7 +4053,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3835,7 +4065,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3848,7 +4078,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -3868,7 +4098,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3880,7 +4110,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3893,7 +4123,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -3918,7 +4148,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3930,7 +4160,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3943,7 +4173,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 type InventoryRequest struct {
@@ -3958,7 +4188,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3970,7 +4200,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3983,7 +4213,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -4013,7 +4243,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4025,7 +4255,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4038,7 +4268,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -4091,7 +4321,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4103,7 +4333,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4116,7 +4346,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -4172,7 +4402,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4184,7 +4414,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4197,7 +4427,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -4233,7 +4463,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4245,7 +4475,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4258,7 +4488,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -4301,7 +4531,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4313,7 +4543,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4326,7 +4556,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -4365,7 +4595,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4377,7 +4607,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4390,7 +4620,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 type FetchImagesRequest struct {
@@ -4405,7 +4635,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4417,7 +4647,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4430,7 +4660,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -4471,7 +4701,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4483,7 +4713,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4496,7 +4726,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -4524,7 +4754,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4536,7 +4766,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4549,7 +4779,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -4583,7 +4813,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4595,7 +4825,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4608,7 +4838,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -4637,7 +4867,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4649,7 +4879,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4662,7 +4892,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -4696,7 +4926,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4708,7 +4938,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4721,7 +4951,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -4751,7 +4981,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4763,7 +4993,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4776,7 +5006,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -4829,7 +5059,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4841,7 +5071,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4854,7 +5084,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -4925,7 +5155,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4937,7 +5167,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4950,7 +5180,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -4990,7 +5220,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5002,7 +5232,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5015,7 +5245,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -5078,7 +5308,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5090,7 +5320,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5103,7 +5333,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -5127,31 +5357,29 @@ func (x *ImportImagesResponse) GetVaults() []string {
 	return nil
 }
 
-type RestoreFateRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Job   string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// resume: ssctl has told the caller to resume. Only the restore's first participant is told this; it decides.
-	Resume        bool `protobuf:"varint,3,opt,name=resume,proto3" json:"resume,omitempty"`
+type AskRestoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Message       *RestoreMessage        `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RestoreFateRequest) Reset() {
-	*x = RestoreFateRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+func (x *AskRestoreRequest) Reset() {
+	*x = AskRestoreRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RestoreFateRequest) String() string {
+func (x *AskRestoreRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RestoreFateRequest) ProtoMessage() {}
+func (*AskRestoreRequest) ProtoMessage() {}
 
-func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5162,54 +5390,47 @@ func (x *RestoreFateRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RestoreFateRequest.ProtoReflect.Descriptor instead.
-func (*RestoreFateRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
+// Deprecated: Use AskRestoreRequest.ProtoReflect.Descriptor instead.
+func (*AskRestoreRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
 }
 
-func (x *RestoreFateRequest) GetJob() string {
+func (x *AskRestoreRequest) GetJob() string {
 	if x != nil {
 		return x.Job
 	}
 	return ""
 }
 
-func (x *RestoreFateRequest) GetId() string {
+func (x *AskRestoreRequest) GetMessage() *RestoreMessage {
 	if x != nil {
-		return x.Id
+		return x.Message
 	}
-	return ""
+	return nil
 }
 
-func (x *RestoreFateRequest) GetResume() bool {
-	if x != nil {
-		return x.Resume
-	}
-	return false
-}
-
-type RestoreFateResponse struct {
+type AskRestoreResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Fate          RestoreFate            `protobuf:"varint,1,opt,name=fate,proto3,enum=ss.v1.RestoreFate" json:"fate,omitempty"`
+	Message       *RestoreMessage        `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RestoreFateResponse) Reset() {
-	*x = RestoreFateResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+func (x *AskRestoreResponse) Reset() {
+	*x = AskRestoreResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RestoreFateResponse) String() string {
+func (x *AskRestoreResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RestoreFateResponse) ProtoMessage() {}
+func (*AskRestoreResponse) ProtoMessage() {}
 
-func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5220,16 +5441,16 @@ func (x *RestoreFateResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RestoreFateResponse.ProtoReflect.Descriptor instead.
-func (*RestoreFateResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
+// Deprecated: Use AskRestoreResponse.ProtoReflect.Descriptor instead.
+func (*AskRestoreResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
 }
 
-func (x *RestoreFateResponse) GetFate() RestoreFate {
+func (x *AskRestoreResponse) GetMessage() *RestoreMessage {
 	if x != nil {
-		return x.Fate
+		return x.Message
 	}
-	return RestoreFate_RESTORE_FATE_UNSPECIFIED
+	return nil
 }
 
 var File_ss_v1_ss_proto protoreflect.FileDescriptor
@@ -5459,11 +5680,24 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x14ResolveImagesRequest\x12-\n" +
 	"\tcommitted\x18\x01 \x03(\v2\x0f.ss.v1.ImageKeyR\tcommitted\x12)\n" +
 	"\aaborted\x18\x02 \x03(\v2\x0f.ss.v1.ImageKeyR\aaborted\"\x17\n" +
-	"\x15ResolveImagesResponse\"l\n" +
+	"\x15ResolveImagesResponse\"{\n" +
 	"\x0eRestoreRequest\x12(\n" +
-	"\x04plan\x18\x01 \x01(\v2\x12.ss.v1.RestorePlanH\x00R\x04plan\x12(\n" +
-	"\x04step\x18\x02 \x01(\x0e2\x12.ss.v1.RestoreStepH\x00R\x04stepB\x06\n" +
-	"\x04kind\"\xfb\x01\n" +
+	"\x04plan\x18\x01 \x01(\v2\x12.ss.v1.RestorePlanH\x00R\x04plan\x121\n" +
+	"\amessage\x18\x03 \x01(\v2\x15.ss.v1.RestoreMessageH\x00R\amessageB\x06\n" +
+	"\x04kindJ\x04\b\x02\x10\x03\"\xfc\x01\n" +
+	"\x0eRestoreMessage\x12-\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x19.ss.v1.RestoreMessageTypeR\x04type\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12\x14\n" +
+	"\x05ended\x18\x05 \x01(\bR\x05ended\x12\x12\n" +
+	"\x04lost\x18\x06 \x01(\bR\x04lost\x12)\n" +
+	"\x05phase\x18\a \x01(\x0e2\x13.ss.v1.RestorePhaseR\x05phase\x12\x1a\n" +
+	"\bproblems\x18\b \x01(\x05R\bproblems\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\"W\n" +
+	"\x12RestoreWordRequest\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12/\n" +
+	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"\xb4\x02\n" +
 	"\vRestorePlan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
@@ -5471,7 +5705,11 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x05parts\x18\x03 \x03(\v2\x12.ss.v1.RestorePartR\x05parts\x12%\n" +
 	"\x05moves\x18\x04 \x03(\v2\x0f.ss.v1.AddrMoveR\x05moves\x126\n" +
 	"\fparticipants\x18\x05 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\x12\x17\n" +
-	"\ajob_key\x18\x06 \x01(\fR\x06jobKey\x12\x1c\n" +
+	"\ajob_key\x18\x06 \x01(\fR\x06jobKey\x12\x18\n" +
+	"\atargets\x18\n" +
+	" \x01(\x05R\atargets\x12\x1d\n" +
+	"\n" +
+	"check_only\x18\v \x01(\bR\tcheckOnly\x12\x1c\n" +
 	"\tstatement\x18\x10 \x01(\fR\tstatement\"\xa8\x01\n" +
 	"\vRestorePart\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
@@ -5481,11 +5719,12 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06vaults\x18\x05 \x03(\tR\x06vaults\".\n" +
 	"\bAddrMove\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\tR\x02to\"{\n" +
-	"\x0fRestoreResponse\x12&\n" +
-	"\x04step\x18\x01 \x01(\x0e2\x12.ss.v1.RestoreStepR\x04step\x12\x16\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"\xa4\x01\n" +
+	"\x0fRestoreResponse\x12\x16\n" +
 	"\x06faults\x18\x02 \x03(\tR\x06faults\x12(\n" +
-	"\afailure\x18\x03 \x01(\v2\x0e.ss.v1.FailureR\afailure\"1\n" +
+	"\afailure\x18\x03 \x01(\v2\x0e.ss.v1.FailureR\afailure\x12/\n" +
+	"\amessage\x18\x04 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\x12\x18\n" +
+	"\anotices\x18\x05 \x03(\tR\anoticesJ\x04\b\x01\x10\x02\"1\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"6\n" +
@@ -5603,26 +5842,42 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x14ImportImagesResponse\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06copies\x18\x02 \x03(\tR\x06copies\x12\x16\n" +
-	"\x06vaults\x18\x03 \x03(\tR\x06vaults\"N\n" +
-	"\x12RestoreFateRequest\x12\x10\n" +
-	"\x03job\x18\x01 \x01(\tR\x03job\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
-	"\x06resume\x18\x03 \x01(\bR\x06resume\"=\n" +
-	"\x13RestoreFateResponse\x12&\n" +
-	"\x04fate\x18\x01 \x01(\x0e2\x12.ss.v1.RestoreFateR\x04fate*\xbe\x01\n" +
-	"\vRestoreStep\x12\x1c\n" +
-	"\x18RESTORE_STEP_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12RESTORE_STEP_CHECK\x10\x01\x12\x16\n" +
-	"\x12RESTORE_STEP_FETCH\x10\x02\x12\x16\n" +
-	"\x12RESTORE_STEP_FENCE\x10\x03\x12\x18\n" +
-	"\x14RESTORE_STEP_RESTORE\x10\x04\x12\x17\n" +
-	"\x13RESTORE_STEP_RESUME\x10\x05\x12\x16\n" +
-	"\x12RESTORE_STEP_ABORT\x10\x06*{\n" +
-	"\vRestoreFate\x12\x1c\n" +
-	"\x18RESTORE_FATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
-	"\x16RESTORE_FATE_UNTOUCHED\x10\x01\x12\x18\n" +
-	"\x14RESTORE_FATE_STOPPED\x10\x02\x12\x18\n" +
-	"\x14RESTORE_FATE_RESUMED\x10\x032\xc7\t\n" +
+	"\x06vaults\x18\x03 \x03(\tR\x06vaults\"V\n" +
+	"\x11AskRestoreRequest\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12/\n" +
+	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"E\n" +
+	"\x12AskRestoreResponse\x12/\n" +
+	"\amessage\x18\x01 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage*\xdd\x02\n" +
+	"\x12RestoreMessageType\x12$\n" +
+	" RESTORE_MESSAGE_TYPE_UNSPECIFIED\x10\x00\x12\x1e\n" +
+	"\x1aRESTORE_MESSAGE_TYPE_CHECK\x10\x01\x12\x1e\n" +
+	"\x1aRESTORE_MESSAGE_TYPE_FETCH\x10\x02\x12\x1e\n" +
+	"\x1aRESTORE_MESSAGE_TYPE_FENCE\x10\x03\x12 \n" +
+	"\x1cRESTORE_MESSAGE_TYPE_RESTORE\x10\x04\x12\x1f\n" +
+	"\x1bRESTORE_MESSAGE_TYPE_RESUME\x10\x05\x12\x1e\n" +
+	"\x1aRESTORE_MESSAGE_TYPE_ABORT\x10\x06\x12\x1f\n" +
+	"\x1bRESTORE_MESSAGE_TYPE_FINISH\x10\a\x12\x1c\n" +
+	"\x18RESTORE_MESSAGE_TYPE_ASK\x10\b\x12\x1f\n" +
+	"\x1bRESTORE_MESSAGE_TYPE_REPORT\x10\t*\xc1\x03\n" +
+	"\fRestorePhase\x12\x1d\n" +
+	"\x19RESTORE_PHASE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15RESTORE_PHASE_PLANNED\x10\x01\x12\x1a\n" +
+	"\x16RESTORE_PHASE_CHECKING\x10\x02\x12\x19\n" +
+	"\x15RESTORE_PHASE_CHECKED\x10\x03\x12\x1a\n" +
+	"\x16RESTORE_PHASE_FETCHING\x10\x04\x12\x17\n" +
+	"\x13RESTORE_PHASE_ARMED\x10\x05\x12\x19\n" +
+	"\x15RESTORE_PHASE_FENCING\x10\x06\x12\x18\n" +
+	"\x14RESTORE_PHASE_FENCED\x10\a\x12\x1b\n" +
+	"\x17RESTORE_PHASE_RESTORING\x10\b\x12\x1a\n" +
+	"\x16RESTORE_PHASE_STANDING\x10\t\x12\x1a\n" +
+	"\x16RESTORE_PHASE_RESUMING\x10\n" +
+	"\x12\x19\n" +
+	"\x15RESTORE_PHASE_RESUMED\x10\v\x12\x17\n" +
+	"\x13RESTORE_PHASE_WHOLE\x10\f\x12\x1a\n" +
+	"\x16RESTORE_PHASE_STOPPING\x10\r\x12\x19\n" +
+	"\x15RESTORE_PHASE_STOPPED\x10\x0e\x12\x16\n" +
+	"\x12RESTORE_PHASE_LEFT\x10\x0f2\x89\n" +
+	"\n" +
 	"\x05Agent\x12/\n" +
 	"\x04Info\x12\x12.ss.v1.InfoRequest\x1a\x13.ss.v1.InfoResponse\x128\n" +
 	"\aMembers\x12\x15.ss.v1.MembersRequest\x1a\x16.ss.v1.MembersResponse\x12,\n" +
@@ -5633,7 +5888,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\tForgetJob\x12\x17.ss.v1.ForgetJobRequest\x1a\x18.ss.v1.ForgetJobResponse\x121\n" +
 	"\x04Logs\x12\x12.ss.v1.LogsRequest\x1a\x13.ss.v1.LogsResponse0\x01\x12?\n" +
 	"\bSnapshot\x12\x16.ss.v1.SnapshotRequest\x1a\x17.ss.v1.SnapshotResponse(\x010\x01\x12<\n" +
-	"\aRestore\x12\x15.ss.v1.RestoreRequest\x1a\x16.ss.v1.RestoreResponse(\x010\x01\x12G\n" +
+	"\aRestore\x12\x15.ss.v1.RestoreRequest\x1a\x16.ss.v1.RestoreResponse(\x010\x01\x12@\n" +
+	"\vRestoreWord\x12\x19.ss.v1.RestoreWordRequest\x1a\x16.ss.v1.RestoreResponse\x12G\n" +
 	"\fVerifyImages\x12\x1a.ss.v1.VerifyImagesRequest\x1a\x1b.ss.v1.VerifyImagesResponse\x12G\n" +
 	"\fRemoveImages\x12\x1a.ss.v1.RemoveImagesRequest\x1a\x1b.ss.v1.RemoveImagesResponse\x12J\n" +
 	"\rResolveImages\x12\x1b.ss.v1.ResolveImagesRequest\x1a\x1c.ss.v1.ResolveImagesResponse\x12>\n" +
@@ -5644,7 +5900,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"PushImages\x12\x18.ss.v1.PushImagesRequest\x1a\x19.ss.v1.PushImagesResponse\x128\n" +
 	"\aCollect\x12\x15.ss.v1.CollectRequest\x1a\x16.ss.v1.CollectResponse\x12>\n" +
 	"\fExportImages\x12\x1a.ss.v1.ExportImagesRequest\x1a\x10.ss.v1.FileFrame0\x01\x12?\n" +
-	"\fImportImages\x12\x10.ss.v1.FileFrame\x1a\x1b.ss.v1.ImportImagesResponse(\x012\xb3\x04\n" +
+	"\fImportImages\x12\x10.ss.v1.FileFrame\x1a\x1b.ss.v1.ImportImagesResponse(\x012\xb0\x04\n" +
 	"\x04Peer\x128\n" +
 	"\aDeliver\x12\x15.ss.v1.DeliverRequest\x1a\x16.ss.v1.DeliverResponse\x12;\n" +
 	"\tPutObject\x12\x12.ss.v1.ObjectFrame\x1a\x18.ss.v1.PutObjectResponse(\x01\x12G\n" +
@@ -5654,8 +5910,9 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"StatObject\x12\x18.ss.v1.StatObjectRequest\x1a\x11.ss.v1.ObjectInfo\x12=\n" +
 	"\vListObjects\x12\x19.ss.v1.ListObjectsRequest\x1a\x11.ss.v1.ObjectInfo0\x01\x122\n" +
 	"\x05Stand\x12\x13.ss.v1.StandRequest\x1a\x14.ss.v1.StandResponse\x12;\n" +
-	"\bExchange\x12\x16.ss.v1.ExchangeRequest\x1a\x17.ss.v1.ExchangeResponse\x12D\n" +
-	"\vRestoreFate\x12\x19.ss.v1.RestoreFateRequest\x1a\x1a.ss.v1.RestoreFateResponseB\x19Z\x17ss/api/proto/ss/v1;ssv1b\x06proto3"
+	"\bExchange\x12\x16.ss.v1.ExchangeRequest\x1a\x17.ss.v1.ExchangeResponse\x12A\n" +
+	"\n" +
+	"AskRestore\x12\x18.ss.v1.AskRestoreRequest\x1a\x19.ss.v1.AskRestoreResponseB\x19Z\x17ss/api/proto/ss/v1;ssv1b\x06proto3"
 
 var (
 	file_ss_v1_ss_proto_rawDescOnce sync.Once
@@ -5670,10 +5927,10 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_ss_v1_ss_proto_goTypes = []any{
-	(RestoreStep)(0),              // 0: ss.v1.RestoreStep
-	(RestoreFate)(0),              // 1: ss.v1.RestoreFate
+	(RestoreMessageType)(0),       // 0: ss.v1.RestoreMessageType
+	(RestorePhase)(0),             // 1: ss.v1.RestorePhase
 	(*InfoRequest)(nil),           // 2: ss.v1.InfoRequest
 	(*CatalogueMark)(nil),         // 3: ss.v1.CatalogueMark
 	(*SetAside)(nil),              // 4: ss.v1.SetAside
@@ -5714,43 +5971,45 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*ResolveImagesRequest)(nil),  // 39: ss.v1.ResolveImagesRequest
 	(*ResolveImagesResponse)(nil), // 40: ss.v1.ResolveImagesResponse
 	(*RestoreRequest)(nil),        // 41: ss.v1.RestoreRequest
-	(*RestorePlan)(nil),           // 42: ss.v1.RestorePlan
-	(*RestorePart)(nil),           // 43: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 44: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 45: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 46: ss.v1.Failure
-	(*ExchangeRequest)(nil),       // 47: ss.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 48: ss.v1.ExchangeResponse
-	(*DeliverRequest)(nil),        // 49: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 50: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 51: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 52: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 53: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 54: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 55: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 56: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 57: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 58: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 59: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 60: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 61: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 62: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 63: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 64: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 65: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 66: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 67: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 68: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 69: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 70: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 71: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 72: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 73: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 74: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 75: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 76: ss.v1.ImportImagesResponse
-	(*RestoreFateRequest)(nil),    // 77: ss.v1.RestoreFateRequest
-	(*RestoreFateResponse)(nil),   // 78: ss.v1.RestoreFateResponse
+	(*RestoreMessage)(nil),        // 42: ss.v1.RestoreMessage
+	(*RestoreWordRequest)(nil),    // 43: ss.v1.RestoreWordRequest
+	(*RestorePlan)(nil),           // 44: ss.v1.RestorePlan
+	(*RestorePart)(nil),           // 45: ss.v1.RestorePart
+	(*AddrMove)(nil),              // 46: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 47: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 48: ss.v1.Failure
+	(*ExchangeRequest)(nil),       // 49: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 50: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 51: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 52: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 53: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 54: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 55: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 56: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 57: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 58: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 59: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 60: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 61: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 62: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 63: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 64: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 65: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 66: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 67: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 68: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 69: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 70: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 71: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 72: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 73: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 74: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 75: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 76: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 77: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 78: ss.v1.ImportImagesResponse
+	(*AskRestoreRequest)(nil),     // 79: ss.v1.AskRestoreRequest
+	(*AskRestoreResponse)(nil),    // 80: ss.v1.AskRestoreResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	3,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
@@ -5775,7 +6034,7 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	26, // 19: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
 	30, // 20: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
 	31, // 21: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	46, // 22: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	48, // 22: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
 	32, // 23: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
 	33, // 24: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
 	10, // 25: ss.v1.MemberReport.member:type_name -> ss.v1.Member
@@ -5783,97 +6042,103 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	25, // 27: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
 	34, // 28: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
 	34, // 29: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	42, // 30: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	0,  // 31: ss.v1.RestoreRequest.step:type_name -> ss.v1.RestoreStep
-	23, // 32: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	43, // 33: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	44, // 34: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	24, // 35: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	10, // 36: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	24, // 37: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	0,  // 38: ss.v1.RestoreResponse.step:type_name -> ss.v1.RestoreStep
-	46, // 39: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	26, // 40: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	34, // 41: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	61, // 42: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	62, // 43: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	63, // 44: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	9,  // 45: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	62, // 46: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	34, // 47: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	34, // 48: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	24, // 49: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	34, // 50: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	34, // 51: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	24, // 52: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	75, // 53: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	74, // 54: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	34, // 55: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	24, // 56: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	1,  // 57: ss.v1.RestoreFateResponse.fate:type_name -> ss.v1.RestoreFate
-	2,  // 58: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	11, // 59: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	13, // 60: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	15, // 61: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	7,  // 62: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	21, // 63: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	17, // 64: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	19, // 65: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	27, // 66: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	41, // 67: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	35, // 68: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	37, // 69: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	39, // 70: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	59, // 71: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	64, // 72: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	66, // 73: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	68, // 74: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	70, // 75: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	72, // 76: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	73, // 77: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	49, // 78: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	51, // 79: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	57, // 80: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	53, // 81: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	54, // 82: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	56, // 83: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	7,  // 84: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	47, // 85: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	77, // 86: ss.v1.Peer.RestoreFate:input_type -> ss.v1.RestoreFateRequest
-	5,  // 87: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	12, // 88: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	14, // 89: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	16, // 90: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	8,  // 91: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	22, // 92: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	18, // 93: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	20, // 94: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	29, // 95: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	45, // 96: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	36, // 97: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	38, // 98: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	40, // 99: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	60, // 100: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	65, // 101: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	67, // 102: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	69, // 103: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	71, // 104: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	73, // 105: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	76, // 106: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	50, // 107: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	52, // 108: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	58, // 109: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	51, // 110: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	55, // 111: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	55, // 112: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	8,  // 113: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	48, // 114: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	78, // 115: ss.v1.Peer.RestoreFate:output_type -> ss.v1.RestoreFateResponse
-	87, // [87:116] is the sub-list for method output_type
-	58, // [58:87] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	44, // 30: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	42, // 31: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	0,  // 32: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
+	1,  // 33: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
+	42, // 34: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
+	23, // 35: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	45, // 36: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	46, // 37: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	24, // 38: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	10, // 39: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	24, // 40: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	48, // 41: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	42, // 42: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	26, // 43: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	34, // 44: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	63, // 45: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	64, // 46: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	65, // 47: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	9,  // 48: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	64, // 49: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	34, // 50: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	34, // 51: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	24, // 52: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	34, // 53: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	34, // 54: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	24, // 55: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	77, // 56: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	76, // 57: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	34, // 58: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	24, // 59: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	42, // 60: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	42, // 61: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	2,  // 62: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	11, // 63: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	13, // 64: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	15, // 65: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	7,  // 66: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	21, // 67: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	17, // 68: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	19, // 69: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	27, // 70: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	41, // 71: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	43, // 72: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	35, // 73: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	37, // 74: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	39, // 75: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	61, // 76: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	66, // 77: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	68, // 78: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	70, // 79: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	72, // 80: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	74, // 81: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	75, // 82: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	51, // 83: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	53, // 84: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	59, // 85: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	55, // 86: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	56, // 87: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	58, // 88: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	7,  // 89: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	49, // 90: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	79, // 91: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	5,  // 92: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	12, // 93: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	14, // 94: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	16, // 95: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	8,  // 96: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	22, // 97: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	18, // 98: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	20, // 99: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	29, // 100: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	47, // 101: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	47, // 102: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	36, // 103: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	38, // 104: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	40, // 105: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	62, // 106: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	67, // 107: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	69, // 108: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	71, // 109: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	73, // 110: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	75, // 111: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	78, // 112: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	52, // 113: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	54, // 114: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	60, // 115: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	53, // 116: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	57, // 117: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	57, // 118: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	8,  // 119: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	50, // 120: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	80, // 121: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	92, // [92:122] is the sub-list for method output_type
+	62, // [62:92] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -5893,9 +6158,9 @@ func file_ss_v1_ss_proto_init() {
 	}
 	file_ss_v1_ss_proto_msgTypes[39].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
-		(*RestoreRequest_Step)(nil),
+		(*RestoreRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[71].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[73].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -5906,7 +6171,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   77,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

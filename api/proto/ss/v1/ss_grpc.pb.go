@@ -31,6 +31,7 @@ const (
 	Agent_Logs_FullMethodName          = "/ss.v1.Agent/Logs"
 	Agent_Snapshot_FullMethodName      = "/ss.v1.Agent/Snapshot"
 	Agent_Restore_FullMethodName       = "/ss.v1.Agent/Restore"
+	Agent_RestoreWord_FullMethodName   = "/ss.v1.Agent/RestoreWord"
 	Agent_VerifyImages_FullMethodName  = "/ss.v1.Agent/VerifyImages"
 	Agent_RemoveImages_FullMethodName  = "/ss.v1.Agent/RemoveImages"
 	Agent_ResolveImages_FullMethodName = "/ss.v1.Agent/ResolveImages"
@@ -68,9 +69,10 @@ type AgentClient interface {
 	// Snapshot carries one attempt's messages between the coordinator and this participant. The first
 	// message of the coordinator is Open. Admin.
 	Snapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SnapshotRequest, SnapshotResponse], error)
-	// Restore carries out one host's part of a restore, step by step. When the stream breaks before
-	// the job has resumed, the agent backs out. Admin.
+	// Restore carries the orders and reports of one host's part of a restore. The first request is the plan, and is answered. Admin.
 	Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RestoreRequest, RestoreResponse], error)
+	// RestoreWord takes an order when the stream to this host has ended, and answers with where the host stands. Admin.
+	RestoreWord(ctx context.Context, in *RestoreWordRequest, opts ...grpc.CallOption) (*RestoreResponse, error)
 	// VerifyImages reads every byte of an image set that this host, or a vault, holds, and the connections in it. Admin.
 	VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (*VerifyImagesResponse, error)
 	// RemoveImages removes a snapshot's image sets, and its manifest, from this host or from a vault. What belongs to a cut goes with its
@@ -217,6 +219,16 @@ func (c *agentClient) Restore(ctx context.Context, opts ...grpc.CallOption) (grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_RestoreClient = grpc.BidiStreamingClient[RestoreRequest, RestoreResponse]
 
+func (c *agentClient) RestoreWord(ctx context.Context, in *RestoreWordRequest, opts ...grpc.CallOption) (*RestoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestoreResponse)
+	err := c.cc.Invoke(ctx, Agent_RestoreWord_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentClient) VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (*VerifyImagesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(VerifyImagesResponse)
@@ -354,9 +366,10 @@ type AgentServer interface {
 	// Snapshot carries one attempt's messages between the coordinator and this participant. The first
 	// message of the coordinator is Open. Admin.
 	Snapshot(grpc.BidiStreamingServer[SnapshotRequest, SnapshotResponse]) error
-	// Restore carries out one host's part of a restore, step by step. When the stream breaks before
-	// the job has resumed, the agent backs out. Admin.
+	// Restore carries the orders and reports of one host's part of a restore. The first request is the plan, and is answered. Admin.
 	Restore(grpc.BidiStreamingServer[RestoreRequest, RestoreResponse]) error
+	// RestoreWord takes an order when the stream to this host has ended, and answers with where the host stands. Admin.
+	RestoreWord(context.Context, *RestoreWordRequest) (*RestoreResponse, error)
 	// VerifyImages reads every byte of an image set that this host, or a vault, holds, and the connections in it. Admin.
 	VerifyImages(context.Context, *VerifyImagesRequest) (*VerifyImagesResponse, error)
 	// RemoveImages removes a snapshot's image sets, and its manifest, from this host or from a vault. What belongs to a cut goes with its
@@ -417,6 +430,9 @@ func (UnimplementedAgentServer) Snapshot(grpc.BidiStreamingServer[SnapshotReques
 }
 func (UnimplementedAgentServer) Restore(grpc.BidiStreamingServer[RestoreRequest, RestoreResponse]) error {
 	return status.Error(codes.Unimplemented, "method Restore not implemented")
+}
+func (UnimplementedAgentServer) RestoreWord(context.Context, *RestoreWordRequest) (*RestoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreWord not implemented")
 }
 func (UnimplementedAgentServer) VerifyImages(context.Context, *VerifyImagesRequest) (*VerifyImagesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method VerifyImages not implemented")
@@ -620,6 +636,24 @@ func _Agent_Restore_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_RestoreServer = grpc.BidiStreamingServer[RestoreRequest, RestoreResponse]
 
+func _Agent_RestoreWord_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreWordRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).RestoreWord(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_RestoreWord_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).RestoreWord(ctx, req.(*RestoreWordRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Agent_VerifyImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(VerifyImagesRequest)
 	if err := dec(in); err != nil {
@@ -818,6 +852,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Agent_ForgetJob_Handler,
 		},
 		{
+			MethodName: "RestoreWord",
+			Handler:    _Agent_RestoreWord_Handler,
+		},
+		{
 			MethodName: "VerifyImages",
 			Handler:    _Agent_VerifyImages_Handler,
 		},
@@ -891,7 +929,7 @@ const (
 	Peer_ListObjects_FullMethodName  = "/ss.v1.Peer/ListObjects"
 	Peer_Stand_FullMethodName        = "/ss.v1.Peer/Stand"
 	Peer_Exchange_FullMethodName     = "/ss.v1.Peer/Exchange"
-	Peer_RestoreFate_FullMethodName  = "/ss.v1.Peer/RestoreFate"
+	Peer_AskRestore_FullMethodName   = "/ss.v1.Peer/AskRestore"
 )
 
 // PeerClient is the client API for Peer service.
@@ -916,8 +954,8 @@ type PeerClient interface {
 	Stand(ctx context.Context, in *StandRequest, opts ...grpc.CallOption) (*StandResponse, error)
 	// Exchange shows the newest signed list of removed hosts that each side knows.
 	Exchange(ctx context.Context, in *ExchangeRequest, opts ...grpc.CallOption) (*ExchangeResponse, error)
-	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
-	RestoreFate(ctx context.Context, in *RestoreFateRequest, opts ...grpc.CallOption) (*RestoreFateResponse, error)
+	// AskRestore is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
+	AskRestore(ctx context.Context, in *AskRestoreRequest, opts ...grpc.CallOption) (*AskRestoreResponse, error)
 }
 
 type peerClient struct {
@@ -1029,10 +1067,10 @@ func (c *peerClient) Exchange(ctx context.Context, in *ExchangeRequest, opts ...
 	return out, nil
 }
 
-func (c *peerClient) RestoreFate(ctx context.Context, in *RestoreFateRequest, opts ...grpc.CallOption) (*RestoreFateResponse, error) {
+func (c *peerClient) AskRestore(ctx context.Context, in *AskRestoreRequest, opts ...grpc.CallOption) (*AskRestoreResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(RestoreFateResponse)
-	err := c.cc.Invoke(ctx, Peer_RestoreFate_FullMethodName, in, out, cOpts...)
+	out := new(AskRestoreResponse)
+	err := c.cc.Invoke(ctx, Peer_AskRestore_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1061,8 +1099,8 @@ type PeerServer interface {
 	Stand(context.Context, *StandRequest) (*StandResponse, error)
 	// Exchange shows the newest signed list of removed hosts that each side knows.
 	Exchange(context.Context, *ExchangeRequest) (*ExchangeResponse, error)
-	// RestoreFate is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
-	RestoreFate(context.Context, *RestoreFateRequest) (*RestoreFateResponse, error)
+	// AskRestore is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
+	AskRestore(context.Context, *AskRestoreRequest) (*AskRestoreResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -1097,8 +1135,8 @@ func (UnimplementedPeerServer) Stand(context.Context, *StandRequest) (*StandResp
 func (UnimplementedPeerServer) Exchange(context.Context, *ExchangeRequest) (*ExchangeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Exchange not implemented")
 }
-func (UnimplementedPeerServer) RestoreFate(context.Context, *RestoreFateRequest) (*RestoreFateResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method RestoreFate not implemented")
+func (UnimplementedPeerServer) AskRestore(context.Context, *AskRestoreRequest) (*AskRestoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AskRestore not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -1240,20 +1278,20 @@ func _Peer_Exchange_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Peer_RestoreFate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(RestoreFateRequest)
+func _Peer_AskRestore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AskRestoreRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(PeerServer).RestoreFate(ctx, in)
+		return srv.(PeerServer).AskRestore(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Peer_RestoreFate_FullMethodName,
+		FullMethod: Peer_AskRestore_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).RestoreFate(ctx, req.(*RestoreFateRequest))
+		return srv.(PeerServer).AskRestore(ctx, req.(*AskRestoreRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1286,8 +1324,8 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_Exchange_Handler,
 		},
 		{
-			MethodName: "RestoreFate",
-			Handler:    _Peer_RestoreFate_Handler,
+			MethodName: "AskRestore",
+			Handler:    _Peer_AskRestore_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
