@@ -31,6 +31,7 @@ type (
 )
 
 func (noCells) Members(context.Context) ([]Member, error)     { return nil, nil }
+func (noCells) Vacant(context.Context, Member) error          { return nil }
 func (noCells) Waits(context.Context, Member) ([]Wait, error) { return nil, nil }
 func (noCRIU) Interrupt(string, []Wait) error                 { return nil }
 func (noGates) Mode() string                                  { return "drop" }

@@ -257,7 +257,7 @@ func TestADoubtEndsWithARestoreElsewhere(t *testing.T) {
 	j.awaitProgress()
 	cut := j.snapshot().Cut
 	run := c.ctlTrapped("hostA: resuming", func(*lab.Cmd) { c.Host("hostA").PowerOff() }, "restore", cut)
-	if exit := run.ExitCode(); exit != inDoubt || !strings.Contains(run.stderr.String(), "hostA decides") {
+	if exit := run.ExitCode(); exit != inDoubt || !strings.Contains(lastSaid(run.stderr.String()), "hostA") {
 		t.Fatalf("exit code %d\n%s", exit, run.stderr)
 	}
 	if _, stderr, exit := c.Ctl("restore", cut, "--remap", "hostA=hostC", "--dry-run"); exit != 8 || !strings.Contains(stderr, "it asks hostA") {
