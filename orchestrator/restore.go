@@ -62,7 +62,6 @@ type restore struct {
 	core     restoration.Coordinator
 	zero     time.Time // of the coordinator's clock
 	began    time.Time // of the present step
-	doing    string    // what that is, for people
 	said     map[string]string
 	lost     map[string]bool // hosts whose line has ended
 	calling  map[string]bool // hosts that a call to is under way
