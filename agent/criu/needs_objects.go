@@ -71,7 +71,7 @@ func addObject(n *agent.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]bo
 // addPath adds a path that CRIU opens. It compares the mode, and of a regular file the size if the file is not a log.
 func addPath(n *agent.NeededObjects, reg *regfile.RegFileEntry) {
 	path := filepath.Join("/", reg.GetName())
-	if kernelMade(path) || strings.HasSuffix(path, deletedSuffix) || terminal(path) {
+	if kernelMade(path) || strings.HasSuffix(path, deletedSuffix) || terminal(path) || strings.HasPrefix(filepath.Base(path), linkRemap) {
 		return
 	}
 	p := agent.NeededPath{Path: path, Mode: reg.GetMode(), Size: -1}
@@ -86,6 +86,9 @@ func terminal(path string) bool {
 	number, ok := strings.CutPrefix(path, "/dev/pts/")
 	return ok && number != "ptmx" || path == "/dev/tty"
 }
+
+// linkRemap begins the names that CRIU gives, while it dumps, to files whose own were removed. They are handed to it (giveFiles).
+const linkRemap = "link_remap."
 
 // deletedSuffix ends the name of a file that has none any more, as the kernel prints it.
 const deletedSuffix = " (deleted)"
