@@ -203,7 +203,7 @@ func (r *Restoration) loop() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	quit := r.quit
-	for !(r.t.Settled() && r.release) {
+	for !r.t.Settled() || !r.release {
 		if d := r.t.Deadline(); d > 0 {
 			timer.Reset(time.Duration(d-r.now()) * time.Millisecond)
 		} else {

@@ -28,14 +28,14 @@ var attacks = []attack{
 	{name: "a link where the new content was once made", fine: true, do: func(dir, secret, _ string) error {
 		return link(secret+"/f", dir+"/d/f.ss-restore")
 	}},
-	{name: "a link in the place of the file", fine: true, do: func(dir, secret, _ string) error { return link(secret+"/f", dir+"/d/f") }},
+	{name: "a link in the place of the file", do: func(dir, secret, _ string) error { return link(secret+"/f", dir+"/d/f") }},
 	{name: "a hard link to root's file", fine: true, do: func(dir, _, real string) error {
 		if err := os.Remove(dir + "/d/f"); err != nil {
 			return err
 		}
 		return os.Link(real+"/f", dir+"/d/f")
 	}},
-	{name: "a FIFO in the place of the file", fine: true, do: func(dir, _, _ string) error {
+	{name: "a FIFO in the place of the file", do: func(dir, _, _ string) error {
 		if err := os.Remove(dir + "/d/f"); err != nil {
 			return err
 		}

@@ -359,7 +359,7 @@ func (f *badInput) failedDump() {
 		f.nothingLeft()
 		for _, p := range f.processes("hostB") {
 			if strings.Contains(p.command, holdWord) {
-				_ = unix.Kill(p.pid, unix.SIGKILL)
+				_ = unix.Kill(p.pid, unix.SIGTERM) // it ends well; a member that is killed would stop further snapshots
 			}
 		}
 		f.members = slices.DeleteFunc(f.members, func(o *member) bool { return o == m })

@@ -1,12 +1,7 @@
 package remote
 
 import (
-	"errors"
-	"io"
 	"time"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
@@ -14,14 +9,6 @@ import (
 	"ss/store"
 	"ss/store/images"
 )
-
-// closing is what ended a line that was to end.
-func closing(host string, err error) error {
-	if errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled {
-		return nil
-	}
-	return wire.Error(host, err)
-}
 
 func toImageKey(k images.Key) *ssv1.ImageKey {
 	return &ssv1.ImageKey{Job: k.Job, Snapshot: k.Snapshot, Host: k.Host}
