@@ -77,6 +77,7 @@ type (
 func (noCells) Members(context.Context) ([]agent.Member, error) { return nil, nil }
 func (noGates) Mode() string                                    { return "drop" }
 func (noGates) OpenAll(context.Context, string) error           { return nil }
+func (noGates) Block(context.Context, []agent.Block) error      { return nil }
 func (noCRIU) Check(context.Context) (string, error)            { return "4.2", nil }
 
 // modelHost is a host with a real agent and a real server.
