@@ -69,7 +69,7 @@ func (a *Agent) startImport(open ImportOpen) (*Import, error) {
 	members := map[string]bool{}
 	for name := range meta.Members {
 		if !names.Valid(name) {
-			return nil, badImport("%q is no member's name", name)
+			return nil, badImport("invalid member name %q", name)
 		}
 		members[name] = true
 	}

@@ -210,7 +210,7 @@ func (a *Agent) Collect(ctx context.Context, vault, job string, dry bool) (image
 		return images.Garbage{}, a.imageFault(err)
 	}
 	if job != "" && !names.Valid(job) || job == "" && vault != "" {
-		return fail(fault.New(fault.Usage, fmt.Sprintf("%q is no job name", job), "objects in a vault are collected job by job"))
+		return fail(fault.New(fault.Usage, fmt.Sprintf("invalid job name %q", job), "objects in a vault are collected job by job"))
 	}
 	if vault == "" {
 		if !dry {

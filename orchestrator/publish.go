@@ -34,7 +34,7 @@ func (c *Cluster) cutFile(cut store.Cut) ([]byte, error) {
 		return nil, err
 	}
 	if c.Signer == nil {
-		return nil, errors.New("nobody is here to sign it")
+		return nil, errors.New("no signing key configured")
 	}
 	f := store.CutFile{Schema: 1, Cluster: cluster, Job: job, Epoch: job.Epoch, Hosts: hosts, Cut: cut}
 	return f.Encode(c.Signer)

@@ -77,7 +77,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 		return store.Cut{}, errors.Join(a.failure(outcome, a.endedMeanwhile(ctx)), c.Catalogue.EndAttempt(a.key.snapshotID()))
 	}
 	for _, h := range outcome.Unknown {
-		c.notice("%s has not said that it finished; its agent will when it can", h)
+		c.notice("%s: commit not confirmed; its agent will finish it", h)
 	}
 	for _, n := range outcome.Notes {
 		c.notice("%s", n)
