@@ -112,7 +112,8 @@ func (r *randomRig) judgeTally(jobs uint64) {
 	if r.tally.cutsTaken*10 < (r.tally.cuts-r.tally.cutsRefused)*8 {
 		r.t.Error("less than 80 % of the cuts were taken")
 	}
-	if r.tally.movesMade*10 < r.tally.moves*8 || r.tally.moves*4 < int(jobs) {
+	// Of a drawn move the judge often can't tell whether it is feasible: those do not count, and a tenth of the jobs must have one that does.
+	if r.tally.movesMade*10 < r.tally.moves*8 || r.tally.moves*10 < int(jobs) {
 		r.t.Error("less than 80 % of the feasible moves were made, or too few were drawn")
 	}
 	want := []string{"root", "uid"}
