@@ -35,7 +35,7 @@ var own = map[string]string{
 	"criu/operation.go": "the work folder, /proc", "criu/restore.go": "the work folder", "criu/rewrite.go": "images, in folders of 0700",
 	"criu/sockets.go": "images, in folders of 0700",
 	"export.go":       "images", "files.go": "images", "import.go": "images", "outcome.go": "images", "fate.go": "notes in the state folder",
-	"standing_file.go": "the state folder",
+	"standing_file.go": "the state folder", "hear.go": "the state folder",
 	"journal.go":       "the state folder", "agent.go": "/proc/sys", "restore.go": "the work folder",
 }
 
