@@ -36,7 +36,7 @@ var own = map[string]string{
 	"criu/sockets.go": "images, in folders of 0700",
 	"export.go":       "images", "files.go": "images", "import.go": "images", "outcome.go": "images", "fate.go": "notes in the state folder",
 	"standing_file.go": "the state folder", "hear.go": "the state folder",
-	"journal.go":       "the state folder", "agent.go": "/proc/sys", "restore.go": "the work folder",
+	"journal.go": "the state folder", "agent.go": "/proc/sys", "restore.go": "the work folder",
 }
 
 // TestNothingElseOpensPaths reads the source of the agent. A file that opens a path is to go through this package, or stand in the list above with
