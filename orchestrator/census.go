@@ -129,11 +129,14 @@ func (s census) lacksCut(cut store.Cut, v store.Verifier) bool {
 	return len(s.badManifests(cut, v)) > 0
 }
 
+// errNoManifest: a holder does not have the cut's signed manifest. The news of a commit may not have reached it; that is no damage.
+var errNoManifest = fault.New(fault.Integrity, "the cut's signed manifest is missing", "")
+
 // checkManifest says what is wrong with a cut's manifest in an inventory.
 func (inv Inventory) checkManifest(cut store.Cut, v store.Verifier) error {
 	i := slices.IndexFunc(inv.Cuts, func(c HeldCut) bool { return c.Job == cut.Job && c.Snapshot == cut.ID })
 	if i < 0 {
-		return fault.New(fault.Integrity, "the cut's signed manifest is missing", "")
+		return errNoManifest
 	}
 	if v == nil {
 		return nil

@@ -77,11 +77,23 @@ func (c *Cluster) Verify(ctx context.Context, opt VerifyOptions) (VerifyResult, 
 	return res, err
 }
 
-// verifyManifests looks at the cut's signed manifest on every holder: without it the cut cannot be found again if the catalogue is lost.
+// verifyManifests looks at the cut's signed manifest on every holder: without it the cut cannot be found again if the catalogue is lost. One that
+// is damaged is a fault. One that a holder has never had, because the news of the commit did not reach it, is a note: all that was stored is whole.
 func (c *Cluster) verifyManifests(ctx context.Context, cut store.Cut, statuses []HostStatus, copies []CopyResult) {
 	_, vaults := holders(cut)
 	s := c.inventories(ctx, cut.Job, statuses, vaults)
 	bad := s.badManifests(cut, c.Verifier)
+	var missing []string
+	for holder, err := range bad {
+		if errors.Is(err, errNoManifest) {
+			missing = append(missing, holder)
+			delete(bad, holder)
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		c.notice("the signed manifest of %s is not on %s; ssctl repair %s puts it there", cut.ID, strings.Join(missing, ", "), cut.ID)
+	}
 	for i := range copies {
 		if err := bad[copies[i].Holder]; err != nil && copies[i].Err == nil {
 			copies[i].Err = fmt.Errorf("the images are whole, and the cut's manifest beside them is not: %w", err)
