@@ -2,8 +2,8 @@ package integration
 
 import (
 	"fmt"
-	"path/filepath"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 )
