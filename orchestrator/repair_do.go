@@ -65,8 +65,19 @@ func (r *repair) push(ctx context.Context, vault string, p repairPart) error {
 }
 
 func (r *repair) pushAlone(ctx context.Context, vault string, p repairPart) error {
+	// The host that the images are of comes first: what else it holds it shares with them.
+	held := slices.Clone(p.Held)
+	slices.SortStableFunc(held, func(a, b string) int {
+		switch {
+		case a == p.Key.Host:
+			return -1
+		case b == p.Key.Host:
+			return 1
+		}
+		return 0
+	})
 	var errs []error
-	for _, host := range p.Held {
+	for _, host := range held {
 		a, err := r.c.answering(r.census.statuses, host)
 		if err == nil {
 			r.c.progress(host, "copying "+p.Key.Snapshot+", images of "+p.Key.Host+", to the vault")
