@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 )
 
 // event is a line of `go test -json` (go doc test2json), or of the build before it (go help buildjson).
@@ -22,46 +23,54 @@ type event struct {
 // key names a test, or a package when Test is "".
 type key struct{ pkg, test string }
 
-// summary counts tests, keeps what they print until it is known whether anybody wants to read it, and shows the rest.
+// summary counts tests and shows the failed ones. Several streams of events may report to it at the same time.
 type summary struct {
-	out    io.Writer
 	strict string
+	apart  string // package whose tests have a process each: that one of them ended well says nothing of the package
 
+	mu                      sync.Mutex // guards what follows
+	out                     io.Writer
 	passed, failed, skipped int
+	broken                  []string // one line for each failure, repeated at the end
+}
 
+// stream is what one command reports. It keeps what tests print until it is known whether anybody wants to read it.
+type stream struct {
+	*summary
 	output map[key][]string // of tests and packages that have not ended
 	tests  map[string]int   // ended tests, by package
 	bad    map[string]int   // failed tests, by package
-	broken []string         // one line for each failure, repeated at the end
+	faults int              // failures of this stream
 }
 
-func newSummary(out io.Writer, strict string) *summary {
-	return &summary{out: out, strict: strict, output: map[key][]string{}, tests: map[string]int{}, bad: map[string]int{}}
-}
+func newSummary(out io.Writer, strict string) *summary { return &summary{out: out, strict: strict} }
 
-// read takes events in until the stream ends. Lines that are no events are shown as they are.
-func (s *summary) read(from io.Reader) error {
+// read takes events in until the stream ends, and says how many failures they brought. Other lines are shown as they are.
+func (s *summary) read(from io.Reader) (failed int, err error) {
+	st := &stream{summary: s, output: map[key][]string{}, tests: map[string]int{}, bad: map[string]int{}}
 	lines := bufio.NewReader(from)
 	for {
 		line, err := lines.ReadString('\n')
 		if line != "" {
-			var e event
-			if json.Unmarshal([]byte(line), &e) != nil {
-				fmt.Fprint(s.out, line)
-			} else {
-				s.add(e)
-			}
+			st.add(line)
 		}
 		if err == io.EOF {
-			return nil
+			return st.faults, nil
 		}
 		if err != nil {
-			return err
+			return st.faults, err
 		}
 	}
 }
 
-func (s *summary) add(e event) {
+func (s *stream) add(line string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var e event
+	if json.Unmarshal([]byte(line), &e) != nil {
+		fmt.Fprint(s.out, line)
+		return
+	}
 	k := key{e.Package, e.Test}
 	switch e.Action {
 	case "output":
@@ -69,11 +78,13 @@ func (s *summary) add(e event) {
 	case "build-output":
 		fmt.Fprint(s.out, e.Output)
 	case "pass", "fail", "skip":
+		before := s.failed
 		if e.Test != "" {
 			s.endTest(k, e)
 		} else {
 			s.endPackage(e)
 		}
+		s.faults += s.failed - before
 		delete(s.output, k)
 	}
 }
@@ -83,7 +94,7 @@ func (s *summary) isStrict(pkg string) bool {
 	return s.strict != "" && (pkg == s.strict || strings.HasPrefix(pkg, s.strict+"/"))
 }
 
-func (s *summary) endTest(k key, e event) {
+func (s *stream) endTest(k key, e event) {
 	s.tests[k.pkg]++
 	name := strings.TrimPrefix(k.pkg, "ss/") + " " + k.test
 	switch {
@@ -112,10 +123,11 @@ func (s *summary) endTest(k key, e event) {
 	}
 }
 
-func (s *summary) endPackage(e event) {
+func (s *stream) endPackage(e event) {
 	name := strings.TrimPrefix(e.Package, "ss/")
 	switch {
 	case e.Action == "skip": // no test files
+	case e.Action == "pass" && e.Package == s.apart:
 	case e.Action == "pass":
 		fmt.Fprintf(s.out, "ok   %s: %d tests (%.1fs)\n", name, s.tests[e.Package], e.Elapsed)
 	case s.bad[e.Package] == 0:
@@ -131,14 +143,21 @@ func (s *summary) endPackage(e event) {
 		if e.FailedBuild != "" {
 			what = "does not build"
 		}
-		s.fault(fmt.Errorf("%s %s (%.1fs)", name, what, e.Elapsed))
+		s.countFault(fmt.Errorf("%s %s (%.1fs)", name, what, e.Elapsed))
+	case e.Package == s.apart:
 	default:
 		fmt.Fprintf(s.out, "FAIL %s: %d of %d tests (%.1fs)\n", name, s.bad[e.Package], s.tests[e.Package], e.Elapsed)
 	}
 }
 
-// fault counts something that is no test as a failed one.
+// fault counts something that is not a test as a failed one.
 func (s *summary) fault(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.countFault(err)
+}
+
+func (s *summary) countFault(err error) {
 	s.failed++
 	line := fmt.Sprintf("FAIL %v", err)
 	s.broken = append(s.broken, line)

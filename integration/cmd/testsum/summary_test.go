@@ -26,7 +26,7 @@ func TestSummary(t *testing.T) {
 	} {
 		var out strings.Builder
 		s := newSummary(&out, "ss/strict")
-		if err := s.read(strings.NewReader(c.in)); err != nil {
+		if _, err := s.read(strings.NewReader(c.in)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if good := s.close(); good != c.good || !strings.HasSuffix(out.String(), c.want) {
