@@ -39,6 +39,7 @@ type fakeHost struct {
 	tag       string // what an import's files begin with here: two sets are never the same
 	calls     []string
 	members   []Member
+	standings []Standing
 }
 
 func (h *fakeHost) Members(_ context.Context, job string) (out []Member, err error) {
@@ -102,7 +103,7 @@ func (h *fakeHost) Info(_ context.Context, word Word) (HostInfo, error) {
 	if h.away {
 		return HostInfo{}, fault.New(fault.Unreachable, h.name+" is away", "")
 	}
-	info := HostInfo{Host: h.name, FreeBytes: 1 << 40, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
+	info := HostInfo{Host: h.name, FreeBytes: 1 << 40, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Standings: h.standings}
 	for k := range h.sets {
 		if !h.committed[k] {
 			info.InDoubt = append(info.InDoubt, InDoubt{k, h.epochs[k]})

@@ -165,7 +165,7 @@ func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
 			c.notice("images in doubt on %s are not settled: %v", h.Name, err)
 		}
 	}
-	if err := c.endStale(ctx, attempts); err != nil {
+	if err := c.endStale(attempts); err != nil {
 		return err
 	}
 	if err := c.spread(ctx, hosts, false); err != nil {

@@ -123,7 +123,7 @@ func (r *restore) check(ctx context.Context) error {
 
 // run is R1 to R5.
 func (r *restore) run(ctx context.Context) error {
-	at, err := r.c.begin(ctx, store.Attempt{Kind: store.KindRestore, Job: r.plan.Cut.Job, Hosts: r.targets(), Placement: r.placement()})
+	at, err := r.c.begin(ctx, store.Attempt{Kind: store.KindRestore, Job: r.plan.Cut.Job, Hosts: r.targets()})
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (r *restore) carryOut(ctx context.Context, checkOnly bool) error {
 	}
 	switch {
 	case outcome.Result == restoration.ResultResumed || outcome.Decided:
-		err = errors.Join(r.c.adopt(r.plan.Cut.Job, r.stated), r.remember())
+		err = r.c.adopt(r.plan.Cut.Job, r.stated)
 	case outcome.Result == restoration.ResultStopped:
 		if gerr := errors.Join(r.gone(outcome.Unknown), r.superseding()); gerr != nil {
 			r.c.notice("the catalogue has members that have ended: %v", gerr)
@@ -184,12 +184,6 @@ func (r *restore) gone(silent []restoration.HostID) error {
 
 // living lists the members that live on a target when the restore has succeeded.
 func (r *restore) living(target string) []string { return store.Names(r.placement()[target]) }
-
-// remember notes who had done its work before the cut: it has done it still, and the next cut accounts for it, too. It lives nowhere, so any
-// host will do.
-func (r *restore) remember() error {
-	return r.c.Catalogue.AddEnded(r.plan.Cut.Job, r.targets()[0], r.plan.Cut.EndedWell)
-}
 
 // placement is where the members live when the restore has succeeded.
 func (r *restore) placement() map[string][]store.Placed {

@@ -37,7 +37,7 @@ func (r *restore) statement(epoch uint64) ([]byte, error) {
 	if r.c.Statements == nil {
 		return nil, errors.New("no admin is here to sign where the members will stand")
 	}
-	s := standing.Statement{Cluster: cluster.ID, Job: job.Name, Epoch: epoch}
+	s := standing.Statement{Cluster: cluster.ID, Job: job.Name, Epoch: epoch, Ended: r.plan.Cut.EndedWell}
 	for _, name := range r.targets() {
 		s.Hosts = append(s.Hosts, standing.Host{Name: name, Endpoint: r.hosts[name].Addr, Addrs: r.hosts[name].Info.Addrs, Members: r.living(name)})
 	}
@@ -147,6 +147,10 @@ func (c *Cluster) adopt(job string, encoded []byte) error {
 	placement := map[string][]store.Placed{}
 	for _, h := range s.Hosts {
 		placement[h.Name] = store.Running(h.Members...)
+	}
+	// They live nowhere, so any host will do.
+	for _, m := range s.Ended {
+		placement[s.Hosts[0].Name] = append(placement[s.Hosts[0].Name], store.Placed{Name: m, State: store.PlacedEnded, Exit: store.ExitedWell})
 	}
 	return c.Catalogue.SetRestored(job, placement, s.Epoch, encoded, unsettled(s))
 }

@@ -67,6 +67,9 @@ func TestStatement(t *testing.T) {
 		"a path for a host":   func(s *Statement) { s.Hosts[0].Name = "a/b" },
 		"a path for a member": func(s *Statement) { s.Hosts[0].Members = []string{"a/b"} },
 		"no cluster":          func(s *Statement) { s.Cluster = "" },
+		"ended, and stands":   func(s *Statement) { s.Ended = []string{"hostA-1"} },
+		"ended twice":         func(s *Statement) { s.Ended = []string{"x", "x"} },
+		"a path that ended":   func(s *Statement) { s.Ended = []string{"../x"} },
 	} {
 		s := moved(7)
 		change(&s)

@@ -47,6 +47,8 @@ type Statement struct {
 	Hosts   []Host    `json:"hosts"` // those that members stand on, by name
 	// Superseded are the hosts that may have old copies of members and took no part in the restore, by name.
 	Superseded []Host `json:"superseded"`
+	// Ended are the members that had done their work before the cut, so that the next cut accounts for them, too. They stand nowhere.
+	Ended []string `json:"ended,omitempty"`
 }
 
 // Signer signs statements with an admin's key (api/identity implements it).
@@ -110,6 +112,7 @@ func (s Statement) canonical() Statement {
 	}
 	s.Signed = s.Signed.Round(0).UTC()
 	s.Hosts, s.Superseded = sortedHosts(s.Hosts), sortedHosts(s.Superseded)
+	s.Ended = slices.Sorted(slices.Values(s.Ended)) // nil if there is none
 	return s
 }
 
@@ -158,6 +161,12 @@ func (s Statement) validate() error {
 			}
 			members[m] = h.Name
 		}
+	}
+	for _, m := range s.Ended {
+		if other, ok := members[m]; ok || !names.Valid(m) {
+			return bad("member %q, which had ended before the cut (and %q)", m, other)
+		}
+		members[m] = "no host"
 	}
 	return nil
 }

@@ -156,21 +156,6 @@ func (c *Catalogue) AddMember(job, host, member string) error {
 	})
 }
 
-// AddEnded notes members of a job that have ended with success, on a host. Those that are placed already stay as they are.
-func (c *Catalogue) AddEnded(job, host string, members []string) error {
-	if len(members) == 0 {
-		return nil
-	}
-	return c.changeJob(job, false, func(j *Job) error {
-		for _, m := range members {
-			if _, _, ok := j.Where(m); !ok {
-				j.place(host, Placed{Name: m, State: PlacedEnded, Exit: ExitedWell})
-			}
-		}
-		return nil
-	})
-}
-
 // RemoveMember notes that a member is gone. Its host stays among those that had members. A member
 // that is not there is no error.
 func (c *Catalogue) RemoveMember(job, host, member string) error {

@@ -88,8 +88,6 @@ type Attempt struct {
 	Hosts   []string  `json:"hosts"`
 	Phase   string    `json:"phase"`
 	Pid     int       `json:"pid"` // of the ssctl that made it, for people
-	// Placement is, of a restore, where the members of the job live if it succeeds.
-	Placement map[string][]Placed `json:"placement,omitempty"`
 	// Live says that its ssctl is alive, on the kernel's word (a lock). Where it is not, the attempt is
 	// stale: it blocks nothing, and EndAttempt is due once its hosts have been told.
 	Live bool `json:"-"`
