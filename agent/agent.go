@@ -7,46 +7,34 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"ss/agent/custody"
 	"ss/fault"
 	"ss/marker"
 	"ss/restoration"
-	"ss/store/blob"
 	"ss/store/images"
 	"ss/store/tombstone"
 )
 
 // Participant says how to reach a host's agent and which addresses are the host's own.
 type Participant struct {
-	Host     string
-	Endpoint string
-	Addrs    []netip.Addr
+	custody.Peer
+	Addrs []netip.Addr
 }
 
-// Peers reaches other agents. agent/rpc implements it over gRPC.
+// Peers reaches other agents, for the work on attempts and restores. agent/rpc implements it over gRPC.
 type Peers interface {
 	// Reach makes the connection and asks the peer whether it serves.
-	Reach(ctx context.Context, to Participant) error
-	Deliver(ctx context.Context, to Participant, m marker.Message) error
-	// Objects are the objects of image sets that another host holds. Errors are those of package blob, and images.ErrMissing.
-	Objects(to Participant) Objects
-	// SettleImages tells a holder of this host's images that they belong to a cut, or to nothing.
-	SettleImages(ctx context.Context, to Participant, key images.Key, committed bool) error
+	Reach(ctx context.Context, to custody.Peer) error
+	Deliver(ctx context.Context, to custody.Peer, m marker.Message) error
 	// AskRestore asks a peer where it stands in a restore; see Agent.AnswerRestore. Silence is an error, and says nothing about that.
-	AskRestore(ctx context.Context, to Participant, job string, m restoration.Message) (restoration.Message, error)
+	AskRestore(ctx context.Context, to custody.Peer, job string, m restoration.Message) (restoration.Message, error)
 	// Stand says to a peer what this host knows of a job's last restore, and returns what the peer knows; see Agent.Stand, which answers. It
 	// makes a connection of its own, since one that the network cut short may take long to find that out.
-	Stand(ctx context.Context, to Participant, s Standing) (Standing, error)
-}
-
-// Objects are objects as one agent may use another's: it removes none.
-type Objects interface {
-	blob.Reader
-	blob.Writer
+	Stand(ctx context.Context, to custody.Peer, s Standing) (Standing, error)
 }
 
 // Config is what an Agent is made of.
@@ -57,18 +45,11 @@ type Config struct {
 	Gates    Gates
 	CRIU     Checkpointer
 	Peers    Peers
+	Images   *custody.Holder // the Agent serves it
+	Quiet    *Quiet          // the same that the store of Images waits for (images.Options.Pause); nil: its own
 	Log      *slog.Logger
 	Verifier tombstone.Verifier // opens what an admin of the cluster signed
 	Members  Membership         // which hosts were removed; nil: none
-
-	Images           *images.Store
-	ImageDir         string // where Images keeps its objects, for what people read and for what is on one disk
-	StagingDir       string // where its dumps land, likewise
-	Quiet            *Quiet // the same that Images waits for (images.Options.Pause); nil: its own
-	VaultCredentials string // file (blob.Options); "": the environment
-
-	ScrubRate  int64         // bytes per second; 0: no scrub
-	ScrubPause time.Duration // between two rounds
 }
 
 // Agent is one host's agent. Its methods are safe for concurrent use.
@@ -86,7 +67,6 @@ type Agent struct {
 	restores map[string]*Restoration // by restore id
 	fates    fates                   // of restores that are over
 	recordMu sync.Mutex              // of the records of restores
-	fetching map[images.Key]bool     // sets that are being brought here, or looked at in passing
 	heard    memory
 	aside    map[string][]SetAside // by job: state files that are damaged, of attempts and restores
 	closed   bool
@@ -103,13 +83,10 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, journal: journal{dir: filepath.Join(cfg.StateDir, "journal")},
-		runners: map[string]*runner{}, busy: map[string]string{}, restores: map[string]*Restoration{}, fetching: map[images.Key]bool{}, aside: map[string][]SetAside{},
-	}
-	if err := os.RemoveAll(a.scratch()); err != nil {
-		return nil, fmt.Errorf("empty the folder for passing files: %w", err)
+		runners: map[string]*runner{}, busy: map[string]string{}, restores: map[string]*Restoration{}, aside: map[string][]SetAside{},
 	}
 	a.standings = newStandings(a)
-	for _, d := range []string{"journal", "locks", "restore", "restored", "standing", scratchFolder} {
+	for _, d := range []string{"journal", "locks", "restore", "restored", "standing"} {
 		if err := os.MkdirAll(filepath.Join(cfg.StateDir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("prepare the state folder: %w", err)
 		}
@@ -118,7 +95,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.recall()
-	a.cfg.Images.SetKnown(a.knows)
+	a.cfg.Images.Serve(jobs{a})
 	if err := a.recover(ctx); err != nil {
 		return nil, err
 	}
@@ -182,10 +159,7 @@ func (a *Agent) recover(ctx context.Context) error {
 	if err := a.recoverRestores(ctx); err != nil {
 		return err
 	}
-	if err := a.cfg.Images.RemovePartials(ctx); err != nil {
-		return fmt.Errorf("remove partial images: %w", err)
-	}
-	return nil
+	return a.cfg.Images.RemovePartials(ctx)
 }
 
 // Info is what `ssctl host list` shows of a host.
@@ -197,17 +171,9 @@ type Info struct {
 	CRIU      string
 	CRIUError string
 	Gate      string
-	FreeBytes int64 // for objects
-	InDoubt   []InDoubt
-	Damage    []images.Damage
+	custody.State
 	SetAside  []SetAside // state files that are damaged
 	Standings []Standing // of every job that was restored, as far as this host knows
-}
-
-// InDoubt is a set of which this host does not know whether its cut exists.
-type InDoubt struct {
-	images.Key
-	Epoch uint64 // of its attempt; 0 where its manifest is damaged
 }
 
 // Info says who this host is and whether it can take part in a snapshot.
@@ -220,43 +186,40 @@ func (a *Agent) Info(ctx context.Context) (Info, error) {
 	if info.CRIU, err = a.cfg.CRIU.Check(ctx); err != nil {
 		info.CRIUError = err.Error()
 	}
-	if _, info.FreeBytes, err = a.cfg.Images.Space(); err != nil {
-		return Info{}, fmt.Errorf("free space of the image folder: %w", err)
-	}
-	if info.Damage, err = a.cfg.Images.Damaged(); err != nil {
-		return Info{}, fmt.Errorf("list damaged images: %w", err)
-	}
-	if info.SetAside, err = a.setAside(ctx, ""); err != nil {
+	if info.State, err = a.cfg.Images.State(); err != nil {
 		return Info{}, err
 	}
-	doubt, err := a.inDoubt()
-	for _, key := range doubt {
-		m, err := a.cfg.Images.Manifest(key)
-		if err != nil { // damaged, or removed since: nobody can say which attempt's it was
-			a.log.Warn("images in doubt", "error", err)
-		}
-		info.InDoubt = append(info.InDoubt, InDoubt{key, m.Epoch})
-	}
-	if err != nil {
+	if info.SetAside, err = a.setAside(ctx, ""); err != nil {
 		return Info{}, err
 	}
 	info.Standings, err = a.standings.list(ctx)
 	return info, err
 }
 
-// inDoubt lists the image sets whose outcome this host does not know, and of which nobody here is about to tell: no attempt under way, no fetch, and
-// no export that has one here in passing.
-func (a *Agent) inDoubt() ([]images.Key, error) {
-	keys, err := a.cfg.Images.InDoubt()
-	if err != nil {
-		return nil, fmt.Errorf("list image sets in doubt: %w", err)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.DeleteFunc(keys, func(k images.Key) bool {
-		what := a.busy[k.Job]
-		return what == "snapshot "+k.Snapshot || what == "import "+k.Snapshot || a.fetching[k]
-	}), nil
+// startBackground starts what the agent does of its own accord. Close ends it, and waits.
+func (a *Agent) startBackground() {
+	ctx, cancel := context.WithCancel(context.Background())
+	a.background = cancel
+	a.work.Go(func() { a.standings.run(ctx) })
+	a.work.Go(func() { a.cfg.Images.Run(ctx) })
+}
+
+// jobs tells the holder of the host's images of the work under way.
+type jobs struct{ a *Agent }
+
+func (j jobs) Hold(job, what string) (func(), error) { return j.a.hold(job, what) }
+
+func (j jobs) UnderWay(key images.Key) bool {
+	j.a.mu.Lock()
+	defer j.a.mu.Unlock()
+	what := j.a.busy[key.Job]
+	return what == "snapshot "+key.Snapshot || what == "import "+key.Snapshot
+}
+
+func (j jobs) Known(job string) bool { return j.a.knows(job) }
+
+func (j jobs) Resolved(ctx context.Context, key images.Key, committed bool) {
+	j.a.tellRunner(ctx, key, committed)
 }
 
 // hold takes the job for one thing at a time.

@@ -47,15 +47,9 @@ func (a *Agent) adoptWithoutJournal(ctx context.Context, job string, damage erro
 		a.log.Error("gates of a job that is set aside", "job", job, "error", err)
 	}
 	// M12: an epoch that was seen here must not come again. The images tell the highest that came to anything.
-	sets, err := a.cfg.Images.Sets()
+	highest, err := a.cfg.Images.HighestEpoch(job)
 	if err != nil {
 		return err
-	}
-	var highest uint64
-	for _, s := range sets {
-		if s.Key.Job == job {
-			highest = max(highest, s.Manifest.Epoch)
-		}
 	}
 	r := a.newRunner(job)
 	r.p = marker.NewParticipant(marker.HostID(a.cfg.Host), marker.JobID(job), marker.Epoch(highest))

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"ss/agent/custody/custodytest"
 	"ss/fault"
 	"ss/marker"
 	"ss/restoration"
@@ -34,21 +35,19 @@ func (c restless) note(what string, m Member) error {
 }
 
 // restart starts an agent in the state folder of another, which is closed.
-func restart(t *testing.T, cfg Config) *Agent {
+func restart(t *testing.T, cfg Config) *testAgent {
 	t.Helper()
-	store, err := images.Open(cfg.ImageDir, images.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Images, cfg.Quiet = store, nil
+	var store *images.Store
+	cfg.Images, store = newHolder(t, cfg.StateDir, nil)
+	cfg.Quiet = nil
 	a, err := New(t.Context(), cfg)
 	if err != nil {
 		t.Fatalf("the agent does not start: %v", err)
 	}
-	return a
+	return &testAgent{Agent: a, images: store}
 }
 
-func shut(t *testing.T, a *Agent) {
+func shut(t *testing.T, a *testAgent) {
 	t.Helper()
 	if err := a.Close(context.Background()); err != nil {
 		t.Fatal(err)
@@ -58,11 +57,11 @@ func shut(t *testing.T, a *Agent) {
 // withCut makes a state folder with a committed set of aKey's job and a journal of each phase that a start acts on, and returns how to start in it.
 func withCut(t *testing.T, did *[]string) (Config, string) {
 	t.Helper()
-	a, _ := newAgent(t)
+	a := newAgent(t)
 	cfg := a.cfg
 	cfg.Cells, cfg.Gates = restless{did: did}, openGates{}
-	seal(t, a.cfg.Images, aKey, newKey(t))
-	if err := a.cfg.Images.Commit(aKey); err != nil {
+	custodytest.Seal(t, a.images, aKey, custodytest.NewKey(t))
+	if err := a.images.Commit(aKey); err != nil {
 		t.Fatal(err)
 	}
 	return cfg, a.journal.path("job")
@@ -102,13 +101,13 @@ func TestEveryBitOfAJournal(t *testing.T) {
 	}
 }
 
-func checkSetAside(t *testing.T, a *Agent, path string) {
+func checkSetAside(t *testing.T, a *testAgent, path string) {
 	t.Helper()
 	info, err := a.Info(t.Context())
 	if err != nil || len(info.SetAside) != 1 || info.SetAside[0].Job != "job" || info.SetAside[0].File != path || !strings.Contains(info.SetAside[0].Next, "ssctl kill job") {
 		t.Fatalf("%+v, %v", info.SetAside, err)
 	}
-	sets, err := a.cfg.Images.Sets()
+	sets, err := a.images.Sets()
 	if err != nil || len(sets) != 1 || !sets[0].Committed {
 		t.Fatalf("%+v, %v", sets, err)
 	}
@@ -161,7 +160,7 @@ func TestKillClearsASetAsideJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	release()
-	if sets, err := a.cfg.Images.Sets(); err != nil || len(sets) != 1 {
+	if sets, err := a.images.Sets(); err != nil || len(sets) != 1 {
 		t.Errorf("%v, %v", sets, err)
 	}
 }
@@ -172,7 +171,7 @@ func TestEveryBitOfANote(t *testing.T) {
 	cfg, _ := withCut(t, &did)
 	a := restart(t, cfg)
 	plan := RestorePlan{ID: "r1", Key: marker.Key{Job: "job", Snapshot: "cut", Epoch: 2}, Participants: participants("hostA"), Targets: 1}
-	r := &Restoration{a: a, plan: plan, dir: filepath.Join(cfg.StateDir, "restore", plan.ID)}
+	r := &Restoration{a: a.Agent, plan: plan, dir: filepath.Join(cfg.StateDir, "restore", plan.ID)}
 	if err := r.note(restoration.Entry{ID: "r1", Phase: restoration.Fencing}); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"ss/agent/custody"
 	"ss/fault"
 	"ss/marker"
 	"ss/names"
@@ -18,13 +19,22 @@ import (
 type Open struct {
 	Key           marker.Key
 	Participants  []Participant
-	Members       []string      // those of this host that take part: they must run, and no other does
-	Copies        []Participant // where this host may put a copy of its images, best first
-	CopiesWanted  int           // how many of them must take one
-	Vaults        []string      // URLs of vaults, which all must
-	JobKey        keys.Job      // what the images are encrypted under; in memory only
+	Members       []string       // those of this host that take part: they must run, and no other does
+	Copies        []custody.Peer // where this host may put a copy of its images, best first
+	CopiesWanted  int            // how many of them must take one
+	Vaults        []string       // URLs of vaults, which all must
+	JobKey        keys.Job       // what the images are encrypted under; in memory only
 	OutsideClosed bool
 	Restored      uint64 // epoch of the job's last restore, as the catalogue has it
+}
+
+// peers are the hosts that this one has to do with in the attempt.
+func (o Open) peers() []custody.Peer {
+	var out []custody.Peer
+	for _, p := range o.Participants {
+		out = append(out, p.Peer)
+	}
+	return append(out, o.Copies...)
 }
 
 // Out is one thing for the coordinator. Exactly one field is set.

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"ss/agent/custody"
 	"ss/agent/files"
 	"ss/fault"
 )
@@ -25,10 +27,10 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	}
 	lost := r.checkPeers(ctx)
 	var coming []arrival
-	var room roomFor
+	var room custody.Room
 	for _, part := range r.plan.Parts {
-		man, index, err := r.index(ctx, part)
-		if imageKind(err) == fault.Integrity {
+		man, index, err := r.a.cfg.Images.Index(ctx, r.images(part))
+		if custody.Kind(err) == fault.Integrity {
 			damaged = append(damaged, fmt.Errorf("images of %s: %w", part.Host, err))
 			continue
 		}
@@ -36,7 +38,7 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 			faults = append(faults, fmt.Sprintf("images of %s: %v", part.Host, err))
 			continue
 		}
-		if err := r.count(ctx, &room, man); err != nil {
+		if err := r.a.cfg.Images.Count(ctx, &room, man); err != nil {
 			return nil, r.wrap("checking", err)
 		}
 		meta, err := metaOf(man.Key(), index)
@@ -65,12 +67,12 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 		return nil, r.wrap("checking", err)
 	}
 	faults = append(append(faults, found...), lost...)
-	lacks, err := r.lacking(room)
+	lacks, err := r.a.cfg.Images.Lacking(filepath.Dir(r.dir), room)
 	if err != nil {
 		return nil, r.wrap("checking", err)
 	}
 	if err := errors.Join(damaged...); err != nil {
-		return nil, r.wrap("checking", &fault.Error{Kind: fault.Integrity, Err: err, Next: verifyNext})
+		return nil, r.wrap("checking", &fault.Error{Kind: fault.Integrity, Err: err, Next: custody.NextVerify})
 	}
 	return append(faults, lacks...), nil
 }
@@ -80,31 +82,29 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 func (r *Restoration) checkPeers(ctx context.Context) []string {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	errs := make([]error, len(r.plan.Participants))
+	var peers []custody.Peer
+	for _, p := range r.plan.Participants {
+		peers = append(peers, p.Peer)
+	}
+	for _, part := range r.plan.Parts { // their images have to come from somewhere
+		if !slices.ContainsFunc(part.Sources, func(p custody.Peer) bool { return p.Host == r.a.cfg.Host }) {
+			peers = append(peers, part.Sources...)
+		}
+	}
+	errs := make([]error, len(peers))
 	var wg sync.WaitGroup
-	for i, p := range r.plan.Participants {
+	for i, p := range peers {
 		if p.Host != r.a.cfg.Host {
 			wg.Go(func() { errs[i] = r.a.cfg.Peers.Reach(ctx, p) })
 		}
 	}
-	var unreached []Participant // that hold images
-	for _, part := range r.plan.Parts {
-		if slices.ContainsFunc(part.Sources, func(p Participant) bool { return p.Host == r.a.cfg.Host }) {
-			continue
-		}
-		unreached = append(unreached, part.Sources...)
-	}
-	reached := make([]error, len(unreached))
-	for i, p := range unreached {
-		wg.Go(func() { reached[i] = r.a.cfg.Peers.Reach(ctx, p) })
-	}
 	wg.Wait()
 	var faults []string
-	for i, err := range append(errs, reached...) {
+	for i, err := range errs {
 		if err == nil {
 			continue
 		}
-		p := append(slices.Clone(r.plan.Participants), unreached...)[i]
+		p := peers[i]
 		text := fmt.Sprintf("it does not reach the agent of %s at %s (%v): mend the network between the two, or restore to other hosts", p.Host, p.Endpoint, err)
 		if !slices.Contains(faults, text) {
 			faults = append(faults, text)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"ss/agent/custody"
 	"ss/fault"
 	"ss/names"
 	"ss/standing"
@@ -73,7 +74,7 @@ func (s *standings) contact(ctx context.Context, job string, h standing.Host) {
 	rec := s.record(job)
 	asked, cancel := context.WithTimeout(ctx, contactTimeout)
 	defer cancel()
-	theirs, err := s.a.cfg.Peers.Stand(asked, Participant{Host: h.Name, Endpoint: h.Endpoint, Addrs: h.Addrs},
+	theirs, err := s.a.cfg.Peers.Stand(asked, custody.Peer{Host: h.Name, Endpoint: h.Endpoint},
 		Standing{Job: job, Epoch: rec.Epoch, Statement: rec.Statement, InForce: rec.InForce})
 	if err != nil {
 		s.a.log.Debug("a host is not reached", "job", job, "host", h.Name, "error", err)

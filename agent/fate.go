@@ -56,7 +56,7 @@ func (r *Restoration) ask(m restoration.Message) {
 			case <-ctx.Done():
 			}
 		}()
-		answer, err := r.a.cfg.Peers.AskRestore(ctx, r.plan.Participants[i], r.job(), m)
+		answer, err := r.a.cfg.Peers.AskRestore(ctx, r.plan.Participants[i].Peer, r.job(), m)
 		if err != nil {
 			r.a.log.Warn("no word of a restore", "job", r.job(), "restore", r.plan.ID, "host", m.To, "error", err)
 			return

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"ss/agent/custody"
+	"ss/agent/custody/custodytest"
 	"ss/fault"
 	"ss/marker"
 	"ss/restoration"
@@ -23,7 +25,7 @@ import (
 )
 
 // AskRestore answers nobody's questions.
-func (c *cluster) AskRestore(context.Context, Participant, string, restoration.Message) (restoration.Message, error) {
+func (peers) AskRestore(context.Context, custody.Peer, string, restoration.Message) (restoration.Message, error) {
 	return restoration.Message{}, errors.New("no such host")
 }
 
@@ -60,7 +62,7 @@ func restorePlan(man images.Manifest, k keys.Job, sources ...string) RestorePlan
 	return RestorePlan{
 		ID: "restore", Key: marker.Key{Job: "job", Snapshot: "cut", Epoch: 1}, JobKey: k,
 		Parts: []RestorePart{{
-			Host: "hostA", Digest: man.Digest, Members: []Member{{Job: "job", Name: "hostA-1"}}, Sources: participants(sources...),
+			Host: "hostA", Digest: man.Digest, Members: []Member{{Job: "job", Name: "hostA-1"}}, Sources: peersOf(sources...),
 		}},
 		Participants: participants("hostA"), Targets: 1,
 	}
@@ -68,17 +70,17 @@ func restorePlan(man images.Manifest, k keys.Job, sources ...string) RestorePlan
 
 // TestFetchHealsAndSaysSo: what is damaged here comes from another copy, and whoever restores reads of it.
 func TestFetchHealsAndSaysSo(t *testing.T) {
-	a, others := newAgent(t, "hostB", "hostC")
-	k := newKey(t)
-	man := seal(t, a.cfg.Images, aKey, k)
-	cp := &copying{a: a, key: aKey, hosts: participants("hostB", "hostC"), wanted: 2}
-	if err := cp.run(t.Context()); err != nil {
+	a := newAgent(t, "hostB", "hostC")
+	others := a.others
+	k := custodytest.NewKey(t)
+	man := custodytest.Seal(t, a.images, aKey, k)
+	if err := a.cfg.Images.Copy(aKey, peersOf("hostB", "hostC"), 2, nil).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	corrupt(t, a.cfg.ImageDir, "job", man.Packs[0].Digest)
+	custodytest.Corrupt(t, a.imageDir, "job", man.Packs[0].Digest)
 	// Of the first copy, too: the other one is left.
-	corrupt(t, filepath.Join(filepath.Dir(a.cfg.StateDir), "hostB", "images"), "job", man.Packs[0].Digest)
-	l := startRestore(t, a, restorePlan(man, k, "hostA", "hostB", "hostC"))
+	custodytest.Corrupt(t, filepath.Join(filepath.Dir(a.cfg.StateDir), "hostB", "images"), "job", man.Packs[0].Digest)
+	l := startRestore(t, a.Agent, restorePlan(man, k, "hostA", "hostB", "hostC"))
 	if o := order(t, l, restoration.MsgCheck, restoration.Checked, restoration.Left); o.Failure != nil || len(o.Problems) != 0 {
 		t.Fatalf("check: %+v", o)
 	}
@@ -87,7 +89,7 @@ func TestFetchHealsAndSaysSo(t *testing.T) {
 		t.Fatalf("fetch: %+v", o)
 	}
 	r := l.r
-	for path, want := range testFiles() {
+	for path, want := range custodytest.Files() {
 		got, err := os.ReadFile(filepath.Join(r.unpacked("hostA"), path))
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: %d bytes, %v", path, len(got), err)
@@ -101,18 +103,18 @@ func TestFetchHealsAndSaysSo(t *testing.T) {
 		t.Errorf("the work folder is left: %v", err)
 	}
 	// The test's end checks every store, and hostB's was left damaged on purpose.
-	if _, err := others.hosts["hostB"].Fetch(t.Context(), aKey, man.Digest, true, []images.Source{{Name: "hostA", Reader: a.cfg.Images.ForPeers()}}); err != nil {
+	if _, err := others.Stores["hostB"].Fetch(t.Context(), aKey, man.Digest, true, []images.Source{{Name: "hostA", Reader: a.images.ForPeers()}}); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // TestFetchWithoutAWholeCopy names what is wrong, and touches nothing.
 func TestFetchWithoutAWholeCopy(t *testing.T) {
-	a, _ := newAgent(t)
-	k := newKey(t)
-	man := seal(t, a.cfg.Images, aKey, k)
-	corrupt(t, a.cfg.ImageDir, "job", man.Packs[0].Digest)
-	l := startRestore(t, a, restorePlan(man, k, "hostA"))
+	a := newAgent(t)
+	k := custodytest.NewKey(t)
+	man := custodytest.Seal(t, a.images, aKey, k)
+	custodytest.Corrupt(t, a.imageDir, "job", man.Packs[0].Digest)
+	l := startRestore(t, a.Agent, restorePlan(man, k, "hostA"))
 	order(t, l, restoration.MsgCheck, restoration.Checked, restoration.Left)
 	o := order(t, l, restoration.MsgFetch, restoration.Armed, restoration.Left)
 	if !fault.Is(o.Failure, fault.Integrity) || !strings.Contains(o.Failure.Error(), man.Packs[0].Digest[:12]) {
@@ -123,35 +125,13 @@ func TestFetchWithoutAWholeCopy(t *testing.T) {
 	}
 }
 
-func TestCheckListsWhatDoesNotFit(t *testing.T) {
-	a, _ := newAgent(t)
-	plan := restorePlan(images.Manifest{}, newKey(t))
-	r := startRestore(t, a, plan).r
-	lacks, err := r.lacking(roomFor{unpacked: 1 << 60})
-	if err != nil || len(lacks) != 1 || !strings.Contains(lacks[0], "unpacked images") || !strings.Contains(lacks[0], "ssctl gc") {
-		t.Errorf("%q, %v", lacks, err)
-	}
-	// Both lie on one disk, which has room for the one or the other.
-	free, err := freeIn(a.cfg.StateDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lacks, err = r.lacking(roomFor{unpacked: free / 4 * 3, objects: free / 4 * 3})
-	if err != nil || len(lacks) != 1 || !strings.Contains(lacks[0], "together") {
-		t.Errorf("%q, %v", lacks, err)
-	}
-	if lacks, err := r.lacking(roomFor{unpacked: 1, objects: 1}); err != nil || len(lacks) != 0 {
-		t.Errorf("%q, %v", lacks, err)
-	}
-}
-
 // TestTheKeyIsWrittenNowhere: not in the note of a restore, not in the journal, in no form that a key has or shows.
 func TestTheKeyIsWrittenNowhere(t *testing.T) {
-	a, _ := newAgent(t)
-	k := newKey(t)
-	man := seal(t, a.cfg.Images, aKey, k)
+	a := newAgent(t)
+	k := custodytest.NewKey(t)
+	man := custodytest.Seal(t, a.images, aKey, k)
 	plan := restorePlan(man, k, "hostA")
-	l := startRestore(t, a, plan)
+	l := startRestore(t, a.Agent, plan)
 	r := l.r
 	order(t, l, restoration.MsgCheck, restoration.Checked)
 	order(t, l, restoration.MsgFetch, restoration.Armed)
@@ -188,7 +168,7 @@ func TestTheKeyIsWrittenNowhere(t *testing.T) {
 	if err := err; err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []any{plan, Open{JobKey: k}, Export{JobKey: k}, ImportOpen{JobKey: k}, Verification{JobKey: &k}} {
+	for _, v := range []any{plan, Open{JobKey: k}, custody.ExportOptions{JobKey: k}, custody.ImportOpen{JobKey: k}, custody.Verification{JobKey: &k}} {
 		text := fmt.Sprintf("%v %+v %#v", v, v, v)
 		for _, form := range append(forms, fmt.Appendf(nil, "%#v", k[:4])[len("[]byte{"):len("[]byte{0x00, 0x00, 0x00")]) {
 			if strings.Contains(text, string(form)) {
@@ -200,8 +180,8 @@ func TestTheKeyIsWrittenNowhere(t *testing.T) {
 
 // TestStartRestoreRefusesPaths: what becomes a folder's name must be one.
 func TestStartRestoreRefusesPaths(t *testing.T) {
-	a, _ := newAgent(t)
-	plan := restorePlan(images.Manifest{}, newKey(t))
+	a := newAgent(t)
+	plan := restorePlan(images.Manifest{}, custodytest.NewKey(t))
 	plan.Parts[0].Host = "../hostA"
 	if _, err := a.StartRestore(plan); !fault.Is(err, fault.Usage) {
 		t.Errorf("got %v", err)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ss/agent/custody"
 	"ss/agent/files"
 	"ss/fault"
 )
@@ -182,7 +183,7 @@ func (r *Restoration) sources() ([]files.Source, error) {
 	owner := map[string]file{}
 	for _, rm := range r.members {
 		set := r.unpacked(rm.part.Host)
-		stored, err := storedFiles(filepath.Join(set, rm.member.Name, imagesFolder))
+		stored, err := storedFiles(filepath.Join(set, rm.member.Name, custody.ImagesFolder))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", rm.member.Name, err)
 		}
@@ -260,7 +261,7 @@ func (w *work) dumpOne(ctx context.Context, i int, m Member, announce func()) (D
 // hand chooses the files that CRIU gets as descriptors: those whose names were removed, and those to whose names, or to a folder on the way, a user
 // other than root could give another meaning while CRIU restores.
 func (r *Restoration) hand(rm *restoring) (func(ImageFile) (*Handed, error), error) {
-	seen, err := seenFiles(filepath.Join(r.unpacked(rm.part.Host), rm.member.Name, imagesFolder))
+	seen, err := seenFiles(filepath.Join(r.unpacked(rm.part.Host), rm.member.Name, custody.ImagesFolder))
 	if err != nil {
 		return nil, err
 	}

@@ -3,16 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
-	"path/filepath"
-	"syscall"
 	"testing"
 	"testing/synctest"
 
-	"ss/fault"
 	"ss/marker"
-	"ss/store/blob"
-	"ss/store/images"
 )
 
 // still is a host whose one member can be frozen.
@@ -45,7 +39,9 @@ func TestQuietFromTheFreezeToTheThaw(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quiet := &Quiet{}
 		begin := func(err error) *work {
-			a := &Agent{cfg: Config{Host: "hostA", Cells: still{err: err}, Gates: openGates{}, Quiet: quiet, Images: openStore(t, t.TempDir())}, log: discard()}
+			held, _ := newHolder(t, t.TempDir(), nil)
+			a := &Agent{cfg: Config{Host: "hostA", Cells: still{err: err}, Gates: openGates{}, Quiet: quiet, Images: held}, log: discard()}
+			held.Serve(jobs{a})
 			a.standings = newStandings(a)
 			w := a.newRunner("job").newWork(marker.Key{Job: "job", Snapshot: "cut", Epoch: 1})
 			w.held, w.members = true, []Member{{Job: "job", Name: "hostA-1"}}
@@ -85,25 +81,4 @@ func TestQuietFromTheFreezeToTheThaw(t *testing.T) {
 			t.Error("it is held after a freeze that failed")
 		}
 	})
-}
-
-func TestDiskFullIsNamed(t *testing.T) {
-	dir := t.TempDir()
-	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT, blob.ErrFull, images.ErrNoSpace} {
-		got := diskFull(dir, err)
-		var f *fault.Error
-		if !errors.As(got, &f) || !errors.Is(got, err) || f.Next == "" || f.Error() != "the disk of "+dir+" is full; "+roomNext {
-			t.Errorf("%v: %v", err, got)
-		}
-		if again := diskFull(filepath.Join(dir, "else"), fmt.Errorf("seal: %w", got)); again.Error() != "seal: "+got.Error() {
-			t.Errorf("said twice: %v", again)
-		}
-	}
-	other := errors.New("other")
-	if got := diskFull(dir, other); got.Error() != "other" {
-		t.Errorf("another error became %v", got)
-	}
-	if diskFull(dir, nil) != nil {
-		t.Error("no error became one")
-	}
 }

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"ss/store/images"
 	"ss/store/sealed"
 )
 
@@ -102,7 +101,7 @@ func (a *Agent) Removed() []byte {
 	return a.cfg.Members.Removed()
 }
 
-// knows says whether this host has word of a job: from an admin's ssctl, or by what is under way or kept here.
+// knows says whether this host has word of a job: from an admin's ssctl, or by what is under way here.
 func (a *Agent) knows(job string) bool {
 	a.heard.mu.Lock()
 	_, heard := slices.BinarySearch(a.heard.jobs, job)
@@ -113,11 +112,7 @@ func (a *Agent) knows(job string) bool {
 	a.mu.Lock()
 	_, busy := a.busy[job]
 	a.mu.Unlock()
-	if busy {
-		return true
-	}
-	sets, err := a.cfg.Images.Sets()
-	return err == nil && slices.ContainsFunc(sets, func(s images.Set) bool { return s.Key.Job == job && s.Committed })
+	return busy
 }
 
 // maxJobs bounds the jobs that are remembered.

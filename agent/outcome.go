@@ -14,17 +14,30 @@ import (
 	"ss/agent/files"
 	"ss/fault"
 	"ss/marker"
+	"ss/names"
 	"ss/store/images"
+	"ss/store/pack"
 )
-
-// imagesFolder is the folder of CRIU's images in a member's part of an image set.
-const imagesFolder = "images"
 
 // SetMeta is what an image set's index says of its members: enough to check a host before the
 // images are on it.
 type SetMeta struct {
 	CRIU    string                `json:"criu"`
 	Members map[string]MemberMeta `json:"members"`
+}
+
+// metaOf reads what a set's index says of its members, whose names become names of folders.
+func metaOf(key images.Key, index pack.Index) (SetMeta, error) {
+	var meta SetMeta
+	if err := json.Unmarshal(index.Meta, &meta); err != nil {
+		return SetMeta{}, fmt.Errorf("what the images of %s say of themselves: %w", key, err)
+	}
+	for name := range meta.Members {
+		if !names.Valid(name) {
+			return SetMeta{}, fmt.Errorf("the images of %s: %q is no member's name", key, name)
+		}
+	}
+	return meta, nil
 }
 
 // MemberMeta is one member's part of SetMeta.
@@ -40,7 +53,7 @@ func (w *work) store(ctx context.Context) (marker.Event, error) {
 	w.calm()
 	meta, size, err := w.describe(ctx)
 	if err != nil {
-		return nil, diskFull(w.a.cfg.StagingDir, err)
+		return nil, w.a.cfg.Images.Staged(err)
 	}
 	raw, err := json.Marshal(meta)
 	if err != nil {
@@ -50,11 +63,11 @@ func (w *work) store(ctx context.Context) (marker.Event, error) {
 		Epoch: uint64(w.key.Epoch), Meta: raw, JobKey: w.open.JobKey, Progress: w.storing(size),
 	})
 	if err != nil {
-		return nil, diskFull(w.a.cfg.ImageDir, err)
+		return nil, w.a.cfg.Images.Stored(err)
 	}
 	w.sealed = true
-	w.copies = &copying{a: w.a, key: w.images(), hosts: w.open.Copies, wanted: w.open.CopiesWanted, vaults: w.open.Vaults}
-	if err := w.copies.run(ctx); err != nil {
+	w.copies = w.a.cfg.Images.Copy(w.images(), w.open.Copies, w.open.CopiesWanted, w.open.Vaults)
+	if err := w.copies.Run(ctx); err != nil {
 		return nil, err
 	}
 	w.report(sealed, meta.CRIU)
@@ -153,8 +166,8 @@ func (w *work) report(sealed images.Sealed, criu string) {
 	defer w.mu.Unlock()
 	rep := HostReport{
 		Members: w.reports, Phases: w.timings(), Manifest: sealed.Manifest.Digest, CRIU: criu, Bytes: sealed.Manifest.Bytes,
-		Copies: w.copies.holders(), Vaults: w.copies.stored, NewBytes: sealed.Ingested.New, WroteBytes: sealed.Ingested.Wrote,
-		MovedBytes: w.copies.moved,
+		Copies: w.copies.Holders(), Vaults: w.copies.Vaults(), NewBytes: sealed.Ingested.New, WroteBytes: sealed.Ingested.Wrote,
+		MovedBytes: w.copies.Moved(),
 	}
 	for i := range rep.Members {
 		if !w.thawedAt.IsZero() {
@@ -294,21 +307,11 @@ func (w *work) discard(ctx context.Context) error {
 		errs = append(errs, w.partial.Discard())
 	}
 	// A crash may have cut the attempt short after its images were sealed.
-	errs = append(errs, w.a.discard(w.images()))
+	errs = append(errs, w.a.cfg.Images.Discard(w.images()))
 	if w.copies != nil {
-		errs = append(errs, w.copies.undo(ctx))
+		errs = append(errs, w.copies.Undo(ctx))
 	}
 	return errors.Join(errs...)
-}
-
-// discard removes the images of an attempt that is rolled back. A set that belongs to a cut stays, whatever the journal says: the journal may
-// be damaged, and the cut is not its to remove.
-func (a *Agent) discard(key images.Key) error {
-	kept, err := a.cfg.Images.RemoveUncommitted(key)
-	if kept {
-		a.log.Error("a rollback found images of a cut that exists, and left them", "job", key.Job, "snapshot", key.Snapshot)
-	}
-	return err
 }
 
 // over ends the attempt on this host.
@@ -332,7 +335,7 @@ func (w *work) finish(ctx context.Context, kill bool) marker.Event {
 		return failed(fmt.Errorf("mark the images as committed: %w", err))
 	}
 	if w.copies != nil {
-		w.copies.settle(ctx)
+		w.copies.Settle(ctx)
 	}
 	var errs []error
 	if kill {

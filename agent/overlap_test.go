@@ -100,8 +100,8 @@ func bindPlain(ctx context.Context, addr, port string) (net.Listener, error) {
 // planned is what a target finds when sources' members come to a host with the addresses 10.0.0.9/24, on which lives what is given.
 func planned(t *testing.T, lives []HostSocket, moved map[netip.Addr]netip.Addr, coming ...arrival) []string {
 	t.Helper()
-	a, _ := newAgent(t)
-	tg := target{a: a, moved: moved, coming: coming, lives: HostObjects{Sockets: lives}, networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.9/24"), netip.MustParsePrefix("127.0.0.1/8")}}
+	a := newAgent(t)
+	tg := target{a: a.Agent, moved: moved, coming: coming, lives: HostObjects{Sockets: lives}, networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.9/24"), netip.MustParsePrefix("127.0.0.1/8")}}
 	if err := tg.sockets(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"ss/agent/custody"
 	"ss/agent/files"
 	"ss/fault"
 	"ss/marker"
@@ -39,8 +40,8 @@ type RestorePart struct {
 	Host    string
 	Digest  string
 	Members []Member
-	Sources []Participant // hosts that hold the set
-	Vaults  []string      // URLs of vaults that do
+	Sources []custody.Peer // hosts that hold the set
+	Vaults  []string       // URLs of vaults that do
 }
 
 // Restoration is one host's side of a restore: it carries out what its restoration.Target asks for. One goroutine steps

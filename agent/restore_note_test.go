@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"ss/agent/custody/custodytest"
 	"ss/restoration"
 	"ss/store/images"
 )
@@ -19,7 +20,7 @@ func TestNotesOfTheVersionBefore(t *testing.T) {
 	for state, want := range map[string]restoration.Phase{
 		"1": restoration.Left, "2": restoration.Stopped, "5": restoration.PhaseUnknown,
 	} {
-		a, _ := newAgent(t)
+		a := newAgent(t)
 		if err := a.Close(context.Background()); err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +51,7 @@ func TestNotesOfTheVersionBefore(t *testing.T) {
 
 // TestHowARestoreEndedIsOnRecord: hosts that ask later are answered, by the next agent as well. Of a restore that it never heard of it says so.
 func TestHowARestoreEndedIsOnRecord(t *testing.T) {
-	a, _ := newAgent(t)
+	a := newAgent(t)
 	for i, phase := range []restoration.Phase{restoration.Whole, restoration.Stopped} {
 		id := []string{"r1", "r2"}[i]
 		if err := a.record("job", id, phase); err != nil {
@@ -75,8 +76,8 @@ func TestHowARestoreEndedIsOnRecord(t *testing.T) {
 
 // TestOnlyParticipantsMayAsk: what another host hears binds this one.
 func TestOnlyParticipantsMayAsk(t *testing.T) {
-	a, _ := newAgent(t)
-	startRestore(t, a, restorePlan(images.Manifest{}, newKey(t)))
+	a := newAgent(t)
+	startRestore(t, a.Agent, restorePlan(images.Manifest{}, custodytest.NewKey(t)))
 	ask := restoration.Message{Type: restoration.MsgAsk, ID: "restore", From: "hostZ"}
 	if _, err := a.AnswerRestore(t.Context(), "job", ask); err == nil {
 		t.Error("a host that takes no part is answered")

@@ -203,7 +203,7 @@ func (r *runner) act(act marker.Action) {
 	case marker.ActRelease:
 		r.short(act, w.release)
 	case marker.ActDiscard:
-		r.short(act, func(context.Context) error { return r.a.discard(r.imagesOf(act.Key)) })
+		r.short(act, func(context.Context) error { return r.a.cfg.Images.Discard(r.imagesOf(act.Key)) })
 	}
 }
 
@@ -299,7 +299,7 @@ func (r *runner) send(msgs []marker.Message) {
 func (r *runner) deliver(w *work, to Participant, m marker.Message) {
 	ctx, cancel := context.WithTimeout(w.life, deliverTimeout)
 	defer cancel()
-	err := r.a.cfg.Peers.Deliver(ctx, to, m)
+	err := r.a.cfg.Peers.Deliver(ctx, to.Peer, m)
 	if err == nil || w.life.Err() != nil {
 		return
 	}

@@ -9,11 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"ss/agent/custody"
 	"ss/agent/files"
 	"ss/fault"
 	"ss/marker"
@@ -47,7 +47,7 @@ type work struct {
 	unwatch  func() error
 	dumping  bool   // a CRIU has been let go: its end may leave something to heal
 	calm     func() // ends the attempt's hold of Agent.Quiet
-	copies   *copying
+	copies   *custody.Copies
 	logSizes map[string]int64
 
 	mu       sync.Mutex
@@ -147,7 +147,7 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	if w.members, err = w.a.entitled(ctx, w.open); err != nil {
 		return nil, err
 	}
-	if err := w.a.standings.met(w.job(), slices.Concat(w.open.Participants, w.open.Copies)); err != nil {
+	if err := w.a.standings.met(w.job(), w.open.peers()); err != nil {
 		return nil, err
 	}
 	if _, err := w.a.cfg.CRIU.Check(ctx); err != nil {
@@ -182,7 +182,7 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 		err = errors.Join(err, fmt.Errorf("start the watcher: %w", watched))
 	}
 	if err != nil {
-		return nil, diskFull(w.a.cfg.StagingDir, err)
+		return nil, w.a.cfg.Images.Staged(err)
 	}
 	return marker.PrepareDone{Key: w.key}, nil
 }
@@ -204,7 +204,7 @@ func (w *work) reachPeers(ctx context.Context) error {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			errs[i] = w.a.cfg.Peers.Reach(ctx, p)
+			errs[i] = w.a.cfg.Peers.Reach(ctx, p.Peer)
 		}()
 	}
 	wg.Wait()
@@ -216,7 +216,7 @@ func (w *work) imageDir(m Member) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir = filepath.Join(dir, imagesFolder)
+	dir = filepath.Join(dir, custody.ImagesFolder)
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
@@ -258,32 +258,7 @@ func (w *work) preflight(ctx context.Context) error {
 	if len(obstacles) > 0 {
 		return &fault.Error{Kind: fault.Refused, Err: errors.New(fault.Problems(obstacles))}
 	}
-	return w.fits(size + size/10 + 16<<20)
-}
-
-// fits refuses a dump that there is no room for: staged as plain files first, and then, at worst, stored anew to its last byte
-// before those are removed.
-func (w *work) fits(need int64) error {
-	lacks, err := w.lacks(need)
-	if err == nil && len(lacks) > 0 {
-		w.a.cfg.Images.DropKept() // nothing depends on them
-		lacks, err = w.lacks(need)
-	}
-	if err != nil || len(lacks) == 0 {
-		return err
-	}
-	return fault.New(fault.Refused, strings.Join(lacks, "; "), roomNext)
-}
-
-func (w *work) lacks(need int64) ([]string, error) {
-	staging, objects, err := w.a.cfg.Images.Space()
-	if err != nil {
-		return nil, err
-	}
-	return lacking(
-		demand{"the dump", w.a.cfg.StagingDir, need, staging},
-		demand{"what is stored of it", w.a.cfg.ImageDir, need, objects},
-	), nil
+	return w.a.cfg.Images.Fits(size + size/10 + 16<<20)
 }
 
 // stillOutside is outside for members that run: they may make and end connections while their sockets are listed, one member after
@@ -418,7 +393,7 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 		return w.indexFiles(m, dir)
 	})
 	if err = errors.Join(err, <-copied); err != nil {
-		return nil, diskFull(w.a.cfg.StagingDir, err)
+		return nil, w.a.cfg.Images.Staged(err)
 	}
 	w.dumping = false
 	w.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"ss/agent/custody"
 	"ss/fault"
 	"ss/standing"
 )
@@ -396,7 +397,7 @@ func (s *standings) list(ctx context.Context) ([]Standing, error) {
 }
 
 // met notes with whom this host has to do in a job, for the agent's next start.
-func (s *standings) met(job string, peers []Participant) error {
+func (s *standings) met(job string, peers []custody.Peer) error {
 	var hosts []standing.Host
 	for _, p := range peers {
 		if p.Host != s.a.cfg.Host {

@@ -8,7 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"ss/agent"
+	"ss/agent/custody"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
@@ -18,7 +18,7 @@ import (
 // What an admin may do with image sets.
 
 func (s *agentServer) VerifyImages(ctx context.Context, req *ssv1.VerifyImagesRequest) (*ssv1.VerifyImagesResponse, error) {
-	v := agent.Verification{
+	v := custody.Verification{
 		Key: fromImageKey(req.GetKey()), Digest: req.GetDigest(), ReadData: req.GetReadData(), Vault: req.GetVault(),
 	}
 	if len(req.GetJobKey()) > 0 {
@@ -28,7 +28,7 @@ func (s *agentServer) VerifyImages(ctx context.Context, req *ssv1.VerifyImagesRe
 		}
 		v.JobKey = &key
 	}
-	out, err := s.a.VerifyImages(ctx, v)
+	out, err := s.images.Verify(ctx, v)
 	if err != nil {
 		return nil, wire.Status(err)
 	}
@@ -36,11 +36,11 @@ func (s *agentServer) VerifyImages(ctx context.Context, req *ssv1.VerifyImagesRe
 }
 
 func (s *agentServer) RemoveImages(ctx context.Context, req *ssv1.RemoveImagesRequest) (*ssv1.RemoveImagesResponse, error) {
-	r := agent.Removal{Vault: req.GetVault(), Job: req.GetJob(), Snapshot: req.GetSnapshot(), Forget: req.GetForget(), Replace: req.GetReplace()}
+	r := custody.Removal{Vault: req.GetVault(), Job: req.GetJob(), Snapshot: req.GetSnapshot(), Forget: req.GetForget(), Replace: req.GetReplace()}
 	if len(req.GetTombstone()) > 0 {
 		r.Tombstone = req.GetTombstone()
 	}
-	n, err := s.a.RemoveCut(ctx, r)
+	n, err := s.images.RemoveCut(ctx, r)
 	if err != nil {
 		return nil, wire.Status(err)
 	}
@@ -60,7 +60,7 @@ func (s *agentServer) Inventory(ctx context.Context, req *ssv1.InventoryRequest)
 	if !admin && req.GetVault() != "" {
 		return nil, wire.Status(fault.New(fault.Denied, "only an admin may look into a vault", ""))
 	}
-	inv, err := s.a.Inventory(ctx, req.GetVault(), req.GetJob())
+	inv, err := s.images.Inventory(ctx, req.GetVault(), req.GetJob())
 	if err != nil {
 		return nil, wire.Status(err)
 	}
@@ -91,18 +91,14 @@ func (s *agentServer) Inventory(ctx context.Context, req *ssv1.InventoryRequest)
 }
 
 func (s *agentServer) PutCut(ctx context.Context, req *ssv1.PutCutRequest) (*ssv1.PutCutResponse, error) {
-	if err := s.a.PutCut(ctx, req.GetVault(), req.GetJob(), req.GetSnapshot(), req.GetManifest()); err != nil {
+	if err := s.images.PutCut(ctx, req.GetVault(), req.GetJob(), req.GetSnapshot(), req.GetManifest()); err != nil {
 		return nil, wire.Status(err)
 	}
 	return &ssv1.PutCutResponse{}, nil
 }
 
 func (s *agentServer) FetchImages(ctx context.Context, req *ssv1.FetchImagesRequest) (*ssv1.FetchImagesResponse, error) {
-	hosts, err := fromParticipants(req.GetSources())
-	if err != nil {
-		return nil, wire.Status(err)
-	}
-	moved, err := s.a.FetchImages(ctx, fromImageKey(req.GetKey()), req.GetDigest(), hosts, req.GetVaults())
+	moved, err := s.images.Fetch(ctx, fromImageKey(req.GetKey()), req.GetDigest(), fromPeers(req.GetSources()), req.GetVaults())
 	if err != nil {
 		return nil, wire.Status(err)
 	}
@@ -110,7 +106,7 @@ func (s *agentServer) FetchImages(ctx context.Context, req *ssv1.FetchImagesRequ
 }
 
 func (s *agentServer) PushImages(ctx context.Context, req *ssv1.PushImagesRequest) (*ssv1.PushImagesResponse, error) {
-	moved, err := s.a.PushImages(ctx, fromImageKey(req.GetKey()), req.GetDigest(), req.GetVault())
+	moved, err := s.images.Push(ctx, fromImageKey(req.GetKey()), req.GetDigest(), req.GetVault())
 	if err != nil {
 		return nil, wire.Status(err)
 	}
@@ -118,7 +114,7 @@ func (s *agentServer) PushImages(ctx context.Context, req *ssv1.PushImagesReques
 }
 
 func (s *agentServer) Collect(ctx context.Context, req *ssv1.CollectRequest) (*ssv1.CollectResponse, error) {
-	g, err := s.a.Collect(ctx, req.GetVault(), req.GetJob(), req.GetDryRun())
+	g, err := s.images.Collect(ctx, req.GetVault(), req.GetJob(), req.GetDryRun())
 	if err != nil {
 		return nil, wire.Status(err)
 	}
@@ -126,15 +122,12 @@ func (s *agentServer) Collect(ctx context.Context, req *ssv1.CollectRequest) (*s
 }
 
 func (s *agentServer) ExportImages(req *ssv1.ExportImagesRequest, stream grpc.ServerStreamingServer[ssv1.FileFrame]) error {
-	x := agent.Export{Key: fromImageKey(req.GetKey()), Digest: req.GetDigest(), Vaults: req.GetVaults()}
+	x := custody.ExportOptions{Key: fromImageKey(req.GetKey()), Digest: req.GetDigest(), Sources: fromPeers(req.GetSources()), Vaults: req.GetVaults()}
 	var err error
-	if x.Sources, err = fromParticipants(req.GetSources()); err != nil {
-		return wire.Status(err)
-	}
 	if x.JobKey, err = fromJobKey(req.GetJobKey()); err != nil {
 		return wire.Status(err)
 	}
-	return wire.Status(s.a.ExportImages(stream.Context(), x, func(f agent.PlainFile, r io.Reader) error {
+	return wire.Status(s.images.Export(stream.Context(), x, func(f custody.PlainFile, r io.Reader) error {
 		err := stream.Send(&ssv1.FileFrame{Kind: &ssv1.FileFrame_File{File: &ssv1.PlainFile{Path: f.Path, Size: f.Size, Mode: f.Mode}}})
 		if err != nil {
 			return err
@@ -152,7 +145,7 @@ func (s *agentServer) ImportImages(stream grpc.ClientStreamingServer[ssv1.FileFr
 	if err != nil {
 		return wire.Status(err)
 	}
-	im, err := s.a.StartImport(open)
+	im, err := s.images.StartImport(open)
 	if err != nil {
 		return wire.Status(err)
 	}
@@ -171,26 +164,22 @@ func (s *agentServer) ImportImages(stream grpc.ClientStreamingServer[ssv1.FileFr
 	return stream.SendAndClose(&ssv1.ImportImagesResponse{Digest: out.Digest, Copies: out.Copies, Vaults: out.Vaults})
 }
 
-func fromImportOpen(o *ssv1.ImportOpen) (agent.ImportOpen, error) {
+func fromImportOpen(o *ssv1.ImportOpen) (custody.ImportOpen, error) {
 	if o == nil {
-		return agent.ImportOpen{}, fault.New(fault.Usage, "the first message of an import must open it", "")
-	}
-	copies, err := fromParticipants(o.GetCopies())
-	if err != nil {
-		return agent.ImportOpen{}, err
+		return custody.ImportOpen{}, fault.New(fault.Usage, "the first message of an import must open it", "")
 	}
 	key, err := fromJobKey(o.GetJobKey())
 	if err != nil {
-		return agent.ImportOpen{}, err
+		return custody.ImportOpen{}, err
 	}
-	return agent.ImportOpen{
+	return custody.ImportOpen{
 		Key: fromImageKey(o.GetKey()), Epoch: o.GetEpoch(), Meta: o.GetMeta(), JobKey: key,
-		Copies: copies, CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
+		Copies: fromPeers(o.GetCopies()), CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
 	}, nil
 }
 
 // takeFiles takes files until the stream ends.
-func takeFiles(stream grpc.ClientStreamingServer[ssv1.FileFrame, ssv1.ImportImagesResponse], im *agent.Import) error {
+func takeFiles(stream grpc.ClientStreamingServer[ssv1.FileFrame, ssv1.ImportImagesResponse], im *custody.Import) error {
 	next, err := stream.Recv()
 	for err == nil {
 		head := next.GetFile()
@@ -198,7 +187,7 @@ func takeFiles(stream grpc.ClientStreamingServer[ssv1.FileFrame, ssv1.ImportImag
 			return fault.New(fault.Usage, fmt.Sprintf("a frame of %T where a file should begin", next.GetKind()), "use an ssctl of the agent's version")
 		}
 		body := &fileBody{stream: stream}
-		if err := im.Put(agent.PlainFile{Path: head.GetPath(), Size: head.GetSize(), Mode: head.GetMode()}, body); err != nil {
+		if err := im.Put(custody.PlainFile{Path: head.GetPath(), Size: head.GetSize(), Mode: head.GetMode()}, body); err != nil {
 			return err
 		}
 		next, err = body.after, body.err

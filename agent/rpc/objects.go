@@ -10,7 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"ss/agent"
+	"ss/agent/custody"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/store/blob"
 )
@@ -19,12 +19,12 @@ import (
 const frameSize = 256 << 10
 
 // Objects are the objects of image sets that another host holds, as this host's agent may use them.
-func (p *Peers) Objects(to agent.Participant) agent.Objects { return &objects{p: p, to: to} }
+func (p *Peers) Objects(to custody.Peer) custody.Objects { return &objects{p: p, to: to} }
 
 // objects implements blob.Reader and blob.Writer over gRPC.
 type objects struct {
 	p  *Peers
-	to agent.Participant
+	to custody.Peer
 }
 
 // Get reads a part of an object. The first answer is here when it returns: so it knows whether there is one.

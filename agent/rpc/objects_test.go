@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
-	"ss/agent"
+	"ss/agent/custody"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
@@ -29,11 +29,11 @@ import (
 )
 
 // objects returns the objects of h as the agent of another host sees them.
-func (h *hostAgent) objects(t *testing.T, host string) agent.Objects {
+func (h *hostAgent) objects(t *testing.T, host string) custody.Objects {
 	t.Helper()
 	peers := NewPeers(issue(t, h.authority, identity.RoleAgent, host))
 	t.Cleanup(peers.Close)
-	return peers.Objects(agent.Participant{Host: "hostA", Endpoint: h.addr})
+	return peers.Objects(custody.Peer{Host: "hostA", Endpoint: h.addr})
 }
 
 func objectName(content []byte) string {
@@ -80,7 +80,7 @@ func store(t *testing.T) *images.Store {
 }
 
 // unremovable is a blob.Store that removes nothing.
-type unremovable struct{ agent.Objects }
+type unremovable struct{ custody.Objects }
 
 func (unremovable) Remove(context.Context, string) error { return blob.ErrDenied }
 
@@ -249,7 +249,7 @@ func TestABrokenStreamIsNoObject(t *testing.T) {
 	}
 }
 
-func serveLiar(t *testing.T, get func(grpc.ServerStreamingServer[ssv1.ObjectFrame]) error) agent.Objects {
+func serveLiar(t *testing.T, get func(grpc.ServerStreamingServer[ssv1.ObjectFrame]) error) custody.Objects {
 	t.Helper()
 	authority, err := identity.CreateAuthority(t.TempDir())
 	if err != nil {

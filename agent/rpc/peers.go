@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"ss/agent"
+	"ss/agent/custody"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
@@ -24,7 +25,7 @@ import (
 	"ss/store/images"
 )
 
-// Peers reaches other agents over gRPC. It implements agent.Peers.
+// Peers reaches other agents over gRPC. It implements agent.Peers and custody.Peers.
 type Peers struct {
 	// Take is called with the list of removed hosts that a peer knows. Set it before the first call only; nil: nobody cares.
 	Take func(statement []byte)
@@ -50,7 +51,7 @@ func (p *Peers) Close() {
 	clear(p.conns)
 }
 
-func (p *Peers) client(to agent.Participant) (ssv1.PeerClient, error) {
+func (p *Peers) client(to custody.Peer) (ssv1.PeerClient, error) {
 	conn, err := p.conn(to)
 	if err != nil {
 		return nil, err
@@ -58,7 +59,7 @@ func (p *Peers) client(to agent.Participant) (ssv1.PeerClient, error) {
 	return ssv1.NewPeerClient(conn), nil
 }
 
-func (p *Peers) conn(to agent.Participant) (*grpc.ClientConn, error) {
+func (p *Peers) conn(to custody.Peer) (*grpc.ClientConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	id := to.Host + " " + to.Endpoint
@@ -74,7 +75,7 @@ func (p *Peers) conn(to agent.Participant) (*grpc.ClientConn, error) {
 }
 
 // dial makes a connection. Nothing is sent before the first call.
-func (p *Peers) dial(to agent.Participant) (*grpc.ClientConn, error) {
+func (p *Peers) dial(to custody.Peer) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+to.Endpoint, append(wire.WithProtocol("this agent", to.Host),
 		grpc.WithTransportCredentials(credentials.NewTLS(p.creds.Client(identity.RoleAgent, to.Host))),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
@@ -93,7 +94,7 @@ func (p *Peers) dial(to agent.Participant) (*grpc.ClientConn, error) {
 const reconnectTimeout = 3 * time.Second
 
 // Reach makes the connection and asks the peer whether it serves.
-func (p *Peers) Reach(ctx context.Context, to agent.Participant) error {
+func (p *Peers) Reach(ctx context.Context, to custody.Peer) error {
 	conn, err := p.conn(to)
 	if err != nil {
 		return err
@@ -119,7 +120,7 @@ func (p *Peers) Reach(ctx context.Context, to agent.Participant) error {
 }
 
 // exchange shows a peer the newest list of removed hosts that is known here, and takes its.
-func (p *Peers) exchange(ctx context.Context, to agent.Participant) error {
+func (p *Peers) exchange(ctx context.Context, to custody.Peer) error {
 	c, err := p.client(to)
 	if err != nil {
 		return err
@@ -135,7 +136,7 @@ func (p *Peers) exchange(ctx context.Context, to agent.Participant) error {
 }
 
 // Deliver hands over a marker message. It waits, as long as ctx allows, for a peer that is not there.
-func (p *Peers) Deliver(ctx context.Context, to agent.Participant, m marker.Message) error {
+func (p *Peers) Deliver(ctx context.Context, to custody.Peer, m marker.Message) error {
 	c, err := p.client(to)
 	if err != nil {
 		return err
@@ -145,7 +146,7 @@ func (p *Peers) Deliver(ctx context.Context, to agent.Participant, m marker.Mess
 }
 
 // SettleImages tells a holder what became of this host's images.
-func (p *Peers) SettleImages(ctx context.Context, to agent.Participant, key images.Key, committed bool) error {
+func (p *Peers) SettleImages(ctx context.Context, to custody.Peer, key images.Key, committed bool) error {
 	c, err := p.client(to)
 	if err != nil {
 		return err
@@ -155,7 +156,7 @@ func (p *Peers) SettleImages(ctx context.Context, to agent.Participant, key imag
 }
 
 // AskRestore asks a peer where it stands in a restore.
-func (p *Peers) AskRestore(ctx context.Context, to agent.Participant, job string, m restoration.Message) (restoration.Message, error) {
+func (p *Peers) AskRestore(ctx context.Context, to custody.Peer, job string, m restoration.Message) (restoration.Message, error) {
 	c, err := p.client(to)
 	if err != nil {
 		return restoration.Message{}, err
@@ -168,7 +169,7 @@ func (p *Peers) AskRestore(ctx context.Context, to agent.Participant, job string
 }
 
 // Stand says to a peer what this host knows of a job's last restore, and returns what the peer knows.
-func (p *Peers) Stand(ctx context.Context, to agent.Participant, s agent.Standing) (agent.Standing, error) {
+func (p *Peers) Stand(ctx context.Context, to custody.Peer, s agent.Standing) (agent.Standing, error) {
 	conn, err := p.dial(to)
 	if err != nil {
 		return agent.Standing{}, err

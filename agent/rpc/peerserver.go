@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"ss/agent"
+	"ss/agent/custody"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
@@ -16,7 +17,8 @@ import (
 type peerServer struct {
 	ssv1.UnimplementedPeerServer
 	a       *agent.Agent
-	objects agent.Objects
+	images  *custody.Holder
+	objects custody.Objects
 }
 
 // caller is the host whose agent calls.
@@ -51,7 +53,7 @@ func (s *peerServer) SettleImages(ctx context.Context, req *ssv1.SettleImagesReq
 	if err := mine(ctx, key.Host); err != nil {
 		return nil, wire.Status(err)
 	}
-	if err := s.a.SettleCopy(key, req.GetCommitted()); err != nil {
+	if err := s.images.SettleCopy(key, req.GetCommitted()); err != nil {
 		return nil, wire.Status(err)
 	}
 	return &ssv1.SettleImagesResponse{}, nil

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"ss/agent"
+	"ss/agent/custody"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
@@ -91,6 +92,7 @@ type hostAgent struct {
 	server    *grpc.Server
 	authority *identity.Authority
 	images    *images.Store
+	held      *custody.Holder
 	quiet     agent.Quiet
 }
 
@@ -108,7 +110,7 @@ func serveAgent(t *testing.T) *hostAgent {
 	creds := issue(t, authority, identity.RoleAgent, "hostA")
 	h.serve(t, creds, agent.Config{
 		Host: "hostA", StateDir: dir, Cells: noCells{}, Gates: noGates{}, CRIU: noCRIU{},
-		Images: h.images, ImageDir: dir + "/images", StagingDir: dir + "/staging", Quiet: &h.quiet, Log: slog.New(slog.DiscardHandler),
+		Quiet: &h.quiet, Log: slog.New(slog.DiscardHandler),
 		Verifier: creds, Members: creds,
 	})
 	return h
@@ -119,13 +121,20 @@ func (h *hostAgent) serve(t *testing.T, creds *identity.Credentials, cfg agent.C
 	t.Helper()
 	peers := NewPeers(creds)
 	t.Cleanup(peers.Close)
-	cfg.Peers = peers
+	held, err := custody.New(custody.Config{
+		Host: "hostA", Store: h.images, Dir: cfg.StateDir + "/images", Staging: cfg.StateDir + "/staging", Scratch: cfg.StateDir + "/scratch",
+		Peers: peers, Ends: cfg.CRIU, Verifier: creds, Log: cfg.Log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Peers, cfg.Images, h.held = peers, held, held
 	a, err := agent.New(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.agent = a
-	h.server = NewServer(a, h.images, creds, "test")
+	h.server = NewServer(a, held, creds, "test")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"ss/agent"
+	"ss/agent/custody"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/store/blob"
@@ -45,7 +45,7 @@ func TestARemovedHostIsNobody(t *testing.T) {
 		}
 		return s
 	}
-	to := agent.Participant{Host: "hostA", Endpoint: h.addr}
+	to := custody.Peer{Host: "hostA", Endpoint: h.addr}
 	reach := func(c *identity.Credentials) error {
 		p := NewPeers(c)
 		defer p.Close()
@@ -128,7 +128,7 @@ func TestQuotaOfUnknownJobs(t *testing.T) {
 	if err := put(3, 10<<20); !errors.Is(err, blob.ErrDenied) {
 		t.Errorf("10 MiB more: %v", err)
 	}
-	if g, err := h.agent.Collect(context.Background(), "", "", false); err != nil || g.Objects != 1 || g.Bytes != 10<<20 {
+	if g, err := h.held.Collect(context.Background(), "", "", false); err != nil || g.Objects != 1 || g.Bytes != 10<<20 {
 		t.Errorf("collected %+v, %v", g, err)
 	}
 	if _, err := ssv1.NewAgentClient(h.as(t, identity.RoleAdmin, "admin")).Info(ctx, &ssv1.InfoRequest{
@@ -138,7 +138,7 @@ func TestQuotaOfUnknownJobs(t *testing.T) {
 	if err := put(4, 20<<20); err != nil {
 		t.Errorf("20 MiB of a job that it has heard of: %v", err)
 	}
-	if g, err := h.agent.Collect(context.Background(), "", "", false); err != nil || g.Objects != 0 {
+	if g, err := h.held.Collect(context.Background(), "", "", false); err != nil || g.Objects != 0 {
 		t.Errorf("what a peer is about to use is collected: %+v, %v", g, err)
 	}
 }

@@ -11,11 +11,11 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"ss/agent"
+	"ss/agent/custody"
 	"ss/api/identity"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
 	"ss/restoration"
-	"ss/store/images"
 )
 
 // Policy says which role may call what. A method that is not in it is denied to everyone.
@@ -63,7 +63,7 @@ func Policy() identity.Policy {
 }
 
 // NewServer makes the agent's gRPC server: mutual TLS, the Policy, health. It is to serve a Door.
-func NewServer(a *agent.Agent, imgs *images.Store, creds *identity.Credentials, version string) *grpc.Server {
+func NewServer(a *agent.Agent, held *custody.Holder, creds *identity.Credentials, version string) *grpc.Server {
 	policy := Policy()
 	unary, stream := wire.ServerProtocol("the agent of " + a.Host())
 	s := grpc.NewServer(
@@ -78,8 +78,8 @@ func NewServer(a *agent.Agent, imgs *images.Store, creds *identity.Credentials, 
 		grpc.MaxRecvMsgSize(64<<20),
 		grpc.WaitForHandlers(true), // a line that ends has a restore to settle
 	)
-	ssv1.RegisterAgentServer(s, &agentServer{a: a, version: version})
-	ssv1.RegisterPeerServer(s, &peerServer{a: a, objects: imgs.ForPeers()})
+	ssv1.RegisterAgentServer(s, &agentServer{a: a, images: held, version: version})
+	ssv1.RegisterPeerServer(s, &peerServer{a: a, images: held, objects: held.ForPeers()})
 	h := health.NewServer()
 	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(s, h)
@@ -89,6 +89,7 @@ func NewServer(a *agent.Agent, imgs *images.Store, creds *identity.Credentials, 
 type agentServer struct {
 	ssv1.UnimplementedAgentServer
 	a       *agent.Agent
+	images  *custody.Holder
 	version string
 }
 
@@ -195,7 +196,7 @@ func (s *agentServer) Logs(req *ssv1.LogsRequest, stream grpc.ServerStreamingSer
 }
 
 func (s *agentServer) ResolveImages(ctx context.Context, req *ssv1.ResolveImagesRequest) (*ssv1.ResolveImagesResponse, error) {
-	if err := s.a.Resolve(ctx, fromImageKeys(req.GetCommitted()), fromImageKeys(req.GetAborted())); err != nil {
+	if err := s.images.Resolve(ctx, fromImageKeys(req.GetCommitted()), fromImageKeys(req.GetAborted())); err != nil {
 		return nil, wire.Status(err)
 	}
 	return &ssv1.ResolveImagesResponse{}, nil

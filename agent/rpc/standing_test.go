@@ -202,7 +202,7 @@ func serveCells(t *testing.T, authority *identity.Authority, cells agent.Cells) 
 	creds := issue(t, authority, identity.RoleAgent, "hostA")
 	h.serve(t, creds, agent.Config{
 		Host: "hostA", StateDir: dir, Cells: cells, Gates: noGates{}, CRIU: noCRIU{}, Verifier: creds,
-		Images: h.images, ImageDir: dir + "/images", StagingDir: dir + "/staging", Quiet: &h.quiet, Log: slog.New(slog.DiscardHandler),
+		Quiet: &h.quiet, Log: slog.New(slog.DiscardHandler),
 	})
 	return h
 }

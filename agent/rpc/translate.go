@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ss/agent"
+	"ss/agent/custody"
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
 	"ss/fault"
@@ -57,9 +58,18 @@ func fromParticipants(in []*ssv1.Participant) ([]agent.Participant, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, agent.Participant{Host: p.GetHost(), Endpoint: p.GetEndpoint(), Addrs: addrs})
+		out = append(out, agent.Participant{Peer: custody.Peer{Host: p.GetHost(), Endpoint: p.GetEndpoint()}, Addrs: addrs})
 	}
 	return out, nil
+}
+
+// fromPeers reads hosts of which nobody needs the addresses.
+func fromPeers(in []*ssv1.Participant) []custody.Peer {
+	var out []custody.Peer
+	for _, p := range in {
+		out = append(out, custody.Peer{Host: p.GetHost(), Endpoint: p.GetEndpoint()})
+	}
+	return out
 }
 
 // fromJobKey reads the secret of a job's images. There is always one: that of images that are no secret is known to everyone.
@@ -112,16 +122,12 @@ func fromOpen(o *ssv1.SnapshotOpen) (agent.Open, error) {
 	if err != nil {
 		return agent.Open{}, err
 	}
-	copies, err := fromParticipants(o.GetCopies())
-	if err != nil {
-		return agent.Open{}, err
-	}
 	key, err := fromJobKey(o.GetJobKey())
 	if err != nil {
 		return agent.Open{}, err
 	}
 	return agent.Open{
-		Key: wire.FromKey(o.GetKey()), Participants: parts, Copies: copies, CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
+		Key: wire.FromKey(o.GetKey()), Participants: parts, Copies: fromPeers(o.GetCopies()), CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
 		Members: o.GetMembers(), JobKey: key, OutsideClosed: o.GetOutsideClosed(), Restored: o.GetRestored(),
 	}, nil
 }
@@ -149,11 +155,7 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 		}
 	}
 	for _, part := range p.GetParts() {
-		sources, err := fromParticipants(part.GetSources())
-		if err != nil {
-			return agent.RestorePlan{}, err
-		}
-		rp := agent.RestorePart{Host: part.GetHost(), Digest: part.GetDigest(), Sources: sources, Vaults: part.GetVaults()}
+		rp := agent.RestorePart{Host: part.GetHost(), Digest: part.GetDigest(), Sources: fromPeers(part.GetSources()), Vaults: part.GetVaults()}
 		for _, m := range part.GetMembers() {
 			rp.Members = append(rp.Members, fromMember(m))
 		}

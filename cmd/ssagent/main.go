@@ -20,6 +20,7 @@ import (
 	"ss/agent"
 	"ss/agent/cell"
 	"ss/agent/criu"
+	"ss/agent/custody"
 	"ss/agent/gate"
 	"ss/agent/rpc"
 	"ss/api/identity"
@@ -121,25 +122,37 @@ func run(cfg config) error {
 	}
 	// What can wait does, while members stand still: the store and the agent get the same gate.
 	quiet := &agent.Quiet{}
-	imageDir := filepath.Join(cfg.StateDir, "images")
-	imgs, err := images.Open(imageDir, images.Options{
-		Staging: cfg.Staging, StagingLimit: int64(cfg.StagingLimit), RateLimit: int64(cfg.RateLimit), KeepDumps: cfg.KeepDumps, Pause: quiet.Wait,
-	})
+	peers := rpc.NewPeers(creds)
+	defer peers.Close()
+	held, err := openImages(cfg, quiet, peers, runner, creds, log)
 	if err != nil {
 		return fmt.Errorf("images: %w", err)
 	}
-	peers := rpc.NewPeers(creds)
-	defer peers.Close()
 	a, err := agent.New(ctx, agent.Config{
-		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Peers: peers, Log: log, Verifier: creds, Members: creds,
-		Images: imgs, ImageDir: imageDir, StagingDir: cfg.Staging, Quiet: quiet, VaultCredentials: cfg.VaultCredentials,
-		ScrubRate: int64(cfg.ScrubRate), ScrubPause: cfg.ScrubPause,
+		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Peers: peers, Images: held, Quiet: quiet,
+		Log: log, Verifier: creds, Members: creds,
 	})
 	if err != nil {
 		return err
 	}
 	peers.Take = a.TakeRemoved
-	return serve(ctx, cfg, a, imgs, creds, log)
+	return serve(ctx, cfg, a, held, creds, log)
+}
+
+// openImages makes the host a holder of images, with what is in its state folder.
+func openImages(cfg config, quiet *agent.Quiet, peers *rpc.Peers, runner *criu.Runner, creds *identity.Credentials, log *slog.Logger) (*custody.Holder, error) {
+	dir := filepath.Join(cfg.StateDir, "images")
+	store, err := images.Open(dir, images.Options{
+		Staging: cfg.Staging, StagingLimit: int64(cfg.StagingLimit), RateLimit: int64(cfg.RateLimit), KeepDumps: cfg.KeepDumps, Pause: quiet.Wait,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return custody.New(custody.Config{
+		Host: cfg.Host, Store: store, Dir: dir, Staging: cfg.Staging, Scratch: filepath.Join(cfg.StateDir, "scratch"),
+		VaultCredentials: cfg.VaultCredentials, Peers: peers, Ends: runner, Verifier: creds, Log: log,
+		ScrubRate: int64(cfg.ScrubRate), ScrubPause: cfg.ScrubPause,
+	})
 }
 
 // credentials reads the agent's own.
@@ -154,13 +167,13 @@ func credentials(cfg config) (*identity.Credentials, error) {
 	return creds, nil
 }
 
-func serve(ctx context.Context, cfg config, a *agent.Agent, imgs *images.Store, creds *identity.Credentials, log *slog.Logger) error {
+func serve(ctx context.Context, cfg config, a *agent.Agent, held *custody.Holder, creds *identity.Credentials, log *slog.Logger) error {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
 		return err
 	}
 	door := rpc.NewDoor(l)
-	s := rpc.NewServer(a, imgs, creds, version)
+	s := rpc.NewServer(a, held, creds, version)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(door) }() // ended by Stop, below
 	log.Info("serving", "host", cfg.Host, "addr", l.Addr().String(), "version", version)

@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"bytes"
@@ -10,21 +10,22 @@ import (
 	"strings"
 	"testing"
 
+	"ss/agent/custody/custodytest"
 	"ss/fault"
 	"ss/store/images"
 )
 
 func TestPutCutCommitsWhatIsHere(t *testing.T) {
-	a, _ := newAgent(t)
-	man := seal(t, a.cfg.Images, aKey, newKey(t))
-	if info, err := a.Info(t.Context()); err != nil || !slices.Equal(info.InDoubt, []InDoubt{{aKey, 1}}) {
-		t.Fatalf("in doubt: %v, %v", info.InDoubt, err)
+	h := newHolder(t)
+	man := custodytest.Seal(t, h.cfg.Store, aKey, custodytest.NewKey(t))
+	if state, err := h.State(); err != nil || !slices.Equal(state.InDoubt, []InDoubt{{aKey, 1}}) {
+		t.Fatalf("in doubt: %v, %v", state.InDoubt, err)
 	}
 	for _, manifest := range []string{"signed", "signed anew"} {
-		if err := a.PutCut(t.Context(), "", aKey.Job, aKey.Snapshot, []byte(manifest)); err != nil {
+		if err := h.PutCut(t.Context(), "", aKey.Job, aKey.Snapshot, []byte(manifest)); err != nil {
 			t.Fatal(err)
 		}
-		inv, err := a.Inventory(t.Context(), "", "job")
+		inv, err := h.Inventory(t.Context(), "", "job")
 		if err != nil || len(inv.Sets) != 1 || !inv.Sets[0].Committed || len(inv.Usage) != 1 || inv.Usage[0].Stored == 0 {
 			t.Fatalf("%+v, %v", inv, err)
 		}
@@ -32,37 +33,37 @@ func TestPutCutCommitsWhatIsHere(t *testing.T) {
 			t.Errorf("cuts: %v", inv.Cuts)
 		}
 	}
-	if inv, err := a.Inventory(t.Context(), "", "another"); err != nil || len(inv.Sets)+len(inv.Cuts)+len(inv.Usage) != 0 {
+	if inv, err := h.Inventory(t.Context(), "", "another"); err != nil || len(inv.Sets)+len(inv.Cuts)+len(inv.Usage) != 0 {
 		t.Errorf("of another job: %+v, %v", inv, err)
 	}
-	if n, err := a.RemoveCut(t.Context(), buried("", man)); err != nil || n != 1 {
+	if n, err := h.RemoveCut(t.Context(), buried("", man)); err != nil || n != 1 {
 		t.Fatalf("removed %d, %v", n, err)
 	}
-	if inv, err := a.Inventory(t.Context(), "", ""); err != nil || len(inv.Sets)+len(inv.Cuts) != 0 {
+	if inv, err := h.Inventory(t.Context(), "", ""); err != nil || len(inv.Sets)+len(inv.Cuts) != 0 {
 		t.Errorf("removed, and there is %+v, %v", inv, err)
 	}
-	if g, err := a.Collect(t.Context(), "", "job", false); err != nil || g.Objects == 0 {
+	if g, err := h.Collect(t.Context(), "", "job", false); err != nil || g.Objects == 0 {
 		t.Errorf("collected %+v, %v", g, err)
 	}
 }
 
 func TestVault(t *testing.T) {
-	a, _ := newAgent(t)
+	h := newHolder(t)
 	url := "file://" + t.TempDir()
-	k := newKey(t)
-	man := seal(t, a.cfg.Images, aKey, k)
-	if _, err := a.PushImages(t.Context(), aKey, strings.Repeat("0", 64), url); !fault.Is(err, fault.Integrity) {
+	k := custodytest.NewKey(t)
+	man := custodytest.Seal(t, h.cfg.Store, aKey, k)
+	if _, err := h.Push(t.Context(), aKey, strings.Repeat("0", 64), url); !fault.Is(err, fault.Integrity) {
 		t.Errorf("pushed what is another set: %v", err)
 	}
-	moved, err := a.PushImages(t.Context(), aKey, man.Digest, url)
+	moved, err := h.Push(t.Context(), aKey, man.Digest, url)
 	if err != nil || moved.Objects == 0 {
 		t.Fatalf("%+v, %v", moved, err)
 	}
 	for i, manifest := range []string{"signed", "singed", "signed, with more holders"} {
-		if err := a.PutCut(t.Context(), url, aKey.Job, aKey.Snapshot, []byte(manifest)); err != nil {
+		if err := h.PutCut(t.Context(), url, aKey.Job, aKey.Snapshot, []byte(manifest)); err != nil {
 			t.Fatal(err)
 		}
-		inv, err := a.Inventory(t.Context(), url, "")
+		inv, err := h.Inventory(t.Context(), url, "")
 		if err != nil || len(inv.Cuts) != 1 || string(inv.Cuts[0].Manifest) != manifest {
 			t.Fatalf("%d: %+v, %v", i, inv, err)
 		}
@@ -73,36 +74,36 @@ func TestVault(t *testing.T) {
 			t.Errorf("usage: %+v", u)
 		}
 	}
-	v, err := a.VerifyImages(t.Context(), Verification{Key: aKey, Digest: man.Digest, JobKey: &k, ReadData: true, Vault: url})
+	v, err := h.Verify(t.Context(), Verification{Key: aKey, Digest: man.Digest, JobKey: &k, ReadData: true, Vault: url})
 	if err != nil || v.Bytes != man.Bytes || v.Ends != nil {
 		t.Errorf("%+v, %v", v, err)
 	}
-	if _, err := a.RemoveCut(t.Context(), Removal{Job: aKey.Job, Snapshot: aKey.Snapshot}); err != nil {
+	if _, err := h.RemoveCut(t.Context(), Removal{Job: aKey.Job, Snapshot: aKey.Snapshot}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Collect(t.Context(), "", "job", false); err != nil {
+	if _, err := h.Collect(t.Context(), "", "job", false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.FetchImages(t.Context(), aKey, man.Digest, nil, []string{url}); err != nil {
+	if _, err := h.Fetch(t.Context(), aKey, man.Digest, nil, []string{url}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.VerifyImages(t.Context(), Verification{Key: aKey, Digest: man.Digest, JobKey: &k, ReadData: true}); err != nil {
+	if _, err := h.Verify(t.Context(), Verification{Key: aKey, Digest: man.Digest, JobKey: &k, ReadData: true}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := a.RemoveCut(t.Context(), buried(url, man)); err != nil || n != 1 {
+	if n, err := h.RemoveCut(t.Context(), buried(url, man)); err != nil || n != 1 {
 		t.Fatalf("removed %d, %v", n, err)
 	}
-	if _, err := a.Collect(t.Context(), url, "", false); !fault.Is(err, fault.Usage) {
+	if _, err := h.Collect(t.Context(), url, "", false); !fault.Is(err, fault.Usage) {
 		t.Errorf("collected in a vault without a job: %v", err)
 	}
-	if g, err := a.Collect(t.Context(), url, "job", false); err != nil || g.Objects != len(man.Objects()) {
+	if g, err := h.Collect(t.Context(), url, "job", false); err != nil || g.Objects != len(man.Objects()) {
 		t.Errorf("collected %+v, %v", g, err)
 	}
 }
 
 // TestVaultOfANewerProgram: what it put there is not taken for damage, which would be removed and put again.
 func TestVaultOfANewerProgram(t *testing.T) {
-	a, _ := newAgent(t)
+	h := newHolder(t)
 	dir := t.TempDir()
 	name := filepath.Join(dir, filepath.FromSlash(images.SetName(aKey)))
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
@@ -111,55 +112,47 @@ func TestVaultOfANewerProgram(t *testing.T) {
 	if err := os.WriteFile(name, []byte(`{"schema":3,"chunks":[]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if inv, err := a.Inventory(t.Context(), "file://"+dir, ""); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "schema 3") {
+	if inv, err := h.Inventory(t.Context(), "file://"+dir, ""); !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), "schema 3") {
 		t.Errorf("inventory: %+v, %v", inv, err)
 	}
-	if _, err := a.Collect(t.Context(), "file://"+dir, "job", false); !fault.Is(err, fault.Refused) {
+	if _, err := h.Collect(t.Context(), "file://"+dir, "job", false); !fault.Is(err, fault.Refused) {
 		t.Errorf("collect: %v", err)
 	}
 }
 
 func TestVerifyReadsTheConnections(t *testing.T) {
-	a, _ := newAgent(t)
-	k := newKey(t)
-	man := seal(t, a.cfg.Images, aKey, k)
+	h := newHolder(t)
+	k := custodytest.NewKey(t)
+	man := custodytest.Seal(t, h.cfg.Store, aKey, k)
 	for _, readData := range []bool{false, true} {
-		v, err := a.VerifyImages(t.Context(), Verification{Key: aKey, Digest: man.Digest, JobKey: &k, ReadData: readData})
+		v, err := h.Verify(t.Context(), Verification{Key: aKey, Digest: man.Digest, JobKey: &k, ReadData: readData})
 		if err != nil || len(v.Ends) != 1 || v.Ends[0].Local != "10.0.0.1:80" || v.Ends[0].Member != "hostA-1" || v.Ends[0].Host != "hostA" {
 			t.Errorf("%+v, %v", v, err)
 		}
 	}
-	if v, err := a.VerifyImages(t.Context(), Verification{Key: aKey, Digest: man.Digest}); err != nil || v.Ends != nil || v.Files != man.Files {
+	if v, err := h.Verify(t.Context(), Verification{Key: aKey, Digest: man.Digest}); err != nil || v.Ends != nil || v.Files != man.Files {
 		t.Errorf("without a key: %+v, %v", v, err)
 	}
-	if _, err := a.VerifyImages(t.Context(), Verification{Key: aKey, ReadData: true}); !fault.Is(err, fault.Usage) {
+	if _, err := h.Verify(t.Context(), Verification{Key: aKey, ReadData: true}); !fault.Is(err, fault.Usage) {
 		t.Errorf("data without a key: %v", err)
 	}
-	other := newKey(t)
-	if _, err := a.VerifyImages(t.Context(), Verification{Key: aKey, JobKey: &other}); err == nil {
+	other := custodytest.NewKey(t)
+	if _, err := h.Verify(t.Context(), Verification{Key: aKey, JobKey: &other}); err == nil {
 		t.Error("another key does as well")
 	}
-	leftovers(t, a)
-	corrupt(t, a.cfg.ImageDir, "job", man.Packs[0].Digest)
-	if _, err := a.VerifyImages(t.Context(), Verification{Key: aKey, Digest: man.Digest, JobKey: &k}); !fault.Is(err, fault.Integrity) {
+	leftovers(t, h)
+	custodytest.Corrupt(t, h.cfg.Dir, "job", man.Packs[0].Digest)
+	if _, err := h.Verify(t.Context(), Verification{Key: aKey, Digest: man.Digest, JobKey: &k}); !fault.Is(err, fault.Integrity) {
 		t.Errorf("a bit is flipped: %v", err)
 	}
 }
 
-// leftovers: what passes through leaves nothing.
-func leftovers(t *testing.T, a *Agent) {
-	t.Helper()
-	if left, err := os.ReadDir(a.scratch()); err != nil || len(left) != 0 {
-		t.Errorf("left in the folder for passing files: %v, %v", left, err)
-	}
-}
-
-// export gathers what ExportImages hands over.
-func export(t *testing.T, a *Agent, x Export) (meta []byte, files map[string][]byte) {
+// export gathers what Export hands over.
+func export(t *testing.T, h *host, x ExportOptions) (meta []byte, files map[string][]byte) {
 	t.Helper()
 	files = map[string][]byte{}
 	var paths []string
-	err := a.ExportImages(t.Context(), x, func(f PlainFile, r io.Reader) error {
+	err := h.Export(t.Context(), x, func(f PlainFile, r io.Reader) error {
 		b, err := io.ReadAll(r)
 		if int64(len(b)) != f.Size {
 			t.Errorf("%q has %d bytes, not %d", f.Path, len(b), f.Size)
@@ -182,25 +175,26 @@ func export(t *testing.T, a *Agent, x Export) (meta []byte, files map[string][]b
 }
 
 func TestExportAndImport(t *testing.T) {
-	a, others := newAgent(t, "hostB", "hostC")
-	k := newKey(t)
-	man := seal(t, others.hosts["hostB"], aKey, k)
-	meta, files := export(t, a, Export{Key: aKey, Digest: man.Digest, JobKey: k, Sources: participants("hostB")})
-	if string(meta) != aMeta || !maps.EqualFunc(files, testFiles(), bytes.Equal) {
+	h := newHolder(t, "hostB", "hostC")
+	others := h.others
+	k := custodytest.NewKey(t)
+	man := custodytest.Seal(t, others.Stores["hostB"], aKey, k)
+	meta, files := export(t, h, ExportOptions{Key: aKey, Digest: man.Digest, JobKey: k, Sources: peersOf("hostB")})
+	if string(meta) != custodytest.Meta || !maps.EqualFunc(files, custodytest.Files(), bytes.Equal) {
 		t.Fatalf("meta %s, files %v", meta, slices.Sorted(maps.Keys(files)))
 	}
-	leftovers(t, a)
-	if inv, err := a.Inventory(t.Context(), "", ""); err != nil || len(inv.Sets) != 0 {
+	leftovers(t, h)
+	if inv, err := h.Inventory(t.Context(), "", ""); err != nil || len(inv.Sets) != 0 {
 		t.Fatalf("the export has left %+v, %v", inv.Sets, err)
 	}
 
 	as := images.Key{Job: "again", Snapshot: "imported", Host: "hostA"}
-	k2 := newKey(t)
-	im, err := a.StartImport(ImportOpen{Key: as, Epoch: 3, Meta: meta, JobKey: k2, Copies: participants("hostB", "hostC"), CopiesWanted: 1})
+	k2 := custodytest.NewKey(t)
+	im, err := h.StartImport(ImportOpen{Key: as, Epoch: 3, Meta: meta, JobKey: k2, Copies: peersOf("hostB", "hostC"), CopiesWanted: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.StartImport(ImportOpen{Key: as, Meta: meta}); !fault.Is(err, fault.Conflict) {
+	if _, err := h.StartImport(ImportOpen{Key: as, Meta: meta}); !fault.Is(err, fault.Conflict) {
 		t.Errorf("two imports of one set at once: %v", err)
 	}
 	for path, b := range files {
@@ -215,17 +209,17 @@ func TestExportAndImport(t *testing.T) {
 	if err := im.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	_, again := export(t, a, Export{Key: as, Digest: done.Digest, JobKey: k2})
+	_, again := export(t, h, ExportOptions{Key: as, Digest: done.Digest, JobKey: k2})
 	if !maps.EqualFunc(files, again, bytes.Equal) {
 		t.Errorf("files after an import: %v", slices.Sorted(maps.Keys(again)))
 	}
-	if doubt, err := a.inDoubt(); err != nil || !slices.Equal(doubt, []images.Key{as}) {
+	if doubt, err := h.inDoubt(); err != nil || !slices.Equal(doubt, []images.Key{as}) {
 		t.Errorf("in doubt: %v, %v", doubt, err)
 	}
 }
 
 func TestImportRefuses(t *testing.T) {
-	a, _ := newAgent(t, "hostB")
+	h := newHolder(t, "hostB")
 	for name, f := range map[string]struct {
 		path string
 		size int64
@@ -245,7 +239,7 @@ func TestImportRefuses(t *testing.T) {
 		"less than announced": {"hostA-1/images/x", 5, "x"},
 		"more than announced": {"hostA-1/images/x", 1, "xy"},
 	} {
-		im, err := a.StartImport(ImportOpen{Key: aKey, Meta: []byte(aMeta), Copies: participants("hostB"), CopiesWanted: 1})
+		im, err := h.StartImport(ImportOpen{Key: aKey, Meta: []byte(custodytest.Meta), Copies: peersOf("hostB"), CopiesWanted: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,11 +252,11 @@ func TestImportRefuses(t *testing.T) {
 	}
 	for name, open := range map[string]ImportOpen{
 		"no meta":                     {Key: aKey},
-		"copies in another's name":    {Key: images.Key{Job: "job", Snapshot: "cut", Host: "hostB"}, Meta: []byte(aMeta), CopiesWanted: 1},
-		"a key that is a path":        {Key: images.Key{Job: "../x", Snapshot: "s", Host: "h"}, Meta: []byte(aMeta)},
+		"copies in another's name":    {Key: images.Key{Job: "job", Snapshot: "cut", Host: "hostB"}, Meta: []byte(custodytest.Meta), CopiesWanted: 1},
+		"a key that is a path":        {Key: images.Key{Job: "../x", Snapshot: "s", Host: "h"}, Meta: []byte(custodytest.Meta)},
 		"a member's name that is one": {Key: aKey, Meta: []byte(`{"members":{"../x":{}}}`)},
 	} {
-		if _, err := a.StartImport(open); !fault.Is(err, fault.Usage) {
+		if _, err := h.StartImport(open); !fault.Is(err, fault.Usage) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -270,8 +264,9 @@ func TestImportRefuses(t *testing.T) {
 
 // TestAFailedImportLeavesNothing, here or elsewhere.
 func TestAFailedImportLeavesNothing(t *testing.T) {
-	a, others := newAgent(t, "hostB")
-	im, err := a.StartImport(ImportOpen{Key: aKey, Meta: []byte(aMeta), Copies: participants("hostB"), CopiesWanted: 2})
+	h := newHolder(t, "hostB")
+	others := h.others
+	im, err := h.StartImport(ImportOpen{Key: aKey, Meta: []byte(custodytest.Meta), Copies: peersOf("hostB"), CopiesWanted: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,10 +283,10 @@ func TestAFailedImportLeavesNothing(t *testing.T) {
 	if err := im.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if inv, err := a.Inventory(t.Context(), "", ""); err != nil || len(inv.Sets) != 0 || len(others.holdersOfSet(aKey)) != 0 {
+	if inv, err := h.Inventory(t.Context(), "", ""); err != nil || len(inv.Sets) != 0 || len(others.Holding(aKey)) != 0 {
 		t.Errorf("an import failed, and there is %+v, %v", inv.Sets, err)
 	}
-	if left, err := filepath.Glob(filepath.Join(a.cfg.StagingDir, "*")); err != nil || len(left) != 0 {
+	if left, err := filepath.Glob(filepath.Join(h.cfg.Staging, "*")); err != nil || len(left) != 0 {
 		t.Errorf("staged still: %v, %v", left, err)
 	}
 }

@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 	"ss/store/pack"
 )
 
-// imageKind is the kind of an error of the image store, of a vault, or of another host's objects.
-func imageKind(err error) fault.Kind {
+// Kind is the kind of an error of the image store, of a vault, or of another host's objects.
+func Kind(err error) fault.Kind {
 	var bad *images.IntegrityError
 	switch {
 	case errors.As(err, &bad), errors.Is(err, pack.ErrDamaged), errors.Is(err, blob.ErrDamaged):
@@ -31,15 +31,15 @@ func imageKind(err error) fault.Kind {
 	return fault.KindOf(err)
 }
 
-// imageFault is what ssctl hears of an operation on image sets that failed. It says which, on which host and of which job itself. Nil stays nil.
-func (a *Agent) imageFault(err error) error {
+// fault is what ssctl hears of an operation on image sets that failed. It says which, on which host and of which job itself. Nil stays nil.
+func (h *Holder) fault(err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, images.ErrNoSpace) {
-		err = diskFull(a.cfg.ImageDir, err)
+		err = DiskFull(h.cfg.Dir, err)
 	}
-	return &fault.Error{Kind: imageKind(err), Err: err}
+	return &fault.Error{Kind: Kind(err), Err: err}
 }
 
 // checkKey refuses what is no image set's name: its parts become names of files.

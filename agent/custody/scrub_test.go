@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"ss/agent/custody/custodytest"
 	"ss/store/images"
 )
 
@@ -20,23 +21,23 @@ func TestScrubHealsFromWhoHoldsACopy(t *testing.T) {
 		"nobody":  {`"hostA"`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, _ := newAgent(t, "hostB")
-			man := seal(t, a.cfg.Images, aKey, newKey(t))
-			cp := &copying{a: a, key: aKey, hosts: participants("hostB"), wanted: 1}
+			h := newHolder(t, "hostB")
+			man := custodytest.Seal(t, h.cfg.Store, aKey, custodytest.NewKey(t))
+			cp := &Copies{h: h.Holder, key: aKey, hosts: peersOf("hostB"), wanted: 1}
 			if c.vaults != "" {
 				cp.vaults = []string{url}
 			}
-			if err := cp.run(t.Context()); err != nil {
+			if err := cp.Run(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			cut := fmt.Sprintf(`{"cut":{"schema":1,"hosts":[{"name":"hostA","addr":"hostA:7070"},{"name":"hostB","addr":"hostB:7070"}],
 				"cut":{"hosts":[{"host":"hostA","copies":[%s],"vaults":[%s]}]}},"signature":"c2lnbmVk","certificate":"PEM"}`, c.copies, c.vaults)
-			if err := a.PutCut(t.Context(), "", aKey.Job, aKey.Snapshot, []byte(cut)); err != nil {
+			if err := h.PutCut(t.Context(), "", aKey.Job, aKey.Snapshot, []byte(cut)); err != nil {
 				t.Fatal(err)
 			}
-			corrupt(t, a.cfg.ImageDir, "job", man.Packs[0].Digest)
+			custodytest.Corrupt(t, h.cfg.Dir, "job", man.Packs[0].Digest)
 			var found []images.Damage
-			err := a.cfg.Images.Scrub(t.Context(), 0, a.holdersOf, func(d images.Damage) { a.reportDamage(d); found = append(found, d) })
+			err := h.cfg.Store.Scrub(t.Context(), 0, h.holdersOf, func(d images.Damage) { h.reportDamage(d); found = append(found, d) })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -44,11 +45,11 @@ func TestScrubHealsFromWhoHoldsACopy(t *testing.T) {
 			if len(found) != 1 || found[0].Digest != man.Packs[0].Digest || found[0].Healed != want {
 				t.Fatalf("found %+v", found)
 			}
-			info, err := a.Info(t.Context())
-			if err != nil || len(info.Damage) != 1 || info.Damage[0].Healed != want {
-				t.Errorf("info: %+v, %v", info.Damage, err)
+			state, err := h.State()
+			if err != nil || len(state.Damage) != 1 || state.Damage[0].Healed != want {
+				t.Errorf("state: %+v, %v", state.Damage, err)
 			}
-			if _, err := a.cfg.Images.Verify(t.Context(), aKey, man.Digest); (err == nil) != want {
+			if _, err := h.cfg.Store.Verify(t.Context(), aKey, man.Digest); (err == nil) != want {
 				t.Errorf("verify: %v", err)
 			}
 		})
@@ -68,18 +69,18 @@ func TestDecodeHolders(t *testing.T) {
 	}
 }
 
-// TestScrubEndsWithTheAgent, whether it waits for its turn or is at it.
-func TestScrubEndsWithTheAgent(t *testing.T) {
+// TestScrubEndsWithItsContext, whether it waits for its turn or is at it.
+func TestScrubEndsWithItsContext(t *testing.T) {
 	for name, delay := range map[string]time.Duration{"waiting": time.Hour, "at it": 0} {
 		t.Run(name, func(t *testing.T) {
-			a, _ := newAgent(t)
-			seal(t, a.cfg.Images, aKey, newKey(t))
-			a.cfg.ScrubRate = 1 // it would take a month
+			h := newHolder(t)
+			custodytest.Seal(t, h.cfg.Store, aKey, custodytest.NewKey(t))
+			h.cfg.ScrubRate = 1 // it would take a month
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				a.scrubRounds(ctx, delay, time.Hour)
+				h.scrubRounds(ctx, delay, time.Hour)
 			}()
 			cancel()
 			<-done

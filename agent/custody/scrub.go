@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"context"
@@ -13,19 +13,15 @@ import (
 // scrubDelay keeps the first round away from what a host that has just started does.
 const scrubDelay = 5 * time.Minute
 
-// startBackground starts what the agent does of its own accord. Close ends it, and waits.
-func (a *Agent) startBackground() {
-	ctx, cancel := context.WithCancel(context.Background())
-	a.background = cancel
-	a.work.Go(func() { a.standings.run(ctx) })
-	if a.cfg.ScrubRate <= 0 {
-		return
+// Run does what a holder does of its own accord, until ctx ends: it scrubs.
+func (h *Holder) Run(ctx context.Context) {
+	if h.cfg.ScrubRate > 0 {
+		h.scrubRounds(ctx, scrubDelay, h.cfg.ScrubPause)
 	}
-	a.work.Go(func() { a.scrubRounds(ctx, scrubDelay, a.cfg.ScrubPause) })
 }
 
 // scrubRounds reads every object that this host holds, over and over, with a pause between two rounds.
-func (a *Agent) scrubRounds(ctx context.Context, delay, pause time.Duration) {
+func (h *Holder) scrubRounds(ctx context.Context, delay, pause time.Duration) {
 	images.YieldToJob()
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
@@ -36,25 +32,25 @@ func (a *Agent) scrubRounds(ctx context.Context, delay, pause time.Duration) {
 			return
 		}
 		began := time.Now()
-		err := a.cfg.Images.Scrub(ctx, a.cfg.ScrubRate, a.holdersOf, a.reportDamage)
+		err := h.cfg.Store.Scrub(ctx, h.cfg.ScrubRate, h.holdersOf, h.reportDamage)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			a.log.Error("scrub", "error", err)
+			h.cfg.Log.Error("scrub", "error", err)
 		default:
-			a.log.Info("scrub: every object read", "took", time.Since(began).Round(time.Second))
+			h.cfg.Log.Info("scrub: every object read", "took", time.Since(began).Round(time.Second))
 		}
 		timer.Reset(pause)
 	}
 }
 
-func (a *Agent) reportDamage(d images.Damage) {
+func (h *Holder) reportDamage(d images.Damage) {
 	if d.Healed {
-		a.log.Info("scrub: damaged object healed from another copy", "job", d.Job, "object", d.Digest, "detail", d.Detail)
+		h.cfg.Log.Info("scrub: damaged object healed from another copy", "job", d.Job, "object", d.Digest, "detail", d.Detail)
 		return
 	}
-	a.log.Error("scrub: damaged object", "job", d.Job, "object", d.Digest, "detail", d.Detail, "next", "ssctl repair fetches it from another copy")
+	h.cfg.Log.Error("scrub: damaged object", "job", d.Job, "object", d.Digest, "detail", d.Detail, "next", "ssctl repair fetches it from another copy")
 }
 
 // holders is what the signed manifest of a cut says of where its images are. Its signature is not looked at here: whoever gives us
@@ -75,10 +71,10 @@ type holders struct {
 }
 
 // holdersOf are the other holders of a set, by the manifest of its cut that is kept beside it.
-func (a *Agent) holdersOf(ctx context.Context, set images.Set) []images.Source {
-	cuts, err := a.cfg.Images.Cuts(ctx)
+func (h *Holder) holdersOf(ctx context.Context, set images.Set) []images.Source {
+	cuts, err := h.cfg.Store.Cuts(ctx)
 	if err != nil {
-		a.log.Error("manifests of cuts", "error", err)
+		h.cfg.Log.Error("manifests of cuts", "error", err)
 		return nil
 	}
 	b, ok := cuts[set.Key.Job][set.Key.Snapshot]
@@ -87,14 +83,14 @@ func (a *Agent) holdersOf(ctx context.Context, set images.Set) []images.Source {
 	}
 	hosts, vaults, err := decodeHolders(b, set.Key.Host)
 	if err != nil {
-		a.log.Error("manifest of a cut", "job", set.Key.Job, "snapshot", set.Key.Snapshot, "error", err)
+		h.cfg.Log.Error("manifest of a cut", "job", set.Key.Job, "snapshot", set.Key.Snapshot, "error", err)
 		return nil
 	}
-	return a.sources(hosts, vaults)
+	return h.sources(hosts, vaults)
 }
 
 // decodeHolders reads who holds the images of one host's part of a cut.
-func decodeHolders(manifest []byte, host string) (hosts []Participant, vaults []string, err error) {
+func decodeHolders(manifest []byte, host string) (hosts []Peer, vaults []string, err error) {
 	var file struct {
 		Signed holders `json:"cut"`
 	}
@@ -109,7 +105,7 @@ func decodeHolders(manifest []byte, host string) (hosts []Participant, vaults []
 		vaults = part.Vaults
 		for _, p := range h.Hosts {
 			if slices.Contains(part.Copies, p.Name) && names.Valid(p.Name) {
-				hosts = append(hosts, Participant{Host: p.Name, Endpoint: p.Addr})
+				hosts = append(hosts, Peer{Host: p.Name, Endpoint: p.Addr})
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"context"
@@ -15,26 +15,31 @@ import (
 	"ss/store/images"
 )
 
-// copying puts one of this host's image sets where else it is to be: on the first hosts of a list that take it, and into
+// Copies puts one of this host's image sets where else it is to be: on the first hosts of a list that take it, and into
 // every vault.
-type copying struct {
-	a      *Agent
+type Copies struct {
+	h      *Holder
 	key    images.Key
-	hosts  []Participant // that may hold a copy, best first
-	wanted int           // how many of them must
-	vaults []string      // all must
+	hosts  []Peer   // that may hold a copy, best first
+	wanted int      // how many of them must
+	vaults []string // all must
 
 	mu     sync.Mutex
 	next   int // the first of hosts that nobody has asked yet
-	copies []Participant
+	copies []Peer
 	stored []string // vaults that have it
 	moved  int64
 	errs   []error
 }
 
-// run makes the copies, as many at once as are wanted. Where a host refuses, the next one is asked. The error names every host
+// Copy prepares copies of an image set of this host: on wanted of the hosts, which are best first, and in all vaults.
+func (h *Holder) Copy(key images.Key, hosts []Peer, wanted int, vaults []string) *Copies {
+	return &Copies{h: h, key: key, hosts: hosts, wanted: wanted, vaults: vaults}
+}
+
+// Run makes the copies, as many at once as are wanted. Where a host refuses, the next one is asked. The error names every host
 // and vault that did not take one, and why.
-func (c *copying) run(ctx context.Context) error {
+func (c *Copies) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for range min(c.wanted, len(c.hosts)) {
 		wg.Go(func() { c.place(ctx) })
@@ -46,10 +51,10 @@ func (c *copying) run(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// As they were offered, not as they came to an end.
-	at := func(p Participant) int {
-		return slices.IndexFunc(c.hosts, func(o Participant) bool { return o.Host == p.Host })
+	at := func(p Peer) int {
+		return slices.IndexFunc(c.hosts, func(o Peer) bool { return o.Host == p.Host })
 	}
-	slices.SortFunc(c.copies, func(a, b Participant) int { return at(a) - at(b) })
+	slices.SortFunc(c.copies, func(a, b Peer) int { return at(a) - at(b) })
 	slices.Sort(c.stored)
 	var short []string
 	if len(c.copies) < c.wanted {
@@ -89,7 +94,7 @@ func refusal(where string, err error) error {
 }
 
 // place asks one host after another, until one takes a copy.
-func (c *copying) place(ctx context.Context) {
+func (c *Copies) place(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.mu.Lock()
 		if c.next == len(c.hosts) {
@@ -99,7 +104,7 @@ func (c *copying) place(ctx context.Context) {
 		p := c.hosts[c.next]
 		c.next++
 		c.mu.Unlock()
-		moved, err := c.a.cfg.Images.Push(ctx, c.key, keeping{c.a.cfg.Peers.Objects(p)})
+		moved, err := c.h.cfg.Store.Push(ctx, c.key, keeping{c.h.cfg.Peers.Objects(p)})
 		c.mu.Lock()
 		c.moved += moved.Bytes
 		if err == nil {
@@ -113,8 +118,8 @@ func (c *copying) place(ctx context.Context) {
 }
 
 // deposit puts a copy into a vault.
-func (c *copying) deposit(ctx context.Context, url string) {
-	moved, err := c.a.push(ctx, c.key, url)
+func (c *Copies) deposit(ctx context.Context, url string) {
+	moved, err := c.h.push(ctx, c.key, url)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.moved += moved.Bytes
@@ -125,9 +130,9 @@ func (c *copying) deposit(ctx context.Context, url string) {
 	c.stored = append(c.stored, url)
 }
 
-// undo has everyone forget the set: also those that failed, whose answer may be all that was lost. The error is about those
+// Undo has everyone forget the set: also those that failed, whose answer may be all that was lost. The error is about those
 // that have it.
-func (c *copying) undo(ctx context.Context) error {
+func (c *Copies) Undo(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
@@ -144,37 +149,43 @@ func (c *copying) undo(ctx context.Context) error {
 	}
 	for _, p := range asked {
 		wg.Go(func() {
-			has := slices.ContainsFunc(copies, func(o Participant) bool { return o.Host == p.Host })
-			add(has, p.Host, c.a.cfg.Peers.SettleImages(ctx, p, c.key, false))
+			has := slices.ContainsFunc(copies, func(o Peer) bool { return o.Host == p.Host })
+			add(has, p.Host, c.h.cfg.Peers.SettleImages(ctx, p, c.key, false))
 		})
 	}
 	for _, url := range vaults {
 		wg.Go(func() {
-			add(slices.Contains(stored, url), url, c.a.withdraw(ctx, url, c.key))
+			add(slices.Contains(stored, url), url, c.h.withdraw(ctx, url, c.key))
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-// settle tells the holders that the set's cut exists.
-func (c *copying) settle(ctx context.Context) {
+// Settle tells the holders that the set's cut exists.
+func (c *Copies) Settle(ctx context.Context) {
 	for _, p := range c.copies {
-		if err := c.a.cfg.Peers.SettleImages(ctx, p, c.key, true); err != nil {
+		if err := c.h.cfg.Peers.SettleImages(ctx, p, c.key, true); err != nil {
 			// The copy stays in doubt until ssctl next asks that host: nothing is lost.
-			c.a.log.Warn("copy not told of the commit", "job", c.key.Job, "host", p.Host, "error", err)
+			c.h.cfg.Log.Warn("copy not told of the commit", "job", c.key.Job, "host", p.Host, "error", err)
 		}
 	}
 }
 
-// holders names the hosts that have the set, this one first.
-func (c *copying) holders() []string {
-	out := []string{c.a.cfg.Host}
+// Holders names the hosts that have the set, this one first.
+func (c *Copies) Holders() []string {
+	out := []string{c.h.cfg.Host}
 	for _, p := range c.copies {
 		out = append(out, p.Host)
 	}
 	return out
 }
+
+// Vaults are the URLs of the vaults that have the set.
+func (c *Copies) Vaults() []string { return c.stored }
+
+// Moved is how many bytes went to other hosts and vaults.
+func (c *Copies) Moved() int64 { return c.moved }
 
 // keeping is another host's objects, of which none can be removed from here.
 type keeping struct{ Objects }
@@ -184,25 +195,25 @@ func (keeping) Remove(_ context.Context, name string) error {
 }
 
 // vault opens a vault. The error says which it is, and never with what credentials.
-func (a *Agent) vault(ctx context.Context, url string) (blob.Store, error) {
-	v, err := blob.OpenURL(ctx, url, blob.Options{CredentialsFile: a.cfg.VaultCredentials})
+func (h *Holder) vault(ctx context.Context, url string) (blob.Store, error) {
+	v, err := blob.OpenURL(ctx, url, blob.Options{CredentialsFile: h.cfg.VaultCredentials})
 	if err != nil {
 		return nil, fmt.Errorf("open the vault %s: %w", url, err)
 	}
 	return v, nil
 }
 
-func (a *Agent) push(ctx context.Context, key images.Key, url string) (images.Moved, error) {
-	v, err := a.vault(ctx, url)
+func (h *Holder) push(ctx context.Context, key images.Key, url string) (images.Moved, error) {
+	v, err := h.vault(ctx, url)
 	if err != nil {
 		return images.Moved{}, err
 	}
-	return a.cfg.Images.Push(ctx, key, v)
+	return h.cfg.Store.Push(ctx, key, v)
 }
 
 // withdraw removes the sets of an attempt from a vault. Those of a cut that exists stay, whatever the caller believes.
-func (a *Agent) withdraw(ctx context.Context, url string, key images.Key) error {
-	v, err := a.vault(ctx, url)
+func (h *Holder) withdraw(ctx context.Context, url string, key images.Key) error {
+	v, err := h.vault(ctx, url)
 	if err != nil {
 		return err
 	}
@@ -214,15 +225,15 @@ func (a *Agent) withdraw(ctx context.Context, url string, key images.Key) error 
 }
 
 // sources are the other hosts and the vaults that may hold a set. Nothing is opened before it is needed.
-func (a *Agent) sources(hosts []Participant, vaults []string) []images.Source {
+func (h *Holder) sources(hosts []Peer, vaults []string) []images.Source {
 	var out []images.Source
 	for _, p := range hosts {
-		if p.Host != a.cfg.Host {
-			out = append(out, images.Source{Name: p.Host, Reader: a.cfg.Peers.Objects(p)})
+		if p.Host != h.cfg.Host {
+			out = append(out, images.Source{Name: p.Host, Reader: h.cfg.Peers.Objects(p)})
 		}
 	}
 	for _, url := range vaults {
-		out = append(out, images.Source{Name: url, Reader: &lateVault{a: a, url: url}})
+		out = append(out, images.Source{Name: url, Reader: &lateVault{h: h, url: url}})
 	}
 	return out
 }
@@ -230,7 +241,7 @@ func (a *Agent) sources(hosts []Participant, vaults []string) []images.Source {
 // lateVault is a vault that is opened when something is read from it: what is whole here needs none, and one that is not there
 // leaves the others to be asked.
 type lateVault struct {
-	a   *Agent
+	h   *Holder
 	url string
 
 	mu sync.Mutex
@@ -241,7 +252,7 @@ func (l *lateVault) open(ctx context.Context) (blob.Store, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.v == nil {
-		v, err := l.a.vault(ctx, l.url)
+		v, err := l.h.vault(ctx, l.url)
 		if err != nil {
 			return nil, err
 		}

@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"errors"
@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"ss/agent/custody/custodytest"
 	"ss/store/blob"
 	"ss/store/images"
 )
@@ -28,24 +29,25 @@ func TestCopiesFallOverToTheNextHost(t *testing.T) {
 		"all that there are do": {[]string{"hostB", "hostC", "hostD"}, nil, 3, []string{"hostB", "hostC", "hostD"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, others := newAgent(t, "hostB", "hostC", "hostD")
+			h := newHolder(t, "hostB", "hostC", "hostD")
+			others := h.others
 			for _, h := range c.fail {
-				others.fails[h] = blob.ErrFull
+				others.Fails[h] = blob.ErrFull
 			}
-			seal(t, a.cfg.Images, aKey, newKey(t))
-			cp := &copying{a: a, key: aKey, hosts: participants(c.hosts...), wanted: c.wanted}
-			err := cp.run(t.Context())
+			custodytest.Seal(t, h.cfg.Store, aKey, custodytest.NewKey(t))
+			cp := &Copies{h: h.Holder, key: aKey, hosts: peersOf(c.hosts...), wanted: c.wanted}
+			err := cp.Run(t.Context())
 			if (err == nil) != (c.want != nil) {
 				t.Fatalf("error %v, want copies on %v", err, c.want)
 			}
 			if err == nil {
-				if got := cp.holders(); !slices.Equal(got, append([]string{"hostA"}, c.want...)) {
+				if got := cp.Holders(); !slices.Equal(got, append([]string{"hostA"}, c.want...)) {
 					t.Errorf("holders %v, want %v and hostA", got, c.want)
 				}
 				if len(c.want) > 0 != (cp.moved > 0) {
 					t.Errorf("moved %d bytes to %v", cp.moved, c.want)
 				}
-				cp.settle(t.Context())
+				cp.Settle(t.Context())
 				return
 			}
 			for _, h := range c.fail {
@@ -53,15 +55,15 @@ func TestCopiesFallOverToTheNextHost(t *testing.T) {
 					t.Errorf("it does not say what %s said: %v", h, err)
 				}
 			}
-			if err := cp.undo(t.Context()); err != nil {
+			if err := cp.Undo(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if got := others.holdersOfSet(aKey); len(got) != 0 {
+			if got := others.Holding(aKey); len(got) != 0 {
 				t.Errorf("still on %v", got)
 			}
-			for h, said := range others.settled {
+			for to, said := range others.Settled() {
 				if !slices.Equal(said, []bool{false}) {
-					t.Errorf("%s was told %v", h, said)
+					t.Errorf("%s was told %v", to, said)
 				}
 			}
 		})
@@ -69,49 +71,50 @@ func TestCopiesFallOverToTheNextHost(t *testing.T) {
 }
 
 func TestCopiesInVaults(t *testing.T) {
-	a, others := newAgent(t, "hostB")
+	h := newHolder(t, "hostB")
+	others := h.others
 	there, gone := "file://"+t.TempDir(), "file:///nowhere/at/all"
-	k := newKey(t)
-	man := seal(t, a.cfg.Images, aKey, k)
-	cp := &copying{a: a, key: aKey, hosts: participants("hostB"), wanted: 1, vaults: []string{there, gone}}
-	err := cp.run(t.Context())
+	k := custodytest.NewKey(t)
+	man := custodytest.Seal(t, h.cfg.Store, aKey, k)
+	cp := &Copies{h: h.Holder, key: aKey, hosts: peersOf("hostB"), wanted: 1, vaults: []string{there, gone}}
+	err := cp.Run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), gone) {
 		t.Fatalf("a vault is not there: %v", err)
 	}
-	if !slices.Equal(cp.stored, []string{there}) || !slices.Equal(others.holdersOfSet(aKey), []string{"hostB"}) {
-		t.Errorf("stored %v, on %v", cp.stored, others.holdersOfSet(aKey))
+	if !slices.Equal(cp.stored, []string{there}) || !slices.Equal(others.Holding(aKey), []string{"hostB"}) {
+		t.Errorf("stored %v, on %v", cp.stored, others.Holding(aKey))
 	}
-	v, err := a.vault(t.Context(), there)
+	v, err := h.vault(t.Context(), there)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := images.VerifyIn(t.Context(), v, aKey, man.Digest); err != nil {
 		t.Fatal(err)
 	}
-	if err := cp.undo(t.Context()); err != nil {
+	if err := cp.Undo(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if sets, err := images.SetsIn(t.Context(), v, ""); err != nil || len(sets) != 0 || len(others.holdersOfSet(aKey)) != 0 {
+	if sets, err := images.SetsIn(t.Context(), v, ""); err != nil || len(sets) != 0 || len(others.Holding(aKey)) != 0 {
 		t.Errorf("undone, and there are %v, %v", sets, err)
 	}
 }
 
 // TestUndoLeavesACutInAVault: an import that fails must not take what is there of the same cut with it.
 func TestUndoLeavesACutInAVault(t *testing.T) {
-	a, _ := newAgent(t)
+	h := newHolder(t)
 	url := "file://" + t.TempDir()
-	seal(t, a.cfg.Images, aKey, newKey(t))
-	cp := &copying{a: a, key: aKey, vaults: []string{url}}
-	if err := cp.run(t.Context()); err != nil {
+	custodytest.Seal(t, h.cfg.Store, aKey, custodytest.NewKey(t))
+	cp := &Copies{h: h.Holder, key: aKey, vaults: []string{url}}
+	if err := cp.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.PutCut(t.Context(), url, aKey.Job, aKey.Snapshot, []byte("signed")); err != nil {
+	if err := h.PutCut(t.Context(), url, aKey.Job, aKey.Snapshot, []byte("signed")); err != nil {
 		t.Fatal(err)
 	}
-	if err := cp.undo(t.Context()); err != nil {
+	if err := cp.Undo(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	inv, err := a.Inventory(t.Context(), url, "")
+	inv, err := h.Inventory(t.Context(), url, "")
 	if err != nil || len(inv.Sets) != 1 || !inv.Sets[0].Committed {
 		t.Fatalf("%+v, %v", inv, err)
 	}

@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"bytes"
@@ -33,38 +33,38 @@ type StoredCut struct {
 
 // Inventory lists what this host holds of a job, or of all if job is empty. Where vault is not empty it lists what is there: a set
 // counts as committed if its cut's manifest is in the vault, too, and a manifest that cannot be read is listed as damage.
-func (a *Agent) Inventory(ctx context.Context, vault, job string) (Inventory, error) {
+func (h *Holder) Inventory(ctx context.Context, vault, job string) (Inventory, error) {
 	var inv Inventory
 	var err error
 	if vault != "" {
-		inv, err = a.inventoryOf(ctx, vault, job)
+		inv, err = h.inventoryOf(ctx, vault, job)
 	} else {
-		inv, err = a.inventoryHere(ctx, job)
+		inv, err = h.inventoryHere(ctx, job)
 	}
 	if err != nil {
-		return Inventory{}, a.imageFault(err)
+		return Inventory{}, h.fault(err)
 	}
 	slices.SortFunc(inv.Cuts, func(x, y StoredCut) int { return strings.Compare(x.Job+"/"+x.Snapshot, y.Job+"/"+y.Snapshot) })
 	return inv, nil
 }
 
-func (a *Agent) inventoryHere(ctx context.Context, job string) (Inventory, error) {
+func (h *Holder) inventoryHere(ctx context.Context, job string) (Inventory, error) {
 	var inv Inventory
 	other := func(j string) bool { return job != "" && j != job }
 	var err error
-	if inv.Sets, err = a.cfg.Images.Sets(); err != nil {
+	if inv.Sets, err = h.cfg.Store.Sets(); err != nil {
 		return inv, err
 	}
-	if inv.Usage, err = a.cfg.Images.Usage(ctx); err != nil {
+	if inv.Usage, err = h.cfg.Store.Usage(ctx); err != nil {
 		return inv, err
 	}
-	if inv.Damage, err = a.cfg.Images.Damaged(); err != nil {
+	if inv.Damage, err = h.cfg.Store.Damaged(); err != nil {
 		return inv, err
 	}
-	if inv.Tombstones, err = a.cfg.Images.Tombstones(ctx, job); err != nil {
+	if inv.Tombstones, err = h.cfg.Store.Tombstones(ctx, job); err != nil {
 		return inv, err
 	}
-	cuts, err := a.cfg.Images.Cuts(ctx)
+	cuts, err := h.cfg.Store.Cuts(ctx)
 	if err != nil {
 		return inv, err
 	}
@@ -82,8 +82,8 @@ func (a *Agent) inventoryHere(ctx context.Context, job string) (Inventory, error
 	return inv, nil
 }
 
-func (a *Agent) inventoryOf(ctx context.Context, vault, job string) (Inventory, error) {
-	v, err := a.vault(ctx, vault)
+func (h *Holder) inventoryOf(ctx context.Context, vault, job string) (Inventory, error) {
+	v, err := h.vault(ctx, vault)
 	if err != nil {
 		return Inventory{}, err
 	}
@@ -182,8 +182,8 @@ func readAll(ctx context.Context, v blob.Reader, name string, limit int64) (b []
 
 // putCutIn puts a cut's manifest into a vault. What a name has is never written over, so another manifest of the cut (its holders
 // have changed) is removed first: a crash between the two leaves it to the next PutCut, and to those who hold it elsewhere.
-func (a *Agent) putCutIn(ctx context.Context, vault, job, snapshot string, manifest []byte) error {
-	v, err := a.vault(ctx, vault)
+func (h *Holder) putCutIn(ctx context.Context, vault, job, snapshot string, manifest []byte) error {
+	v, err := h.vault(ctx, vault)
 	if err != nil {
 		return err
 	}
@@ -205,31 +205,31 @@ func (a *Agent) putCutIn(ctx context.Context, vault, job, snapshot string, manif
 
 // Collect removes the objects of a job (empty: of all) that no image set refers to, from this host, or from a vault, where a job
 // must be named. With dry it only counts.
-func (a *Agent) Collect(ctx context.Context, vault, job string, dry bool) (images.Garbage, error) {
+func (h *Holder) Collect(ctx context.Context, vault, job string, dry bool) (images.Garbage, error) {
 	fail := func(err error) (images.Garbage, error) {
-		return images.Garbage{}, a.imageFault(err)
+		return images.Garbage{}, h.fault(err)
 	}
 	if job != "" && !names.Valid(job) || job == "" && vault != "" {
 		return fail(fault.New(fault.Usage, fmt.Sprintf("invalid job name %q", job), "objects in a vault are collected job by job"))
 	}
 	if vault == "" {
 		if !dry {
-			if err := a.sweep(ctx, job); err != nil {
+			if err := h.sweep(ctx, job); err != nil {
 				return fail(err)
 			}
 		}
-		g, err := a.cfg.Images.Collect(ctx, job, dry)
+		g, err := h.cfg.Store.Collect(ctx, job, dry)
 		if err != nil {
 			return fail(err)
 		}
 		return g, nil
 	}
-	v, err := a.vault(ctx, vault)
+	v, err := h.vault(ctx, vault)
 	if err != nil {
 		return fail(err)
 	}
 	if !dry {
-		if err := a.sweepIn(ctx, v, job); err != nil {
+		if err := h.sweepIn(ctx, v, job); err != nil {
 			return fail(err)
 		}
 	}

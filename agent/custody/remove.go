@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"context"
@@ -27,22 +27,22 @@ type Removal struct {
 
 // RemoveCut removes image sets of a snapshot, and its manifest, and returns how many sets there were. Objects go with the next Collect.
 // A set that is committed, or whose cut has a signed manifest here, goes only with a tombstone that names it: fault.Refused otherwise.
-func (a *Agent) RemoveCut(ctx context.Context, r Removal) (int, error) {
-	n, err := a.removeCut(ctx, r)
-	return n, a.imageFault(err)
+func (h *Holder) RemoveCut(ctx context.Context, r Removal) (int, error) {
+	n, err := h.removeCut(ctx, r)
+	return n, h.fault(err)
 }
 
-func (a *Agent) removeCut(ctx context.Context, r Removal) (int, error) {
-	if err := checkKey(images.Key{Job: r.Job, Snapshot: r.Snapshot, Host: a.cfg.Host}); err != nil {
+func (h *Holder) removeCut(ctx context.Context, r Removal) (int, error) {
+	if err := checkKey(images.Key{Job: r.Job, Snapshot: r.Snapshot, Host: h.cfg.Host}); err != nil {
 		return 0, err
 	}
 	if r.Tombstone == nil {
 		if r.Vault != "" {
-			return a.removeOrphansIn(ctx, r)
+			return h.removeOrphansIn(ctx, r)
 		}
-		return a.removeOrphans(ctx, r)
+		return h.removeOrphans(ctx, r)
 	}
-	t, err := tombstone.Decode(r.Tombstone, a.cfg.Verifier)
+	t, err := tombstone.Decode(r.Tombstone, h.cfg.Verifier)
 	if err == nil && (t.Job != r.Job || t.Cut != r.Snapshot) {
 		err = fmt.Errorf("it is that of %s/%s", t.Job, t.Cut)
 	}
@@ -50,21 +50,21 @@ func (a *Agent) removeCut(ctx context.Context, r Removal) (int, error) {
 		return 0, &fault.Error{Kind: fault.Denied, Err: fmt.Errorf("tombstone of %s/%s: %w", r.Job, r.Snapshot, err), Next: "nothing was removed"}
 	}
 	if r.Vault != "" {
-		return a.removeWithIn(ctx, r, t)
+		return h.removeWithIn(ctx, r, t)
 	}
 	if r.Forget {
-		return 0, a.cfg.Images.ForgetTombstone(ctx, t.Job, t.Cut, t.ID())
+		return 0, h.cfg.Store.ForgetTombstone(ctx, t.Job, t.Cut, t.ID())
 	}
 	// First the word, then the deed: who is stopped in between goes on with the next Collect.
-	if err := a.cfg.Images.PutTombstone(ctx, images.StoredTombstone{Job: t.Job, Snapshot: t.Cut, ID: t.ID(), Data: r.Tombstone}); err != nil {
+	if err := h.cfg.Store.PutTombstone(ctx, images.StoredTombstone{Job: t.Job, Snapshot: t.Cut, ID: t.ID(), Data: r.Tombstone}); err != nil {
 		return 0, err
 	}
-	return a.bury(ctx, t)
+	return h.bury(ctx, t)
 }
 
 // removeOrphans removes what belongs to no cut.
-func (a *Agent) removeOrphans(ctx context.Context, r Removal) (int, error) {
-	sets, err := a.cfg.Images.Sets()
+func (h *Holder) removeOrphans(ctx context.Context, r Removal) (int, error) {
+	sets, err := h.cfg.Store.Sets()
 	if err != nil {
 		return 0, err
 	}
@@ -73,7 +73,7 @@ func (a *Agent) removeOrphans(ctx context.Context, r Removal) (int, error) {
 		if set.Key.Job != r.Job || set.Key.Snapshot != r.Snapshot {
 			continue
 		}
-		k, err := a.cfg.Images.RemoveUncommitted(set.Key)
+		k, err := h.cfg.Store.RemoveUncommitted(set.Key)
 		if err != nil {
 			return n, err
 		}
@@ -92,8 +92,8 @@ func existsHere(r Removal) error {
 		"ssctl rm "+r.Snapshot+" removes the cut")
 }
 
-func (a *Agent) removeOrphansIn(ctx context.Context, r Removal) (int, error) {
-	v, err := a.vault(ctx, r.Vault)
+func (h *Holder) removeOrphansIn(ctx context.Context, r Removal) (int, error) {
+	v, err := h.vault(ctx, r.Vault)
 	if err != nil {
 		return 0, err
 	}
@@ -108,14 +108,14 @@ func (a *Agent) removeOrphansIn(ctx context.Context, r Removal) (int, error) {
 }
 
 // bury removes from this host what a tombstone covers.
-func (a *Agent) bury(ctx context.Context, t tombstone.Tombstone) (int, error) {
-	cuts, err := a.cfg.Images.Cuts(ctx)
+func (h *Holder) bury(ctx context.Context, t tombstone.Tombstone) (int, error) {
+	cuts, err := h.cfg.Store.Cuts(ctx)
 	if err != nil {
 		return 0, err
 	}
 	manifest, there := cuts[t.Job][t.Cut]
 	mine := !there || isOf(t, manifest)
-	sets, err := a.cfg.Images.Sets()
+	sets, err := h.cfg.Store.Sets()
 	if err != nil {
 		return 0, err
 	}
@@ -124,20 +124,20 @@ func (a *Agent) bury(ctx context.Context, t tombstone.Tombstone) (int, error) {
 		if set.Key.Job != t.Job || set.Key.Snapshot != t.Cut || !covers(t, set.Key.Host, set.Manifest.Digest, mine) {
 			continue
 		}
-		if err := a.cfg.Images.Remove(set.Key); err != nil {
+		if err := h.cfg.Store.Remove(set.Key); err != nil {
 			return n, err
 		}
 		n++
 	}
 	if there && mine {
-		return n, a.cfg.Images.RemoveCut(ctx, t.Job, t.Cut)
+		return n, h.cfg.Store.RemoveCut(ctx, t.Job, t.Cut)
 	}
 	return n, nil
 }
 
 // removeWithIn does with a vault what removeCut and bury do here.
-func (a *Agent) removeWithIn(ctx context.Context, r Removal, t tombstone.Tombstone) (int, error) {
-	v, err := a.vault(ctx, r.Vault)
+func (h *Holder) removeWithIn(ctx context.Context, r Removal, t tombstone.Tombstone) (int, error) {
+	v, err := h.vault(ctx, r.Vault)
 	if err != nil {
 		return 0, err
 	}
@@ -199,14 +199,14 @@ func isOf(t tombstone.Tombstone, manifest []byte) bool {
 }
 
 // sweep removes what tombstones here cover and has turned up since.
-func (a *Agent) sweep(ctx context.Context, job string) error {
-	stored, err := a.cfg.Images.Tombstones(ctx, job)
+func (h *Holder) sweep(ctx context.Context, job string) error {
+	stored, err := h.cfg.Store.Tombstones(ctx, job)
 	if err != nil {
 		return err
 	}
 	for _, s := range stored {
-		if t := a.openTombstone(s); t != nil {
-			if _, err := a.bury(ctx, *t); err != nil {
+		if t := h.openTombstone(s); t != nil {
+			if _, err := h.bury(ctx, *t); err != nil {
 				return err
 			}
 		}
@@ -214,13 +214,13 @@ func (a *Agent) sweep(ctx context.Context, job string) error {
 	return nil
 }
 
-func (a *Agent) sweepIn(ctx context.Context, v blob.Store, job string) error {
+func (h *Holder) sweepIn(ctx context.Context, v blob.Store, job string) error {
 	stored, err := images.TombstonesIn(ctx, v, job)
 	if err != nil {
 		return err
 	}
 	for _, s := range stored {
-		if t := a.openTombstone(s); t != nil {
+		if t := h.openTombstone(s); t != nil {
 			if _, err := buryIn(ctx, v, *t); err != nil {
 				return err
 			}
@@ -230,10 +230,10 @@ func (a *Agent) sweepIn(ctx context.Context, v blob.Store, job string) error {
 }
 
 // openTombstone is nil for one that no admin signed, or that stands under a name that is not its own: it says nothing.
-func (a *Agent) openTombstone(s images.StoredTombstone) *tombstone.Tombstone {
-	t, err := tombstone.Decode(s.Data, a.cfg.Verifier)
+func (h *Holder) openTombstone(s images.StoredTombstone) *tombstone.Tombstone {
+	t, err := tombstone.Decode(s.Data, h.cfg.Verifier)
 	if err != nil || t.Job != s.Job || t.Cut != s.Snapshot || t.ID() != s.ID {
-		a.log.Warn("tombstone does not count", "job", s.Job, "snapshot", s.Snapshot, "error", err)
+		h.cfg.Log.Warn("tombstone does not count", "job", s.Job, "snapshot", s.Snapshot, "error", err)
 		return nil
 	}
 	return &t

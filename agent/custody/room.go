@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"errors"
@@ -66,6 +66,31 @@ func tooMuchTogether(demands []demand) string {
 		strings.Join(whats, " and "), mib(sum), strings.Join(dirs, " and "), free>>20)
 }
 
+// Fits refuses a dump of this host that there is no room for: staged as plain files first, and then, at worst, all of it stored again
+// before those are removed. need is in bytes.
+func (h *Holder) Fits(need int64) error {
+	lacks, err := h.lacksForDump(need)
+	if err == nil && len(lacks) > 0 {
+		h.cfg.Store.DropKept() // nothing depends on them
+		lacks, err = h.lacksForDump(need)
+	}
+	if err != nil || len(lacks) == 0 {
+		return err
+	}
+	return fault.New(fault.Refused, strings.Join(lacks, "; "), roomNext)
+}
+
+func (h *Holder) lacksForDump(need int64) ([]string, error) {
+	staging, objects, err := h.cfg.Store.Space()
+	if err != nil {
+		return nil, err
+	}
+	return lacking(
+		demand{"the dump", h.cfg.Staging, need, staging},
+		demand{"what is stored of it", h.cfg.Dir, need, objects},
+	), nil
+}
+
 // mib rounds up.
 func mib(n int64) int64 { return (n + 1<<20 - 1) >> 20 }
 
@@ -106,8 +131,8 @@ type fullError struct {
 func (e *fullError) Error() string { return e.disk + " is full" }
 func (e *fullError) Unwrap() error { return e.error }
 
-// diskFull makes an error that comes of a full disk say which it is and what helps. Others stay what they are.
-func diskFull(dir string, err error) error {
+// DiskFull makes an error that comes of a full disk say which it is and what helps. Others stay what they are.
+func DiskFull(dir string, err error) error {
 	switch {
 	case err == nil, errors.As(err, new(*fullError)):
 		return err

@@ -1,4 +1,4 @@
-package agent
+package custody
 
 import (
 	"context"
@@ -9,36 +9,36 @@ import (
 )
 
 // SettleCopy does what the host that the images come from says of the copy that this host holds.
-func (a *Agent) SettleCopy(key images.Key, committed bool) error {
+func (h *Holder) SettleCopy(key images.Key, committed bool) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
 	if committed {
-		return a.cfg.Images.Commit(key)
+		return h.cfg.Store.Commit(key)
 	}
-	_, err := a.cfg.Images.RemoveUncommitted(key) // a committed one is somebody's cut, whatever the caller believes
+	_, err := h.cfg.Store.RemoveUncommitted(key) // a committed one is somebody's cut, whatever the caller believes
 	return err
 }
 
 // Resolve settles image sets in doubt: some belong to a cut, some to nothing.
-func (a *Agent) Resolve(ctx context.Context, committed, aborted []images.Key) error {
+func (h *Holder) Resolve(ctx context.Context, committed, aborted []images.Key) error {
 	var errs []error
 	for _, k := range committed {
-		if err := a.cfg.Images.Commit(k); err != nil && !errors.Is(err, images.ErrNotFound) {
+		if err := h.cfg.Store.Commit(k); err != nil && !errors.Is(err, images.ErrNotFound) {
 			errs = append(errs, err)
 		}
-		a.tellRunner(ctx, k, true)
+		h.jobs.Resolved(ctx, k, true)
 	}
-	doubt, err := a.inDoubt()
+	doubt, err := h.inDoubt()
 	if err != nil {
 		return err
 	}
 	for _, k := range aborted {
 		for _, d := range doubt { // never remove what is not in doubt, whatever the caller believes
 			if d == k {
-				_, err := a.cfg.Images.RemoveUncommitted(k)
+				_, err := h.cfg.Store.RemoveUncommitted(k)
 				errs = append(errs, err)
-				a.tellRunner(ctx, k, false)
+				h.jobs.Resolved(ctx, k, false)
 			}
 		}
 	}
@@ -50,23 +50,23 @@ const cutMax = 16 << 20
 
 // PutCut keeps the signed manifest of a cut that exists, and marks what this host holds of the cut as committed. Where vault is not
 // empty, the manifest is put into that vault instead, in the place of one that says something else.
-func (a *Agent) PutCut(ctx context.Context, vault, job, snapshot string, manifest []byte) error {
-	key := images.Key{Job: job, Snapshot: snapshot, Host: a.cfg.Host}
+func (h *Holder) PutCut(ctx context.Context, vault, job, snapshot string, manifest []byte) error {
+	key := images.Key{Job: job, Snapshot: snapshot, Host: h.cfg.Host}
 	if err := checkKey(key); err != nil {
-		return a.imageFault(err)
+		return h.fault(err)
 	}
 	if len(manifest) == 0 || len(manifest) > cutMax {
-		return a.imageFault(fault.New(fault.Usage, "a cut's manifest has between 1 B and 16 MiB", "use an ssctl of the agent's version"))
+		return h.fault(fault.New(fault.Usage, "a cut's manifest has between 1 B and 16 MiB", "use an ssctl of the agent's version"))
 	}
 	if vault != "" {
-		return a.imageFault(a.putCutIn(ctx, vault, job, snapshot, manifest))
+		return h.fault(h.putCutIn(ctx, vault, job, snapshot, manifest))
 	}
-	if err := a.cfg.Images.PutCut(ctx, job, snapshot, manifest); err != nil {
-		return a.imageFault(err)
+	if err := h.cfg.Store.PutCut(ctx, job, snapshot, manifest); err != nil {
+		return h.fault(err)
 	}
-	sets, err := a.cfg.Images.Sets()
+	sets, err := h.cfg.Store.Sets()
 	if err != nil {
-		return a.imageFault(err)
+		return h.fault(err)
 	}
 	var errs []error
 	for _, set := range sets {
@@ -74,9 +74,9 @@ func (a *Agent) PutCut(ctx context.Context, vault, job, snapshot string, manifes
 			continue
 		}
 		if !set.Committed {
-			errs = append(errs, a.cfg.Images.Commit(set.Key))
+			errs = append(errs, h.cfg.Store.Commit(set.Key))
 		}
-		a.tellRunner(ctx, set.Key, true)
+		h.jobs.Resolved(ctx, set.Key, true)
 	}
-	return a.imageFault(errors.Join(errs...))
+	return h.fault(errors.Join(errs...))
 }

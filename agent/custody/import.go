@@ -1,8 +1,7 @@
-package agent
+package custody
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"strings"
 
 	"ss/fault"
-	"ss/names"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -24,21 +22,21 @@ type ImportOpen struct {
 	Epoch        uint64
 	Meta         []byte // what the exported set said of its members
 	JobKey       keys.Job
-	Copies       []Participant
+	Copies       []Peer
 	CopiesWanted int
 	Vaults       []string
 }
 
 // Import is an image set in the making, of plain files that somebody sends. It belongs to one goroutine.
 type Import struct {
-	a       *Agent
+	h       *Holder
 	open    ImportOpen
 	free    func()
 	partial *images.Partial
 	members map[string]bool
 	files   int
 	sealed  bool
-	copies  *copying
+	copies  *Copies
 }
 
 // Imported is what an Import made.
@@ -49,40 +47,37 @@ type Imported struct {
 }
 
 // StartImport begins an image set that is as if it had been dumped here. The caller must Close the Import. A set may be that of another
-// host; then no copies can be wanted, since an agent speaks for its own host only: FetchImages makes them, on those hosts.
-func (a *Agent) StartImport(open ImportOpen) (*Import, error) {
-	im, err := a.startImport(open)
-	return im, a.imageFault(err)
+// host; then no copies can be wanted, since an agent speaks for its own host only: Fetch makes them, on those hosts.
+func (h *Holder) StartImport(open ImportOpen) (*Import, error) {
+	im, err := h.startImport(open)
+	return im, h.fault(err)
 }
 
-func (a *Agent) startImport(open ImportOpen) (*Import, error) {
+func (h *Holder) startImport(open ImportOpen) (*Import, error) {
 	if err := checkKey(open.Key); err != nil {
 		return nil, err
 	}
-	if open.Key.Host != a.cfg.Host && open.CopiesWanted > 0 {
-		return nil, fault.New(fault.Usage, fmt.Sprintf("%s may not put images of %s on other hosts", a.cfg.Host, open.Key.Host), "have those fetch them from here, once they are imported")
+	if open.Key.Host != h.cfg.Host && open.CopiesWanted > 0 {
+		return nil, fault.New(fault.Usage, fmt.Sprintf("%s may not put images of %s on other hosts", h.cfg.Host, open.Key.Host), "have those fetch them from here, once they are imported")
 	}
-	var meta SetMeta
-	if err := json.Unmarshal(open.Meta, &meta); err != nil {
-		return nil, badImport("what it says of its members: %v", err)
+	list, err := memberNames(open.Meta)
+	if err != nil {
+		return nil, badImport("%v", err)
 	}
 	members := map[string]bool{}
-	for name := range meta.Members {
-		if !names.Valid(name) {
-			return nil, badImport("invalid member name %q", name)
-		}
+	for _, name := range list {
 		members[name] = true
 	}
-	free, err := a.hold(open.Key.Job, "import "+open.Key.Snapshot)
+	free, err := h.jobs.Hold(open.Key.Job, "import "+open.Key.Snapshot)
 	if err != nil {
 		return nil, err
 	}
-	partial, err := a.cfg.Images.Begin(open.Key)
+	partial, err := h.cfg.Store.Begin(open.Key)
 	if err != nil {
 		free()
 		return nil, err
 	}
-	return &Import{a: a, open: open, free: free, partial: partial, members: members}, nil
+	return &Import{h: h, open: open, free: free, partial: partial, members: members}, nil
 }
 
 func badImport(format string, args ...any) error {
@@ -91,7 +86,7 @@ func badImport(format string, args ...any) error {
 
 // Put takes one file: f.Size bytes of r, no more and no less.
 func (im *Import) Put(f PlainFile, r io.Reader) error {
-	return im.a.imageFault(im.put(f, r))
+	return im.h.fault(im.put(f, r))
 }
 
 // pathMax bounds a path, in bytes.
@@ -125,7 +120,7 @@ func (im *Import) put(f PlainFile, r io.Reader) (err error) {
 	defer func() { err = errors.Join(err, out.Close()) }()
 	n, err := io.Copy(out, io.LimitReader(r, f.Size))
 	if err != nil {
-		return diskFull(im.a.cfg.StagingDir, fmt.Errorf("%s: %w", path.Base(f.Path), err))
+		return DiskFull(im.h.cfg.Staging, fmt.Errorf("%s: %w", path.Base(f.Path), err))
 	}
 	if n < f.Size {
 		return badImport("%q ends after %d of %d bytes", f.Path, n, f.Size)
@@ -143,7 +138,7 @@ func (im *Import) put(f PlainFile, r io.Reader) (err error) {
 // Seal makes the files an image set, and its copies. It stays in doubt until PutCut.
 func (im *Import) Seal(ctx context.Context) (Imported, error) {
 	out, err := im.seal(ctx)
-	return out, im.a.imageFault(err)
+	return out, im.h.fault(err)
 }
 
 func (im *Import) seal(ctx context.Context) (Imported, error) {
@@ -152,14 +147,14 @@ func (im *Import) seal(ctx context.Context) (Imported, error) {
 	}
 	sealed, err := im.partial.Seal(ctx, images.Info{Epoch: im.open.Epoch, Meta: im.open.Meta, JobKey: im.open.JobKey})
 	if err != nil {
-		return Imported{}, diskFull(im.a.cfg.ImageDir, err)
+		return Imported{}, DiskFull(im.h.cfg.Dir, err)
 	}
-	im.copies = &copying{a: im.a, key: im.open.Key, hosts: im.open.Copies, wanted: im.open.CopiesWanted, vaults: im.open.Vaults}
-	if err := im.copies.run(ctx); err != nil {
+	im.copies = im.h.Copy(im.open.Key, im.open.Copies, im.open.CopiesWanted, im.open.Vaults)
+	if err := im.copies.Run(ctx); err != nil {
 		return Imported{}, err
 	}
 	im.sealed = true
-	return Imported{Digest: sealed.Manifest.Digest, Copies: im.copies.holders(), Vaults: im.copies.stored}, nil
+	return Imported{Digest: sealed.Manifest.Digest, Copies: im.copies.Holders(), Vaults: im.copies.Vaults()}, nil
 }
 
 // Close removes what an import that has not come to its end has made, here and elsewhere.
@@ -170,9 +165,9 @@ func (im *Import) Close(ctx context.Context) error {
 	}
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	errs := []error{im.partial.Discard(), im.a.SettleCopy(im.open.Key, false)}
+	errs := []error{im.partial.Discard(), im.h.SettleCopy(im.open.Key, false)}
 	if im.copies != nil {
-		errs = append(errs, im.copies.undo(ctx))
+		errs = append(errs, im.copies.Undo(ctx))
 	}
-	return im.a.imageFault(errors.Join(errs...))
+	return im.h.fault(errors.Join(errs...))
 }

@@ -1,0 +1,26 @@
+package custody
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestRoomOfARestore(t *testing.T) {
+	h := newHolder(t)
+	lacks, err := h.Lacking(h.dir, Room{unpacked: 1 << 60})
+	if err != nil || len(lacks) != 1 || !strings.Contains(lacks[0], "unpacked images") || !strings.Contains(lacks[0], "ssctl gc") {
+		t.Errorf("%q, %v", lacks, err)
+	}
+	// Both lie on one disk, which has room for the one or the other.
+	free, err := freeIn(h.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lacks, err = h.Lacking(h.dir, Room{unpacked: free / 4 * 3, objects: free / 4 * 3})
+	if err != nil || len(lacks) != 1 || !strings.Contains(lacks[0], "together") {
+		t.Errorf("%q, %v", lacks, err)
+	}
+	if lacks, err := h.Lacking(h.dir, Room{unpacked: 1, objects: 1}); err != nil || len(lacks) != 0 {
+		t.Errorf("%q, %v", lacks, err)
+	}
+}
