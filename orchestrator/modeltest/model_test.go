@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"ss/agent"
+	"ss/agent/custody"
 	"ss/agent/rpc"
 	"ss/api/identity"
 	"ss/fault"
@@ -96,9 +97,14 @@ func (h *modelHost) up(t *testing.T) {
 	if h.images, err = images.Open(filepath.Join(h.dir, "images"), images.Options{}); err != nil {
 		t.Fatal(err)
 	}
+	peers, log := rpc.NewPeers(h.creds), slog.New(slog.DiscardHandler)
+	held, err := custody.New(custody.Config{Host: h.name, Store: h.images, Dir: filepath.Join(h.dir, "images"), Staging: filepath.Join(h.dir, "staging"),
+		Scratch: filepath.Join(h.dir, "scratch"), Peers: peers, Ends: noCRIU{}, Verifier: h.creds, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	h.agent, err = agent.New(context.Background(), agent.Config{Host: h.name, StateDir: h.dir, Cells: noCells{}, Gates: noGates{}, CRIU: noCRIU{},
-		Peers: rpc.NewPeers(h.creds), Log: slog.New(slog.DiscardHandler), Verifier: h.creds, Members: h.creds, Images: h.images,
-		ImageDir: filepath.Join(h.dir, "images"), StagingDir: filepath.Join(h.dir, "staging")})
+		Peers: peers, Log: log, Verifier: h.creds, Members: h.creds, Images: held})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +117,7 @@ func (h *modelHost) up(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.addr = l.Addr().String()
-	h.server = rpc.NewServer(h.agent, h.images, h.creds, "model")
+	h.server = rpc.NewServer(h.agent, held, h.creds, "model")
 	h.served = make(chan error, 1)
 	go func() { h.served <- h.server.Serve(l) }()
 }
