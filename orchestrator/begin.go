@@ -22,7 +22,7 @@ func (c *Cluster) begin(ctx context.Context, a store.Attempt) (store.Attempt, er
 			return at, err
 		}
 		if !told {
-			c.notice("%v; waiting", err)
+			c.Noticef("%v; waiting", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -31,8 +31,8 @@ func (c *Cluster) begin(ctx context.Context, a store.Attempt) (store.Attempt, er
 	}
 }
 
-// alone does something while no snapshot or restore of the job can be on.
-func (c *Cluster) alone(ctx context.Context, job string, do func() error) error {
+// Alone does something while no snapshot or restore of the job can be on.
+func (c *Cluster) Alone(ctx context.Context, job string, do func() error) error {
 	at, err := c.begin(ctx, store.Attempt{Kind: store.KindCollect, Job: job, Hosts: []string{}})
 	if err != nil {
 		return err

@@ -8,30 +8,29 @@ import (
 
 	"ss/fault"
 	"ss/store"
-	"ss/store/images"
 )
 
-// census is what the hosts and vaults of a cluster hold, as far as they say.
-type census struct {
-	statuses []HostStatus
-	hosts    map[string]Inventory // by name
-	vaults   map[string]Inventory // by URL
-	silent   map[string]error     // hosts and vaults of which it is not known what they hold
+// Census is what the hosts and vaults of a cluster hold, as far as they say.
+type Census struct {
+	Statuses []HostStatus
+	Hosts    map[string]Inventory // by name
+	Vaults   map[string]Inventory // by URL
+	Silent   map[string]error     // hosts and vaults of which it is not known what they hold
 }
 
-// takeCensus asks every host, and each of the vaults by way of a host, what it holds of a job ("": of all).
-func (c *Cluster) takeCensus(ctx context.Context, job string, vaults []string) (census, error) {
+// TakeCensus asks every host, and each of the vaults by way of a host, what it holds of a job ("": of all).
+func (c *Cluster) TakeCensus(ctx context.Context, job string, vaults []string) (Census, error) {
 	statuses, err := c.Hosts(ctx)
 	if err != nil {
-		return census{}, err
+		return Census{}, err
 	}
-	return c.inventories(ctx, job, statuses, vaults), nil
+	return c.Inventories(ctx, job, statuses, vaults), nil
 }
 
-// inventories asks the hosts that have answered, and the vaults, what they hold of a job ("": of all).
-func (c *Cluster) inventories(ctx context.Context, job string, statuses []HostStatus, vaults []string) census {
-	s := census{statuses: statuses, hosts: map[string]Inventory{}, vaults: map[string]Inventory{}, silent: map[string]error{}}
-	ctx, cancel := context.WithTimeout(ctx, vaultTimeout)
+// Inventories asks the hosts that have answered, and the vaults, what they hold of a job ("": of all).
+func (c *Cluster) Inventories(ctx context.Context, job string, statuses []HostStatus, vaults []string) Census {
+	s := Census{Statuses: statuses, Hosts: map[string]Inventory{}, Vaults: map[string]Inventory{}, Silent: map[string]error{}}
+	ctx, cancel := context.WithTimeout(ctx, VaultTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -41,15 +40,15 @@ func (c *Cluster) inventories(ctx context.Context, job string, statuses []HostSt
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				s.silent[where] = err
+				s.Silent[where] = err
 				return
 			}
 			into[where] = inv
 		})
 	}
 	for _, h := range statuses {
-		ask(h.Name, s.hosts, func() (Inventory, error) {
-			a, err := c.answering(statuses, h.Name)
+		ask(h.Name, s.Hosts, func() (Inventory, error) {
+			a, err := c.Answering(statuses, h.Name)
 			if err != nil {
 				return Inventory{}, err
 			}
@@ -57,8 +56,8 @@ func (c *Cluster) inventories(ctx context.Context, job string, statuses []HostSt
 		})
 	}
 	for _, v := range vaults {
-		ask(v, s.vaults, func() (inv Inventory, err error) {
-			err = c.onVault(ctx, statuses, nil, func(a Agent) (err error) {
+		ask(v, s.Vaults, func() (inv Inventory, err error) {
+			err = c.OnVault(ctx, statuses, nil, func(a Agent) (err error) {
 				inv, err = a.Inventory(ctx, v, job)
 				return err
 			})
@@ -70,7 +69,7 @@ func (c *Cluster) inventories(ctx context.Context, job string, statuses []HostSt
 }
 
 // vaultsOf lists every vault that a cluster, its jobs or its cuts name.
-func vaultsOf(cluster store.Cluster, jobs []store.Job, cuts []store.Cut) []string {
+func VaultsOf(cluster store.Cluster, jobs []store.Job, cuts []store.Cut) []string {
 	names := map[string]bool{}
 	add := func(urls []string) {
 		for _, u := range urls {
@@ -82,22 +81,10 @@ func vaultsOf(cluster store.Cluster, jobs []store.Job, cuts []store.Cut) []strin
 		add(j.Policy.Vaults)
 	}
 	for _, cut := range cuts {
-		_, vaults := holders(cut)
+		_, vaults := Holders(cut)
 		add(vaults)
 	}
 	return slices.Sorted(maps.Keys(names))
-}
-
-// holding lists the hosts, or vaults, in whose inventory a set is.
-func holding(inventories map[string]Inventory, key images.Key) []string {
-	var out []string
-	for name, inv := range inventories {
-		if slices.ContainsFunc(inv.Sets, func(s HeldSet) bool { return s.Key == key }) {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
 }
 
 // hasCut says whether a cut's manifest is in an inventory.
@@ -105,10 +92,10 @@ func (inv Inventory) hasCut(id string) bool {
 	return slices.ContainsFunc(inv.Cuts, func(c HeldCut) bool { return c.Snapshot == id })
 }
 
-// badManifests says what is wrong with the cut's signed manifest on those of its holders that have answered, by holder: it is missing, damaged, or
+// BadManifests says what is wrong with the cut's signed manifest on those of its holders that have answered, by holder: it is missing, damaged, or
 // that of another cut.
-func (s census) badManifests(cut store.Cut, v store.Verifier) map[string]error {
-	hosts, vaults := holders(cut)
+func (s Census) BadManifests(cut store.Cut, v store.Verifier) map[string]error {
+	hosts, vaults := Holders(cut)
 	bad := map[string]error{}
 	look := func(inventories map[string]Inventory, names []string) {
 		for _, where := range names {
@@ -119,24 +106,24 @@ func (s census) badManifests(cut store.Cut, v store.Verifier) map[string]error {
 			}
 		}
 	}
-	look(s.hosts, hosts)
-	look(s.vaults, vaults)
+	look(s.Hosts, hosts)
+	look(s.Vaults, vaults)
 	return bad
 }
 
-// lacksCut says whether one of a cut's holders does not have its manifest, or has it damaged.
-func (s census) lacksCut(cut store.Cut, v store.Verifier) bool {
-	return len(s.badManifests(cut, v)) > 0
+// LacksCut says whether one of a cut's holders does not have its manifest, or has it damaged.
+func (s Census) LacksCut(cut store.Cut, v store.Verifier) bool {
+	return len(s.BadManifests(cut, v)) > 0
 }
 
-// errNoManifest: a holder does not have the cut's signed manifest. The news of a commit may not have reached it; that is no damage.
-var errNoManifest = fault.New(fault.Integrity, "the cut's signed manifest is missing", "")
+// ErrNoManifest: a holder does not have the cut's signed manifest. The news of a commit may not have reached it; that is no damage.
+var ErrNoManifest = fault.New(fault.Integrity, "the cut's signed manifest is missing", "")
 
 // checkManifest says what is wrong with a cut's manifest in an inventory.
 func (inv Inventory) checkManifest(cut store.Cut, v store.Verifier) error {
 	i := slices.IndexFunc(inv.Cuts, func(c HeldCut) bool { return c.Job == cut.Job && c.Snapshot == cut.ID })
 	if i < 0 {
-		return errNoManifest
+		return ErrNoManifest
 	}
 	if v == nil {
 		return nil
@@ -154,21 +141,21 @@ func (inv Inventory) checkManifest(cut store.Cut, v store.Verifier) error {
 	return nil
 }
 
-// candidates are the hosts that a copy may go to.
-func (s census) candidates() []candidate {
-	var out []candidate
-	for _, h := range s.statuses {
-		if s.silent[h.Name] == nil {
-			out = append(out, candidate{h.Name, h.Info.FreeBytes})
+// Candidates are the hosts that a copy may go to.
+func (s Census) Candidates() []Candidate {
+	var out []Candidate
+	for _, h := range s.Statuses {
+		if s.Silent[h.Name] == nil {
+			out = append(out, Candidate{h.Name, h.Info.FreeBytes})
 		}
 	}
 	return out
 }
 
-// participants finds hosts by their names.
-func (s census) participants(names []string) []Participant {
+// Participants finds hosts by their names.
+func (s Census) Participants(names []string) []Participant {
 	var out []Participant
-	for _, h := range s.statuses {
+	for _, h := range s.Statuses {
 		if slices.Contains(names, h.Name) {
 			out = append(out, h.participant())
 		}

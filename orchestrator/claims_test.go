@@ -1,4 +1,4 @@
-package orchestrator
+package orchestrator_test
 
 import (
 	"context"
@@ -8,13 +8,15 @@ import (
 	"sync"
 	"testing"
 
+	. "ss/orchestrator"
+	"ss/orchestrator/clustertest"
 	"ss/store"
 	"ss/store/keys"
 )
 
 // claimer is an agent that says what it likes of its members, and writes down what it is sent.
 type claimer struct {
-	*fakeHost
+	*clustertest.Host
 	members []Member
 
 	sent sync.Mutex
@@ -26,7 +28,7 @@ var errEnough = errors.New("the test has seen enough")
 
 func (c *claimer) Info(context.Context, Word) (HostInfo, error) {
 	standings := []Standing{{Job: "job", Epoch: 99, Statement: []byte("forged"), InForce: true}}
-	return HostInfo{Host: c.name, FreeBytes: 1 << 40, Standings: standings}, nil
+	return HostInfo{Host: c.Name, FreeBytes: 1 << 40, Standings: standings}, nil
 }
 
 func (c *claimer) Members(context.Context, string) ([]Member, error) { return c.members, nil }
@@ -63,16 +65,16 @@ func TestClaimsGetNoKey(t *testing.T) {
 		"a member with an endless name": running("hostC", strings.Repeat("x", 4096), 0),
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFakeCluster(t, clusterA, "hostA", "hostB", "hostC")
-			cut := f.addCut(t, "job", []string{"hostA", "hostB"})
+			f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB", "hostC")
+			cut := f.AddCut(t, "job", []string{"hostA", "hostB"})
 			if err := f.Catalogue.AddMember("job", "hostB", "hostB-1"); err != nil {
 				t.Fatal(err)
 			}
 			hosts := map[string]*claimer{}
 			for _, h := range []string{"hostA", "hostB"} {
-				hosts[h] = &claimer{fakeHost: f.hosts[h], members: []Member{running(h, h+"-1", 0)}}
+				hosts[h] = &claimer{Host: f.Agents[h], members: []Member{running(h, h+"-1", 0)}}
 			}
-			hosts["hostC"] = &claimer{fakeHost: f.hosts["hostC"], members: []Member{claim}}
+			hosts["hostC"] = &claimer{Host: f.Agents["hostC"], members: []Member{claim}}
 			f.Dial = func(h Host) (Agent, error) { return hosts[h.Name], nil }
 			if _, err := f.Snapshot(t.Context(), SnapshotOptions{Job: "job"}); err == nil {
 				t.Fatal("the agents of this test take no snapshot")
@@ -88,10 +90,10 @@ func TestClaimsGetNoKey(t *testing.T) {
 			if c := hosts["hostC"]; len(c.got)+len(c.keys) > 0 {
 				t.Errorf("hostC was asked for %v and got %d keys", c.got, len(c.keys))
 			}
-			if !slices.ContainsFunc(f.notices, func(n string) bool {
+			if !slices.ContainsFunc(f.Notices, func(n string) bool {
 				return strings.Contains(n, "hostC says that ") && strings.Contains(n, "takes no part")
 			}) {
-				t.Errorf("nobody names hostC: %q", f.notices)
+				t.Errorf("nobody names hostC: %q", f.Notices)
 			}
 			if j, err := f.Catalogue.Job("job"); err != nil || j.Restored != 0 || len(j.Placement["hostC"]) > 0 {
 				t.Errorf("a host's word has changed the catalogue: %+v, %v", j, err)
@@ -103,10 +105,14 @@ func TestClaimsGetNoKey(t *testing.T) {
 // TestOldMemberIsRefused: a host that has a member of an older epoch where the catalogue has the restored one makes a snapshot refuse before
 // any host is asked to freeze anything.
 func TestOldMemberIsRefused(t *testing.T) {
-	f := newFakeCluster(t, clusterA, "hostA", "hostB")
-	f.addCut(t, "job", []string{"hostA", "hostB"})
-	epoch, err := f.Catalogue.NextEpoch("job")
+	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	f.AddCut(t, "job", []string{"hostA", "hostB"})
+	at, err := f.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindRestore, Job: "job", Hosts: []string{"hostA"}})
 	if err != nil {
+		t.Fatal(err)
+	}
+	epoch := at.Epoch
+	if err := f.Catalogue.EndAttempt(at.ID); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Catalogue.SetRestored("job", map[string][]store.Placed{"hostA": store.Running("hostA-1")}, epoch, nil, nil); err != nil {
@@ -116,8 +122,8 @@ func TestOldMemberIsRefused(t *testing.T) {
 		"older": {Host: "hostA", Job: "job", Name: "hostA-1", State: StateRunning, Epoch: epoch - 1},
 		"newer": {Host: "hostA", Job: "job", Name: "hostA-1", State: StateRunning, Epoch: epoch + 1},
 	} {
-		a := &claimer{fakeHost: f.hosts["hostA"], members: []Member{m}}
-		b := &claimer{fakeHost: f.hosts["hostB"]}
+		a := &claimer{Host: f.Agents["hostA"], members: []Member{m}}
+		b := &claimer{Host: f.Agents["hostB"]}
 		f.Dial = func(h Host) (Agent, error) { return map[string]*claimer{"hostA": a, "hostB": b}[h.Name], nil }
 		_, err := f.Snapshot(t.Context(), SnapshotOptions{Job: "job"})
 		if err == nil || !strings.Contains(err.Error(), "hostA-1 on hostA") || !strings.Contains(err.Error(), "ssctl ") || len(a.got) > 0 {

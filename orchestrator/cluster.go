@@ -34,13 +34,13 @@ type Cluster struct {
 // askTimeout bounds a question to an agent that does no work for it.
 const askTimeout = 10 * time.Second
 
-func (c *Cluster) progress(host, phase string) {
+func (c *Cluster) Doing(host, phase string) {
 	if c.Progress != nil {
 		c.Progress(Progress{Host: host, Phase: phase})
 	}
 }
 
-func (c *Cluster) notice(format string, args ...any) {
+func (c *Cluster) Noticef(format string, args ...any) {
 	if c.Notice != nil {
 		c.Notice(fmt.Sprintf(format, args...))
 	}
@@ -59,8 +59,8 @@ func (h HostStatus) participant() Participant {
 	return Participant{Host: Host{Name: h.Name, Endpoint: h.Addr}, Addrs: h.Info.Addrs}
 }
 
-func (c *Cluster) ask(ctx context.Context, h store.Host, word Word) (HostInfo, error) {
-	a, err := c.agent(h)
+func (c *Cluster) Ask(ctx context.Context, h store.Host, word Word) (HostInfo, error) {
+	a, err := c.AgentOf(h)
 	if err != nil {
 		return HostInfo{}, err
 	}
@@ -73,7 +73,7 @@ func (c *Cluster) ask(ctx context.Context, h store.Host, word Word) (HostInfo, e
 	return info, err
 }
 
-func (c *Cluster) agent(h store.Host) (Agent, error) {
+func (c *Cluster) AgentOf(h store.Host) (Agent, error) {
 	return c.Dial(Host{Name: h.Name, Endpoint: h.Addr})
 }
 
@@ -91,7 +91,7 @@ func (c *Cluster) host(name string) (store.Host, Agent, error) {
 		}
 		return store.Host{}, nil, fault.New(fault.NotFound, fmt.Sprintf("there is no host %q", name), "the hosts are: "+orNone(strings.Join(known, ", ")))
 	}
-	a, err := c.agent(hosts[i])
+	a, err := c.AgentOf(hosts[i])
 	return hosts[i], a, err
 }
 
@@ -102,8 +102,8 @@ func orNone(s string) string {
 	return s
 }
 
-func (c *Cluster) membersOf(ctx context.Context, h store.Host, job string) ([]Member, error) {
-	a, err := c.agent(h)
+func (c *Cluster) MembersOf(ctx context.Context, h store.Host, job string) ([]Member, error) {
+	a, err := c.AgentOf(h)
 	if err != nil {
 		return nil, err
 	}

@@ -6,18 +6,18 @@ import (
 	"ss/store"
 )
 
-// candidate is a host that may get a copy.
-type candidate struct {
+// Candidate is a host that may get a copy.
+type Candidate struct {
 	Name string
 	Free int64 // bytes of room for images
 }
 
 // hostCopies is how many hosts hold each set where copies are wanted and so many vaults have one: at least one, for a host restores faster
 // from itself.
-func hostCopies(copies, vaults int) int { return max(1, copies-vaults) }
+func HostCopies(copies, vaults int) int { return max(1, copies-vaults) }
 
 // order ranks the hosts that may hold a copy of source's images of a job: those with room for need bytes first.
-func order(job, source string, hosts []candidate, need int64) []string {
+func OrderHolders(job, source string, hosts []Candidate, need int64) []string {
 	free := map[string]int64{}
 	var names []string
 	for _, h := range hosts {
@@ -37,7 +37,7 @@ func tight(free, need int64) int {
 }
 
 // holders are the hosts and the vaults that hold any part of a cut, as the catalogue has it.
-func holders(cut store.Cut) (hosts, vaults []string) {
+func Holders(cut store.Cut) (hosts, vaults []string) {
 	for _, h := range cut.Hosts {
 		hosts = append(hosts, h.Copies...)
 		vaults = append(vaults, h.Vaults...)

@@ -12,7 +12,7 @@ func TestHostCopies(t *testing.T) {
 	for _, tt := range []struct{ copies, vaults, want int }{
 		{1, 0, 1}, {2, 0, 2}, {3, 0, 3}, {2, 1, 1}, {3, 1, 2}, {2, 2, 1}, {1, 1, 1}, {1, 5, 1}, {4, 2, 2},
 	} {
-		if got := hostCopies(tt.copies, tt.vaults); got != tt.want {
+		if got := HostCopies(tt.copies, tt.vaults); got != tt.want {
 			t.Errorf("%d copies, %d vaults: %d hosts, want %d", tt.copies, tt.vaults, got, tt.want)
 		}
 	}
@@ -21,11 +21,11 @@ func TestHostCopies(t *testing.T) {
 // TestOrderPutsTightHostsLast: room comes before rank, and among those with room, and among those without, rank decides.
 func TestOrderPutsTightHostsLast(t *testing.T) {
 	names := []string{"hostA", "hostB", "hostC", "hostD", "hostE"}
-	var hosts []candidate
+	var hosts []Candidate
 	for i, n := range names {
-		hosts = append(hosts, candidate{n, int64(100 * (i % 2))})
+		hosts = append(hosts, Candidate{n, int64(100 * (i % 2))})
 	}
-	got := order("job", "hostA", hosts, 50)
+	got := OrderHolders("job", "hostA", hosts, 50)
 	if len(got) != 4 || slices.Contains(got, "hostA") {
 		t.Fatalf("%v: the source must not hold its own copy", got)
 	}
@@ -39,7 +39,7 @@ func TestOrderPutsTightHostsLast(t *testing.T) {
 
 // TestHoldersNamesEachOnce: whoever holds two parts of a cut is one holder.
 func TestHoldersNamesEachOnce(t *testing.T) {
-	hosts, vaults := holders(store.Cut{Hosts: []store.CutHost{
+	hosts, vaults := Holders(store.Cut{Hosts: []store.CutHost{
 		{Host: "b", Copies: []string{"b", "a"}, Vaults: []string{"file:///v"}}, {Host: "a", Copies: []string{"a", "c"}, Vaults: []string{"file:///v"}},
 	}})
 	if !slices.Equal(hosts, []string{"a", "b", "c"}) || !slices.Equal(vaults, []string{"file:///v"}) {

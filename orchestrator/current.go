@@ -78,7 +78,7 @@ func (c *Cluster) mergeRemovedHosts(statuses []HostStatus) error {
 // the present one; one that knows a generation which this catalogue never had is ahead of it.
 func (c *Cluster) greet(ctx context.Context, h store.Host, word Word) HostStatus {
 	st := HostStatus{Host: h}
-	st.Info, st.Err = c.ask(ctx, h, word)
+	st.Info, st.Err = c.Ask(ctx, h, word)
 	if st.Err != nil || st.Info.Catalogue.Generation == 0 || st.Info.Catalogue.Same(word.Mark) {
 		return st
 	}
@@ -91,7 +91,7 @@ func (c *Cluster) greet(ctx context.Context, h store.Host, word Word) HostStatus
 		st.Ahead = &seen
 	case seen.Generation < word.Mark.Generation:
 		word.History = append(word.History, seen)
-		st.Info, st.Err = c.ask(ctx, h, word)
+		st.Info, st.Err = c.Ask(ctx, h, word)
 		if now := st.Info.Catalogue; st.Err == nil && now.Generation != 0 && !now.Same(word.Mark) {
 			if had, err := c.Catalogue.HadMark(now); err != nil || !had { // somebody came in between
 				st.Ahead, st.Err = &now, err
@@ -103,16 +103,16 @@ func (c *Cluster) greet(ctx context.Context, h store.Host, word Word) HostStatus
 
 // current refuses to go on with a catalogue that is not the newest: an older copy of it, put back, or one of two copies that are used at once. What
 // it does not know it must not remove, nor replace.
-func current(statuses []HostStatus) error {
+func Current(statuses []HostStatus) error {
 	for _, h := range statuses {
 		if h.Ahead != nil {
-			return &fault.Error{Kind: fault.Conflict, Err: fmt.Errorf("%s", aheadText(h)), Next: aheadNext}
+			return &fault.Error{Kind: fault.Conflict, Err: fmt.Errorf("%s", aheadText(h)), Next: AheadNext}
 		}
 	}
 	return nil
 }
 
-const aheadNext = "use that other copy of the folder; or ssctl catalog rebuild --replace makes a catalogue of what hosts and vaults hold, and from then on no other copy counts"
+const AheadNext = "use that other copy of the folder; or ssctl catalog rebuild --replace makes a catalogue of what hosts and vaults hold, and from then on no other copy counts"
 
 func aheadText(h HostStatus) string {
 	where := h.Ahead.Where
@@ -127,7 +127,7 @@ func aheadText(h HostStatus) string {
 func (c *Cluster) tellAhead(statuses []HostStatus) {
 	for _, h := range statuses {
 		if h.Ahead != nil {
-			c.aheadTold.Do(func() { c.notice("%s; %s", strings.TrimSpace(aheadText(h)), aheadNext) })
+			c.aheadTold.Do(func() { c.Noticef("%s; %s", strings.TrimSpace(aheadText(h)), AheadNext) })
 			return
 		}
 	}

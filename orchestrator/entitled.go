@@ -26,9 +26,9 @@ func (c *Cluster) entitled(job store.Job, members []Member) ([]Member, error) {
 		case placed:
 			out = append(out, m)
 		case live && Superseded(m, job):
-			c.notice("%s on %s is an old copy, of epoch %d, where the job was restored with epoch %d: it takes no part, and its agent ends it", m.Name, m.Host, m.Epoch, job.Restored)
+			c.Noticef("%s on %s is an old copy, of epoch %d, where the job was restored with epoch %d: it takes no part, and its agent ends it", m.Name, m.Host, m.Epoch, job.Restored)
 		case live:
-			c.notice("%s says that %s of job %s runs there, and the catalogue has no such member there: it takes no part, and the host gets no key; look at that host, and end what it has with ssctl kill %s --host %s",
+			c.Noticef("%s says that %s of job %s runs there, and the catalogue has no such member there: it takes no part, and the host gets no key; look at that host, and end what it has with ssctl kill %s --host %s",
 				m.Host, m.Name, job.Name, job.Name, m.Host)
 		}
 	}

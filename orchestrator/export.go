@@ -13,6 +13,7 @@ import (
 
 	"ss/fault"
 	"ss/store"
+	"ss/store/archive"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -39,8 +40,11 @@ func (c *Cluster) Export(ctx context.Context, opt ExportOptions) (ExportResult, 
 	}
 	res := ExportResult{Cut: cut}
 	if err := c.export(ctx, cut, opt, &res); err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "nothing was written"}
+		case errors.Is(err, archive.ErrReserved):
+			err = &fault.Error{Kind: fault.Refused, Err: err}
 		}
 		return res, &fault.Error{Op: "export", Job: cut.Job, Snapshot: cut.ID, Err: err}
 	}
@@ -53,7 +57,7 @@ func (c *Cluster) export(ctx context.Context, cut store.Cut, opt ExportOptions, 
 			return &fault.Error{Kind: fault.Usage, Err: err}
 		}
 	}
-	key, err := c.cutKey(cut)
+	key, err := c.CutKey(cut)
 	if err != nil {
 		return err
 	}
@@ -72,7 +76,7 @@ func (c *Cluster) export(ctx context.Context, cut store.Cut, opt ExportOptions, 
 				return err
 			}
 		}
-		a, err := newArchiveWriter(w, cut, manifest)
+		a, err := archive.NewWriter(w, cut, manifest)
 		if err != nil {
 			return err
 		}
@@ -81,18 +85,18 @@ func (c *Cluster) export(ctx context.Context, cut store.Cut, opt ExportOptions, 
 				return err
 			}
 		}
-		res.Files, res.Bytes = a.files, a.bytes
-		return errors.Join(a.close(), w.Close())
+		res.Files, res.Bytes = a.Files, a.Bytes
+		return errors.Join(a.Close(), w.Close())
 	})
 }
 
 // exportHost writes one host's images, as one of the agents that have them gives them.
-func (c *Cluster) exportHost(ctx context.Context, a *archiveWriter, cut store.Cut, ch store.CutHost, key keys.Job, statuses []HostStatus) error {
+func (c *Cluster) exportHost(ctx context.Context, a *archive.Writer, cut store.Cut, ch store.CutHost, key keys.Job, statuses []HostStatus) error {
 	k := images.Key{Job: cut.Job, Snapshot: cut.ID, Host: ch.Host}
 	from := Sources{Vaults: ch.Vaults}
-	s := census{statuses: statuses}
-	for _, p := range s.participants(ch.Copies) {
-		if _, err := c.answering(statuses, p.Name); err == nil {
+	s := Census{Statuses: statuses}
+	for _, p := range s.Participants(ch.Copies) {
+		if _, err := c.Answering(statuses, p.Name); err == nil {
 			from.Hosts = append(from.Hosts, p)
 		}
 	}
@@ -101,7 +105,7 @@ func (c *Cluster) exportHost(ctx context.Context, a *archiveWriter, cut store.Cu
 	}
 	var r FileReader
 	var meta PlainFile
-	err := c.onVault(ctx, statuses, ch.Copies, func(agent Agent) (err error) { // a host that holds them, or one that gets them from a vault
+	err := c.OnVault(ctx, statuses, ch.Copies, func(agent Agent) (err error) { // a host that holds them, or one that gets them from a vault
 		if r, err = agent.ExportImages(ctx, k, ch.Manifest, key, from); err != nil {
 			return err
 		}
@@ -111,8 +115,8 @@ func (c *Cluster) exportHost(ctx context.Context, a *archiveWriter, cut store.Cu
 		return err
 	})
 	if err == nil {
-		c.progress(ch.Host, "exporting")
-		err = errors.Join(a.host(ch, meta, r), r.Close())
+		c.Doing(ch.Host, "exporting")
+		err = errors.Join(a.Host(ch, meta, r), r.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("images of %s: %w", ch.Host, err)

@@ -90,7 +90,7 @@ func (a *attempt) endedMeanwhile(ctx context.Context) []string {
 	var wg sync.WaitGroup
 	for i, h := range a.hosts {
 		wg.Go(func() {
-			members, err := a.c.membersOf(ctx, h.Host, a.opt.Job)
+			members, err := a.c.MembersOf(ctx, h.Host, a.opt.Job)
 			if err != nil {
 				return // it is not known; a host that is not known to run again is named anyhow
 			}

@@ -33,7 +33,7 @@ func (c *Cluster) RemoveHost(ctx context.Context, name string) error {
 
 // deserted returns nil if no member lives on a host.
 func (c *Cluster) deserted(ctx context.Context, h store.Host) error {
-	members, err := c.membersOf(ctx, h, "")
+	members, err := c.MembersOf(ctx, h, "")
 	if err != nil {
 		return c.desertedAsKnown(h.Name, err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"ss/fault"
 	"ss/store"
+	"ss/store/archive"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -40,19 +41,34 @@ func (c *Cluster) Import(ctx context.Context, opt ImportOptions) (ImportResult, 
 	im := &importing{c: c, opt: opt, targets: map[string]string{}, made: map[string]Imported{}}
 	err := im.run(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "nothing was imported"}
+		case errors.Is(err, archive.ErrDamaged):
+			err = &fault.Error{Kind: fault.Integrity, Err: err, Next: "nothing was imported; get the file again from where it came"}
 		}
 		return ImportResult{}, &fault.Error{Op: "import", Err: fmt.Errorf("%s: %w", opt.File, err)}
 	}
 	return ImportResult{Cut: im.cut, From: im.file.Cluster.ID, Targets: im.targets}, nil
 }
 
+// damaged says that a file is an export of another form than the cut's manifest says.
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", archive.ErrDamaged, fmt.Errorf(format, args...))
+}
+
+func short(n, size int64) error {
+	if n != size {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+
 // importing is one import under way.
 type importing struct {
 	c        *Cluster
 	opt      ImportOptions
-	archive  *archiveReader
+	archive  *archive.Reader
 	file     store.CutFile
 	job      store.Job
 	newJob   bool
@@ -76,7 +92,7 @@ func (im *importing) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	im.archive = newArchiveReader(plain)
+	im.archive = archive.NewReader(plain)
 	if err := im.readManifest(); err != nil {
 		return err
 	}
@@ -86,7 +102,7 @@ func (im *importing) run(ctx context.Context) error {
 	if err := im.take(ctx); err != nil {
 		return errors.Join(err, im.undo(ctx))
 	}
-	im.c.publish(ctx, im.cut, im.statuses)
+	im.c.Publish(ctx, im.cut, im.statuses)
 	return nil
 }
 
@@ -131,7 +147,7 @@ func (w *witness) VerifySigned(data, signature, certificate []byte) error {
 }
 
 func (im *importing) readManifest() error {
-	data, err := im.archive.manifest()
+	data, err := im.archive.Manifest()
 	if err != nil {
 		return err
 	}
@@ -154,7 +170,7 @@ func (im *importing) readManifest() error {
 		return fault.New(fault.Usage, fmt.Sprintf("the cut comes from another cluster (%s), where its job is called %s", im.file.Cluster.ID, im.file.Cut.Job),
 			"say with --job which job it becomes a cut of here")
 	default:
-		im.c.notice("the cut comes from another cluster (%s): who signed it cannot be checked here, only that the file is whole", im.file.Cluster.ID)
+		im.c.Noticef("the cut comes from another cluster (%s): who signed it cannot be checked here, only that the file is whole", im.file.Cluster.ID)
 	}
 	im.cut = im.file.Cut
 	if im.opt.Job != "" {
@@ -166,7 +182,7 @@ func (im *importing) readManifest() error {
 // skim reads the rest of the archive, and says what is damaged in it: that is worse news than a job's name that is missing.
 func (im *importing) skim() error {
 	for {
-		if _, err := im.archive.next(); errors.Is(err, io.EOF) {
+		if _, err := im.archive.Next(); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -198,15 +214,15 @@ func (im *importing) prepare(ctx context.Context) error {
 		return err
 	}
 	im.vaults = im.job.EffectiveVaults(cluster)
-	im.copies = hostCopies(im.job.Policy.EffectiveCopies(), len(im.vaults)) - 1
+	im.copies = HostCopies(im.job.Policy.EffectiveCopies(), len(im.vaults)) - 1
 	if im.statuses, err = im.c.Hosts(ctx); err != nil {
 		return err
 	}
-	if err := current(im.statuses); err != nil {
+	if err := Current(im.statuses); err != nil {
 		return err
 	}
 	// An import of this very cut that died has left images, in doubt.
-	if err := im.c.resolve(ctx, im.statuses); err != nil {
+	if err := im.c.Resolve(ctx, im.statuses); err != nil {
 		return err
 	}
 	if err := im.choose(); err != nil {
@@ -223,7 +239,7 @@ func (im *importing) prepare(ctx context.Context) error {
 
 // choose finds a host for each part: the one that is named, the one of the same name, or the one with the most room.
 func (im *importing) choose() error {
-	up := (census{statuses: slices.DeleteFunc(slices.Clone(im.statuses), func(h HostStatus) bool { return h.Err != nil })}).candidates()
+	up := (Census{Statuses: slices.DeleteFunc(slices.Clone(im.statuses), func(h HostStatus) bool { return h.Err != nil })}).Candidates()
 	if len(up) <= im.copies {
 		return fault.New(fault.Unreachable, fmt.Sprintf("the images are to be on %d host(s), and %d answer(s)", im.copies+1, len(up)), "ssctl host list says why; or add one")
 	}
@@ -236,12 +252,12 @@ func (im *importing) choose() error {
 		to := im.opt.Hosts[h.Host]
 		if to == "" {
 			to = h.Host
-			if _, err := im.c.answering(im.statuses, to); err != nil {
-				roomy := slices.MaxFunc(up, func(a, b candidate) int { return int((a.Free - b.Free) >> 20) })
+			if _, err := im.c.Answering(im.statuses, to); err != nil {
+				roomy := slices.MaxFunc(up, func(a, b Candidate) int { return int((a.Free - b.Free) >> 20) })
 				to = roomy.Name
 			}
 		}
-		if _, err := im.c.answering(im.statuses, to); err != nil {
+		if _, err := im.c.Answering(im.statuses, to); err != nil {
 			return err
 		}
 		im.targets[h.Host] = to
@@ -303,7 +319,7 @@ func (im *importing) sets(ctx context.Context) (err error) {
 		if w == nil {
 			return nil
 		}
-		im.c.progress(im.targets[host], "storing the images of "+host)
+		im.c.Doing(im.targets[host], "storing the images of "+host)
 		got, err := w.Finish()
 		w = nil
 		if err != nil {
@@ -313,7 +329,7 @@ func (im *importing) sets(ctx context.Context) (err error) {
 		return nil
 	}
 	for {
-		e, err := im.archive.next()
+		e, err := im.archive.Next()
 		if errors.Is(err, io.EOF) {
 			return finish()
 		}
@@ -334,13 +350,13 @@ func (im *importing) sets(ctx context.Context) (err error) {
 			return fmt.Errorf("images of %s, on %s: %w", host, im.targets[host], err)
 		}
 		if n, err := io.Copy(w, im.archive); err != nil || n != e.Size {
-			return orShort(err)
+			return errors.Join(err, short(n, e.Size))
 		}
 	}
 }
 
 // open begins a set with the description of its members.
-func (im *importing) open(ctx context.Context, e archiveEntry) (FileWriter, error) {
+func (im *importing) open(ctx context.Context, e archive.Entry) (FileWriter, error) {
 	target, ok := im.targets[e.Host]
 	if _, twice := im.made[e.Host]; !ok || twice {
 		return nil, damaged("images of %q, which is no host of the cut or was there already", e.Host)
@@ -349,11 +365,11 @@ func (im *importing) open(ctx context.Context, e archiveEntry) (FileWriter, erro
 	if err != nil {
 		return nil, err
 	}
-	a, err := im.c.answering(im.statuses, target)
+	a, err := im.c.Answering(im.statuses, target)
 	if err != nil {
 		return nil, err
 	}
-	im.c.progress(target, "taking the images of "+e.Host)
+	im.c.Doing(target, "taking the images of "+e.Host)
 	return a.ImportImages(ctx, ImportOpen{Key: images.Key{Job: im.cut.Job, Snapshot: im.cut.ID, Host: e.Host}, Epoch: im.at.Epoch, Meta: meta,
 		JobKey: im.jobKey, Vaults: im.vaults})
 }
@@ -365,21 +381,21 @@ func (im *importing) copyOut(ctx context.Context) error {
 		if !ok {
 			return damaged("it has no images of %s", h.Host)
 		}
-		var others []candidate
+		var others []Candidate
 		for _, o := range im.statuses {
 			if o.Err == nil && !slices.Contains(got.Copies, o.Name) {
-				others = append(others, candidate{o.Name, o.Info.FreeBytes})
+				others = append(others, Candidate{o.Name, o.Info.FreeBytes})
 			}
 		}
-		from := Sources{Hosts: (census{statuses: im.statuses}).participants(got.Copies), Vaults: got.Vaults}
+		from := Sources{Hosts: (Census{Statuses: im.statuses}).Participants(got.Copies), Vaults: got.Vaults}
 		var errs []error
-		for _, name := range order(im.cut.Job, im.targets[h.Host], others, bytesOf(h)) {
+		for _, name := range OrderHolders(im.cut.Job, im.targets[h.Host], others, bytesOf(h)) {
 			if len(got.Copies) > im.copies {
 				break
 			}
-			a, err := im.c.answering(im.statuses, name)
+			a, err := im.c.Answering(im.statuses, name)
 			if err == nil {
-				im.c.progress(name, "fetching the images of "+h.Host)
+				im.c.Doing(name, "fetching the images of "+h.Host)
 				_, err = a.FetchImages(ctx, images.Key{Job: im.cut.Job, Snapshot: im.cut.ID, Host: h.Host}, got.Digest, from)
 			}
 			if err != nil {
@@ -408,17 +424,17 @@ func (im *importing) undo(ctx context.Context) error {
 		keys = append(keys, images.Key{Job: im.cut.Job, Snapshot: im.cut.ID, Host: h.Host})
 	}
 	for _, h := range im.statuses {
-		a, err := im.c.answering(im.statuses, h.Name)
+		a, err := im.c.Answering(im.statuses, h.Name)
 		if err == nil {
 			err = a.ResolveImages(ctx, nil, keys)
 		}
 		if err != nil && h.Err == nil {
-			im.c.notice("images of what was not imported are left on %s, in doubt: %v", h.Name, err)
+			im.c.Noticef("images of what was not imported are left on %s, in doubt: %v", h.Name, err)
 		}
 	}
 	for _, v := range im.vaults {
 		if err := im.removeFrom(ctx, v); err != nil {
-			im.c.notice("images of what was not imported are left in %s until ssctl gc: %v", v, err)
+			im.c.Noticef("images of what was not imported are left in %s until ssctl gc: %v", v, err)
 		}
 	}
 	return errors.Join(im.c.Catalogue.EndAttempt(im.at.ID), im.forgetJob())
@@ -426,7 +442,7 @@ func (im *importing) undo(ctx context.Context) error {
 
 // removeFrom takes images of the cut out of a vault, unless they are of a cut that exists: of another cluster, which has the vault, too.
 func (im *importing) removeFrom(ctx context.Context, vault string) error {
-	return im.c.onVault(ctx, im.statuses, nil, func(a Agent) error {
+	return im.c.OnVault(ctx, im.statuses, nil, func(a Agent) error {
 		inv, err := a.Inventory(ctx, vault, im.cut.Job)
 		if err != nil || inv.hasCut(im.cut.ID) {
 			return err

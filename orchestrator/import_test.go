@@ -1,4 +1,4 @@
-package orchestrator
+package orchestrator_test
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"ss/fault"
+	. "ss/orchestrator"
+	"ss/orchestrator/clustertest"
 	"ss/store"
 	"ss/store/images"
 	"ss/store/keys"
@@ -16,8 +18,8 @@ import (
 
 // TestImportElsewhere: a cut that goes out of one cluster comes into another, whole, under its own id, and only once.
 func TestImportElsewhere(t *testing.T) {
-	from, to := newFakeCluster(t, clusterA, "hostA", "hostB"), newFakeCluster(t, clusterB, "hostA", "hostX")
-	cut := from.addCut(t, "ring", []string{"hostA", "hostB"})
+	from, to := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB"), clustertest.New(t, clustertest.ClusterB, "hostA", "hostX")
+	cut := from.AddCut(t, "ring", []string{"hostA", "hostB"})
 	identity, recipient, err := keys.NewIdentity()
 	if err != nil {
 		t.Fatal(err)
@@ -59,9 +61,9 @@ func TestImportElsewhere(t *testing.T) {
 	}
 }
 
-func checkImported(t *testing.T, from, to *fakeCluster, was store.Cut, res ImportResult) {
+func checkImported(t *testing.T, from, to *clustertest.Cluster, was store.Cut, res ImportResult) {
 	t.Helper()
-	if res.From != clusterA || res.Targets["hostA"] != "hostA" || res.Targets["hostB"] != "hostX" {
+	if res.From != clustertest.ClusterA || res.Targets["hostA"] != "hostA" || res.Targets["hostB"] != "hostX" {
 		t.Errorf("%+v", res)
 	}
 	is, err := to.Catalogue.Cut("", was.ID)
@@ -72,10 +74,10 @@ func checkImported(t *testing.T, from, to *fakeCluster, was store.Cut, res Impor
 		if len(h.Copies) != 2 {
 			t.Errorf("images of %s on %v", h.Host, h.Copies)
 		}
-		want := from.hosts[h.Host].files(images.Key{Job: was.Job, Snapshot: was.ID, Host: h.Host})
+		want := from.Agents[h.Host].Files(images.Key{Job: was.Job, Snapshot: was.ID, Host: h.Host})
 		for _, holder := range h.Copies {
-			got := to.hosts[holder].files(images.Key{Job: is.Job, Snapshot: is.ID, Host: h.Host})
-			if !slices.EqualFunc(got, want, func(a, b memFile) bool { return a.Path == b.Path && bytes.Equal(a.data, b.data) }) {
+			got := to.Agents[holder].Files(images.Key{Job: is.Job, Snapshot: is.ID, Host: h.Host})
+			if !slices.EqualFunc(got, want, func(a, b clustertest.File) bool { return a.Path == b.Path && bytes.Equal(a.Data, b.Data) }) {
 				t.Errorf("images of %s on %s: %v, want %v", h.Host, holder, got, want)
 			}
 		}
@@ -83,15 +85,15 @@ func checkImported(t *testing.T, from, to *fakeCluster, was store.Cut, res Impor
 	if is.KeyID == was.KeyID || is.KeyID == "" {
 		t.Errorf("key %q, it was %q", is.KeyID, was.KeyID)
 	}
-	if _, err := to.cutKey(is); err != nil {
+	if _, err := to.CutKey(is); err != nil {
 		t.Errorf("the new cluster cannot open it: %v", err)
 	}
 }
 
 // TestImportOfDamageLeavesNothing: the last byte decides, and until it has been seen there is no cut, and no image, and no job.
 func TestImportOfDamageLeavesNothing(t *testing.T) {
-	from, to := newFakeCluster(t, clusterA, "hostA"), newFakeCluster(t, clusterB, "hostA", "hostX")
-	from.addCut(t, "ring", []string{"hostA"})
+	from, to := clustertest.New(t, clustertest.ClusterA, "hostA"), clustertest.New(t, clustertest.ClusterB, "hostA", "hostX")
+	from.AddCut(t, "ring", []string{"hostA"})
 	if _, err := from.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Copies = 1; return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -121,9 +123,9 @@ func TestImportOfDamageLeavesNothing(t *testing.T) {
 	if err := errors.Join(err, jerr, aerr); err != nil || len(cuts)+len(jobs)+len(attempts) > 0 {
 		t.Errorf("%v, %v, %v are left, %v", cuts, jobs, attempts, err)
 	}
-	for name, h := range to.hosts {
-		if len(h.sets) > 0 {
-			t.Errorf("%s holds %d sets", name, len(h.sets))
+	for name, h := range to.Agents {
+		if len(h.Sets) > 0 {
+			t.Errorf("%s holds %d sets", name, len(h.Sets))
 		}
 	}
 	if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); err != nil {
@@ -133,8 +135,8 @@ func TestImportOfDamageLeavesNothing(t *testing.T) {
 
 // TestImportChecksItsOwnCluster: whoever says that a cut is of this cluster must have an admin's signature of it.
 func TestImportChecksItsOwnCluster(t *testing.T) {
-	from, to := newFakeCluster(t, clusterA, "hostA"), newFakeCluster(t, clusterA, "hostA")
-	cut := from.addCut(t, "ring", []string{"hostA"})
+	from, to := clustertest.New(t, clustertest.ClusterA, "hostA"), clustertest.New(t, clustertest.ClusterA, "hostA")
+	cut := from.AddCut(t, "ring", []string{"hostA"})
 	if _, err := to.Catalogue.Cut("", cut.ID); !errors.Is(err, store.ErrNotFound) {
 		t.Fatal(err)
 	}
@@ -149,7 +151,7 @@ func TestImportChecksItsOwnCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := to.Verifier
-	to.Verifier = plainSigner{clusterB}
+	to.Verifier = clustertest.Signer{ID: clustertest.ClusterB}
 	if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); !fault.Is(err, fault.Integrity) {
 		t.Errorf("signed by nobody of the cluster: %v", err)
 	}
@@ -161,8 +163,8 @@ func TestImportChecksItsOwnCluster(t *testing.T) {
 
 // TestKeysNeedAnIdentity: without the cluster's identity, or with another's, the error says what to do; open images need none.
 func TestKeysNeedAnIdentity(t *testing.T) {
-	f := newFakeCluster(t, clusterA, "hostA")
-	cut := f.addCut(t, "ring", []string{"hostA"})
+	f := clustertest.New(t, clustertest.ClusterA, "hostA")
+	cut := f.AddCut(t, "ring", []string{"hostA"})
 	other, _, err := keys.NewIdentity()
 	if err != nil {
 		t.Fatal(err)
@@ -173,12 +175,12 @@ func TestKeysNeedAnIdentity(t *testing.T) {
 		"another": func() ([]string, error) { return []string{other}, nil },
 	} {
 		f.Identities = ids
-		if _, err := f.cutKey(cut); !fault.Is(err, fault.Denied) {
+		if _, err := f.CutKey(cut); !fault.Is(err, fault.Denied) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	cut.KeyID = keys.Open.ID()
-	if k, err := f.cutKey(cut); err != nil || k != keys.Open {
+	if k, err := f.CutKey(cut); err != nil || k != keys.Open {
 		t.Errorf("open: %v, %v", k, err)
 	}
 }
@@ -186,13 +188,13 @@ func TestKeysNeedAnIdentity(t *testing.T) {
 // TestImportThatFailsLeavesAnothersVaultAlone: two clusters may have one vault, and a cut of one of them in it.
 func TestImportThatFailsLeavesAnothersVaultAlone(t *testing.T) {
 	const url = "file:///both"
-	from, to := newFakeCluster(t, clusterA, "hostA"), newFakeCluster(t, clusterB, "hostA")
-	both := from.newHost(url)
-	from.vaults[url], to.vaults[url] = both, both
-	cut := from.addCut(t, "ring", []string{"hostA"})
+	from, to := clustertest.New(t, clustertest.ClusterA, "hostA"), clustertest.New(t, clustertest.ClusterB, "hostA")
+	both := from.NewHost(url)
+	from.Vaults[url], to.Vaults[url] = both, both
+	cut := from.AddCut(t, "ring", []string{"hostA"})
 	key := images.Key{Job: "ring", Snapshot: cut.ID, Host: "hostA"}
-	both.put(key, exampleSet("hostA"))
-	both.cuts[cut.ID] = from.hosts["hostA"].cuts[cut.ID]
+	both.Put(key, clustertest.ExampleSet("hostA"))
+	both.Cuts[cut.ID] = from.Agents["hostA"].Cuts[cut.ID]
 	path := filepath.Join(t.TempDir(), "cut.tar")
 	if _, err := from.Export(t.Context(), ExportOptions{Cut: cut.ID, File: path}); err != nil {
 		t.Fatal(err)
@@ -214,7 +216,7 @@ func TestImportThatFailsLeavesAnothersVaultAlone(t *testing.T) {
 	if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); !fault.Is(err, fault.Integrity) {
 		t.Fatalf("%v, want damage", err)
 	}
-	if both.files(key) == nil || both.cuts[cut.ID] == nil {
+	if both.Files(key) == nil || both.Cuts[cut.ID] == nil {
 		t.Error("the other cluster's copy is gone")
 	}
 }

@@ -41,7 +41,7 @@ func (c *Cluster) SetPolicy(ctx context.Context, job string, change func(*store.
 
 // wantedHosts is how many hosts a policy wants to hold each set of images.
 func wantedHosts(p store.Policy, cluster store.Cluster) int {
-	return hostCopies(p.EffectiveCopies(), len(store.Job{Policy: p}.EffectiveVaults(cluster)))
+	return HostCopies(p.EffectiveCopies(), len(store.Job{Policy: p}.EffectiveVaults(cluster)))
 }
 
 // keepSettings signs the manifest of a job's newest cut again, with the job's settings as they are now.
@@ -51,14 +51,14 @@ func (c *Cluster) keepSettings(ctx context.Context, job string) error {
 		return err
 	}
 	if len(cuts) == 0 {
-		c.notice("job %s has no cut that its settings could be kept with: until it has one, a catalogue that is rebuilt does not know them", job)
+		c.Noticef("job %s has no cut that its settings could be kept with: until it has one, a catalogue that is rebuilt does not know them", job)
 		return nil
 	}
 	statuses, err := c.Hosts(ctx)
 	if err != nil {
 		return err
 	}
-	c.publish(ctx, cuts[len(cuts)-1], statuses)
+	c.Publish(ctx, cuts[len(cuts)-1], statuses)
 	return nil
 }
 
@@ -82,7 +82,7 @@ func (c *Cluster) RemoveJob(ctx context.Context, name string) error {
 	if err := nobodyLives(j, s); err != nil {
 		return err
 	}
-	if err := c.resolve(ctx, s.statuses); err != nil {
+	if err := c.Resolve(ctx, s.statuses); err != nil {
 		return err
 	}
 	if err := c.forgetOn(ctx, name, s.statuses); err != nil {
@@ -122,11 +122,11 @@ func (c *Cluster) forgetOn(ctx context.Context, job string, statuses []HostStatu
 	var wg sync.WaitGroup
 	for i, h := range statuses {
 		if h.Err != nil {
-			c.notice("%s does not answer: logs of the job, if it has any, stay there", h.Name)
+			c.Noticef("%s does not answer: logs of the job, if it has any, stay there", h.Name)
 			continue
 		}
 		wg.Go(func() {
-			a, err := c.agent(h.Host)
+			a, err := c.AgentOf(h.Host)
 			if err == nil {
 				err = a.ForgetJob(ctx, job)
 			}

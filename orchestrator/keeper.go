@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"ss/marker"
+	"ss/store/archive"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -118,17 +119,11 @@ type Garbage struct {
 }
 
 // PlainFile is the head of a file in an export or import.
-type PlainFile struct {
-	Path string // in the set: MEMBER/images/core-1.img; of an export's first file "": the set's meta
-	Size int64
-	Mode uint32
-}
+type PlainFile = archive.File
 
 // FileReader reads one file after another.
 type FileReader interface {
-	// Next goes to the next file; io.EOF after the last.
-	Next() (PlainFile, error)
-	io.Reader // of the file that Next gave
+	archive.Source
 	io.Closer
 }
 

@@ -39,7 +39,7 @@ func (c *Cluster) Logs(ctx context.Context, job, member string, opt LogOptions, 
 	members = slices.DeleteFunc(members, func(m Member) bool {
 		silent := missing[m.Host] != nil
 		if silent {
-			c.notice("%s on %s: the host does not answer: %v", m.Name, m.Host, missing[m.Host])
+			c.Noticef("%s on %s: the host does not answer: %v", m.Name, m.Host, missing[m.Host])
 		}
 		return silent || member == "" && m.Log == ""
 	})
@@ -57,7 +57,7 @@ func (c *Cluster) pour(ctx context.Context, members []Member, opt LogOptions, si
 		if err != nil {
 			return err
 		}
-		a, err := c.agent(h)
+		a, err := c.AgentOf(h)
 		if err != nil {
 			return err
 		}
@@ -103,7 +103,7 @@ func (c *Cluster) forgottenLog(ctx context.Context, job, member string, missing 
 			silent = append(silent, h.Name)
 			continue
 		}
-		a, err := c.agent(h)
+		a, err := c.AgentOf(h)
 		if err != nil {
 			return err
 		}

@@ -34,13 +34,13 @@ func (c *Cluster) start(ctx context.Context, host, job string, do func(context.C
 	if err != nil {
 		return Member{}, err
 	}
-	there, err := c.membersOf(ctx, h, job)
+	there, err := c.MembersOf(ctx, h, job)
 	if err != nil {
 		return Member{}, err
 	}
 	word, err := c.word()
 	if err == nil { // an older copy of the catalogue may draw a name that was given already
-		err = current([]HostStatus{c.greet(ctx, h, word)})
+		err = Current([]HostStatus{c.greet(ctx, h, word)})
 	}
 	if err != nil {
 		return Member{}, err
@@ -67,7 +67,7 @@ func (c *Cluster) start(ctx context.Context, host, job string, do func(context.C
 // is known is said.
 func (c *Cluster) notStarted(ctx context.Context, h store.Host, job, name string, err error) error {
 	if fault.Is(err, fault.Unreachable) || ctx.Err() != nil {
-		there, aerr := c.membersOf(context.WithoutCancel(ctx), h, job)
+		there, aerr := c.MembersOf(context.WithoutCancel(ctx), h, job)
 		switch {
 		case aerr != nil:
 			return &fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("whether %s runs on %s is not known: see ssctl ps %s when that host answers", name, h.Name, job)}
@@ -106,7 +106,7 @@ func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err er
 		case h.Err == nil:
 			hosts = append(hosts, h.Host)
 		case len(placed) == 0:
-			c.notice("%s does not answer; the catalogue knows of no member there", h.Name)
+			c.Noticef("%s does not answer; the catalogue knows of no member there", h.Name)
 		default:
 			errs = append(errs, &fault.Error{Kind: fault.Unreachable, Err: fmt.Errorf("%s may still run on %s: %w", strings.Join(placed, ", "), h.Name, h.Err),
 				Next: "kill again when it answers; if it is gone for good, ssctl host rm " + h.Name + " --lost"})
@@ -144,7 +144,7 @@ func (c *Cluster) KillOn(ctx context.Context, job, host string) (killed []string
 func (c *Cluster) strangers(job, host string, placed []store.Placed, killed []string) {
 	for _, p := range placed {
 		if p.State == store.PlacedRunning && !slices.Contains(killed, p.Name) {
-			c.notice("%s knows nothing of %s: if its agent has lost its state folder, processes of it may still run in the cgroup %s/%s there", host, p.Name, job, p.Name)
+			c.Noticef("%s knows nothing of %s: if its agent has lost its state folder, processes of it may still run in the cgroup %s/%s there", host, p.Name, job, p.Name)
 		}
 	}
 }
@@ -161,7 +161,7 @@ func (c *Cluster) killOn(ctx context.Context, job string, hosts []store.Host) []
 	var wg sync.WaitGroup
 	for i, h := range hosts {
 		wg.Go(func() {
-			a, err := c.agent(h)
+			a, err := c.AgentOf(h)
 			if err == nil {
 				out[i].names, err = a.Kill(ctx, job)
 			}

@@ -16,8 +16,8 @@ import (
 // publishTimeout bounds how long a command waits until a cut's manifest is on all its holders.
 const publishTimeout = 30 * time.Second
 
-// vaultTimeout bounds a question to a vault that moves no images: it may be far away, and large.
-const vaultTimeout = 2 * time.Minute
+// VaultTimeout bounds a question to a vault that moves no images: it may be far away, and large.
+const VaultTimeout = 2 * time.Minute
 
 // cutFile is what is kept of a cut beside its images.
 func (c *Cluster) cutFile(cut store.Cut) ([]byte, error) {
@@ -40,29 +40,29 @@ func (c *Cluster) cutFile(cut store.Cut) ([]byte, error) {
 	return f.Encode(c.Signer)
 }
 
-// publish puts a cut's signed manifest on everyone who holds its images, all at once. Without it the catalogue could not be made anew,
+// Publish puts a cut's signed manifest on everyone who holds its images, all at once. Without it the catalogue could not be made anew,
 // and nothing else would be amiss: so it never fails, it says.
-func (c *Cluster) publish(ctx context.Context, cut store.Cut, statuses []HostStatus) {
+func (c *Cluster) Publish(ctx context.Context, cut store.Cut, statuses []HostStatus) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 	defer cancel()
 	const mends = "ssctl repair or gc mends that"
 	manifest, err := c.cutFile(cut)
 	if err != nil {
-		c.notice("the manifest of %s is on none of its holders: %v; %s", cut.ID, err, mends)
+		c.Noticef("the manifest of %s is on none of its holders: %v; %s", cut.ID, err, mends)
 		return
 	}
-	hosts, vaults := holders(cut)
+	hosts, vaults := Holders(cut)
 	var wg sync.WaitGroup
 	tell := func(where string, put func() error) {
 		wg.Go(func() {
 			if err := put(); err != nil {
-				c.notice("the manifest of %s is not on %s: %v; %s", cut.ID, where, err, mends)
+				c.Noticef("the manifest of %s is not on %s: %v; %s", cut.ID, where, err, mends)
 			}
 		})
 	}
 	for _, name := range hosts {
 		tell(name, func() error {
-			a, err := c.answering(statuses, name)
+			a, err := c.Answering(statuses, name)
 			if err != nil {
 				return err
 			}
@@ -71,14 +71,14 @@ func (c *Cluster) publish(ctx context.Context, cut store.Cut, statuses []HostSta
 	}
 	for _, v := range vaults {
 		tell(v, func() error {
-			return c.onVault(ctx, statuses, hosts, func(a Agent) error { return a.PutCut(ctx, v, cut.Job, cut.ID, manifest) })
+			return c.OnVault(ctx, statuses, hosts, func(a Agent) error { return a.PutCut(ctx, v, cut.Job, cut.ID, manifest) })
 		})
 	}
 	wg.Wait()
 }
 
-// answering finds the agent of a registered host that has answered.
-func (c *Cluster) answering(statuses []HostStatus, name string) (Agent, error) {
+// Answering finds the agent of a registered host that has answered.
+func (c *Cluster) Answering(statuses []HostStatus, name string) (Agent, error) {
 	i := slices.IndexFunc(statuses, func(h HostStatus) bool { return h.Name == name })
 	if i < 0 {
 		return nil, fault.New(fault.NotFound, fmt.Sprintf("host %s is not registered any more", name), "")
@@ -86,12 +86,12 @@ func (c *Cluster) answering(statuses []HostStatus, name string) (Agent, error) {
 	if err := statuses[i].Err; err != nil {
 		return nil, &fault.Error{Kind: fault.Unreachable, Err: err}
 	}
-	return c.agent(statuses[i].Host)
+	return c.AgentOf(statuses[i].Host)
 }
 
-// onVault has an answering host do something in a vault: one of the preferred first, then the others, for a vault need not be reachable
+// OnVault has an answering host do something in a vault: one of the preferred first, then the others, for a vault need not be reachable
 // from everywhere.
-func (c *Cluster) onVault(ctx context.Context, statuses []HostStatus, prefer []string, do func(Agent) error) error {
+func (c *Cluster) OnVault(ctx context.Context, statuses []HostStatus, prefer []string, do func(Agent) error) error {
 	var up []HostStatus
 	for _, h := range statuses {
 		if h.Err == nil {
@@ -104,7 +104,7 @@ func (c *Cluster) onVault(ctx context.Context, statuses []HostStatus, prefer []s
 	slices.SortStableFunc(up, func(a, b HostStatus) int { return outOf(prefer, a.Name) - outOf(prefer, b.Name) })
 	var errs []error
 	for _, h := range up {
-		a, err := c.agent(h.Host)
+		a, err := c.AgentOf(h.Host)
 		if err == nil {
 			err = do(a)
 		}
@@ -123,9 +123,9 @@ func outOf(names []string, name string) int {
 	return 1
 }
 
-// resolve tells hosts the outcome of attempts that they hold images of and do not know the end of: an
+// Resolve tells hosts the outcome of attempts that they hold images of and do not know the end of: an
 // ssctl died before it could say so.
-func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
+func (c *Cluster) Resolve(ctx context.Context, hosts []HostStatus) error {
 	if slices.ContainsFunc(hosts, func(h HostStatus) bool { return h.Ahead != nil }) {
 		return nil // what it has not heard of may be a cut, and what it has may be gone
 	}
@@ -157,22 +157,22 @@ func (c *Cluster) resolve(ctx context.Context, hosts []HostStatus) error {
 				}
 			}
 		}
-		a, err := c.agent(h.Host)
+		a, err := c.AgentOf(h.Host)
 		if err != nil {
 			return err
 		}
 		if err := a.ResolveImages(ctx, committed, aborted); err != nil {
-			c.notice("images in doubt on %s are not settled: %v", h.Name, err)
+			c.Noticef("images in doubt on %s are not settled: %v", h.Name, err)
 		}
 	}
 	if err := c.endStale(attempts); err != nil {
 		return err
 	}
-	if err := c.spread(ctx, hosts, false); err != nil {
+	if err := c.Spread(ctx, hosts, false); err != nil {
 		return err
 	}
 	for _, cut := range found { // whoever died before it could say so has not handed out the manifest either
-		c.publish(ctx, cut, hosts)
+		c.Publish(ctx, cut, hosts)
 	}
 	return nil
 }

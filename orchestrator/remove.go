@@ -33,7 +33,7 @@ func (c *Cluster) Remove(ctx context.Context, ref string, force bool) (store.Cut
 	if err != nil {
 		return store.Cut{}, err
 	}
-	if err := current(statuses); err != nil {
+	if err := Current(statuses); err != nil {
 		return store.Cut{}, &fault.Error{Op: "rm", Job: cut.Job, Snapshot: cut.ID, Err: err}
 	}
 	if err := c.remove(ctx, cut, statuses); err != nil {
@@ -59,7 +59,7 @@ func (c *Cluster) remove(ctx context.Context, cut store.Cut, statuses []HostStat
 	if on, err := c.restoring(cut.Job); err != nil || on {
 		return errors.Join(err, busy(on, cut.Job))
 	}
-	hosts, vaults := holders(cut)
+	hosts, vaults := Holders(cut)
 	r, err := c.sign(tombstoneOf(cut), statuses, hosts, vaults)
 	if err != nil {
 		return err
@@ -69,15 +69,15 @@ func (c *Cluster) remove(ctx context.Context, cut store.Cut, statuses []HostStat
 	}
 	// A restore looks, once it is in the catalogue, whether its cut still is. So if there is one now that found the cut, it is seen here.
 	if on, err := c.restoring(cut.Job); err != nil || on {
-		c.notice("a restore of job %s is on: the images of %s stay until ssctl gc removes them", cut.Job, cut.ID)
+		c.Noticef("a restore of job %s is on: the images of %s stay until ssctl gc removes them", cut.Job, cut.ID)
 		return err
 	}
 	failed := c.bury(ctx, r, statuses, true)
 	for _, place := range slices.Sorted(maps.Keys(failed)) {
-		if !isVault(place) && !slices.Contains(hosts, place) && fault.Is(failed[place], fault.Unreachable) {
+		if !IsVault(place) && !slices.Contains(hosts, place) && fault.Is(failed[place], fault.Unreachable) {
 			continue // it held nothing, as far as is known
 		}
-		c.notice("images of %s are left on %s until ssctl gc: %v", cut.ID, place, failed[place])
+		c.Noticef("images of %s are left on %s until ssctl gc: %v", cut.ID, place, failed[place])
 	}
 	return nil
 }
@@ -93,7 +93,7 @@ func busy(on bool, job string) error {
 func (c *Cluster) collectAfter(ctx context.Context, job string, gone []store.Cut, statuses []HostStatus) {
 	vaults := map[string]bool{}
 	for _, cut := range gone {
-		_, vs := holders(cut)
+		_, vs := Holders(cut)
 		for _, v := range vs {
 			vaults[v] = true
 		}
@@ -103,21 +103,21 @@ func (c *Cluster) collectAfter(ctx context.Context, job string, gone []store.Cut
 		if h.Err != nil {
 			continue
 		}
-		c.progress(h.Name, "collecting")
+		c.Doing(h.Name, "collecting")
 		wg.Go(func() {
-			a, err := c.agent(h.Host)
+			a, err := c.AgentOf(h.Host)
 			if err == nil {
 				_, err = a.Collect(ctx, "", job, false)
 			}
 			if err != nil {
-				c.notice("the room of what was removed is not free yet on %s: %v; ssctl gc frees it", h.Name, err)
+				c.Noticef("the room of what was removed is not free yet on %s: %v; ssctl gc frees it", h.Name, err)
 			}
 		})
 	}
 	wg.Wait()
 	for v := range vaults {
 		if _, err := c.collectVault(ctx, v, job, false, statuses); err != nil {
-			c.notice("the room of what was removed is not free yet in %s: %v; ssctl gc frees it", v, err)
+			c.Noticef("the room of what was removed is not free yet in %s: %v; ssctl gc frees it", v, err)
 		}
 	}
 }
@@ -126,8 +126,8 @@ func (c *Cluster) collectAfter(ctx context.Context, job string, gone []store.Cut
 func (c *Cluster) collectVault(ctx context.Context, vault, job string, dry bool, statuses []HostStatus) (Garbage, error) {
 	var g Garbage
 	collect := func() error {
-		c.progress(vault, "collecting")
-		return c.onVault(ctx, statuses, nil, func(a Agent) (err error) {
+		c.Doing(vault, "collecting")
+		return c.OnVault(ctx, statuses, nil, func(a Agent) (err error) {
 			g, err = a.Collect(ctx, vault, job, dry)
 			return err
 		})
@@ -136,35 +136,35 @@ func (c *Cluster) collectVault(ctx context.Context, vault, job string, dry bool,
 		err := collect()
 		return g, err
 	}
-	err := c.alone(ctx, job, collect)
+	err := c.Alone(ctx, job, collect)
 	return g, err
 }
 
-// retain removes the cuts of a job that its policy does not keep. It never fails the command that it comes after.
-func (c *Cluster) retain(ctx context.Context, job string, statuses []HostStatus) (gone []store.Cut) {
-	if err := current(statuses); err != nil {
-		c.notice("retention of job %s: nothing is removed: %v", job, err)
+// Retain removes the cuts of a job that its policy does not keep. It never fails the command that it comes after.
+func (c *Cluster) Retain(ctx context.Context, job string, statuses []HostStatus) (gone []store.Cut) {
+	if err := Current(statuses); err != nil {
+		c.Noticef("retention of job %s: nothing is removed: %v", job, err)
 		return nil
 	}
-	expired, err := c.expired(job)
+	expired, err := c.Expired(job)
 	if err != nil {
-		c.notice("retention of job %s: %v", job, err)
+		c.Noticef("retention of job %s: %v", job, err)
 	}
 	for _, cut := range expired {
 		if err := c.remove(ctx, cut, statuses); err != nil {
-			c.notice("retention of job %s: %s stays: %v", job, cut.ID, err)
+			c.Noticef("retention of job %s: %s stays: %v", job, cut.ID, err)
 			continue
 		}
 		gone = append(gone, cut)
 	}
 	if len(gone) > 0 {
 		c.collectAfter(ctx, job, gone, statuses)
-		c.notice("retention of job %s removed %d cut(s)", job, len(gone))
+		c.Noticef("retention of job %s removed %d cut(s)", job, len(gone))
 	}
 	return gone
 }
 
-func (c *Cluster) expired(job string) ([]store.Cut, error) {
+func (c *Cluster) Expired(job string) ([]store.Cut, error) {
 	j, err := c.Catalogue.Job(job)
 	if err != nil {
 		return nil, err
@@ -189,6 +189,6 @@ func (c *Cluster) Pin(ctx context.Context, ref string, pinned bool) (store.Cut, 
 	if err != nil {
 		return store.Cut{}, err
 	}
-	c.publish(ctx, cut, statuses)
+	c.Publish(ctx, cut, statuses)
 	return cut, nil
 }

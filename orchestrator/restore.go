@@ -89,7 +89,7 @@ func (r *restore) open(ctx context.Context, checkOnly bool) error {
 				plan.Parts, plan.JobKey = append(plan.Parts, r.part(p)), &r.jobKey
 			}
 		}
-		a, err := r.c.agent(r.hosts[name].Host)
+		a, err := r.c.AgentOf(r.hosts[name].Host)
 		if err != nil {
 			return err
 		}
@@ -154,7 +154,7 @@ func (r *restore) carryOut(ctx context.Context, checkOnly bool) error {
 		err = r.c.adopt(r.plan.Cut.Job, r.stated)
 	case outcome.Result == restoration.ResultStopped:
 		if gerr := errors.Join(r.gone(outcome.Unknown), r.superseding()); gerr != nil {
-			r.c.notice("the catalogue has members that have ended: %v", gerr)
+			r.c.Noticef("the catalogue has members that have ended: %v", gerr)
 		}
 	case outcome.Result == restoration.ResultUnknown:
 		err = r.superseding()
@@ -166,7 +166,7 @@ func (r *restore) carryOut(ctx context.Context, checkOnly bool) error {
 func (r *restore) warn() {
 	for name, h := range r.hosts {
 		if h.Err != nil && slices.ContainsFunc(r.plan.Cut.Hosts, func(ch store.CutHost) bool { return ch.Host == name }) {
-			r.c.notice("%s does not answer: make sure that it is dead, its old members may still run there", name)
+			r.c.Noticef("%s does not answer: make sure that it is dead, its old members may still run there", name)
 		}
 	}
 }

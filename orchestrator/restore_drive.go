@@ -144,7 +144,7 @@ func (r *restore) understand(in fromHost) restoration.Event {
 		for _, n := range in.out.Notices {
 			if text := name + ": " + n; !r.noticed[text] {
 				r.noticed[text] = true
-				r.c.notice("%s", text)
+				r.c.Noticef("%s", text)
 			}
 		}
 	}
@@ -178,7 +178,7 @@ func (r *restore) send(ctx context.Context, m restoration.Message) {
 	name := string(m.To)
 	if doing := doings[m.Type]; doing != "" && r.said[name] != doing {
 		r.said[name] = doing
-		r.c.progress(name, doing)
+		r.c.Doing(name, doing)
 	}
 	if !r.lost[name] {
 		if err := r.lines[name].Send(m); err == nil {
@@ -194,7 +194,7 @@ func (r *restore) send(ctx context.Context, m restoration.Message) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wordTimeout)
 		defer cancel()
 		var out FromTarget
-		a, err := r.c.agent(r.hosts[name].Host)
+		a, err := r.c.AgentOf(r.hosts[name].Host)
 		if err == nil {
 			out, err = a.RestoreWord(ctx, r.plan.Cut.Job, m)
 		}

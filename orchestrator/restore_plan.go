@@ -63,7 +63,7 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 		return nil, err
 	}
 	if !opt.DryRun { // it ends the live job, and puts in its place what may be old
-		if err := current(s.statuses); err != nil {
+		if err := Current(s.statuses); err != nil {
 			return nil, err
 		}
 	}
@@ -76,7 +76,7 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	if err := r.checkRemap(opt.Remap); err != nil {
 		return nil, err
 	}
-	if r.jobKey, err = c.cutKey(cut); err != nil {
+	if r.jobKey, err = c.CutKey(cut); err != nil {
 		return nil, err
 	}
 	for _, ch := range cut.Hosts {
@@ -113,7 +113,7 @@ func (r *restore) findOld(members []Member, missing map[string]error) error {
 			r.old = append(r.old, m.Host)
 		default: // F5: its word does not make it take part
 			r.claimed = append(r.claimed, m)
-			r.c.notice("%s says that %s of job %s runs there, and the catalogue has no such member there: it takes no part, and is told that the job was restored", m.Host, m.Name, m.Job)
+			r.c.Noticef("%s says that %s of job %s runs there, and the catalogue has no such member there: it takes no part, and is told that the job was restored", m.Host, m.Name, m.Job)
 		}
 	}
 	return nil

@@ -96,7 +96,7 @@ func (s survey) word(host string, p store.Placed) (now store.Placed, there bool,
 	}
 	for _, m := range s.members {
 		if m.Host == host && m.Name == p.Name {
-			return placedOf(m), true, nil
+			return PlacedOf(m), true, nil
 		}
 	}
 	return p, false, nil

@@ -37,8 +37,8 @@ func drawKey(cluster store.Cluster) (wrapped, id string, err error) {
 	return wrapped, k.ID(), err
 }
 
-// cutKey is the key that a cut's images are encrypted with.
-func (c *Cluster) cutKey(cut store.Cut) (keys.Job, error) {
+// CutKey is the key that a cut's images are encrypted with.
+func (c *Cluster) CutKey(cut store.Cut) (keys.Job, error) {
 	return c.openKey(cut.Job, cut.Key, cut.KeyID)
 }
 

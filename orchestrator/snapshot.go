@@ -49,7 +49,7 @@ func (c *Cluster) Snapshot(ctx context.Context, opt SnapshotOptions) (store.Cut,
 		// A connection that one program has closed, and the other has not heard of it, is gone the next time. One that leads outside is still there.
 		if o, ok := errors.AsType[outside](err); ok && o.Error() != before && try < unsettledTries {
 			before = o.Error()
-			c.notice("a connection was being ended, or leads outside the job; trying again")
+			c.Noticef("a connection was being ended, or leads outside the job; trying again")
 			continue
 		}
 		if !fault.Is(err, fault.Unsettled) {
@@ -59,7 +59,7 @@ func (c *Cluster) Snapshot(ctx context.Context, opt SnapshotOptions) (store.Cut,
 			return cut, &fault.Error{Kind: fault.RolledBack, Op: "snapshot", Job: opt.Job, Err: err,
 				Next: fmt.Sprintf("%d attempts met connections being made; the job runs on: try again", try)}
 		}
-		c.notice("a connection was being made; trying again")
+		c.Noticef("a connection was being made; trying again")
 	}
 }
 
@@ -77,18 +77,18 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 		return store.Cut{}, errors.Join(a.failure(outcome, a.endedMeanwhile(ctx)), c.Catalogue.EndAttempt(a.key.snapshotID()))
 	}
 	for _, h := range outcome.Unknown {
-		c.notice("%s: commit not confirmed; its agent will finish it", h)
+		c.Noticef("%s: commit not confirmed; its agent will finish it", h)
 	}
 	for _, n := range outcome.Notes {
-		c.notice("%s", n)
+		c.Noticef("%s", n)
 	}
 	if opt.Stop {
 		a.stopped(outcome)
 	}
 	a.latecomers(ctx)
 	// The cut exists, and the job runs. What comes now can be made up for later.
-	c.publish(ctx, a.cut, a.all)
-	c.retain(context.WithoutCancel(ctx), opt.Job, a.all)
+	c.Publish(ctx, a.cut, a.all)
+	c.Retain(context.WithoutCancel(ctx), opt.Job, a.all)
 	return a.cut, nil
 }
 
@@ -96,10 +96,10 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 func (a *attempt) latecomers(ctx context.Context) {
 	statuses, members := a.survey.lately()
 	if err := errors.Join(a.c.heard(ctx, statuses), a.c.stand(ctx, statuses)); err != nil {
-		a.c.notice("what %d host(s) said late is not in the catalogue: %v", len(statuses), err)
+		a.c.Noticef("what %d host(s) said late is not in the catalogue: %v", len(statuses), err)
 	}
 	if _, err := a.c.entitled(a.job, members); err != nil {
-		a.c.notice("%v", err)
+		a.c.Noticef("%v", err)
 	}
 }
 
@@ -169,7 +169,7 @@ func (a *attempt) open(ctx context.Context) {
 }
 
 func (a *attempt) openOne(ctx context.Context, h HostStatus) (SnapshotLine, error) {
-	agent, err := a.c.agent(h.Host)
+	agent, err := a.c.AgentOf(h.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -384,7 +384,7 @@ func (a *attempt) stopped(outcome marker.Outcome) {
 		}
 	}
 	if err := a.c.Catalogue.ClearHosts(a.opt.Job, done...); err != nil {
-		a.c.notice("the catalogue has members that have ended: %v", err)
+		a.c.Noticef("the catalogue has members that have ended: %v", err)
 	}
 }
 

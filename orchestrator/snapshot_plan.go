@@ -26,15 +26,15 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 		return nil, err
 	}
 	vaults := job.EffectiveVaults(cluster)
-	copies := hostCopies(job.Policy.EffectiveCopies(), len(vaults)) - 1
+	copies := HostCopies(job.Policy.EffectiveCopies(), len(vaults)) - 1
 	s, err := c.surveyFor(ctx, job, copies)
 	if err != nil {
 		return nil, err
 	}
-	if err := current(s.statuses); err != nil {
+	if err := Current(s.statuses); err != nil {
 		return nil, err
 	}
-	if err := c.resolve(ctx, s.statuses); err != nil {
+	if err := c.Resolve(ctx, s.statuses); err != nil {
 		return nil, err
 	}
 	if job, err = c.Catalogue.Job(opt.Job); err != nil { // where its members are may have been settled by now
@@ -48,7 +48,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 		return nil, err
 	}
 	for _, n := range notices {
-		c.notice("%s", n)
+		c.Noticef("%s", n)
 	}
 	if len(roster.members) == 0 {
 		return nil, fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+opt.Job)
@@ -152,16 +152,16 @@ func (a *attempt) participants(hosts []HostStatus) []Participant {
 
 // copiesFor orders the hosts that may hold a copy of h's images.
 func (a *attempt) copiesFor(h HostStatus) []Participant {
-	var others []candidate
+	var others []Candidate
 	byName := map[string]Participant{}
 	for _, o := range a.all {
 		if o.Name != h.Name {
-			others = append(others, candidate{o.Name, o.Info.FreeBytes})
+			others = append(others, Candidate{o.Name, o.Info.FreeBytes})
 			byName[o.Name] = o.participant()
 		}
 	}
 	var out []Participant
-	for _, name := range order(a.opt.Job, h.Name, others, a.roster.rss[h.Name]) {
+	for _, name := range OrderHolders(a.opt.Job, h.Name, others, a.roster.rss[h.Name]) {
 		out = append(out, byName[name])
 	}
 	return out

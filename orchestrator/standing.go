@@ -233,10 +233,10 @@ func (c *Cluster) catchUp(statuses []HostStatus) error {
 				continue // the restore's own ssctl is about to write it down
 			}
 			if err := c.adopt(st.Job, st.Statement); err != nil {
-				c.notice("%s knows of a restore of job %s, of epoch %d, that the catalogue does not: %v", h.Name, st.Job, st.Epoch, err)
+				c.Noticef("%s knows of a restore of job %s, of epoch %d, that the catalogue does not: %v", h.Name, st.Job, st.Epoch, err)
 				continue
 			}
-			c.notice("job %s was restored, and its ssctl ended before it could write that down; the catalogue has it now", st.Job)
+			c.Noticef("job %s was restored, and its ssctl ended before it could write that down; the catalogue has it now", st.Job)
 		}
 	}
 	return nil
@@ -257,7 +257,7 @@ func behind(h HostStatus, j store.Job) bool {
 func (c *Cluster) show(ctx context.Context, h HostStatus, j store.Job) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	a, err := c.agent(h.Host)
+	a, err := c.AgentOf(h.Host)
 	var answer Standing
 	if err == nil {
 		answer, err = a.Stand(ctx, Standing{Job: j.Name, Epoch: j.Restored, Statement: j.Statement, InForce: true})
@@ -266,7 +266,7 @@ func (c *Cluster) show(ctx context.Context, h HostStatus, j store.Job) {
 		err = c.Catalogue.SetSettled(j.Name, h.Name, j.Restored)
 	}
 	if err != nil && !fault.Is(err, fault.Denied) { // an observer shows nothing
-		c.notice("%s was not told where the members of job %s stand: %v", h.Name, j.Name, err)
+		c.Noticef("%s was not told where the members of job %s stand: %v", h.Name, j.Name, err)
 	}
 }
 

@@ -89,7 +89,7 @@ func (c *Cluster) surveyUntil(ctx context.Context, job string, enough func(surve
 			s.missing[h.Name] = h.Err
 		}
 	}
-	sortMembers(s.members)
+	SortMembers(s.members)
 	c.tellAhead(s.statuses)
 	return s, errors.Join(c.heard(ctx, s.statuses), c.learn(s.members), c.stand(ctx, s.statuses), c.mergeRemovedHosts(s.statuses))
 }
@@ -142,7 +142,7 @@ func (c *Cluster) surveyOne(ctx context.Context, i int, h store.Host, word Word,
 	a := surveyed{host: i}
 	var err error
 	var wg sync.WaitGroup
-	wg.Go(func() { a.members, err = c.membersOf(ctx, h, job) })
+	wg.Go(func() { a.members, err = c.MembersOf(ctx, h, job) })
 	a.status = c.greet(ctx, h, word)
 	wg.Wait()
 	if a.status.Err == nil {
@@ -205,7 +205,7 @@ func (c *Cluster) Members(ctx context.Context, job string) (members []Member, mi
 	for i, h := range hosts {
 		wg.Go(func() {
 			statuses[i].Host = h
-			got[i], statuses[i].Err = c.membersOf(ctx, h, job)
+			got[i], statuses[i].Err = c.MembersOf(ctx, h, job)
 		})
 	}
 	wg.Wait()
@@ -223,7 +223,7 @@ func (c *Cluster) Members(ctx context.Context, job string) (members []Member, mi
 	}
 	unseen, err := c.unseen(job, missing)
 	members = append(members, unseen...)
-	sortMembers(members)
+	SortMembers(members)
 	return members, missing, errors.Join(err, c.markSuperseded(members))
 }
 
@@ -270,7 +270,7 @@ func (c *Cluster) learn(members []Member) error {
 			if seen[m.Host] == nil {
 				seen[m.Host] = map[string]store.Placed{}
 			}
-			seen[m.Host][m.Name] = placedOf(m)
+			seen[m.Host][m.Name] = PlacedOf(m)
 		}
 		if err := c.Catalogue.SeeMembers(name, seen); err != nil {
 			return err
@@ -280,7 +280,7 @@ func (c *Cluster) learn(members []Member) error {
 }
 
 // placedOf is what the catalogue keeps of a member that its host tells of.
-func placedOf(m Member) store.Placed {
+func PlacedOf(m Member) store.Placed {
 	p := store.Placed{Name: m.Name}
 	if m.State != StateRunning {
 		p.State, p.Exit = store.PlacedEnded, m.Exit
@@ -288,7 +288,7 @@ func placedOf(m Member) store.Placed {
 	return p
 }
 
-func sortMembers(members []Member) {
+func SortMembers(members []Member) {
 	slices.SortFunc(members, func(a, b Member) int {
 		return strings.Compare(a.Job+"\x00"+a.Host+"\x00"+a.Name, b.Job+"\x00"+b.Host+"\x00"+b.Name)
 	})

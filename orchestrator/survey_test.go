@@ -1,4 +1,4 @@
-package orchestrator
+package orchestrator_test
 
 import (
 	"context"
@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"ss/fault"
+	. "ss/orchestrator"
+	"ss/orchestrator/clustertest"
 )
 
 // slowHost answers after a while, or never.
 type slowHost struct {
-	*fakeHost
+	*clustertest.Host
 	after time.Duration // negative: never
 }
 
@@ -27,7 +29,7 @@ func (h slowHost) wait(ctx context.Context) error {
 	case <-time.After(after):
 		return nil
 	case <-ctx.Done():
-		return fault.New(fault.Unreachable, h.name+" does not answer", "")
+		return fault.New(fault.Unreachable, h.Name+" does not answer", "")
 	}
 }
 
@@ -35,14 +37,14 @@ func (h slowHost) Info(ctx context.Context, word Word) (HostInfo, error) {
 	if err := h.wait(ctx); err != nil {
 		return HostInfo{}, err
 	}
-	return h.fakeHost.Info(ctx, word)
+	return h.Host.Info(ctx, word)
 }
 
 func (h slowHost) Members(ctx context.Context, job string) ([]Member, error) {
 	if err := h.wait(ctx); err != nil {
 		return nil, err
 	}
-	return h.fakeHost.Members(ctx, job)
+	return h.Host.Members(ctx, job)
 }
 
 // TestSurveyWaitsForWhoMatters: the hosts of the job are waited for as long as it takes, the others as long as a copy may need them. The
@@ -64,11 +66,11 @@ func TestSurveyWaitsForWhoMatters(t *testing.T) {
 		"a bystander is needed for a copy":  {after: map[string]int{"hostA": 5, "hostB": 20, "hostC": 3000, "hostD": 15}, copies: 3, took: 3000},
 		"known to be dead, needed, is back": {after: map[string]int{"hostA": 5, "hostB": 20, "hostC": 30, "hostD": 15}, silent: []string{"hostC"}, copies: 3, took: 30, back: "hostC"},
 		"a host of the job is slow":         {after: map[string]int{"hostA": 5, "hostB": 4000, "hostC": 10, "hostD": 15}, copies: 1, took: 4000},
-		"a host of the job is dead":         {after: map[string]int{"hostA": 5, "hostB": never, "hostC": 10, "hostD": 15}, copies: 1, took: int(askTimeout.Milliseconds()), missing: "hostB"},
+		"a host of the job is dead":         {after: map[string]int{"hostA": 5, "hostB": never, "hostC": 10, "hostD": 15}, copies: 1, took: int(AskTimeout.Milliseconds()), missing: "hostB"},
 		"a host of the job, known to be":    {after: map[string]int{"hostA": 5, "hostB": 4000, "hostC": 10, "hostD": 15}, silent: []string{"hostB"}, copies: 1, took: 4000, back: "hostB"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFakeCluster(t, clusterA, "hostA", "hostB", "hostC", "hostD")
+			f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB", "hostC", "hostD")
 			err := errors.Join(f.Catalogue.AddMember("ring", "hostA", "hostA-1"), f.Catalogue.AddMember("ring", "hostB", "hostB-1"))
 			for _, h := range c.silent {
 				err = errors.Join(err, f.Catalogue.SetSilent(map[string]bool{h: true}))
@@ -78,20 +80,20 @@ func TestSurveyWaitsForWhoMatters(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.Dial = func(h Host) (Agent, error) {
-				return slowHost{f.hosts[h.Name], time.Duration(c.after[h.Name]) * time.Millisecond}, nil
+				return slowHost{f.Agents[h.Name], time.Duration(c.after[h.Name]) * time.Millisecond}, nil
 			}
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				began := time.Now()
-				s, err := f.surveyFor(ctx, j, c.copies)
+				missing, err := f.SurveyFor(ctx, j, c.copies)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if took := time.Since(began).Milliseconds(); took != int64(c.took) {
 					t.Errorf("it took %d ms, want %d", took, c.took)
 				}
-				if got := fmt.Sprint(s.missing); (c.missing == "") != (len(s.missing) == 0) || c.missing != "" && s.missing[c.missing] == nil {
+				if got := fmt.Sprint(missing); (c.missing == "") != (len(missing) == 0) || c.missing != "" && missing[c.missing] == nil {
 					t.Errorf("missing: %s, want %s", got, c.missing)
 				}
 			})
@@ -111,7 +113,7 @@ func TestSurveyWaitsForWhoMatters(t *testing.T) {
 
 // startingHost is an agent whose answer to Run gets lost.
 type startingHost struct {
-	*fakeHost
+	*clustertest.Host
 	runs    bool  // the member does run
 	answers bool  // when it is asked
 	err     error // of Run
@@ -119,18 +121,18 @@ type startingHost struct {
 
 func (h *startingHost) Run(_ context.Context, m Member) (Member, error) {
 	if h.runs {
-		m.Host, m.State, m.Pid = h.name, StateRunning, 5
-		h.members = append(h.members, m)
+		m.Host, m.State, m.Pid = h.Name, StateRunning, 5
+		h.Living = append(h.Living, m)
 	}
 	return m, h.err
 }
 
 func (h *startingHost) Members(ctx context.Context, job string) ([]Member, error) {
-	if !h.answers && len(h.calls) > 0 {
+	if !h.answers && len(h.Calls) > 0 {
 		return nil, fault.New(fault.Unreachable, "gone", "")
 	}
-	h.called("members")
-	return h.fakeHost.Members(ctx, job)
+	h.Calls = append(h.Calls, "members")
+	return h.Host.Members(ctx, job)
 }
 
 // TestStart: the catalogue knows of a member before its host does, and afterwards what is known of it.
@@ -149,9 +151,9 @@ func TestStart(t *testing.T) {
 		"the host is lost, it runs or not": {startingHost{err: lost}, "starting", "is not known"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFakeCluster(t, clusterA, "hostA")
+			f := clustertest.New(t, clustertest.ClusterA, "hostA")
 			h := c.host
-			h.fakeHost = f.hosts["hostA"]
+			h.Host = f.Agents["hostA"]
 			f.Dial = func(Host) (Agent, error) { return &h, nil }
 			m, err := f.Run(t.Context(), "hostA", Member{Job: "ring", Command: []string{"x"}})
 			if (err == nil) != (c.said == "") || err != nil && !errorSays(err, c.said) {

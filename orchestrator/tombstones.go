@@ -47,7 +47,7 @@ func tombstoneOf(cut store.Cut) tombstone.Tombstone {
 	return t
 }
 
-func isVault(place string) bool { return strings.Contains(place, "://") }
+func IsVault(place string) bool { return strings.Contains(place, "://") }
 
 // bury shows a tombstone to those who have not seen it and can be reached, and has them remove what it covers; or, where everyone has seen it, has
 // them forget it. Who cannot be reached is told another time. It returns what went wrong, by place.
@@ -59,17 +59,17 @@ func (c *Cluster) bury(ctx context.Context, r store.Removed, statuses []HostStat
 	for _, place := range r.Pending {
 		removal := Removal{Job: r.Job, Snapshot: r.Cut, Tombstone: r.Statement, Forget: r.Forgetting}
 		var tell func() error
-		if isVault(place) {
+		if IsVault(place) {
 			if !vaults {
 				continue
 			}
 			removal.Vault = place
 			tell = func() error {
-				return c.onVault(ctx, statuses, nil, func(a Agent) error { return a.RemoveImages(ctx, removal) })
+				return c.OnVault(ctx, statuses, nil, func(a Agent) error { return a.RemoveImages(ctx, removal) })
 			}
 		} else {
 			tell = func() error {
-				a, err := c.answering(statuses, place)
+				a, err := c.Answering(statuses, place)
 				if err != nil {
 					return err
 				}
@@ -77,7 +77,7 @@ func (c *Cluster) bury(ctx context.Context, r store.Removed, statuses []HostStat
 			}
 		}
 		if !r.Forgetting {
-			c.progress(place, "removing "+r.Cut)
+			c.Doing(place, "removing "+r.Cut)
 		}
 		wg.Go(func() {
 			err := tell()
@@ -92,13 +92,13 @@ func (c *Cluster) bury(ctx context.Context, r store.Removed, statuses []HostStat
 	}
 	wg.Wait()
 	if err := c.Catalogue.Told(r, told); err != nil {
-		c.notice("the tombstone of %s: who has seen it is not written down: %v", r.Cut, err)
+		c.Noticef("the tombstone of %s: who has seen it is not written down: %v", r.Cut, err)
 	}
 	return failed
 }
 
-// spread shows tombstones to hosts, and with vaults to vaults, that have not seen them yet: they could not be reached when the cut was removed.
-func (c *Cluster) spread(ctx context.Context, statuses []HostStatus, vaults bool) error {
+// Spread shows tombstones to hosts, and with vaults to vaults, that have not seen them yet: they could not be reached when the cut was removed.
+func (c *Cluster) Spread(ctx context.Context, statuses []HostStatus, vaults bool) error {
 	all, err := c.Catalogue.Tombstones()
 	if err != nil {
 		return err
@@ -115,11 +115,11 @@ func (c *Cluster) spread(ctx context.Context, statuses []HostStatus, vaults bool
 		}
 		up := r
 		up.Pending = slices.DeleteFunc(slices.Clone(r.Pending), func(place string) bool {
-			return !isVault(place) && slices.ContainsFunc(statuses, func(h HostStatus) bool { return h.Name == place && h.Err != nil })
+			return !IsVault(place) && slices.ContainsFunc(statuses, func(h HostStatus) bool { return h.Name == place && h.Err != nil })
 		})
 		failed := c.bury(ctx, up, statuses, vaults)
 		for _, place := range slices.Sorted(maps.Keys(failed)) {
-			c.notice("images of %s, which was removed, are left on %s until ssctl gc: %v", r.Cut, place, failed[place])
+			c.Noticef("images of %s, which was removed, are left on %s until ssctl gc: %v", r.Cut, place, failed[place])
 		}
 	}
 	return nil
@@ -139,14 +139,14 @@ func (c *Cluster) removeUnknown(ctx context.Context, id string, force bool, notF
 	if err != nil {
 		return store.Cut{}, err
 	}
-	s, err := c.takeCensus(ctx, "", vaultsOf(cluster, jobs, cuts))
+	s, err := c.TakeCensus(ctx, "", VaultsOf(cluster, jobs, cuts))
 	if err != nil {
 		return store.Cut{}, err
 	}
-	if err := current(s.statuses); err != nil {
+	if err := Current(s.Statuses); err != nil {
 		return store.Cut{}, err
 	}
-	graves, err := c.openGraves(s)
+	graves, err := c.OpenGraves(s)
 	if err != nil {
 		return store.Cut{}, err
 	}
@@ -159,37 +159,37 @@ func (c *Cluster) removeUnknown(ctx context.Context, id string, force bool, notF
 			Err:  fmt.Errorf("the catalogue has no such cut, and %s hold images of it", strings.Join(slices.Concat(hosts, vaults), ", ")),
 			Next: "ssctl catalog rebuild --replace takes it in, if its manifest is there; to remove the images for good, give --force"}
 	}
-	if live, err := c.liveAttempt(id); err != nil || live {
+	if live, err := c.LiveAttempt(id); err != nil || live {
 		return store.Cut{}, errors.Join(err, fault.New(fault.Conflict, "the snapshot is under way", "wait for its end"))
 	}
-	r, err := c.sign(t, s.statuses, hosts, vaults)
+	r, err := c.sign(t, s.Statuses, hosts, vaults)
 	if err != nil {
 		return store.Cut{}, err
 	}
 	if err := c.Catalogue.AddTombstone(r); err != nil {
 		return store.Cut{}, err
 	}
-	failed := c.bury(ctx, r, s.statuses, true)
+	failed := c.bury(ctx, r, s.Statuses, true)
 	for _, place := range slices.Sorted(maps.Keys(failed)) {
-		c.notice("images of %s are left on %s until ssctl gc: %v", id, place, failed[place])
+		c.Noticef("images of %s are left on %s until ssctl gc: %v", id, place, failed[place])
 	}
 	gone := store.Cut{ID: id, Job: t.Job, Hosts: []store.CutHost{{Vaults: vaults}}}
-	c.collectAfter(ctx, t.Job, []store.Cut{gone}, s.statuses)
+	c.collectAfter(ctx, t.Job, []store.Cut{gone}, s.Statuses)
 	return gone, nil
 }
 
-func (c *Cluster) liveAttempt(id string) (bool, error) {
+func (c *Cluster) LiveAttempt(id string) (bool, error) {
 	attempts, err := c.Catalogue.Attempts()
 	return slices.ContainsFunc(attempts, func(at store.Attempt) bool { return at.Live && at.ID == id }), err
 }
 
 // unknown makes a tombstone of all sets of a snapshot that are found and that none covers yet, and says where.
-func (s census) unknown(id string, graves []grave) (t tombstone.Tombstone, hosts, vaults []string) {
+func (s Census) unknown(id string, graves []Grave) (t tombstone.Tombstone, hosts, vaults []string) {
 	t.Cut = id
 	look := func(inventories map[string]Inventory) (where []string) {
 		for name, inv := range inventories {
 			for _, set := range inv.Sets {
-				if set.Key.Snapshot != id || set.Digest == "" || graveOf(graves, set) != nil || t.Job != "" && t.Job != set.Key.Job {
+				if set.Key.Snapshot != id || set.Digest == "" || GraveOf(graves, set) != nil || t.Job != "" && t.Job != set.Key.Job {
 					continue
 				}
 				t.Job, t.Epoch = set.Key.Job, max(t.Epoch, set.Epoch)
@@ -200,5 +200,60 @@ func (s census) unknown(id string, graves []grave) (t tombstone.Tombstone, hosts
 		slices.Sort(where)
 		return slices.Compact(where)
 	}
-	return t, look(s.hosts), look(s.vaults)
+	return t, look(s.Hosts), look(s.Vaults)
+}
+
+// Grave is a tombstone, opened.
+type Grave struct {
+	tombstone.Tombstone
+	Statement []byte
+}
+
+// OpenGraves opens the tombstones that the catalogue, the hosts and the vaults have.
+func (c *Cluster) OpenGraves(s Census) ([]Grave, error) {
+	if c.Statements == nil {
+		return nil, nil
+	}
+	removed, err := c.Catalogue.Tombstones()
+	if err != nil {
+		return nil, err
+	}
+	var statements [][]byte
+	for _, r := range removed {
+		statements = append(statements, r.Statement)
+	}
+	for _, inventories := range []map[string]Inventory{s.Hosts, s.Vaults} {
+		for _, inv := range inventories {
+			for _, held := range inv.Tombstones {
+				statements = append(statements, held.Manifest)
+			}
+		}
+	}
+	var graves []Grave
+	seen := map[string]bool{}
+	for _, s := range statements {
+		t, err := tombstone.Decode(s, c.Statements)
+		if err == nil && !seen[t.Cut+"/"+t.ID()] {
+			seen[t.Cut+"/"+t.ID()] = true
+			graves = append(graves, Grave{t, s})
+		}
+	}
+	return graves, nil
+}
+
+// BuriedBy says whether one of the tombstones covers all of a cut.
+func BuriedBy(graves []Grave, cut store.Cut) bool {
+	return slices.ContainsFunc(graves, func(gr Grave) bool {
+		return !slices.ContainsFunc(cut.Hosts, func(h store.CutHost) bool { return !gr.Covers(cut.Job, cut.ID, h.Host, h.Manifest) })
+	})
+}
+
+// GraveOf finds the tombstone that covers a set; nil where none does.
+func GraveOf(graves []Grave, s HeldSet) *Grave {
+	for i := range graves {
+		if graves[i].Covers(s.Key.Job, s.Key.Snapshot, s.Key.Host, s.Digest) {
+			return &graves[i]
+		}
+	}
+	return nil
 }

@@ -10,10 +10,11 @@ import (
 
 	"ss/fault"
 	"ss/orchestrator"
+	"ss/orchestrator/upkeep"
 )
 
 func (a *app) repairCommand() *cobra.Command {
-	var opt orchestrator.RepairOptions
+	var opt upkeep.RepairOptions
 	cmd := &cobra.Command{
 		Use: "repair [JOB|CUT]", Short: "Bring cuts back to their copies: heal what is damaged, copy what lacks copies", Args: args(0, 1),
 		Long: "repair has every host and vault look through what it holds of the cuts, heals what is damaged from another copy, and makes new copies\n" +
@@ -24,7 +25,7 @@ func (a *app) repairCommand() *cobra.Command {
 				opt.Of = argv[0]
 			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				parts, err := c.Repair(ctx, opt)
+				parts, err := upkeep.Repair(ctx, c, opt)
 				a.screen.finish()
 				if parts != nil {
 					if serr := a.showRepaired(parts, opt.DryRun); serr != nil {
@@ -56,7 +57,7 @@ func answering(holders, silent []string) []string {
 	return slices.DeleteFunc(some(holders), func(h string) bool { return slices.Contains(silent, h) })
 }
 
-func copiesOn(p orchestrator.RepairedPart) string {
+func copiesOn(p upkeep.RepairedPart) string {
 	var on []string
 	for _, h := range append(some(p.Copies), p.Vaults...) {
 		if slices.Contains(p.Silent, h) {
@@ -67,7 +68,7 @@ func copiesOn(p orchestrator.RepairedPart) string {
 	return dash(strings.Join(on, ","))
 }
 
-func (a *app) showRepaired(parts []orchestrator.RepairedPart, dry bool) error {
+func (a *app) showRepaired(parts []upkeep.RepairedPart, dry bool) error {
 	out := []repairedJSON{}
 	rows := [][]string{{"CUT", "JOB", "IMAGES OF", "STATE", "COPIES ON", "DONE"}}
 	if dry {
@@ -101,7 +102,7 @@ func (a *app) gcCommand() *cobra.Command {
 			"that answer and in all vaults. It runs beside snapshots; a vault is left alone for a job that has one on.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				res, err := c.GC(ctx, dry)
+				res, err := upkeep.GC(ctx, c, dry)
 				a.screen.finish()
 				if err != nil && len(res.Places) == 0 {
 					return err
@@ -117,7 +118,7 @@ func (a *app) gcCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) showCollected(res orchestrator.GCResult, dry bool) error {
+func (a *app) showCollected(res upkeep.GCResult, dry bool) error {
 	type placeJSON struct {
 		Where   string   `json:"where"`
 		Vault   bool     `json:"vault"`
@@ -163,7 +164,7 @@ func (a *app) dfCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			job := strings.Join(argv, "")
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				u, err := c.Usage(ctx, job)
+				u, err := upkeep.UsageOf(ctx, c, job)
 				if err != nil {
 					return err
 				}
@@ -199,7 +200,7 @@ func (u usageJSON) row() []string {
 	return []string{u.Where, u.Job, fmt.Sprint(u.Sets), size(u.Logical), size(u.Stored), r}
 }
 
-func (a *app) showUsage(u orchestrator.Usage) error {
+func (a *app) showUsage(u upkeep.Usage) error {
 	usage, free := []usageJSON{}, map[string]int64{}
 	rows := [][]string{{"WHERE", "JOB", "SETS", "LOGICAL", "STORED", "RATIO", "FREE"}}
 	total := usageJSON{Where: "total"}

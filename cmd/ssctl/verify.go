@@ -8,10 +8,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"ss/orchestrator"
+	"ss/orchestrator/upkeep"
 )
 
 func (a *app) verifyCommand() *cobra.Command {
-	var opt orchestrator.VerifyOptions
+	var opt upkeep.VerifyOptions
 	cmd := &cobra.Command{
 		Use: "verify CUT", Short: "Read every byte of every copy of a cut, and check its channels anew", Args: args(1, 1),
 		Long: "verify reads every object of every copy of a cut, on hosts and in vaults, compares it with its SHA-256, and checks from the images that no\n" +
@@ -19,7 +20,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.Cut = argv[0]
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				res, err := c.Verify(ctx, opt)
+				res, err := upkeep.Verify(ctx, c, opt)
 				a.screen.finish()
 				if err == nil || !a.json() && len(res.Copies) > 0 {
 					if serr := a.showVerified(res, opt.ReadData, err == nil); serr != nil {
@@ -34,7 +35,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) showVerified(res orchestrator.VerifyResult, readData, whole bool) error {
+func (a *app) showVerified(res upkeep.VerifyResult, readData, whole bool) error {
 	type copyJSON struct {
 		Host   string `json:"host"`
 		Holder string `json:"holder"`

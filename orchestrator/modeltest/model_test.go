@@ -24,6 +24,7 @@ import (
 	"ss/fault"
 	"ss/orchestrator"
 	"ss/orchestrator/remote"
+	"ss/orchestrator/upkeep"
 	"ss/store"
 	"ss/store/images"
 	"ss/store/keys"
@@ -292,7 +293,7 @@ func (m *model) step(t *testing.T) string {
 		what, err = m.pin(t, dir)
 	case n < 68:
 		what, err = "repair", m.command(t, dir, func(c *orchestrator.Cluster) error {
-			_, err := c.Repair(t.Context(), orchestrator.RepairOptions{})
+			_, err := upkeep.Repair(t.Context(), c, upkeep.RepairOptions{})
 			return err
 		})
 	case n < 74:
@@ -374,7 +375,7 @@ func (m *model) snapshot(t *testing.T, dir string) (string, error) {
 			what = "snapshot died after the commit"
 			return nil
 		}
-		_, err = c.Repair(t.Context(), orchestrator.RepairOptions{Of: cut.ID}) // hands the manifest out
+		_, err = upkeep.Repair(t.Context(), c, upkeep.RepairOptions{Of: cut.ID}) // hands the manifest out
 		return err
 	})
 	return what, err
@@ -450,7 +451,7 @@ func (m *model) collect(t *testing.T, dir string) (string, error) {
 			allowed[cut.ID] = true
 		}
 		dry := m.pick(4) == 0
-		res, err := c.GC(t.Context(), dry)
+		res, err := upkeep.GC(t.Context(), c, dry)
 		for _, cut := range res.Expired {
 			if !allowed[cut.ID] || cut.Pinned || cut.Imported != nil {
 				t.Errorf("retention removes %s, which the policy keeps", cut.ID)
@@ -542,7 +543,7 @@ func (m *model) putBack(t *testing.T, dir string) string {
 func (m *model) rebuild(t *testing.T, dir string) (string, error) {
 	d := remote.NewDialer(m.admin)
 	defer d.Close()
-	b := orchestrator.Rebuilder{Dir: dir, Where: dir, Dial: d.Dial, Verifier: m.admin, Statements: remote.Statements{Credentials: m.admin}, Replace: true}
+	b := upkeep.Rebuilder{Dir: dir, Where: dir, Dial: d.Dial, Verifier: m.admin, Statements: remote.Statements{Credentials: m.admin}, Replace: true}
 	_, err := b.Rebuild(t.Context())
 	return "rebuild", err
 }

@@ -1,10 +1,12 @@
-package orchestrator
+package upkeep
 
 import (
 	"cmp"
 	"context"
 	"maps"
 	"slices"
+
+	"ss/orchestrator"
 )
 
 // Usage is what image sets take, place by place.
@@ -18,11 +20,11 @@ type PlaceUsage struct {
 	Where string
 	Vault bool
 	Free  int64 // of a host: bytes of room for images
-	Jobs  []JobUsage
+	Jobs  []orchestrator.JobUsage
 }
 
-// Usage asks every host and vault what the images of a job ("": of all) take there.
-func (c *Cluster) Usage(ctx context.Context, job string) (Usage, error) {
+// UsageOf asks every host and vault what the images of a job ("": of all) take there.
+func UsageOf(ctx context.Context, c *orchestrator.Cluster, job string) (Usage, error) {
 	cluster, err := c.Catalogue.Cluster()
 	if err != nil {
 		return Usage{}, err
@@ -40,22 +42,22 @@ func (c *Cluster) Usage(ctx context.Context, job string) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	s, err := c.takeCensus(ctx, job, vaultsOf(cluster, jobs, cuts))
+	s, err := c.TakeCensus(ctx, job, orchestrator.VaultsOf(cluster, jobs, cuts))
 	if err != nil {
 		return Usage{}, err
 	}
-	u := Usage{Silent: s.silent}
-	for _, h := range s.statuses {
-		if inv, ok := s.hosts[h.Name]; ok {
+	u := Usage{Silent: s.Silent}
+	for _, h := range s.Statuses {
+		if inv, ok := s.Hosts[h.Name]; ok {
 			u.Places = append(u.Places, PlaceUsage{Where: h.Name, Free: h.Info.FreeBytes, Jobs: byJob(inv.Usage)})
 		}
 	}
-	for _, v := range slices.Sorted(maps.Keys(s.vaults)) {
-		u.Places = append(u.Places, PlaceUsage{Where: v, Vault: true, Jobs: byJob(s.vaults[v].Usage)})
+	for _, v := range slices.Sorted(maps.Keys(s.Vaults)) {
+		u.Places = append(u.Places, PlaceUsage{Where: v, Vault: true, Jobs: byJob(s.Vaults[v].Usage)})
 	}
 	return u, nil
 }
 
-func byJob(in []JobUsage) []JobUsage {
-	return slices.SortedFunc(slices.Values(in), func(a, b JobUsage) int { return cmp.Compare(a.Job, b.Job) })
+func byJob(in []orchestrator.JobUsage) []orchestrator.JobUsage {
+	return slices.SortedFunc(slices.Values(in), func(a, b orchestrator.JobUsage) int { return cmp.Compare(a.Job, b.Job) })
 }

@@ -1,4 +1,4 @@
-package orchestrator
+package archive
 
 import (
 	"archive/tar"
@@ -17,20 +17,20 @@ import (
 	"ss/store"
 )
 
-// archiveWriter writes an export. The first error stays.
-type archiveWriter struct {
+// Writer writes an export. The first error stays.
+type Writer struct {
 	tar  *tar.Writer
 	cut  store.Cut
 	sums bytes.Buffer
 	dirs map[string]bool
 
-	files int
-	bytes int64
+	Files int   // written so far
+	Bytes int64 // of these
 }
 
-// newArchiveWriter begins an export of a cut with its signed manifest.
-func newArchiveWriter(w io.Writer, cut store.Cut, manifest []byte) (*archiveWriter, error) {
-	a := &archiveWriter{tar: tar.NewWriter(w), cut: cut, dirs: map[string]bool{}}
+// NewWriter begins an export of a cut with its signed manifest.
+func NewWriter(w io.Writer, cut store.Cut, manifest []byte) (*Writer, error) {
+	a := &Writer{tar: tar.NewWriter(w), cut: cut, dirs: map[string]bool{}}
 	return a, a.small(cutEntry, manifest)
 }
 
@@ -44,12 +44,12 @@ func header(name string, size int64, mode uint32, at time.Time) *tar.Header {
 }
 
 // small writes a file of ours.
-func (a *archiveWriter) small(name string, data []byte) error {
+func (a *Writer) small(name string, data []byte) error {
 	return a.copy(name, int64(len(data)), 0o600, bytes.NewReader(data))
 }
 
 // copy writes one file and its digest, after the folders that it is in.
-func (a *archiveWriter) copy(name string, size int64, mode uint32, r io.Reader) error {
+func (a *Writer) copy(name string, size int64, mode uint32, r io.Reader) error {
 	if err := a.folders(path.Dir(name)); err != nil {
 		return err
 	}
@@ -61,8 +61,8 @@ func (a *archiveWriter) copy(name string, size int64, mode uint32, r io.Reader) 
 		return fmt.Errorf("write %s, %d of %d bytes: %w", name, n, size, orShort(err))
 	}
 	writeSum(&a.sums, sum, name)
-	a.files++
-	a.bytes += size
+	a.Files++
+	a.Bytes += size
 	return nil
 }
 
@@ -79,7 +79,7 @@ func writeSum(w io.Writer, sum hash.Hash, name string) {
 }
 
 // folders writes the entries of a folder, and of those it is in, once. checkpointctl looks for them.
-func (a *archiveWriter) folders(dir string) error {
+func (a *Writer) folders(dir string) error {
 	if dir == "." || a.dirs[dir] {
 		return nil
 	}
@@ -90,8 +90,8 @@ func (a *archiveWriter) folders(dir string) error {
 	return a.tar.WriteHeader(header(dir+"/", 0, 0o700, a.cut.Time))
 }
 
-// host writes one host's set, as an agent gives it. The set's meta has been begun.
-func (a *archiveWriter) host(ch store.CutHost, meta PlainFile, from FileReader) error {
+// Host writes one host's set, as an agent gives it. The set's meta has been begun.
+func (a *Writer) Host(ch store.CutHost, meta File, from Source) error {
 	if meta.Path != "" || meta.Size > maxMetaEntry {
 		return fmt.Errorf("the images of %s begin with %q, %d bytes, and not with their description", ch.Host, meta.Path, meta.Size)
 	}
@@ -117,7 +117,7 @@ func (a *archiveWriter) host(ch store.CutHost, meta PlainFile, from FileReader) 
 	}
 }
 
-func (a *archiveWriter) file(host string, f PlainFile, r io.Reader) error {
+func (a *Writer) file(host string, f File, r io.Reader) error {
 	name, err := archiveName(host, f.Path)
 	if err != nil {
 		return err
@@ -136,7 +136,7 @@ func (a *archiveWriter) file(host string, f PlainFile, r io.Reader) error {
 }
 
 // member writes what checkpointctl wants to know of a container.
-func (a *archiveWriter) member(host string, m store.CutMember) error {
+func (a *Writer) member(host string, m store.CutMember) error {
 	config := map[string]any{
 		"id": a.cut.ID, "name": m.Name, "runtime": "ss", "createdTime": a.cut.Time, "checkpointedTime": a.cut.Time,
 		"restoredTime": time.Time{}, "restored": false,
@@ -180,8 +180,8 @@ func orRoot(dir string) string {
 	return dir
 }
 
-// close ends the archive with the digests of what is in it.
-func (a *archiveWriter) close() error {
+// Close ends the archive with the digests of what is in it.
+func (a *Writer) Close() error {
 	if err := a.tar.WriteHeader(header(sumsEntry, int64(a.sums.Len()), 0o600, a.cut.Time)); err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package orchestrator
+package archive
 
 import (
 	"archive/tar"
@@ -11,13 +11,10 @@ import (
 	"path"
 	"strings"
 	"time"
-
-	"ss/fault"
 )
 
-// archiveReader reads an export, and believes nothing of it before its end: what next gave is as it was written only once next has
-// returned io.EOF.
-type archiveReader struct {
+// Reader reads an export. Trust nothing before its end: what Next gave is as it was written only once Next has returned io.EOF.
+type Reader struct {
 	raw  io.Reader // counted into got
 	tar  *tar.Reader
 	got  hash.Hash   // of the bytes that were read
@@ -35,16 +32,17 @@ type archiveReader struct {
 	host    string          // whose files come now
 }
 
-// archiveEntry is a file of a host's set.
-type archiveEntry struct {
+// Entry is a file of a host's set.
+type Entry struct {
 	Host string
 	Path string // "" is the set's meta, the first of its host
 	Size int64
 	Mode uint32
 }
 
-func newArchiveReader(r io.Reader) *archiveReader {
-	a := &archiveReader{got: sha256.New(), want: sha256.New(), seen: map[string]bool{}}
+// NewReader reads an export from its beginning.
+func NewReader(r io.Reader) *Reader {
+	a := &Reader{got: sha256.New(), want: sha256.New(), seen: map[string]bool{}}
 	a.raw = io.TeeReader(r, a.got)
 	a.tar = tar.NewReader(a.raw)
 	a.form = tar.NewWriter(a.want)
@@ -52,11 +50,11 @@ func newArchiveReader(r io.Reader) *archiveReader {
 }
 
 func damaged(format string, args ...any) error {
-	return &fault.Error{Kind: fault.Integrity, Err: fmt.Errorf("the export is damaged: "+format, args...), Next: "nothing was imported; get the file again from where it came"}
+	return fmt.Errorf("%w: %w", ErrDamaged, fmt.Errorf(format, args...))
 }
 
-// manifest reads the first entry.
-func (a *archiveReader) manifest() ([]byte, error) {
+// Manifest reads the first entry.
+func (a *Reader) Manifest() ([]byte, error) {
 	h, err := a.head()
 	if err == nil && (h.Name != cutEntry || h.Size > maxCutEntry) {
 		err = damaged("it begins with %q, %d bytes, and not with %s", h.Name, h.Size, cutEntry)
@@ -71,7 +69,7 @@ func (a *archiveReader) manifest() ([]byte, error) {
 }
 
 // head goes to the next entry's head, which must be as we write it, and begins its digest.
-func (a *archiveReader) head() (*tar.Header, error) {
+func (a *Reader) head() (*tar.Header, error) {
 	if err := a.endFile(); err != nil {
 		return nil, err
 	}
@@ -114,7 +112,7 @@ func (a *archiveReader) head() (*tar.Header, error) {
 }
 
 // endFile reads what is left of a file and notes its digest.
-func (a *archiveReader) endFile() error {
+func (a *Reader) endFile() error {
 	if a.sum == nil {
 		return nil
 	}
@@ -129,7 +127,7 @@ func (a *archiveReader) endFile() error {
 }
 
 // Read reads of the current file.
-func (a *archiveReader) Read(p []byte) (int, error) {
+func (a *Reader) Read(p []byte) (int, error) {
 	n, err := a.tar.Read(p)
 	if n > 0 && a.sum != nil {
 		_, _ = a.sum.Write(p[:n]) // a hash never fails
@@ -143,18 +141,18 @@ func (a *archiveReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// next goes to the next file of a set. io.EOF means that the archive is at its end, and all of it is as it was written.
-func (a *archiveReader) next() (archiveEntry, error) {
+// Next goes to the next file of a set. io.EOF means that the archive is at its end, and all of it is as it was written.
+func (a *Reader) Next() (Entry, error) {
 	for {
 		h, err := a.head()
 		if errors.Is(err, io.EOF) {
-			return archiveEntry{}, damaged("it ends before %s", sumsEntry)
+			return Entry{}, damaged("it ends before %s", sumsEntry)
 		}
 		if err != nil {
-			return archiveEntry{}, err
+			return Entry{}, err
 		}
 		if h.Name == sumsEntry {
-			return archiveEntry{}, a.finish(h)
+			return Entry{}, a.finish(h)
 		}
 		if h.Typeflag == tar.TypeDir {
 			continue
@@ -167,8 +165,8 @@ func (a *archiveReader) next() (archiveEntry, error) {
 }
 
 // entry says what a file is; ours is false of what is there for others.
-func (a *archiveReader) entry(h *tar.Header) (e archiveEntry, ours bool, err error) {
-	e = archiveEntry{Size: h.Size, Mode: uint32(h.Mode) & 0o700}
+func (a *Reader) entry(h *tar.Header) (e Entry, ours bool, err error) {
+	e = Entry{Size: h.Size, Mode: uint32(h.Mode) & 0o700}
 	if host, base := path.Split(h.Name); base == metaEntry && host != "" && !strings.Contains(strings.TrimSuffix(host, "/"), "/") {
 		if h.Size > maxMetaEntry {
 			return e, false, damaged("%s has %d bytes", h.Name, h.Size)
@@ -187,7 +185,7 @@ func (a *archiveReader) entry(h *tar.Header) (e archiveEntry, ours bool, err err
 }
 
 // finish compares all digests, and what stands between the files.
-func (a *archiveReader) finish(h *tar.Header) error {
+func (a *Reader) finish(h *tar.Header) error {
 	if h.Size > maxSumsEntry {
 		return damaged("%s has %d bytes", h.Name, h.Size)
 	}

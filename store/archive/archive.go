@@ -1,11 +1,11 @@
-package orchestrator
+package archive
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"path"
 	"strings"
-
-	"ss/fault"
 )
 
 // An export is a tar:
@@ -35,6 +35,27 @@ const (
 	restFolder   = "ss"         // likewise
 )
 
+var (
+	// ErrDamaged: the file is not an export as Writer wrote it.
+	ErrDamaged = errors.New("the export is damaged")
+	// ErrReserved: a host or member has the name of a file that every export has, so it cannot be in one.
+	ErrReserved = errors.New("a host or member has the name of a file of every export")
+)
+
+// File is the head of a file in an export.
+type File struct {
+	Path string // in the set: MEMBER/images/core-1.img; of an export's first file "": the set's meta
+	Size int64
+	Mode uint32
+}
+
+// Source reads one file after another.
+type Source interface {
+	// Next goes to the next file; io.EOF after the last.
+	Next() (File, error)
+	io.Reader // of the file that Next gave
+}
+
 // Bounds of what is read into memory.
 const (
 	maxCutEntry  = 64 << 20
@@ -55,7 +76,7 @@ func archiveName(host, file string) (string, error) {
 		return "", fmt.Errorf("file %q of the images of %s belongs to no member", file, host)
 	}
 	if member == metaEntry || host == cutEntry || host == sumsEntry {
-		return "", fault.New(fault.Refused, fmt.Sprintf("a host or member is called as a file of every export is: %s/%s", host, member), "")
+		return "", fmt.Errorf("%s/%s: %w", host, member, ErrReserved)
 	}
 	if in, ok := strings.CutPrefix(rest, imagesFolder+"/"); ok {
 		return path.Join(host, member, criuFolder, in), nil

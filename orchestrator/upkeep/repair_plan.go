@@ -1,8 +1,9 @@
-package orchestrator
+package upkeep
 
 import (
 	"slices"
 
+	"ss/orchestrator"
 	"ss/store"
 	"ss/store/images"
 )
@@ -48,7 +49,7 @@ const (
 
 // planRepair decides what brings the parts back to their copies. up are the hosts that answer, silent says of which hosts and vaults
 // it is not known what they hold. Hosts that are neither are not registered any more and count for nothing.
-func planRepair(parts []repairPart, up []candidate, silent map[string]bool) []repairPlan {
+func planRepair(parts []repairPart, up []orchestrator.Candidate, silent map[string]bool) []repairPlan {
 	var out []repairPlan
 	for _, p := range parts {
 		out = append(out, planRepairOf(p, up, silent))
@@ -56,7 +57,7 @@ func planRepair(parts []repairPart, up []candidate, silent map[string]bool) []re
 	return out
 }
 
-func planRepairOf(p repairPart, up []candidate, silent map[string]bool) repairPlan {
+func planRepairOf(p repairPart, up []orchestrator.Candidate, silent map[string]bool) repairPlan {
 	plan := repairPlan{repairPart: p, State: StateWhole}
 	await := 0
 	for _, h := range p.Copies {
@@ -103,10 +104,10 @@ func planRepairOf(p repairPart, up []candidate, silent map[string]bool) repairPl
 }
 
 // newHolders chooses hosts for copies: the one that the images are of, if it has none, and then by rank.
-func newHolders(p repairPart, up []candidate, need int) (fetch, spare []string) {
-	free := slices.DeleteFunc(slices.Clone(up), func(h candidate) bool { return slices.Contains(p.Held, h.Name) })
-	names := order(p.Key.Job, p.Key.Host, free, p.Bytes)
-	if slices.ContainsFunc(free, func(h candidate) bool { return h.Name == p.Key.Host }) {
+func newHolders(p repairPart, up []orchestrator.Candidate, need int) (fetch, spare []string) {
+	free := slices.DeleteFunc(slices.Clone(up), func(h orchestrator.Candidate) bool { return slices.Contains(p.Held, h.Name) })
+	names := orchestrator.OrderHolders(p.Key.Job, p.Key.Host, free, p.Bytes)
+	if slices.ContainsFunc(free, func(h orchestrator.Candidate) bool { return h.Name == p.Key.Host }) {
 		names = append([]string{p.Key.Host}, names...) // order leaves it out
 	}
 	need = min(need, len(names))
@@ -121,7 +122,7 @@ func partsOf(cuts []store.Cut, jobs map[string]store.Job, cluster store.Cluster)
 		vaults := job.EffectiveVaults(cluster)
 		for _, h := range cut.Hosts {
 			p := repairPart{Key: images.Key{Job: cut.Job, Snapshot: cut.ID, Host: h.Host}, Digest: h.Manifest, Copies: h.Copies, Vaults: h.Vaults,
-				WantHosts: hostCopies(job.Policy.EffectiveCopies(), len(vaults)), WantVaults: vaults}
+				WantHosts: orchestrator.HostCopies(job.Policy.EffectiveCopies(), len(vaults)), WantVaults: vaults}
 			for _, m := range h.Members {
 				p.Bytes += m.ImageBytes
 			}

@@ -1,25 +1,35 @@
-package orchestrator
+package upkeep
 
 import (
 	"slices"
 	"testing"
 
+	"ss/orchestrator"
 	"ss/store/images"
 )
 
+// ranked orders hosts that hold copies of hostA's images.
+func ranked(hosts ...string) []string {
+	var all []orchestrator.Candidate
+	for _, h := range hosts {
+		all = append(all, orchestrator.Candidate{Name: h})
+	}
+	return orchestrator.OrderHolders("job", "hostA", all, 0)
+}
+
 // TestPlanRepair: who gets a copy, who counts, and what is beyond help.
 func TestPlanRepair(t *testing.T) {
-	up := []candidate{{"hostA", 1 << 30}, {"hostB", 1 << 30}, {"hostC", 1 << 30}}
+	up := []orchestrator.Candidate{{Name: "hostA", Free: 1 << 30}, {Name: "hostB", Free: 1 << 30}, {Name: "hostC", Free: 1 << 30}}
 	const v, w = "file:///v", "s3://w/x"
 	part := func(p repairPart) repairPart {
 		p.Key, p.Digest, p.Bytes = images.Key{Job: "job", Snapshot: "s", Host: "hostA"}, "d", 1<<20
 		return p
 	}
-	second := rank("job", "hostA", []string{"hostB", "hostC"})
+	second := ranked("hostB", "hostC")
 	for name, tt := range map[string]struct {
 		part    repairPart
 		silent  []string
-		up      []candidate
+		up      []orchestrator.Candidate
 		state   RepairState
 		fetch   []string
 		push    []string

@@ -1,4 +1,4 @@
-package orchestrator
+package upkeep
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"ss/fault"
 	"ss/marker"
+	"ss/orchestrator"
 	"ss/store"
 	"ss/store/images"
 	"ss/store/keys"
@@ -43,12 +44,12 @@ type CopyResult struct {
 
 // Verify reads every byte of every copy of a cut, and checks M8 anew from the images. All copies are looked at, whatever is found; the
 // result says of each what it is.
-func (c *Cluster) Verify(ctx context.Context, opt VerifyOptions) (VerifyResult, error) {
+func Verify(ctx context.Context, c *orchestrator.Cluster, opt VerifyOptions) (VerifyResult, error) {
 	cut, err := c.Catalogue.Cut("", opt.Cut)
 	if err != nil {
 		return VerifyResult{}, err
 	}
-	key, err := c.cutKey(cut)
+	key, err := c.CutKey(cut)
 	if err != nil {
 		return VerifyResult{}, &fault.Error{Op: "verify", Job: cut.Job, Snapshot: cut.ID, Err: err}
 	}
@@ -59,10 +60,10 @@ func (c *Cluster) Verify(ctx context.Context, opt VerifyOptions) (VerifyResult, 
 	res := VerifyResult{Cut: cut, Copies: copiesOf(cut)}
 	var wg sync.WaitGroup
 	for i := range res.Copies {
-		wg.Go(func() { c.verifyCopy(ctx, cut, &res.Copies[i], verification{key, opt.ReadData, statuses}) })
+		wg.Go(func() { verifyCopy(ctx, c, cut, &res.Copies[i], verification{key, opt.ReadData, statuses}) })
 	}
 	wg.Wait()
-	c.verifyManifests(ctx, cut, statuses, res.Copies)
+	verifyManifests(ctx, c, cut, statuses, res.Copies)
 	if err := res.copyFaults(); err != nil {
 		return res, err
 	}
@@ -79,20 +80,20 @@ func (c *Cluster) Verify(ctx context.Context, opt VerifyOptions) (VerifyResult, 
 
 // verifyManifests looks at the cut's signed manifest on every holder: without it the cut cannot be found again if the catalogue is lost. One that
 // is damaged is a fault. One that a holder has never had, because the news of the commit did not reach it, is a note: all that was stored is whole.
-func (c *Cluster) verifyManifests(ctx context.Context, cut store.Cut, statuses []HostStatus, copies []CopyResult) {
-	_, vaults := holders(cut)
-	s := c.inventories(ctx, cut.Job, statuses, vaults)
-	bad := s.badManifests(cut, c.Verifier)
+func verifyManifests(ctx context.Context, c *orchestrator.Cluster, cut store.Cut, statuses []orchestrator.HostStatus, copies []CopyResult) {
+	_, vaults := orchestrator.Holders(cut)
+	s := c.Inventories(ctx, cut.Job, statuses, vaults)
+	bad := s.BadManifests(cut, c.Verifier)
 	var missing []string
 	for holder, err := range bad {
-		if errors.Is(err, errNoManifest) {
+		if errors.Is(err, orchestrator.ErrNoManifest) {
 			missing = append(missing, holder)
 			delete(bad, holder)
 		}
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)
-		c.notice("the signed manifest of %s is not on %s; ssctl repair %s puts it there", cut.ID, strings.Join(missing, ", "), cut.ID)
+		c.Noticef("the signed manifest of %s is not on %s; ssctl repair %s puts it there", cut.ID, strings.Join(missing, ", "), cut.ID)
 	}
 	for i := range copies {
 		if err := bad[copies[i].Holder]; err != nil && copies[i].Err == nil {
@@ -165,29 +166,29 @@ func checkChannels(cut store.Cut, copies []CopyResult) (int, error) {
 type verification struct {
 	key      keys.Job
 	readData bool
-	statuses []HostStatus
+	statuses []orchestrator.HostStatus
 }
 
-func (c *Cluster) verifyCopy(ctx context.Context, cut store.Cut, cp *CopyResult, how verification) {
-	req := VerifyRequest{Key: images.Key{Job: cut.Job, Snapshot: cut.ID, Host: cp.Host}, ReadData: how.readData}
+func verifyCopy(ctx context.Context, c *orchestrator.Cluster, cut store.Cut, cp *CopyResult, how verification) {
+	req := orchestrator.VerifyRequest{Key: images.Key{Job: cut.Job, Snapshot: cut.ID, Host: cp.Host}, ReadData: how.readData}
 	for _, h := range cut.Hosts {
 		if h.Host == cp.Host {
 			req.Digest = h.Manifest
 		}
 	}
-	c.progress(cp.Holder, "reading the images of "+cp.Host)
-	var v Verified
+	c.Doing(cp.Holder, "reading the images of "+cp.Host)
+	var v orchestrator.Verified
 	if cp.Vault { // of which only digests are compared, so nobody gets the key for it
 		req.Vault = cp.Holder
-		hosts, _ := holders(cut)
-		cp.Err = c.onVault(ctx, how.statuses, hosts, func(a Agent) (err error) {
+		hosts, _ := orchestrator.Holders(cut)
+		cp.Err = c.OnVault(ctx, how.statuses, hosts, func(a orchestrator.Agent) (err error) {
 			v, err = a.VerifyImages(ctx, req)
 			return err
 		})
 	} else {
 		req.JobKey = &how.key
-		var a Agent
-		if a, cp.Err = c.answering(how.statuses, cp.Holder); cp.Err == nil {
+		var a orchestrator.Agent
+		if a, cp.Err = c.Answering(how.statuses, cp.Holder); cp.Err == nil {
 			v, cp.Err = a.VerifyImages(ctx, req)
 		}
 	}

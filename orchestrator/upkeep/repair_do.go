@@ -1,4 +1,4 @@
-package orchestrator
+package upkeep
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"ss/fault"
+	"ss/orchestrator"
 	"ss/store"
 	"ss/store/images"
 )
@@ -35,7 +36,7 @@ func (r *repair) copyOut(ctx context.Context, p repairPlan) {
 	for queue := slices.Clone(p.Fetch); len(queue) > 0 && ctx.Err() == nil; {
 		host := queue[0]
 		queue = queue[1:]
-		r.c.progress(host, "fetching "+p.Key.Snapshot+", images of "+p.Key.Host)
+		r.c.Doing(host, "fetching "+p.Key.Snapshot+", images of "+p.Key.Host)
 		if _, err := r.fetch(ctx, host, p.repairPart); err != nil {
 			r.failed(p.Key, "%s got no copy: %v", host, err)
 			if len(left) > 0 {
@@ -61,7 +62,7 @@ func (r *repair) copyOut(ctx context.Context, p repairPlan) {
 
 // push has one of those who hold a set put it into a vault. Nobody may collect there meanwhile.
 func (r *repair) push(ctx context.Context, vault string, p repairPart) error {
-	return r.c.alone(ctx, p.Key.Job, func() error { return r.pushAlone(ctx, vault, p) })
+	return r.c.Alone(ctx, p.Key.Job, func() error { return r.pushAlone(ctx, vault, p) })
 }
 
 func (r *repair) pushAlone(ctx context.Context, vault string, p repairPart) error {
@@ -78,9 +79,9 @@ func (r *repair) pushAlone(ctx context.Context, vault string, p repairPart) erro
 	})
 	var errs []error
 	for _, host := range held {
-		a, err := r.c.answering(r.census.statuses, host)
+		a, err := r.c.Answering(r.census.Statuses, host)
 		if err == nil {
-			r.c.progress(host, "copying "+p.Key.Snapshot+", images of "+p.Key.Host+", to the vault")
+			r.c.Doing(host, "copying "+p.Key.Snapshot+", images of "+p.Key.Host+", to the vault")
 			_, err = a.PushImages(ctx, p.Key, p.Digest, vault)
 		}
 		if err == nil {
@@ -105,7 +106,7 @@ func (r *repair) writeDown(p repairPlan) bool {
 	err := r.c.Catalogue.SetHolders(p.Key.Snapshot, p.Key.Host, out.Copies, out.Vaults)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		r.c.notice("%s was removed meanwhile; what was copied is in doubt and goes with the next snapshot or gc", p.Key.Snapshot)
+		r.c.Noticef("%s was removed meanwhile; what was copied is in doubt and goes with the next snapshot or gc", p.Key.Snapshot)
 	case err != nil:
 		r.failed(p.Key, "the catalogue does not know of it: %v", err)
 		out.State = StateShort
@@ -119,7 +120,7 @@ func (r *repair) handOut(ctx context.Context, id string, changed bool) {
 	if err != nil || cut.ID != id {
 		return // it was removed meanwhile
 	}
-	bad := r.census.badManifests(cut, r.c.Verifier)
+	bad := r.census.BadManifests(cut, r.c.Verifier)
 	for _, where := range slices.Sorted(maps.Keys(bad)) {
 		key := images.Key{Job: cut.Job, Snapshot: cut.ID, Host: cut.Hosts[0].Host}
 		if out := r.out[key]; out.State == StateWhole {
@@ -128,7 +129,7 @@ func (r *repair) handOut(ctx context.Context, id string, changed bool) {
 		r.did(key, "signed the cut's manifest again for %s (%v)", where, bad[where])
 	}
 	if changed || r.unsaid[id] || len(bad) > 0 {
-		r.c.publish(ctx, cut, r.census.statuses)
+		r.c.Publish(ctx, cut, r.census.Statuses)
 	}
 }
 
@@ -140,13 +141,13 @@ func (r *repair) healVaults(ctx context.Context) {
 	for i := range r.parts {
 		p := &r.parts[i]
 		for _, v := range slices.Clone(p.HeldIn) {
-			r.c.progress(v, "reading "+p.Key.Snapshot+", images of "+p.Key.Host)
+			r.c.Doing(v, "reading "+p.Key.Snapshot+", images of "+p.Key.Host)
 			err := r.verifyIn(ctx, v, *p)
 			if err == nil {
 				continue
 			}
 			if !fault.Is(err, fault.Integrity) && !fault.Is(err, fault.NotFound) {
-				r.c.notice("the copy of %s in %s could not be read, and counts: %v", p.Key, v, err)
+				r.c.Noticef("the copy of %s in %s could not be read, and counts: %v", p.Key, v, err)
 				continue
 			}
 			p.HeldIn = slices.DeleteFunc(p.HeldIn, func(u string) bool { return u == v })
@@ -159,13 +160,13 @@ func (r *repair) healVaults(ctx context.Context) {
 	}
 	for i, p := range r.parts { // what was put there and is there no more may have left a damaged manifest, which nothing replaces either
 		for _, v := range p.Vaults {
-			if _, up := r.census.vaults[v]; up && !slices.Contains(holding(r.census.vaults, p.Key), v) && r.onHosts(p.Key.Snapshot) {
+			if _, up := r.census.Vaults[v]; up && !slices.Contains(holding(r.census.Vaults, p.Key), v) && r.onHosts(p.Key.Snapshot) {
 				damaged[place{v, p.Key.Job}] = append(damaged[place{v, p.Key.Job}], i)
 			}
 		}
 	}
 	for at, parts := range damaged {
-		err := r.c.alone(ctx, at.job, func() error { return r.healVault(ctx, at.vault, at.job, parts) })
+		err := r.c.Alone(ctx, at.job, func() error { return r.healVault(ctx, at.vault, at.job, parts) })
 		if err != nil {
 			for _, i := range parts {
 				r.failed(r.parts[i].Key, "the damaged copy in %s is not replaced: %v", at.vault, err)
@@ -180,15 +181,15 @@ func (r *repair) onHosts(snapshot string) bool {
 }
 
 func (r *repair) verifyIn(ctx context.Context, vault string, p repairPart) error {
-	return r.c.onVault(ctx, r.census.statuses, p.Held, func(a Agent) error {
-		_, err := a.VerifyImages(ctx, VerifyRequest{Key: p.Key, Digest: p.Digest, Vault: vault})
+	return r.c.OnVault(ctx, r.census.Statuses, p.Held, func(a orchestrator.Agent) error {
+		_, err := a.VerifyImages(ctx, orchestrator.VerifyRequest{Key: p.Key, Digest: p.Digest, Vault: vault})
 		return err
 	})
 }
 
 // healVault takes damaged sets of a job out of a vault, frees the room, so that no damaged object is left, and puts the sets there again.
 func (r *repair) healVault(ctx context.Context, vault, job string, parts []int) error {
-	on := func(do func(Agent) error) error { return r.c.onVault(ctx, r.census.statuses, nil, do) }
+	on := func(do func(orchestrator.Agent) error) error { return r.c.OnVault(ctx, r.census.Statuses, nil, do) }
 	gone := map[string]bool{}
 	for _, i := range parts {
 		id := r.parts[i].Key.Snapshot
@@ -197,13 +198,13 @@ func (r *repair) healVault(ctx context.Context, vault, job string, parts []int) 
 		}
 		gone[id] = true
 		r.unsaid[id] = true // its manifest goes as well
-		if err := on(func(a Agent) error {
-			return a.RemoveImages(ctx, Removal{Vault: vault, Job: job, Snapshot: id, Replace: true})
+		if err := on(func(a orchestrator.Agent) error {
+			return a.RemoveImages(ctx, orchestrator.Removal{Vault: vault, Job: job, Snapshot: id, Replace: true})
 		}); err != nil {
 			return err
 		}
 	}
-	if err := on(func(a Agent) error { _, err := a.Collect(ctx, vault, job, false); return err }); err != nil {
+	if err := on(func(a orchestrator.Agent) error { _, err := a.Collect(ctx, vault, job, false); return err }); err != nil {
 		return err
 	}
 	for i := range r.parts { // all parts of these cuts went: the plan puts back those that no host is named for here

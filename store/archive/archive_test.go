@@ -1,4 +1,4 @@
-package orchestrator
+package archive
 
 import (
 	"archive/tar"
@@ -15,36 +15,35 @@ import (
 	"testing"
 	"time"
 
-	"ss/fault"
 	"ss/store"
 )
 
 // memFile is a file of a set.
 type memFile struct {
-	PlainFile
+	File
 	data []byte
 }
 
-// memReader is a FileReader over files in memory.
+// memReader is a Source over files in memory.
 type memReader struct {
 	files []memFile
 	now   *bytes.Reader
 }
 
-func (r *memReader) Next() (PlainFile, error) {
+func (r *memReader) Next() (File, error) {
 	if len(r.files) == 0 {
-		return PlainFile{}, io.EOF
+		return File{}, io.EOF
 	}
 	f := r.files[0]
 	r.files, r.now = r.files[1:], bytes.NewReader(f.data)
-	return f.PlainFile, nil
+	return f.File, nil
 }
 
 func (r *memReader) Read(p []byte) (int, error) { return r.now.Read(p) }
 func (r *memReader) Close() error               { return nil }
 
 func file(path, data string) memFile {
-	return memFile{PlainFile{Path: path, Size: int64(len(data)), Mode: 0o600}, []byte(data)}
+	return memFile{File{Path: path, Size: int64(len(data)), Mode: 0o600}, []byte(data)}
 }
 
 // exampleSet is a set with all that there may be in one.
@@ -70,7 +69,7 @@ func exampleArchive(tb testing.TB) []byte {
 	tb.Helper()
 	cut := exampleCut()
 	var out bytes.Buffer
-	a, err := newArchiveWriter(&out, cut, []byte(`{"cut":"signed"}`))
+	a, err := NewWriter(&out, cut, []byte(`{"cut":"signed"}`))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -80,11 +79,11 @@ func exampleArchive(tb testing.TB) []byte {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		if err := a.host(h, meta, r); err != nil {
+		if err := a.Host(h, meta, r); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	if err := a.close(); err != nil {
+	if err := a.Close(); err != nil {
 		tb.Fatal(err)
 	}
 	return out.Bytes()
@@ -92,13 +91,13 @@ func exampleArchive(tb testing.TB) []byte {
 
 // readArchive reads all of an archive: host → files.
 func readArchive(r io.Reader) (manifest []byte, sets map[string][]memFile, err error) {
-	a := newArchiveReader(r)
-	if manifest, err = a.manifest(); err != nil {
+	a := NewReader(r)
+	if manifest, err = a.Manifest(); err != nil {
 		return nil, nil, err
 	}
 	sets = map[string][]memFile{}
 	for {
-		e, err := a.next()
+		e, err := a.Next()
 		if errors.Is(err, io.EOF) {
 			return manifest, sets, nil
 		}
@@ -109,7 +108,7 @@ func readArchive(r io.Reader) (manifest []byte, sets map[string][]memFile, err e
 		if err != nil {
 			return nil, nil, err
 		}
-		sets[e.Host] = append(sets[e.Host], memFile{PlainFile{e.Path, e.Size, e.Mode}, data})
+		sets[e.Host] = append(sets[e.Host], memFile{File{e.Path, e.Size, e.Mode}, data})
 	}
 }
 
@@ -123,7 +122,7 @@ func TestArchiveRoundTrip(t *testing.T) {
 		t.Fatalf("manifest %s, %d sets", manifest, len(sets))
 	}
 	for host, got := range sets {
-		same := slices.EqualFunc(got, exampleSet(host), func(a, b memFile) bool { return a.PlainFile == b.PlainFile && bytes.Equal(a.data, b.data) })
+		same := slices.EqualFunc(got, exampleSet(host), func(a, b memFile) bool { return a.File == b.File && bytes.Equal(a.data, b.data) })
 		if !same {
 			t.Errorf("%s: %v, want %v", host, got, exampleSet(host))
 		}
@@ -135,7 +134,7 @@ func TestArchiveFindsDamage(t *testing.T) {
 	whole := exampleArchive(t)
 	rng := rand.New(rand.NewSource(1))
 	check := func(what string, data []byte) {
-		if _, _, err := readArchive(bytes.NewReader(data)); !fault.Is(err, fault.Integrity) {
+		if _, _, err := readArchive(bytes.NewReader(data)); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s: %v, want damage", what, err)
 		}
 	}
@@ -235,7 +234,7 @@ func TestArchiveRefusesOtherForms(t *testing.T) {
 			if err := w.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := readArchive(&out); !fault.Is(err, fault.Integrity) {
+			if _, _, err := readArchive(&out); !errors.Is(err, ErrDamaged) {
 				t.Errorf("%v, want damage", err)
 			}
 		})
@@ -249,7 +248,7 @@ func FuzzImport(f *testing.F) {
 	f.Add(make([]byte, 1024))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, sets, err := readArchive(bytes.NewReader(data))
-		if err != nil && !fault.Is(err, fault.Integrity) {
+		if err != nil && !errors.Is(err, ErrDamaged) {
 			t.Errorf("%v is no damage", err)
 		}
 		for host, files := range sets {
@@ -263,43 +262,4 @@ func FuzzImport(f *testing.F) {
 			}
 		}
 	})
-}
-
-// TestWholeFile: one export at a time writes a file, what a dead one left is written over, and nothing is ever replaced.
-func TestWholeFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "cut.tar")
-	write := func(text string) error {
-		return wholeFile(path, func(w io.Writer) error { _, err := io.WriteString(w, text); return err })
-	}
-	if err := os.WriteFile(path+".partial", []byte("of one that died, and longer"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	var second error
-	err := wholeFile(path, func(w io.Writer) error {
-		second = write("second")
-		_, err := io.WriteString(w, "first")
-		return err
-	})
-	if err != nil || !fault.Is(second, fault.Conflict) {
-		t.Fatalf("%v; beside it: %v", err, second)
-	}
-	if data, err := os.ReadFile(path); err != nil || string(data) != "first" {
-		t.Errorf("%q, %v", data, err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v, %v", info, err)
-	}
-	if err := write("third"); !fault.Is(err, fault.Conflict) {
-		t.Errorf("over a file: %v", err)
-	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	late := wholeFile(path, func(io.Writer) error { return os.WriteFile(path, []byte("came meanwhile"), 0o600) })
-	if data, err := os.ReadFile(path); !fault.Is(late, fault.Conflict) || err != nil || string(data) != "came meanwhile" {
-		t.Errorf("%v: %q, %v", late, data, err)
-	}
-	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
-		t.Errorf("left: %v, %v", left, err)
-	}
 }

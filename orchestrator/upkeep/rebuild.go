@@ -1,4 +1,4 @@
-package orchestrator
+package upkeep
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ss/fault"
+	"ss/orchestrator"
 	"ss/store"
 	"ss/store/images"
 	"ss/store/tombstone"
@@ -21,10 +22,10 @@ import (
 type Rebuilder struct {
 	Dir        string // the cluster's folder
 	Where      string // machine and folder, for people (store.Catalogue.Where)
-	Dial       func(Host) (Agent, error)
+	Dial       func(orchestrator.Host) (orchestrator.Agent, error)
 	Verifier   store.Verifier
-	Statements Statements
-	Progress   func(Progress)
+	Statements orchestrator.Statements
+	Progress   func(orchestrator.Progress)
 	Notice     func(text string)
 	Hosts      []store.Host // to begin with; more are found in what they hold, and in the catalogue that is replaced
 	Vaults     []string     // likewise
@@ -46,7 +47,7 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 	fail := func(res RebuildResult, err error) (RebuildResult, error) {
 		return res, &fault.Error{Op: "catalog rebuild", Err: err}
 	}
-	g := &gathering{b: b, c: &Cluster{Dial: b.Dial, Notice: b.Notice, Progress: b.Progress}, held: store.Held{}, asked: map[string]bool{}, unknown: map[string]error{}}
+	g := &gathering{b: b, c: &orchestrator.Cluster{Dial: b.Dial, Notice: b.Notice, Progress: b.Progress}, held: store.Held{}, asked: map[string]bool{}, unknown: map[string]error{}}
 	if _, err := os.Lstat(filepath.Join(b.Dir, store.FileName)); err == nil {
 		if !b.Replace {
 			return fail(RebuildResult{}, &fault.Error{Kind: fault.Conflict, Err: fmt.Errorf("there is a catalogue in %s", b.Dir),
@@ -85,7 +86,7 @@ func (b *Rebuilder) announce(ctx context.Context) {
 	cat, err := store.Open(b.Dir)
 	if err == nil {
 		defer cat.Close()
-		_, err = (&Cluster{Catalogue: cat, Dial: b.Dial, Notice: b.Notice}).Hosts(ctx)
+		_, err = (&orchestrator.Cluster{Catalogue: cat, Dial: b.Dial, Notice: b.Notice}).Hosts(ctx)
 	}
 	if err != nil && b.Notice != nil {
 		b.Notice(fmt.Sprintf("the hosts are not told of the new catalogue yet: %v; the next command tells them", err))
@@ -149,7 +150,7 @@ func (g *gathering) complete(r *store.Rebuilt) (remarks []string) {
 		places = append(places, h.Name)
 	}
 	for place := range g.asked {
-		if isVault(place) {
+		if orchestrator.IsVault(place) {
 			places = append(places, place)
 		}
 	}
@@ -168,15 +169,15 @@ func (g *gathering) complete(r *store.Rebuilt) (remarks []string) {
 // gathering is what was found so far.
 type gathering struct {
 	b        *Rebuilder
-	c        *Cluster
-	statuses []HostStatus
+	c        *orchestrator.Cluster
+	statuses []orchestrator.HostStatus
 	asked    map[string]bool // who answered
 	unknown  map[string]error
 
 	files   []store.CutFile
 	held    store.Held
 	old     store.Rebuilt // what can be read of the catalogue that is replaced
-	graves  []grave
+	graves  []orchestrator.Grave
 	removed []store.Removed
 	seen    uint64 // the newest generation of a catalogue that anybody has seen
 }
@@ -194,7 +195,7 @@ func (g *gathering) takeOld() error {
 	if errors.Is(err, store.ErrUnknownVersion) || errors.Is(err, store.ErrLocked) {
 		return err
 	}
-	g.c.notice("the catalogue in %s is damaged (%v): it is put aside", g.b.Dir, err)
+	g.c.Noticef("the catalogue in %s is damaged (%v): it is put aside", g.b.Dir, err)
 	g.old.Hosts = store.SalvageHosts(g.b.Dir)
 	return nil
 }
@@ -245,25 +246,25 @@ func (g *gathering) addGrave(statement []byte) {
 		return
 	}
 	t, err := tombstone.Decode(statement, g.b.Statements)
-	if err != nil || slices.ContainsFunc(g.graves, func(o grave) bool { return o.Cut == t.Cut && o.ID() == t.ID() }) {
+	if err != nil || slices.ContainsFunc(g.graves, func(o orchestrator.Grave) bool { return o.Cut == t.Cut && o.ID() == t.ID() }) {
 		return
 	}
-	g.graves = append(g.graves, grave{t, statement})
+	g.graves = append(g.graves, orchestrator.Grave{Tombstone: t, Statement: statement})
 	g.removed = append(g.removed, store.Removed{Cut: t.Cut, Job: t.Job, ID: t.ID(), Statement: statement})
 }
 
 // bury leaves out what tombstones say was removed.
 func (g *gathering) bury() {
-	g.files = slices.DeleteFunc(g.files, func(f store.CutFile) bool { return buriedBy(g.graves, f.Cut) })
+	g.files = slices.DeleteFunc(g.files, func(f store.CutFile) bool { return orchestrator.BuriedBy(g.graves, f.Cut) })
 	maps.DeleteFunc(g.held, func(s store.Set, _ store.Holders) bool {
-		return slices.ContainsFunc(g.graves, func(gr grave) bool { return gr.Covers(gr.Job, s.Cut, s.Host, s.Manifest) })
+		return slices.ContainsFunc(g.graves, func(gr orchestrator.Grave) bool { return gr.Covers(gr.Job, s.Cut, s.Host, s.Manifest) })
 	})
 }
 
 // gather asks until nobody new is named.
 func (g *gathering) gather(ctx context.Context) error {
 	given := slices.Concat(g.b.Hosts, g.old.Hosts) // the first of a name counts
-	hosts, vaults := slices.Clone(given), slices.Concat(g.b.Vaults, vaultsOf(g.old.Cluster, g.old.Jobs, g.old.Cuts))
+	hosts, vaults := slices.Clone(given), slices.Concat(g.b.Vaults, orchestrator.VaultsOf(g.old.Cluster, g.old.Jobs, g.old.Cuts))
 	tried := map[string]bool{}
 	for progress := true; progress; {
 		progress = false
@@ -310,18 +311,18 @@ func (g *gathering) named() ([]store.Host, []string) {
 		jobs, cuts = append(jobs, f.Job), append(cuts, f.Cut)
 		clusterVaults.Vaults = append(clusterVaults.Vaults, f.Cluster.Vaults...)
 	}
-	return hosts, vaultsOf(clusterVaults, jobs, cuts)
+	return hosts, orchestrator.VaultsOf(clusterVaults, jobs, cuts)
 }
 
 func (g *gathering) host(ctx context.Context, h store.Host) {
-	g.c.progress(h.Name, "asking")
-	st := HostStatus{Host: h}
-	var inv Inventory
-	st.Info, st.Err = g.c.ask(ctx, h, Word{})
+	g.c.Doing(h.Name, "asking")
+	st := orchestrator.HostStatus{Host: h}
+	var inv orchestrator.Inventory
+	st.Info, st.Err = g.c.Ask(ctx, h, orchestrator.Word{})
 	if st.Err == nil {
-		var a Agent
-		if a, st.Err = g.c.agent(h); st.Err == nil {
-			ctx, cancel := context.WithTimeout(ctx, vaultTimeout)
+		var a orchestrator.Agent
+		if a, st.Err = g.c.AgentOf(h); st.Err == nil {
+			ctx, cancel := context.WithTimeout(ctx, orchestrator.VaultTimeout)
 			defer cancel()
 			inv, st.Err = a.Inventory(ctx, "", "")
 		}
@@ -336,11 +337,11 @@ func (g *gathering) host(ctx context.Context, h store.Host) {
 }
 
 func (g *gathering) vault(ctx context.Context, v string) {
-	g.c.progress(v, "asking")
-	ctx, cancel := context.WithTimeout(ctx, vaultTimeout)
+	g.c.Doing(v, "asking")
+	ctx, cancel := context.WithTimeout(ctx, orchestrator.VaultTimeout)
 	defer cancel()
-	var inv Inventory
-	err := g.c.onVault(ctx, g.statuses, nil, func(a Agent) (err error) {
+	var inv orchestrator.Inventory
+	err := g.c.OnVault(ctx, g.statuses, nil, func(a orchestrator.Agent) (err error) {
 		inv, err = a.Inventory(ctx, v, "")
 		return err
 	})
@@ -351,7 +352,7 @@ func (g *gathering) vault(ctx context.Context, v string) {
 	g.take(v, inv, g.held.AddVault)
 }
 
-func (g *gathering) take(where string, inv Inventory, add func(store.Set, string)) {
+func (g *gathering) take(where string, inv orchestrator.Inventory, add func(store.Set, string)) {
 	g.asked[where] = true
 	for _, s := range inv.Sets {
 		add(setOf(s.Key, s.Digest), where)
@@ -363,9 +364,9 @@ func (g *gathering) take(where string, inv Inventory, add func(store.Set, string
 		f, err := store.DecodeCutFile(held.Manifest, g.b.Verifier)
 		switch {
 		case err != nil:
-			g.c.notice("%s: the manifest of %s/%s does not count: %v", where, held.Job, held.Snapshot, err)
+			g.c.Noticef("%s: the manifest of %s/%s does not count: %v", where, held.Job, held.Snapshot, err)
 		case f.Cut.ID != held.Snapshot || f.Job.Name != held.Job:
-			g.c.notice("%s: the manifest of %s/%s is that of %s/%s, and does not count", where, held.Job, held.Snapshot, f.Job.Name, f.Cut.ID)
+			g.c.Noticef("%s: the manifest of %s/%s is that of %s/%s, and does not count", where, held.Job, held.Snapshot, f.Job.Name, f.Cut.ID)
 		default:
 			g.files = append(g.files, f)
 		}

@@ -1,4 +1,4 @@
-package orchestrator
+package upkeep
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"ss/fault"
+	"ss/orchestrator"
 	"ss/store"
-	"ss/store/tombstone"
 )
 
 // GCResult is what a collection removed, or of a dry run would.
@@ -25,13 +25,13 @@ type Collected struct {
 	Vault bool     //
 	Job   string   // of a vault; on a host objects of all jobs are collected together
 	Sets  []string // JOB/SNAPSHOT/HOST of image sets that belong to no cut
-	Garbage
+	orchestrator.Garbage
 	Skipped string // why nothing was removed
 }
 
 // GC removes what no cut needs: cuts that no policy keeps, image sets that belong to no cut, and objects that no image set refers to. It
 // runs beside snapshots. What it cannot be sure of it leaves.
-func (c *Cluster) GC(ctx context.Context, dry bool) (GCResult, error) {
+func GC(ctx context.Context, c *orchestrator.Cluster, dry bool) (GCResult, error) {
 	g := &collection{c: c, dry: dry}
 	if err := g.run(ctx); err != nil {
 		return g.res, &fault.Error{Op: "gc", Err: err}
@@ -40,24 +40,18 @@ func (c *Cluster) GC(ctx context.Context, dry bool) (GCResult, error) {
 }
 
 type collection struct {
-	c   *Cluster
+	c   *orchestrator.Cluster
 	dry bool
 	res GCResult
 
-	census census
+	census orchestrator.Census
 	jobs   []store.Job
 	cuts   []store.Cut
-	graves []grave
+	graves []orchestrator.Grave
 	// Attempts, as they were after the inventories and before the cuts were read: a set that is found belongs to one of the two, or to nothing.
 	live map[string]bool // jobs
 	// oldest is the least id of a live attempt, "" if there is none.
 	oldest string
-}
-
-// grave is a tombstone, opened.
-type grave struct {
-	tombstone.Tombstone
-	statement []byte
 }
 
 func (g *collection) run(ctx context.Context) error {
@@ -77,7 +71,7 @@ func (g *collection) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g.census, err = g.c.takeCensus(ctx, "", vaultsOf(cluster, g.jobs, known)); err != nil {
+	if g.census, err = g.c.TakeCensus(ctx, "", orchestrator.VaultsOf(cluster, g.jobs, known)); err != nil {
 		return err
 	}
 	if err := g.notOld(); err != nil {
@@ -89,20 +83,20 @@ func (g *collection) run(ctx context.Context) error {
 	if err := g.lookAgain(); err != nil {
 		return err
 	}
-	for _, where := range slices.Sorted(maps.Keys(g.census.silent)) {
-		g.res.Places = append(g.res.Places, Collected{Where: where, Vault: isVault(where), Skipped: g.census.silent[where].Error()})
+	for _, where := range slices.Sorted(maps.Keys(g.census.Silent)) {
+		g.res.Places = append(g.res.Places, Collected{Where: where, Vault: orchestrator.IsVault(where), Skipped: g.census.Silent[where].Error()})
 	}
 	var errs []error
-	for _, h := range g.census.statuses {
-		if inv, ok := g.census.hosts[h.Name]; ok {
+	for _, h := range g.census.Statuses {
+		if inv, ok := g.census.Hosts[h.Name]; ok {
 			errs = append(errs, g.host(ctx, h, inv))
 		}
 	}
-	for _, v := range slices.Sorted(maps.Keys(g.census.vaults)) {
+	for _, v := range slices.Sorted(maps.Keys(g.census.Vaults)) {
 		errs = append(errs, g.vault(ctx, v))
 	}
 	if !g.dry {
-		errs = append(errs, g.handOut(ctx), g.c.spread(ctx, g.census.statuses, true))
+		errs = append(errs, g.handOut(ctx), g.c.Spread(ctx, g.census.Statuses, true))
 	}
 	return errors.Join(errs...)
 }
@@ -110,25 +104,25 @@ func (g *collection) run(ctx context.Context) error {
 // notOld stops a collection by a catalogue that is not the newest: by what agents have seen of it, and, where those are of an older version or were
 // installed anew, by a cut that is newer than all that the catalogue knows.
 func (g *collection) notOld() error {
-	if err := current(g.census.statuses); err != nil {
+	if err := orchestrator.Current(g.census.Statuses); err != nil {
 		return err
 	}
 	var err error
-	if g.graves, err = g.c.openGraves(g.census); err != nil {
+	if g.graves, err = g.c.OpenGraves(g.census); err != nil {
 		return err
 	}
 	epochs := map[string]uint64{}
 	for _, j := range g.jobs {
 		epochs[j.Name] = j.Epoch
 	}
-	for _, inventories := range []map[string]Inventory{g.census.hosts, g.census.vaults} {
+	for _, inventories := range []map[string]orchestrator.Inventory{g.census.Hosts, g.census.Vaults} {
 		for _, where := range slices.Sorted(maps.Keys(inventories)) {
 			for _, held := range inventories[where].Cuts {
 				f, err := g.decode(held)
 				if err != nil || f.Cut.Epoch <= epochs[held.Job] || g.buried(f.Cut) {
 					continue
 				}
-				return &fault.Error{Kind: fault.Conflict, Next: aheadNext,
+				return &fault.Error{Kind: fault.Conflict, Next: orchestrator.AheadNext,
 					Err: fmt.Errorf("this catalogue is not the newest: %s holds cut %s of job %s, of epoch %d, and the catalogue has drawn %d only", where, f.Cut.ID, f.Cut.Job, f.Cut.Epoch, epochs[held.Job])}
 			}
 		}
@@ -136,58 +130,20 @@ func (g *collection) notOld() error {
 	return nil
 }
 
-func (g *collection) decode(held HeldCut) (store.CutFile, error) {
+func (g *collection) decode(held orchestrator.HeldCut) (store.CutFile, error) {
 	if g.c.Verifier == nil {
 		return store.CutFile{}, errors.New("nothing to check it with")
 	}
 	return store.DecodeCutFile(held.Manifest, g.c.Verifier)
 }
 
-// openGraves opens the tombstones that the catalogue, the hosts and the vaults have.
-func (c *Cluster) openGraves(s census) ([]grave, error) {
-	if c.Statements == nil {
-		return nil, nil
-	}
-	removed, err := c.Catalogue.Tombstones()
-	if err != nil {
-		return nil, err
-	}
-	var statements [][]byte
-	for _, r := range removed {
-		statements = append(statements, r.Statement)
-	}
-	for _, inventories := range []map[string]Inventory{s.hosts, s.vaults} {
-		for _, inv := range inventories {
-			for _, held := range inv.Tombstones {
-				statements = append(statements, held.Manifest)
-			}
-		}
-	}
-	var graves []grave
-	seen := map[string]bool{}
-	for _, s := range statements {
-		t, err := tombstone.Decode(s, c.Statements)
-		if err == nil && !seen[t.Cut+"/"+t.ID()] {
-			seen[t.Cut+"/"+t.ID()] = true
-			graves = append(graves, grave{t, s})
-		}
-	}
-	return graves, nil
-}
-
 // buried says whether a cut was removed on somebody's word.
-func (g *collection) buried(cut store.Cut) bool { return buriedBy(g.graves, cut) }
-
-func buriedBy(graves []grave, cut store.Cut) bool {
-	return slices.ContainsFunc(graves, func(gr grave) bool {
-		return !slices.ContainsFunc(cut.Hosts, func(h store.CutHost) bool { return !gr.Covers(cut.Job, cut.ID, h.Host, h.Manifest) })
-	})
-}
+func (g *collection) buried(cut store.Cut) bool { return orchestrator.BuriedBy(g.graves, cut) }
 
 // handOut gives the manifests of cuts to holders that lack them: an ssctl died between a commit and that.
 func (g *collection) handOut(ctx context.Context) error {
 	for _, cut := range g.cuts {
-		if !g.census.lacksCut(cut, g.c.Verifier) {
+		if !g.census.LacksCut(cut, g.c.Verifier) {
 			continue
 		}
 		now, err := g.c.Catalogue.Cut("", cut.ID)
@@ -197,18 +153,18 @@ func (g *collection) handOut(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		g.c.publish(ctx, now, g.census.statuses)
+		g.c.Publish(ctx, now, g.census.Statuses)
 	}
 	return nil
 }
 
 // removeOrphan removes what was an orphan when the places were asked, if it still is one: an import may have begun since, of that very cut. What a
 // tombstone covers goes whatever else there is of that id.
-func (g *collection) removeOrphan(ctx context.Context, a Agent, vault string, o orphan) error {
+func (g *collection) removeOrphan(ctx context.Context, a orchestrator.Agent, vault string, o orphan) error {
 	if o.statement != nil {
-		return a.RemoveImages(ctx, Removal{Vault: vault, Job: o.job, Snapshot: o.snapshot, Tombstone: o.statement})
+		return a.RemoveImages(ctx, orchestrator.Removal{Vault: vault, Job: o.job, Snapshot: o.snapshot, Tombstone: o.statement})
 	}
-	if live, err := g.c.liveAttempt(o.snapshot); err != nil || live {
+	if live, err := g.c.LiveAttempt(o.snapshot); err != nil || live {
 		return err
 	}
 	cut, err := g.c.Catalogue.Cut("", o.snapshot)
@@ -218,14 +174,14 @@ func (g *collection) removeOrphan(ctx context.Context, a Agent, vault string, o 
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	return a.RemoveImages(ctx, Removal{Vault: vault, Job: o.job, Snapshot: o.snapshot})
+	return a.RemoveImages(ctx, orchestrator.Removal{Vault: vault, Job: o.job, Snapshot: o.snapshot})
 }
 
 // expire applies the policies.
 func (g *collection) expire(ctx context.Context) error {
-	statuses := g.census.statuses
+	statuses := g.census.Statuses
 	if !g.dry {
-		if err := g.c.resolve(ctx, statuses); err != nil {
+		if err := g.c.Resolve(ctx, statuses); err != nil {
 			return err
 		}
 	}
@@ -235,10 +191,10 @@ func (g *collection) expire(ctx context.Context) error {
 	}
 	for _, j := range jobs {
 		if !g.dry {
-			g.res.Expired = append(g.res.Expired, g.c.retain(ctx, j.Name, statuses)...)
+			g.res.Expired = append(g.res.Expired, g.c.Retain(ctx, j.Name, statuses)...)
 			continue
 		}
-		expired, err := g.c.expired(j.Name)
+		expired, err := g.c.Expired(j.Name)
 		if err != nil {
 			return err
 		}
@@ -281,7 +237,7 @@ type snapshotOf struct{ job, id string }
 
 // orphans finds what may be removed of an inventory: what a tombstone covers, and what this catalogue itself began and did not commit. All else
 // that the catalogue does not know stays: it may be a cut of another copy of the catalogue, or of one that was lost.
-func orphans(inv Inventory, g *collection) (found []orphan, sets []string, doubts []string, err error) {
+func orphans(inv orchestrator.Inventory, g *collection) (found []orphan, sets []string, doubts []string, err error) {
 	known := map[string]bool{}
 	for _, cut := range g.cuts {
 		known[cut.ID] = true
@@ -290,13 +246,13 @@ func orphans(inv Inventory, g *collection) (found []orphan, sets []string, doubt
 	for _, cut := range g.res.Expired {
 		expired[cut.ID] = true
 	}
-	byID := map[snapshotOf][]HeldSet{}
+	byID := map[snapshotOf][]orchestrator.HeldSet{}
 	for _, s := range inv.Sets {
 		if expired[s.Key.Snapshot] {
 			continue // it was there when the place was asked, and is gone
 		}
 		if gr := g.graveOf(s); gr != nil {
-			found, sets = append(found, orphan{s.Key.Job, s.Key.Snapshot, gr.statement}), append(sets, s.Key.String())
+			found, sets = append(found, orphan{s.Key.Job, s.Key.Snapshot, gr.Statement}), append(sets, s.Key.String())
 			continue
 		}
 		byID[snapshotOf{s.Key.Job, s.Key.Snapshot}] = append(byID[snapshotOf{s.Key.Job, s.Key.Snapshot}], s)
@@ -322,21 +278,12 @@ func orphans(inv Inventory, g *collection) (found []orphan, sets []string, doubt
 }
 
 // graveOf finds the tombstone that covers a set.
-func (g *collection) graveOf(s HeldSet) *grave {
-	return graveOf(g.graves, s)
-}
-
-func graveOf(graves []grave, s HeldSet) *grave {
-	for i := range graves {
-		if graves[i].Covers(s.Key.Job, s.Key.Snapshot, s.Key.Host, s.Digest) {
-			return &graves[i]
-		}
-	}
-	return nil
+func (g *collection) graveOf(s orchestrator.HeldSet) *orchestrator.Grave {
+	return orchestrator.GraveOf(g.graves, s)
 }
 
 // doubtOf says why sets of a snapshot that the catalogue has no cut of stay; "" where nothing speaks for them.
-func (g *collection) doubtOf(o snapshotOf, sets []HeldSet) (string, error) {
+func (g *collection) doubtOf(o snapshotOf, sets []orchestrator.HeldSet) (string, error) {
 	if where := g.existsBy(o); where != "" {
 		return fmt.Sprintf("%s/%s is of a cut that exists, as %s knows, and the catalogue does not know it", o.job, o.id, where), nil
 	}
@@ -354,10 +301,10 @@ func (g *collection) doubtOf(o snapshotOf, sets []HeldSet) (string, error) {
 
 // existsBy names a host or vault by which the cut of a snapshot exists: it holds the cut's manifest, or was told of the commit.
 func (g *collection) existsBy(o snapshotOf) string {
-	for _, inventories := range []map[string]Inventory{g.census.hosts, g.census.vaults} {
+	for _, inventories := range []map[string]orchestrator.Inventory{g.census.Hosts, g.census.Vaults} {
 		for _, where := range slices.Sorted(maps.Keys(inventories)) {
 			inv := inventories[where]
-			if slices.ContainsFunc(inv.Sets, func(s HeldSet) bool {
+			if slices.ContainsFunc(inv.Sets, func(s orchestrator.HeldSet) bool {
 				return s.Committed && s.Key.Job == o.job && s.Key.Snapshot == o.id && g.graveOf(s) == nil
 			}) {
 				return where
@@ -375,9 +322,9 @@ func (g *collection) existsBy(o snapshotOf) string {
 	return ""
 }
 
-func (g *collection) host(ctx context.Context, h HostStatus, inv Inventory) error {
+func (g *collection) host(ctx context.Context, h orchestrator.HostStatus, inv orchestrator.Inventory) error {
 	out := Collected{Where: h.Name}
-	a, err := g.c.agent(h.Host)
+	a, err := g.c.AgentOf(h.Host)
 	if err != nil {
 		return err
 	}
@@ -387,7 +334,7 @@ func (g *collection) host(ctx context.Context, h HostStatus, inv Inventory) erro
 	}
 	g.doubt(h.Name, doubts)
 	out.Sets = sets
-	g.c.progress(h.Name, "collecting")
+	g.c.Doing(h.Name, "collecting")
 	for _, o := range found {
 		if g.dry {
 			break
@@ -408,13 +355,13 @@ func (g *collection) host(ctx context.Context, h HostStatus, inv Inventory) erro
 
 func (g *collection) doubt(where string, doubts []string) {
 	for _, d := range doubts {
-		g.c.notice("left on %s: %s; ssctl catalog rebuild --replace takes in what is a cut, ssctl rm ID --force removes it", where, d)
+		g.c.Noticef("left on %s: %s; ssctl catalog rebuild --replace takes in what is a cut, ssctl rm ID --force removes it", where, d)
 	}
 }
 
 // vault collects in a vault, job by job.
 func (g *collection) vault(ctx context.Context, vault string) error {
-	found, sets, doubts, err := orphans(g.census.vaults[vault], g)
+	found, sets, doubts, err := orphans(g.census.Vaults[vault], g)
 	if err != nil {
 		return err
 	}
@@ -452,10 +399,10 @@ func (g *collection) vault(ctx context.Context, vault string) error {
 	return errors.Join(errs...)
 }
 
-func (g *collection) vaultJob(ctx context.Context, vault, job string, found []orphan) (out Garbage, err error) {
+func (g *collection) vaultJob(ctx context.Context, vault, job string, found []orphan) (out orchestrator.Garbage, err error) {
 	collect := func() error {
-		g.c.progress(vault, "collecting")
-		return g.c.onVault(ctx, g.census.statuses, nil, func(a Agent) (err error) {
+		g.c.Doing(vault, "collecting")
+		return g.c.OnVault(ctx, g.census.Statuses, nil, func(a orchestrator.Agent) (err error) {
 			for _, o := range found {
 				if g.dry {
 					break
@@ -471,7 +418,7 @@ func (g *collection) vaultJob(ctx context.Context, vault, job string, found []or
 	if g.dry {
 		err = collect()
 	} else {
-		err = g.c.alone(ctx, job, collect)
+		err = g.c.Alone(ctx, job, collect)
 	}
 	return out, err
 }

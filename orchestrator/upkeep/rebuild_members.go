@@ -1,4 +1,4 @@
-package orchestrator
+package upkeep
 
 import (
 	"context"
@@ -8,19 +8,20 @@ import (
 	"strings"
 
 	"ss/names"
+	"ss/orchestrator"
 	"ss/store"
 )
 
 // place puts in where the hosts that answered say that members are. Manifests say where they were at their cuts, which counts for the hosts
 // that did not answer. The remarks say that, and of when the jobs' settings are.
 func (g *gathering) place(ctx context.Context, r *store.Rebuilt) (remarks []string) {
-	said := map[string][]Member{} // by job
+	said := map[string][]orchestrator.Member{} // by job
 	answered := map[string]bool{}
 	for _, h := range r.Hosts {
 		if !g.asked[h.Name] {
 			continue
 		}
-		members, err := g.c.membersOf(ctx, h, "")
+		members, err := g.c.MembersOf(ctx, h, "")
 		if err != nil {
 			remarks = append(remarks, fmt.Sprintf("%s does not say which members it has: %v", h.Name, err))
 			continue
@@ -45,7 +46,7 @@ func (g *gathering) place(ctx context.Context, r *store.Rebuilt) (remarks []stri
 }
 
 // placeJob places the members of one job, and counts on from the highest of their numbers.
-func placeJob(j *store.Job, members []Member, answered map[string]bool) (remarks []string) {
+func placeJob(j *store.Job, members []orchestrator.Member, answered map[string]bool) (remarks []string) {
 	placed := map[string][]store.Placed{}
 	for host, before := range j.Placement {
 		placed[host] = []store.Placed{}
@@ -53,7 +54,7 @@ func placeJob(j *store.Job, members []Member, answered map[string]bool) (remarks
 			placed[host] = slices.Clone(before)
 		}
 	}
-	sortMembers(members)
+	orchestrator.SortMembers(members)
 	at := map[string]string{}
 	for _, m := range members {
 		if other, ok := at[m.Name]; ok {
@@ -64,7 +65,7 @@ func placeJob(j *store.Job, members []Member, answered map[string]bool) (remarks
 		for host := range placed { // what a silent host had, and lives elsewhere, is not there any more
 			placed[host] = slices.DeleteFunc(placed[host], func(p store.Placed) bool { return p.Name == m.Name })
 		}
-		placed[m.Host] = append(placed[m.Host], placedOf(m))
+		placed[m.Host] = append(placed[m.Host], orchestrator.PlacedOf(m))
 	}
 	j.Placement = placed
 	if j.Drawn == nil {

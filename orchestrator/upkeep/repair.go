@@ -1,4 +1,4 @@
-package orchestrator
+package upkeep
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"ss/fault"
+	"ss/orchestrator"
 	"ss/store"
 	"ss/store/images"
 )
@@ -33,7 +34,7 @@ type RepairedPart struct {
 
 // Repair brings cuts back to their copies: what is damaged is healed from another copy, what lacks copies gets new ones. It looks at all of
 // them, whatever goes wrong; the result says what became of each.
-func (c *Cluster) Repair(ctx context.Context, opt RepairOptions) ([]RepairedPart, error) {
+func Repair(ctx context.Context, c *orchestrator.Cluster, opt RepairOptions) ([]RepairedPart, error) {
 	r := &repair{c: c, opt: opt, jobs: map[string]store.Job{}, out: map[images.Key]*RepairedPart{}, unsaid: map[string]bool{}}
 	if err := r.look(ctx); err != nil {
 		return nil, &fault.Error{Op: "repair", Err: err}
@@ -43,11 +44,11 @@ func (c *Cluster) Repair(ctx context.Context, opt RepairOptions) ([]RepairedPart
 		r.healVaults(ctx)
 	}
 	silent := map[string]bool{}
-	for _, name := range slices.Sorted(maps.Keys(r.census.silent)) {
+	for _, name := range slices.Sorted(maps.Keys(r.census.Silent)) {
 		silent[name] = true
-		c.notice("%s does not answer: what it holds is not known, %v", name, r.census.silent[name])
+		c.Noticef("%s does not answer: what it holds is not known, %v", name, r.census.Silent[name])
 	}
-	plans := planRepair(r.parts, r.census.candidates(), silent)
+	plans := planRepair(r.parts, r.census.Candidates(), silent)
 	for _, p := range plans {
 		r.report(p)
 	}
@@ -59,12 +60,12 @@ func (c *Cluster) Repair(ctx context.Context, opt RepairOptions) ([]RepairedPart
 
 // repair is one repair under way.
 type repair struct {
-	c      *Cluster
+	c      *orchestrator.Cluster
 	opt    RepairOptions
 	jobs   map[string]store.Job
 	cuts   []store.Cut
 	parts  []repairPart
-	census census
+	census orchestrator.Census
 	unsaid map[string]bool // cuts whose manifest is not everywhere any more where the census found it
 
 	mu  sync.Mutex
@@ -84,35 +85,35 @@ func (r *repair) look(ctx context.Context) error {
 	for _, j := range all {
 		r.jobs[j.Name] = j
 	}
-	if r.cuts, err = r.c.cutsMeant(r.opt.Of); err != nil {
+	if r.cuts, err = cutsMeant(r.c, r.opt.Of); err != nil {
 		return err
 	}
 	job := ""
 	if r.opt.Of != "" && len(r.cuts) > 0 {
 		job = r.cuts[0].Job
 	}
-	if r.census, err = r.c.takeCensus(ctx, job, vaultsOf(cluster, all, r.cuts)); err != nil {
+	if r.census, err = r.c.TakeCensus(ctx, job, orchestrator.VaultsOf(cluster, all, r.cuts)); err != nil {
 		return err
 	}
-	if err := current(r.census.statuses); err != nil {
+	if err := orchestrator.Current(r.census.Statuses); err != nil {
 		return err
 	}
 	if !r.opt.DryRun {
-		if err := r.c.resolve(ctx, r.census.statuses); err != nil {
+		if err := r.c.Resolve(ctx, r.census.Statuses); err != nil {
 			return err
 		}
 	}
 	r.parts = partsOf(r.cuts, r.jobs, cluster)
 	for i := range r.parts {
 		p := &r.parts[i]
-		p.Held, p.HeldIn = holding(r.census.hosts, p.Key), holding(r.census.vaults, p.Key)
+		p.Held, p.HeldIn = holding(r.census.Hosts, p.Key), holding(r.census.Vaults, p.Key)
 		r.out[p.Key] = &RepairedPart{Key: p.Key}
 	}
 	return nil
 }
 
 // cutsMeant are the cuts of a job, one cut, or all.
-func (c *Cluster) cutsMeant(ref string) ([]store.Cut, error) {
+func cutsMeant(c *orchestrator.Cluster, ref string) ([]store.Cut, error) {
 	if ref == "" {
 		return c.Catalogue.Cuts("")
 	}
@@ -144,7 +145,7 @@ func (r *repair) failed(key images.Key, format string, args ...any) {
 func (r *repair) heal(ctx context.Context) {
 	var wg sync.WaitGroup
 	whole := make([][]string, len(r.parts))
-	for _, host := range slices.Sorted(maps.Keys(r.census.hosts)) {
+	for _, host := range slices.Sorted(maps.Keys(r.census.Hosts)) {
 		wg.Go(func() {
 			for i, p := range r.parts { // one after the other: a host has one disk
 				if slices.Contains(p.Held, host) && r.healOn(ctx, host, p) {
@@ -158,13 +159,13 @@ func (r *repair) heal(ctx context.Context) {
 	wg.Wait()
 	for i := range r.parts {
 		// Who stopped answering on the way is not known to hold anything, nor not to.
-		r.parts[i].Held = slices.DeleteFunc(whole[i], func(h string) bool { return r.census.silent[h] != nil })
+		r.parts[i].Held = slices.DeleteFunc(whole[i], func(h string) bool { return r.census.Silent[h] != nil })
 		slices.Sort(r.parts[i].Held)
 	}
 }
 
 func (r *repair) healOn(ctx context.Context, host string, p repairPart) bool {
-	r.c.progress(host, "checking "+p.Key.Snapshot+", images of "+p.Key.Host)
+	r.c.Doing(host, "checking "+p.Key.Snapshot+", images of "+p.Key.Host)
 	moved, err := r.fetch(ctx, host, p)
 	if err != nil && fault.Is(err, fault.Unreachable) && r.gone(ctx, host) {
 		return false
@@ -185,23 +186,23 @@ func (r *repair) healOn(ctx context.Context, host string, p repairPart) bool {
 
 // gone says whether a host that could not do something is itself who does not answer, and notes it.
 func (r *repair) gone(ctx context.Context, host string) bool {
-	i := slices.IndexFunc(r.census.statuses, func(h HostStatus) bool { return h.Name == host })
-	_, err := r.c.ask(ctx, r.census.statuses[i].Host, Word{})
+	i := slices.IndexFunc(r.census.Statuses, func(h orchestrator.HostStatus) bool { return h.Name == host })
+	_, err := r.c.Ask(ctx, r.census.Statuses[i].Host, orchestrator.Word{})
 	if err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.census.silent[host] = err
+		r.census.Silent[host] = err
 	}
 	return err != nil
 }
 
-func (r *repair) fetch(ctx context.Context, host string, p repairPart) (Moved, error) {
-	a, err := r.c.answering(r.census.statuses, host)
+func (r *repair) fetch(ctx context.Context, host string, p repairPart) (orchestrator.Moved, error) {
+	a, err := r.c.Answering(r.census.Statuses, host)
 	if err != nil {
-		return Moved{}, err
+		return orchestrator.Moved{}, err
 	}
 	others := slices.DeleteFunc(slices.Clone(p.Held), func(h string) bool { return h == host })
-	return a.FetchImages(ctx, p.Key, p.Digest, Sources{Hosts: r.census.participants(others), Vaults: p.HeldIn})
+	return a.FetchImages(ctx, p.Key, p.Digest, orchestrator.Sources{Hosts: r.census.Participants(others), Vaults: p.HeldIn})
 }
 
 // report writes down what a plan says.
@@ -258,4 +259,16 @@ func (r *repair) result(ctx context.Context) ([]RepairedPart, error) {
 		return out, fail(fault.Refused, "fewer copies than wanted", StateShort, "see the table for why; add a host, or change what is wanted with ssctl job set")
 	}
 	return out, nil
+}
+
+// holding lists the hosts, or vaults, in whose inventory a set is.
+func holding(inventories map[string]orchestrator.Inventory, key images.Key) []string {
+	var out []string
+	for name, inv := range inventories {
+		if slices.ContainsFunc(inv.Sets, func(s orchestrator.HeldSet) bool { return s.Key == key }) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }

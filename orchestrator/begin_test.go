@@ -1,0 +1,64 @@
+package orchestrator_test
+
+import (
+	"errors"
+	"testing"
+
+	. "ss/orchestrator"
+	"ss/orchestrator/clustertest"
+	"ss/standing"
+	"ss/store"
+)
+
+// TestRestoreWithoutItsSsctl: where the members are after a restore whose ssctl has died is what the statement says that its hosts keep. The attempt
+// itself is forgotten at once, whoever answers.
+func TestRestoreWithoutItsSsctl(t *testing.T) {
+	for name, c := range map[string]struct {
+		inForce bool
+		away    bool   // the target does not answer at first
+		want    string // hostA-1's host
+	}{
+		"it took place": {inForce: true, want: "hostC"},
+		"it took place, and the host comes later": {inForce: true, away: true, want: "hostC"},
+		"it is not decided":                       {want: "hostA"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB", "hostC")
+			f.Agents["hostA"].Away, f.Agents["hostC"].Away = true, c.away
+			err := errors.Join(f.Catalogue.AddMember("ring", "hostA", "hostA-1"), f.Catalogue.AddMember("ring", "hostB", "hostB-1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cluster, err := f.Catalogue.Cluster()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := standing.Statement{Cluster: cluster.ID, Job: "ring", Epoch: 7, Ended: []string{"hostA-2"}, Hosts: []standing.Host{
+				{Name: "hostB", Endpoint: "192.0.2.1:2", Members: []string{"hostB-1"}}, {Name: "hostC", Endpoint: "192.0.2.1:3", Members: []string{"hostA-1"}}}}
+			encoded, err := s.Encode(f.Statements)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Agents["hostC"].Standings = []Standing{{Job: "ring", Epoch: 7, Statement: encoded, InForce: c.inForce}}
+			if err := f.EndStale([]store.Attempt{{ID: "x", Kind: store.KindRestore, Job: "ring"}}); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the second time changes nothing more
+				if _, err := f.Hosts(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				f.Agents["hostC"].Away = false
+			}
+			j, err := f.Catalogue.Job("ring")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if host, _, _ := j.Where("hostA-1"); host != c.want {
+				t.Errorf("hostA-1 is on %s, want %s", host, c.want)
+			}
+			if _, p, ok := j.Where("hostA-2"); c.inForce && (!ok || !p.EndedWell()) {
+				t.Errorf("hostA-2, which had done its work before the cut: %+v, %v", p, ok)
+			}
+		})
+	}
+}

@@ -1,0 +1,29 @@
+package orchestrator
+
+import (
+	"context"
+
+	"ss/store"
+)
+
+// What the tests in package orchestrator_test look at.
+
+// AskTimeout is askTimeout.
+const AskTimeout = askTimeout
+
+// SurveyFor returns the hosts that did not answer a survey.
+func (c *Cluster) SurveyFor(ctx context.Context, j store.Job, copies int) (missing map[string]error, err error) {
+	s, err := c.surveyFor(ctx, j, copies)
+	return s.missing, err
+}
+
+// Begin is begin.
+func (c *Cluster) Begin(ctx context.Context, a store.Attempt) (store.Attempt, error) {
+	return c.begin(ctx, a)
+}
+
+// CutFile is cutFile.
+func (c *Cluster) CutFile(cut store.Cut) ([]byte, error) { return c.cutFile(cut) }
+
+// EndStale is endStale.
+func (c *Cluster) EndStale(attempts []store.Attempt) error { return c.endStale(attempts) }

@@ -1,0 +1,261 @@
+package upkeep
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"ss/fault"
+	"ss/orchestrator"
+	"ss/orchestrator/clustertest"
+	"ss/store"
+	"ss/store/images"
+)
+
+// TestOldCatalogue: an older copy of the folder, put back, is recognised, whatever it has drawn meanwhile, and removes nothing; a rebuild from what there
+// is makes it the newest, with every cut, and then the copy that was the newest is told.
+func TestOldCatalogue(t *testing.T) {
+	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	first := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
+	old := f.CopyOf(t)
+	f = f.In(t, f.Dir)
+	var later []store.Cut
+	for range 3 {
+		later = append(later, f.AddCut(t, "ring", []string{"hostA"}, "hostB"))
+	}
+	for range 6 { // refused snapshots draw epochs all the same
+		at, err := old.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := old.Catalogue.EndAttempt(at.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := old.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Keep.Last = 1; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for what, do := range map[string]func() error{
+		"gc":                           func() error { _, err := GC(t.Context(), old.Cluster, false); return err },
+		"rm":                           func() error { _, err := old.Remove(t.Context(), first.ID, true); return err },
+		"rm of a cut it does not know": func() error { _, err := old.Remove(t.Context(), later[0].ID, true); return err },
+		"repair":                       func() error { _, err := Repair(t.Context(), old.Cluster, RepairOptions{}); return err },
+		"snapshot": func() error {
+			_, err := old.Snapshot(t.Context(), orchestrator.SnapshotOptions{Job: "ring"})
+			return err
+		},
+	} {
+		if err := do(); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "not the newest") || !strings.Contains(err.Error(), "catalog rebuild --replace") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	statuses, err := old.Hosts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone := old.Retain(t.Context(), "ring", statuses); len(gone) != 0 {
+		t.Errorf("retention removed %v", gone)
+	}
+	if !slices.ContainsFunc(old.Notices, func(n string) bool { return strings.Contains(n, f.Dir) }) {
+		t.Errorf("nobody was told of the other copy: %v", old.Notices)
+	}
+	f.CheckThere(t, append(later, first)...)
+
+	b := Rebuilder{Dir: old.Dir, Where: "rebuilt", Dial: old.Dial, Verifier: old.Verifier, Statements: old.Statements, Replace: true}
+	res, err := b.Rebuild(t.Context())
+	if err != nil || len(res.Rebuilt.Cuts) != 4 || res.Aside == "" {
+		t.Fatalf("%d cuts, aside %q, %v, %v", len(res.Rebuilt.Cuts), res.Aside, res.Remarks, err)
+	}
+	rebuilt := f.In(t, old.Dir)
+	if _, err := GC(t.Context(), rebuilt.Cluster, false); err != nil {
+		t.Error(err)
+	}
+	f.CheckThere(t, append(later, first)...)
+	if _, err := GC(t.Context(), f.Cluster, false); !fault.Is(err, fault.Conflict) {
+		t.Errorf("the copy that was the newest is not told: %v", err)
+	}
+	rebuilt.AddCut(t, "ring", []string{"hostA"}) // and it goes on
+}
+
+// TestOneCommandIsEnough: a copy from before the last command is recognised by what that command showed the agents, whatever it was.
+func TestOneCommandIsEnough(t *testing.T) {
+	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	cut := f.AddCut(t, "ring", []string{"hostA"})
+	for name, do := range map[string]func(c *clustertest.Cluster) error{
+		"gc": func(c *clustertest.Cluster) error { _, err := GC(t.Context(), c.Cluster, false); return err },
+		"rm": func(c *clustertest.Cluster) error { _, err := c.Remove(t.Context(), cut.ID, false); return err },
+		"snapshot": func(c *clustertest.Cluster) error {
+			_, _ = c.Snapshot(t.Context(), orchestrator.SnapshotOptions{Job: "ring"})
+			return nil
+		}, // nothing runs, and it was asked for
+	} {
+		before := f.CopyOf(t)
+		if err := do(f.In(t, f.Dir)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		statuses, err := before.Hosts(t.Context())
+		if err != nil || orchestrator.Current(statuses) == nil {
+			t.Errorf("%s: the copy from before it is taken for the newest: %v", name, err)
+		}
+	}
+}
+
+// TestTwoAdmins: of two copies that are in use at once, the second is told, and neither removes what is the other's.
+func TestTwoAdmins(t *testing.T) {
+	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	f.AddCut(t, "ring", []string{"hostA"})
+	one, two := f.CopyOf(t), f.CopyOf(t)
+	mine := one.AddCut(t, "ring", []string{"hostA"})
+	if _, err := two.Catalogue.SetPolicy("ring", func(p *store.Policy) error { return nil }); err != nil { // it is at a generation of its own, and no host was asked
+		t.Fatal(err)
+	}
+	if _, err := GC(t.Context(), two.Cluster, false); !fault.Is(err, fault.Conflict) {
+		t.Errorf("the second: %v", err)
+	}
+	if _, err := GC(t.Context(), one.Cluster, false); err != nil {
+		t.Errorf("the first: %v", err)
+	}
+	f.CheckThere(t, mine)
+	// Whose hosts have not heard of generations, of an older version say: by the cut that it does not know.
+	for _, h := range f.Agents {
+		h.Mark = store.Mark{}
+	}
+	three := f.CopyOf(t)
+	if _, err := GC(t.Context(), three.Cluster, false); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), mine.ID) {
+		t.Errorf("by its cuts: %v", err)
+	}
+	f.CheckThere(t, mine)
+}
+
+// TestSeveralCommandsAtOnceAreOneCatalogue: commands that run beside each other with one folder are told nothing.
+func TestSeveralCommandsAtOnceAreOneCatalogue(t *testing.T) {
+	f := clustertest.New(t, clustertest.ClusterA, "hostA")
+	f.AddCut(t, "ring", []string{"hostA"})
+	a, b := f.In(t, f.Dir), f.In(t, f.Dir)
+	for range 3 {
+		for _, c := range []*clustertest.Cluster{a, b, f} {
+			if _, err := c.Catalogue.SetPolicy("ring", func(*store.Policy) error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+			statuses, err := c.Hosts(t.Context())
+			if err != nil || orchestrator.Current(statuses) != nil {
+				t.Fatalf("%v, %v", err, orchestrator.Current(statuses))
+			}
+		}
+	}
+}
+
+// TestImportedAgain: a cut that was exported, removed and imported again is not the latest, and displaces nothing; the tombstone of the one that was removed
+// does not cover it.
+func TestImportedAgain(t *testing.T) {
+	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	oldest := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
+	path := filepath.Join(t.TempDir(), "cut.tar")
+	if _, err := f.Export(t.Context(), orchestrator.ExportOptions{Cut: oldest.ID, File: path}); err != nil {
+		t.Fatal(err)
+	}
+	var newer []store.Cut
+	for range 3 {
+		newer = append(newer, f.AddCut(t, "ring", []string{"hostA"}, "hostB"))
+	}
+	if _, err := f.Remove(t.Context(), oldest.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	f.Agents["hostA"].Tag = "imported again: " // an import has digests of its own
+	res, err := f.Import(t.Context(), orchestrator.ImportOptions{File: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Cut.Imported == nil || res.Cut.Imported.From != clustertest.ClusterA || !res.Cut.Time.Equal(oldest.Time) || res.Cut.Epoch <= newer[2].Epoch {
+		t.Errorf("%+v, epoch %d", res.Cut.Imported, res.Cut.Epoch)
+	}
+	if latest, err := f.Catalogue.Cut("ring", store.Latest); err != nil || latest.ID != newer[2].ID {
+		t.Errorf("the latest is %s, %v", latest.ID, err)
+	}
+	if _, err := f.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Keep = store.Keep{Last: 3}; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := GC(t.Context(), f.Cluster, false); err != nil {
+		t.Fatal(err)
+	}
+	f.CheckThere(t, append(newer, res.Cut)...)
+	if cuts, err := f.Catalogue.Cuts("ring"); err != nil || len(cuts) != 4 {
+		t.Errorf("%d cuts, %v", len(cuts), err)
+	}
+	if _, err := f.Remove(t.Context(), res.Cut.ID, false); err != nil || len(f.HoldersOf(oldest.ID)) != 0 {
+		t.Errorf("removed again: %v, held by %v", err, f.HoldersOf(oldest.ID))
+	}
+}
+
+// TestForeignArchiveNeedsAJob: nothing of another cluster gets into a job by its name alone.
+func TestForeignArchiveNeedsAJob(t *testing.T) {
+	from, to := clustertest.New(t, clustertest.ClusterA, "hostA"), clustertest.New(t, clustertest.ClusterB, "hostA", "hostX")
+	own := to.AddCut(t, "ring", []string{"hostA"})
+	cut := from.AddCut(t, "ring", []string{"hostA"})
+	path := filepath.Join(t.TempDir(), "cut.tar")
+	if _, err := from.Export(t.Context(), orchestrator.ExportOptions{Cut: cut.ID, File: path}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := to.Import(t.Context(), orchestrator.ImportOptions{File: path}); !fault.Is(err, fault.Usage) || !strings.Contains(err.Error(), "--job") {
+		t.Fatalf("%v", err)
+	}
+	if _, err := to.Import(t.Context(), orchestrator.ImportOptions{File: path, Job: "ring"}); err != nil {
+		t.Fatal(err)
+	}
+	if latest, err := to.Catalogue.Cut("ring", store.Latest); err != nil || latest.ID != own.ID {
+		t.Errorf("the latest is %s, %v", latest.ID, err)
+	}
+}
+
+// TestEveryBitOfACutsManifest: whatever bit of a cut's signed manifest is another one, on every copy, verify finds it and repair signs it again.
+func TestEveryBitOfACutsManifest(t *testing.T) {
+	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	cut := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
+	whole := slices.Clone(f.Agents["hostA"].Cuts[cut.ID])
+	for bit := 0; bit < len(whole)*8; bit += 37 {
+		for _, h := range f.Agents {
+			h.Cuts[cut.ID] = slices.Clone(whole)
+			h.Cuts[cut.ID][bit/8] ^= 1 << (bit % 8)
+		}
+		if _, err := Verify(t.Context(), f.Cluster, VerifyOptions{Cut: cut.ID}); !fault.Is(err, fault.Integrity) || !strings.Contains(err.Error(), "ssctl repair "+cut.ID) {
+			t.Fatalf("bit %d: verify: %v", bit, err)
+		}
+		parts, err := Repair(t.Context(), f.Cluster, RepairOptions{Of: cut.ID})
+		if err != nil || parts[0].State != StateRepaired {
+			t.Fatalf("bit %d: repair: %+v, %v", bit, parts, err)
+		}
+		for name, h := range f.Agents {
+			inv := orchestrator.Inventory{Cuts: []orchestrator.HeldCut{{Job: "ring", Snapshot: cut.ID, Manifest: h.Cuts[cut.ID]}}}
+			if bad := (orchestrator.Census{Hosts: map[string]orchestrator.Inventory{name: inv}}).BadManifests(cut, f.Verifier); len(bad) > 0 {
+				t.Fatalf("bit %d: %v", bit, bad)
+			}
+		}
+	}
+	// That of another cut, on one copy only.
+	other := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
+	f.Agents["hostB"].Cuts[cut.ID] = f.Agents["hostB"].Cuts[other.ID]
+	if _, err := Verify(t.Context(), f.Cluster, VerifyOptions{Cut: cut.ID}); !fault.Is(err, fault.Integrity) || !strings.Contains(err.Error(), "hostB") {
+		t.Errorf("another's: verify: %v", err)
+	}
+	if _, err := Repair(t.Context(), f.Cluster, RepairOptions{Of: cut.ID}); err != nil {
+		t.Errorf("another's: repair: %v", err)
+	}
+	// Missing on one: the news of the commit did not reach it, which is said and is no damage.
+	delete(f.Agents["hostB"].Cuts, cut.ID)
+	var notes []string
+	f.Notice = func(text string) { notes = append(notes, text) }
+	if _, err := Verify(t.Context(), f.Cluster, VerifyOptions{Cut: cut.ID}); err != nil || len(notes) != 1 || !strings.Contains(notes[0], "hostB; ssctl repair "+cut.ID) {
+		t.Errorf("missing: verify: %v, %q", err, notes)
+	}
+	if _, err := Repair(t.Context(), f.Cluster, RepairOptions{Of: cut.ID}); err != nil || f.Agents["hostB"].Cuts[cut.ID] == nil {
+		t.Errorf("missing: repair: %v", err)
+	}
+	// Nobody holds the images whole any more: that is said.
+	for _, h := range f.Agents {
+		h.Put(images.Key{Job: "ring", Snapshot: cut.ID, Host: "hostA"}, clustertest.ExampleSet("damaged"))
+	}
+	if _, err := Repair(t.Context(), f.Cluster, RepairOptions{Of: cut.ID}); !fault.Is(err, fault.Integrity) || !strings.Contains(err.Error(), "nobody holds a whole copy") {
+		t.Errorf("lost: %v", err)
+	}
+}
