@@ -11,10 +11,11 @@ import (
 	"ss/agent/files"
 )
 
-// Bounds of what a build id is looked for in. A linker writes about forty headers, and notes of less than a kilobyte.
+// Bounds of what a build id is looked for in. A linker writes about forty headers, and notes of less than a kilobyte. Programs are read while
+// members stand still, so a file in which thousands of headers name one note must cost no more than one that has a note.
 const (
-	maxELFHeaders = 1 << 14
-	maxNoteBytes  = 1 << 20
+	maxELFHeaders = 1 << 10
+	maxNoteBytes  = 1 << 20 // of all notes of a file
 	maxBuildID    = 64
 	noteBuildID   = 3 // NT_GNU_BUILD_ID of elf.h
 )
@@ -37,12 +38,14 @@ func ReadBuildID(r io.ReaderAt) string {
 	if !ok {
 		return ""
 	}
+	left := int64(maxNoteBytes)
 	for _, t := range []elfTable{h.segments, h.sections} {
 		for i := range t.count {
 			off, size, ok := h.note(r, t, i)
-			if !ok || size > maxNoteBytes {
+			if !ok || size > left {
 				continue
 			}
+			left -= size
 			notes := make([]byte, size)
 			if _, err := r.ReadAt(notes, off); err != nil {
 				continue

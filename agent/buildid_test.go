@@ -6,10 +6,12 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"encoding/hex"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -117,6 +119,46 @@ func compressedNote(t *testing.T) []byte {
 		t.Fatalf("the file is not what it should be: %+v", s)
 	}
 	return out.Bytes()
+}
+
+// counted counts what is read of a file.
+type counted struct {
+	io.ReaderAt
+	reads, bytes int64
+}
+
+func (c *counted) ReadAt(p []byte, off int64) (int, error) {
+	c.reads++
+	c.bytes += int64(len(p))
+	return c.ReaderAt.ReadAt(p, off)
+}
+
+// TestBuildIDOfManyHeaders reads files whose headers all name one note, or say that there are more of them than anybody writes. The members whose
+// programs they are stand still meanwhile.
+func TestBuildIDOfManyHeaders(t *testing.T) {
+	for name, count := range map[string]int{"many notes": maxELFHeaders, "more headers than are read": maxELFHeaders + 1, "all that the header can say": 0xffff} {
+		h := elf.Header64{Type: uint16(elf.ET_EXEC), Version: 1, Ehsize: 64, Phentsize: 56, Shentsize: 64, Shnum: uint16(count), Phnum: uint16(count)}
+		copy(h.Ident[:], elf.ELFMAG)
+		h.Ident[elf.EI_CLASS], h.Ident[elf.EI_DATA], h.Ident[elf.EI_VERSION] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1
+		const notes = 512 << 10
+		h.Phoff = 64 + notes
+		h.Shoff = h.Phoff + uint64(count)*56
+		var file bytes.Buffer
+		for _, part := range []any{h, make([]byte, notes),
+			slices.Repeat([]elf.Prog64{{Type: uint32(elf.PT_NOTE), Off: 64, Filesz: notes}}, count),
+			slices.Repeat([]elf.Section64{{Type: uint32(elf.SHT_NOTE), Off: 64, Size: notes}}, count)} {
+			if err := binary.Write(&file, binary.LittleEndian, part); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := &counted{ReaderAt: bytes.NewReader(file.Bytes())}
+		if id := ReadBuildID(r); id != "" {
+			t.Errorf("%s: build id %s", name, id)
+		}
+		if r.bytes > 2<<20 || r.reads > 3*maxELFHeaders {
+			t.Errorf("%s: %d bytes read in %d pieces", name, r.bytes, r.reads)
+		}
+	}
 }
 
 // FuzzBuildID feeds what is no ELF file, or a damaged one.

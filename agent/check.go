@@ -57,7 +57,7 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 				faults = append(faults, fmt.Sprintf("%s: %v", m.Name, err))
 			}
 			coming = append(coming, arrival{source: part.Host, member: m, meta: mm})
-			for _, f := range r.checkPlaces(part, mm) {
+			for _, f := range r.checkPlaces(part, mm, &room) {
 				faults = append(faults, m.Name+": "+f)
 			}
 		}

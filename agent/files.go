@@ -329,17 +329,20 @@ func addBuildIDs(needs *Needs, seen []files.Seen) {
 	}
 }
 
-// checkPlaces says of the member's files what would keep the restore from putting them back, or from handing them to CRIU.
-func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta) []string {
+// checkPlaces says of the member's files what would keep the restore from putting them back, or from handing them to CRIU. It adds to room what
+// has to be kept of those that are there.
+func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta, room *custody.Room) []string {
 	var faults []string
 	stored := map[string]bool{}
 	for _, s := range mm.Files {
 		for _, name := range s.Names() {
 			stored[name] = true
 		}
-		if err := files.Check(files.Source{Stored: s, InPlace: part.Host == r.a.cfg.Host}); err != nil {
+		kept, err := files.Check(files.Source{Stored: s, InPlace: part.Host == r.a.cfg.Host})
+		if err != nil {
 			faults = append(faults, err.Error())
 		}
+		room.Keep(kept)
 	}
 	was := map[string]files.Seen{}
 	for _, s := range mm.Seen {

@@ -34,7 +34,11 @@ func (h *Holder) Index(ctx context.Context, p Part) (images.Manifest, pack.Index
 type Room struct {
 	unpacked int64
 	objects  int64 // that are not here yet; what two parts share is counted twice
+	kept     int64 // of files that are overwritten, until the restore has succeeded; what two members share is counted twice
 }
+
+// Keep adds what has to be kept of a file that is overwritten, in bytes.
+func (r *Room) Keep(bytes int64) { r.kept += bytes }
 
 // Count adds the set of a manifest.
 func (h *Holder) Count(ctx context.Context, room *Room, man images.Manifest) error {
@@ -56,6 +60,7 @@ func (h *Holder) Lacking(dir string, room Room) ([]string, error) {
 	}
 	lacks := lacking(
 		demand{"the unpacked images", dir, room.unpacked, free},
+		demand{"what files of the cut hold now, until the restore has succeeded,", dir, room.kept, free},
 		demand{"the images to fetch", h.cfg.Dir, room.objects, objects},
 	)
 	for i := range lacks {

@@ -20,6 +20,11 @@ func TestRoomOfARestore(t *testing.T) {
 	if err != nil || len(lacks) != 1 || !strings.Contains(lacks[0], "together") {
 		t.Errorf("%q, %v", lacks, err)
 	}
+	grown := Room{unpacked: free / 4 * 3}
+	grown.Keep(free / 4 * 3)
+	if lacks, err := h.Lacking(h.dir, grown); err != nil || len(lacks) != 1 || !strings.Contains(lacks[0], "hold now") {
+		t.Errorf("%q, %v", lacks, err)
+	}
 	if lacks, err := h.Lacking(h.dir, Room{unpacked: 1, objects: 1}); err != nil || len(lacks) != 0 {
 		t.Errorf("%q, %v", lacks, err)
 	}

@@ -2,7 +2,9 @@ package files
 
 import (
 	"errors"
+	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -96,7 +98,24 @@ func TestAppend(t *testing.T) {
 	must(t, unix.Mkfifo(home+"/fifo", 0o600))
 	must(t, unix.Mkfifo(root+"/fifo", 0o600))
 	must(t, os.Link(root+"/secret", home+"/hard"))
-	for _, path := range []string{home + "/link", home + "/folder/new", home + "/fifo", root + "/fifo", home + "/hard", home} {
+	// Where a kernel lets users link the files of others (fs.protected_hardlinks=0).
+	write(t, root+"/other", "other", user+1)
+	must(t, os.Link(root+"/other", home+"/others-hard"))
+	must(t, os.Mkdir(root+"/shared", 0o755))
+	must(t, os.Chmod(root+"/shared", 0o1777))
+	must(t, os.Link(root+"/other", root+"/shared/others-hard"))
+	must(t, os.Mkdir(home+"/two", 0o755))
+	must(t, os.Mkdir(home+"/two/up", 0o755))
+	must(t, os.Rename(home+"/two", home+"/moved"))
+	must(t, os.Symlink(root, home+"/two"))
+	socket, err := net.Listen("unix", home+"/socket")
+	must(t, err)
+	defer socket.Close()
+	must(t, unix.Mknod(home+"/device", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+	for _, path := range []string{
+		home + "/link", home + "/folder/new", home + "/fifo", root + "/fifo", home + "/hard", home, home + "/others-hard", root + "/shared/others-hard",
+		home + "/two/up/new", home + "/two/home/new", home + "/socket", home + "/device", "/proc/self/fd/none/new", "/proc/self/cwd/../new",
+	} {
 		quickly(t, func() {
 			if f, err := Append(path); err == nil {
 				f.Close()
@@ -113,8 +132,15 @@ func TestAppend(t *testing.T) {
 		}
 		f.Close()
 	}
-	if got := read(t, root+"/secret"); got != "secret" {
-		t.Errorf("root's file holds %q", got)
+	write(t, home+"/own", "own", user)
+	must(t, os.Link(home+"/own", home+"/own-hard"))
+	if f, err := Append(home + "/own-hard"); err != nil {
+		t.Errorf("a user's own file, linked in the user's own folder: %v", err)
+	} else {
+		f.Close()
+	}
+	if got := read(t, root+"/secret") + read(t, root+"/other"); got != "secretother" {
+		t.Errorf("others' files hold %q", got)
 	}
 }
 
@@ -140,6 +166,19 @@ func attacks(root, home string) map[string]func(t *testing.T) {
 		"a folder":          func(t *testing.T) { must(t, os.Mkdir(file, 0o755)) },
 		"no folder":         func(t *testing.T) { must(t, os.Remove(home+"/dir")) },
 		"a folder of roots": func(t *testing.T) { must(t, os.Chown(home+"/dir", 0, 0)) },
+		"a socket":          func(t *testing.T) { must(t, unix.Mknod(file, unix.S_IFSOCK|0o600, 0)) },
+		"a device":          func(t *testing.T) { must(t, unix.Mknod(file, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 7)))) },
+		"a descriptor":      func(t *testing.T) { must(t, os.Symlink("/proc/self/fd/2", file)) },
+		"a folder of fds": func(t *testing.T) {
+			must(t, os.Remove(home+"/dir"))
+			must(t, os.Symlink("/proc/1/root"+root, home+"/dir"))
+		},
+		"another user's":  func(t *testing.T) { write(t, file, "another's", user+1) },
+		"a loop of links": func(t *testing.T) { must(t, os.Symlink("file", file)) },
+		"a huge sparse file": func(t *testing.T) {
+			write(t, file, "", user)
+			must(t, os.Truncate(file, 1<<40))
+		},
 	}
 }
 
@@ -178,6 +217,86 @@ func TestPutBackUnderAttack(t *testing.T) {
 				t.Errorf("left behind: %q", left)
 			}
 		})
+	}
+}
+
+// TestUndoOfAnotherFile: an agent was killed in a restore, the file that it had overwritten was removed, and its name and its number are those of
+// another user's now. That is left alone.
+func TestUndoOfAnotherFile(t *testing.T) {
+	_, home := playground(t)
+	write(t, home+"/f", "what was there before", user)
+	dir := filepath.Join(t.TempDir(), "undo")
+	u, err := PutBack(dir, []Source{source(t, home+"/f", "of the cut", 0o600)})
+	must(t, err)
+	must(t, u.notes.Close())
+	u.close()
+	must(t, os.Chown(home+"/f", 0, 0)) // as if the number had been given to a file of root's
+	write(t, home+"/f", "root's", 0)
+	again, err := Reopen(dir)
+	must(t, err)
+	must(t, again.Back())
+	if got := read(t, home+"/f"); got != "root's" {
+		t.Errorf("it holds %q", got)
+	}
+}
+
+// TestKeptFits: a user makes a file of the cut so large that keeping it would fill the agent's disk. That is seen beforehand, and refused where it is not.
+func TestKeptFits(t *testing.T) {
+	_, home := playground(t)
+	small := filepath.Join(t.TempDir(), "disk")
+	must(t, os.Mkdir(small, 0o700))
+	must(t, unix.Mount("tmpfs", small, "tmpfs", 0, "size=40m"))
+	defer func() { must(t, unix.Unmount(small, 0)) }()
+	s := source(t, home+"/f", "of the cut", 0o600)
+	write(t, home+"/f", strings.Repeat("x", 16<<20), user)
+	if kept, err := Check(s); err != nil || kept != 16<<20-10 {
+		t.Errorf("kept: %d, %v", kept, err)
+	}
+	if _, err := PutBack(small+"/undo", []Source{s}); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "15 MiB") && !strings.Contains(err.Error(), "16 MiB") {
+		t.Errorf("it is overwritten: %v", err)
+	}
+	if got := read(t, home+"/f"); got != strings.Repeat("x", 16<<20) {
+		t.Errorf("%d bytes are left", len(got))
+	}
+	must(t, os.Truncate(home+"/f", 1<<40)) // a sparse end takes no room
+	must(t, os.Truncate(home+"/f", 1<<20))
+	u, err := PutBack(small+"/undo", []Source{s})
+	must(t, err)
+	must(t, u.Done())
+}
+
+// TestLeased: a process of the user's holds a lease on what is to be overwritten. It is asked for it; if it does not answer the restore is refused, after a
+// bounded time.
+func TestLeased(t *testing.T) {
+	_, home := playground(t)
+	write(t, home+"/f", "leased", user)
+	holder, err := os.OpenFile(home+"/f", os.O_RDONLY, 0)
+	must(t, err)
+	if _, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_RDLCK); err != nil {
+		t.Fatal(err)
+	}
+	quickly(t, func() {
+		if _, err := PutBack(filepath.Join(t.TempDir(), "undo"), []Source{source(t, home+"/f", "of the cut", 0o600)}); err == nil || !strings.Contains(err.Error(), "lease") {
+			t.Errorf("a lease that nobody gives up: %v", err)
+		}
+	})
+	answers := make(chan os.Signal, 1)
+	signal.Notify(answers, unix.SIGIO)
+	defer signal.Stop(answers)
+	if _, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_RDLCK); err != nil {
+		t.Fatal(err)
+	}
+	go func() { <-answers; holder.Close() }()
+	quickly(t, func() {
+		u, err := PutBack(filepath.Join(t.TempDir(), "undo"), []Source{source(t, home+"/f", "of the cut", 0o600)})
+		must(t, err)
+		must(t, u.Done())
+	})
+	if got := read(t, home+"/f"); got != "of the cut" {
+		t.Errorf("it holds %q", got)
 	}
 }
 

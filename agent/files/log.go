@@ -13,7 +13,8 @@ import (
 const appendTries = 10
 
 // Append opens a file for appending, as a member's standard output, and makes it, 0644, if it is not there. In a folder that others than
-// root can write, it follows no link and takes no file of root's that has another name. It waits for nobody at a FIFO: that is refused.
+// root can write, it follows no link and takes no file with another name, unless it is of the folder's own user: who may make links may
+// have linked anybody's file there. It waits for nobody at a FIFO: that is refused.
 func Append(path string) (*os.File, error) {
 	p, err := locate("/", path, nil)
 	if err != nil {
@@ -43,8 +44,10 @@ func (p *place) append() (*os.File, error) {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		if !p.trusted && st.Uid == 0 && st.Nlink > 1 {
-			return refuse("it is a file of root's with another name elsewhere, and its folder is not root's alone: name another file")
+		if own, err := p.ownedBy(st.Uid); err != nil {
+			return nil, err
+		} else if !p.trusted && !own && st.Nlink > 1 {
+			return refuse(fmt.Sprintf("it is a file of user %d with another name elsewhere, in a folder where others can make names: name another file", st.Uid))
 		}
 	case unix.S_IFCHR:
 		if !p.trusted {
@@ -60,6 +63,15 @@ func (p *place) append() (*os.File, error) {
 		return nil, err
 	}
 	return f, waitAgain(f)
+}
+
+// ownedBy says whether the folder belongs to a user other than root.
+func (p *place) ownedBy(uid uint32) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(p.fd, &st); err != nil {
+		return false, &os.PathError{Op: "stat", Path: p.dir, Err: err}
+	}
+	return uid != 0 && st.Uid == uid && st.Mode&0o022 == 0, nil
 }
 
 func (p *place) makeAppended() (*os.File, error) {

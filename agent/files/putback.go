@@ -92,40 +92,43 @@ type Placed struct {
 	Dev, Ino uint64
 }
 
-// Check says beforehand what would keep PutBack from putting the file back. nil: nothing that can be seen.
-func Check(s Source) error {
+// Check says beforehand what would keep PutBack from putting the file back. nil: nothing that can be seen. kept is how many bytes more than the
+// file had at the cut are there now: so much at least PutBack has to keep beside it.
+func Check(s Source) (kept int64, err error) {
 	for _, name := range append([]string{s.Path}, s.Links...) {
 		if name == "" {
 			continue
 		}
-		if err := s.check(name); err != nil {
-			return fmt.Errorf("%s cannot be put back: %w", name, err)
+		n, err := s.check(name)
+		if err != nil {
+			return 0, fmt.Errorf("%s cannot be put back: %w", name, err)
 		}
+		kept = max(kept, n)
 	}
-	return nil
+	return kept, nil
 }
 
-func (s Source) check(name string) error {
+func (s Source) check(name string) (kept int64, err error) {
 	p, err := locate("/", name, nil)
 	if err != nil {
-		return ignoreGone(err) // folders that are missing are made
+		return 0, ignoreGone(err) // folders that are missing are made
 	}
 	defer p.close()
 	fd, st, err := p.look()
 	if err == nil {
 		_ = unix.Close(fd)
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			return fmt.Errorf("a folder has its name: %w", unix.EISDIR)
+			return 0, fmt.Errorf("a folder has its name: %w", unix.EISDIR)
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFREG && int(st.Uid) == s.UID && int(st.Gid) == s.GID && (s.InPlace && idOf(&st) == (id{s.Dev, s.Ino}) || !s.InPlace && st.Nlink == 1) {
-			return nil // it is overwritten, whoever may write in the folder
+			return max(min(st.Blocks*512, st.Size)-s.Size, 0), nil // it is overwritten, whoever may write in the folder
 		}
 	}
 	err = p.as(s, func() error { return unix.Faccessat(p.fd, ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS) })
 	if err != nil {
-		return p.advise(s, &os.PathError{Op: "write in", Path: p.dir, Err: err})
+		return 0, p.advise(s, &os.PathError{Op: "write in", Path: p.dir, Err: err})
 	}
-	return nil
+	return 0, nil
 }
 
 // record notes where the file is, by all names that the images may have for it.
@@ -199,7 +202,7 @@ func (p *place) right(s Source) (*os.File, error) {
 	if known && idOf(&st) != (id{s.Dev, s.Ino}) || !known && st.Nlink != 1 {
 		return nil, nil
 	}
-	return reopen(fd, unix.O_RDWR, p.path())
+	return overtake(fd, unix.O_RDWR, p.path())
 }
 
 // overwrite changes what differs, and keeps in the undo folder what was there.

@@ -35,10 +35,12 @@ type step struct {
 	Mode  uint32   `json:"mode,omitempty"`
 	file  *os.File // the overwritten file itself (O_PATH), where PutBack has opened it
 
-	// Of what had a name that a file of the cut was given: the name that it has meanwhile, in the same folder, and with whose rights.
+	// Of what had a name that a file of the cut was given: the name that it has meanwhile, in the same folder.
 	Aside string `json:"aside,omitempty"`
-	UID   int    `json:"uid,omitempty"`
-	GID   int    `json:"gid,omitempty"`
+
+	// With whose rights it was put aside, or whose file was overwritten.
+	UID int `json:"uid,omitempty"`
+	GID int `json:"gid,omitempty"`
 }
 
 const notesFile = "steps"
@@ -69,6 +71,9 @@ func (u *Undo) note(s step) error {
 
 // save keeps what an overwritten file held from byte same on.
 func (u *Undo) save(file *os.File, path string, same int64, st *unix.Stat_t) error {
+	if err := u.fits(path, min(st.Blocks*512, st.Size)-same); err != nil {
+		return err
+	}
 	name := strconv.Itoa(len(u.steps))
 	out, err := os.OpenFile(filepath.Join(u.dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -84,8 +89,25 @@ func (u *Undo) save(file *os.File, path string, same int64, st *unix.Stat_t) err
 		return err
 	}
 	return u.note(step{
-		Path: path, Dev: st.Dev, Ino: st.Ino, Saved: name, Same: same, Size: st.Size, Mode: st.Mode & 0o7777, file: os.NewFile(uintptr(fd), path),
+		Path: path, Dev: st.Dev, Ino: st.Ino, Saved: name, Same: same, Size: st.Size, Mode: st.Mode & 0o7777, UID: int(st.Uid), GID: int(st.Gid),
+		file: os.NewFile(uintptr(fd), path),
 	})
+}
+
+// spare is what an undo leaves free on its disk, in bytes: whose file it is must not be able to fill the agent's disk through us.
+const spare = 32 << 20
+
+// fits says whether there is room for what an overwritten file held.
+func (u *Undo) fits(path string, kept int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(u.dir, &st); err != nil {
+		return &os.PathError{Op: "statfs", Path: u.dir, Err: err}
+	}
+	if free := int64(st.Bavail)*st.Bsize - spare; kept > 0 && kept > free {
+		return fmt.Errorf("%s holds %d MiB that have to be kept until the restore has succeeded, and %d MiB are free for that in %s: move the file away, or make room: %w",
+			path, kept>>20, max(free, 0)>>20, u.dir, unix.ENOSPC)
+	}
+	return nil
 }
 
 // made notes a name that a file of ours gets.
@@ -239,7 +261,8 @@ func (s step) open() (*os.File, error) {
 		return nil, ignoreGone(err)
 	}
 	defer unix.Close(fd)
-	if idOf(&st) != (id{s.Dev, s.Ino}) {
+	// Another user's is another file, which has got the number of the one that was removed.
+	if idOf(&st) != (id{s.Dev, s.Ino}) || st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != s.UID || int(st.Gid) != s.GID {
 		return nil, nil
 	}
 	return reopen(fd, unix.O_RDWR, s.Path)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -181,6 +182,26 @@ func (p *place) look() (int, unix.Stat_t, error) {
 		return -1, st, &os.PathError{Op: "stat", Path: p.path(), Err: err}
 	}
 	return fd, st, nil
+}
+
+// leasePatience is how long the holder of a lease is given to answer the kernel's request for it (fcntl(2), F_SETLEASE). Programs that use leases
+// answer at once. The kernel itself would wait for 45 s.
+const (
+	leasePatience = 5 * time.Second
+	leaseAgain    = 20 * time.Millisecond
+)
+
+// overtake is reopen for a file that a process may hold a lease on. It asks for the lease, and waits for a bounded time.
+func overtake(fd, flags int, path string) (*os.File, error) {
+	for end := time.Now().Add(leasePatience); ; time.Sleep(leaseAgain) { // nothing tells when a lease goes
+		f, err := reopen(fd, flags, path)
+		if !errors.Is(err, unix.EAGAIN) {
+			return f, err
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("%w: a process holds a lease on it and does not give it up (/proc/locks names it): end that process", err)
+		}
+	}
 }
 
 // reopen opens the regular file that an O_PATH descriptor holds. It never waits.

@@ -26,7 +26,7 @@ const (
 
 // Door is a listener that strangers cannot block. It bounds how many of its connections are unauthenticated at one time.
 // When one too many comes, it closes the oldest of the address that has the most of them. So a single address that opens
-// thousands and says nothing displaces its own connections, and no others.
+// thousands and says nothing displaces its own connections, and no others. The addresses of an IPv6 network count as one.
 //
 // A connection stops being a stranger when Door's TLS (see guard) has verified its certificate.
 type Door struct {
@@ -114,12 +114,24 @@ func (d *Door) remove(s *stranger) {
 	}
 }
 
-// remote is the address that a connection comes from. What has none, as a pipe in a test, counts as one address.
+// networkBits is how much of an IPv6 address names the network that it is from. A single host may use all addresses of one.
+const networkBits = 64
+
+// remote is the address that a connection comes from, or its network for IPv6. What has none, as a pipe in a test, counts as one address.
 func remote(c net.Conn) netip.Addr {
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr().Unmap()
+	a, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
 	}
-	return netip.Addr{}
+	addr := a.AddrPort().Addr().Unmap()
+	if addr.Is4() {
+		return addr
+	}
+	network, err := addr.WithZone("").Prefix(networkBits)
+	if err != nil {
+		return addr
+	}
+	return network.Addr()
 }
 
 // stranger is a connection of a Door.

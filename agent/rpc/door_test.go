@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -101,6 +103,42 @@ func TestDoorDisplaces(t *testing.T) {
 		}
 		if _, err := c.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
 			t.Errorf("the connection from %s is closed", c.LocalAddr())
+		}
+	}
+}
+
+// pretend is a connection from an address of which this machine has none.
+type pretend struct {
+	net.Conn
+	from net.TCPAddr
+}
+
+func (p pretend) RemoteAddr() net.Addr { return &p.from }
+
+// TestDoorCountsNetworks: a host that uses one IPv6 address of its network after the other displaces its own connections. Addresses in IPv4, and
+// the same written as IPv6, are one each.
+func TestDoorCountsNetworks(t *testing.T) {
+	d := NewDoor(nil)
+	d.max = 4
+	knock := func(from string) *stranger {
+		t.Helper()
+		c, other := net.Pipe()
+		t.Cleanup(func() { c.Close(); other.Close() })
+		p := pretend{Conn: c, from: net.TCPAddr{IP: net.ParseIP(from), Port: 1}}
+		return &stranger{Conn: p, door: d, from: remote(p)}
+	}
+	var innocent []*stranger
+	for _, from := range []string{"192.0.2.1", "::ffff:192.0.2.2", "2001:db8:0:2::1"} {
+		s := knock(from)
+		innocent = append(innocent, s)
+		if displaced := d.admit(s); displaced != nil {
+			t.Fatalf("%s displaces %s", from, displaced.from)
+		}
+	}
+	for i := range 300 {
+		s := knock(fmt.Sprintf("2001:db8:0:1:%x:%x::%x", i*7, i, i+1))
+		if displaced := d.admit(s); slices.Contains(innocent, displaced) {
+			t.Fatalf("address %d of one network displaces %s", i, displaced.from)
 		}
 	}
 }
