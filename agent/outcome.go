@@ -85,8 +85,11 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 	if err := w.copyAppended(ctx); err != nil {
 		return SetMeta{}, 0, err
 	}
-	for _, m := range w.members {
+	for i, m := range w.members {
 		dir, err := w.imageDir(m)
+		if err == nil {
+			err = w.indexInventory(i, dir)
+		}
 		if err != nil {
 			return SetMeta{}, 0, err
 		}

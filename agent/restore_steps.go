@@ -117,6 +117,9 @@ func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string
 	if rm.member, err = r.a.cfg.Cells.Adopt(ctx, m, rm.criu.InnerPid()); err != nil {
 		return fmt.Errorf("%s: %w", rm.member.Name, err)
 	}
+	if err := r.settleInventory(ctx, rm); err != nil {
+		return fmt.Errorf("%s: %w", rm.member.Name, err)
+	}
 	return nil
 }
 

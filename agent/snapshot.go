@@ -15,6 +15,7 @@ import (
 
 	"ss/agent/custody"
 	"ss/agent/files"
+	"ss/agent/inventory"
 	"ss/fault"
 	"ss/marker"
 	"ss/store/images"
@@ -40,8 +41,9 @@ type work struct {
 	members  []Member
 	lockFile string
 	dumps    []Dump
-	files    *files.Capture // of the members, from the freeze on until they are stored
-	conns    [][]uint64     // the inodes of the connections that each member had when it was recorded
+	files    *files.Capture        // of the members, from the freeze on until they are stored
+	holdings []inventory.Inventory // what else each member held when it was recorded
+	conns    [][]uint64            // the inodes of the connections that each member had when it was recorded
 	partial  *images.Partial
 	sealed   bool
 	unwatch  func() error
@@ -355,7 +357,7 @@ func (w *work) announcer(ctx context.Context, captured func()) func() {
 // dump is M5 and M7. It calls captured when the images hold the state of every connection.
 func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) {
 	taken := make(chan error, 1)
-	go func() { taken <- w.takeFiles(ctx) }()
+	go func() { taken <- errors.Join(w.takeFiles(ctx), w.takeInventory(ctx)) }()
 	if err := w.quiesce(ctx); err != nil {
 		// Whatever is in flight is sent again later.
 		w.a.log.Warn("connections did not settle", "job", w.job(), "snapshot", w.key.Snapshot, "error", err)

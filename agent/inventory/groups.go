@@ -1,0 +1,268 @@
+package inventory
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// joinable caches, for each network namespace's /proc/PID/net, the multicast groups that anybody there has joined. The kernel does not list the
+// groups of a socket; it answers for one group at a time.
+type joinable map[uint64][]membership
+
+// membership is a group on an interface.
+type membership struct {
+	group netip.Addr
+	iface int
+}
+
+// joined lists the groups that a socket has joined, as "GROUP%INTERFACE".
+func (j joinable) joined(pid, fd, family int) []string {
+	if family != unix.AF_INET && family != unix.AF_INET6 {
+		return nil
+	}
+	if kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind == unix.SOCK_STREAM {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(procPath(pid, "ns", "net"), &st); err != nil {
+		return nil
+	}
+	all, ok := j[st.Ino]
+	if !ok {
+		all = slices.Concat(groups4(pid), groups6(pid))
+		j[st.Ino] = all
+	}
+	var out []string
+	for _, m := range all {
+		if m.holds(fd) {
+			out = append(out, m.group.String()+"%"+ifaceName(pid, m.iface))
+		}
+	}
+	return out
+}
+
+// groupReq is struct group_req and the head of struct group_filter, of include/uapi/linux/in.h.
+type groupReq struct {
+	iface uint32
+	_     uint32
+	group [128]byte // sockaddr_storage
+}
+
+type groupFilter struct {
+	groupReq
+	mode, sources uint32
+	source        [128]byte
+}
+
+func (m membership) request() groupReq {
+	r := groupReq{iface: uint32(m.iface)}
+	if m.group.Is4() {
+		binary.NativeEndian.PutUint16(r.group[:], unix.AF_INET)
+		copy(r.group[4:], m.group.AsSlice())
+	} else {
+		binary.NativeEndian.PutUint16(r.group[:], unix.AF_INET6)
+		copy(r.group[8:], m.group.AsSlice())
+	}
+	return r
+}
+
+func (m membership) level() uintptr {
+	if m.group.Is4() {
+		return unix.SOL_IP
+	}
+	return unix.SOL_IPV6
+}
+
+// holds says whether the socket has joined the group: the kernel gives its source filter for a group that it has joined only (RFC 3678).
+func (m membership) holds(fd int) bool {
+	f := groupFilter{groupReq: m.request()}
+	size := uint32(unsafe.Offsetof(f.source)) // GROUP_FILTER_SIZE(0)
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), m.level(), unix.MCAST_MSFILTER,
+		uintptr(unsafe.Pointer(&f)), uintptr(unsafe.Pointer(&size)), 0)
+	return errno == 0
+}
+
+func (m membership) join(fd int) error {
+	r := m.request()
+	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), m.level(), unix.MCAST_JOIN_GROUP,
+		uintptr(unsafe.Pointer(&r)), unsafe.Sizeof(r), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// settleGroups joins the groups that the restored socket has not joined, on the interface of the same name.
+func settleGroups(pid, fd int, want Socket, differs func(what, was, is string, err error)) {
+	for _, text := range want.Groups {
+		name, iface, _ := strings.Cut(text, "%")
+		group, err := netip.ParseAddr(name)
+		m := membership{group: group}
+		if err == nil {
+			m.iface, err = ifaceIndex(pid, iface)
+		}
+		if err == nil && m.holds(fd) {
+			continue
+		}
+		if err == nil {
+			err = m.join(fd)
+		}
+		if err != nil {
+			differs("the multicast group "+name+" on "+iface, "joined", "not joined", err)
+		}
+	}
+}
+
+// groups4 reads /proc/PID/net/igmp: an interface's line begins with its number, its groups follow in lines of their own, in hexadecimal digits of the
+// machine's byte order.
+func groups4(pid int) []membership {
+	var out []membership
+	iface := 0
+	eachLine(procPath(pid, "net", "igmp"), func(line string) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 {
+			return
+		}
+		if line[0] != '\t' {
+			iface, _ = strconv.Atoi(fields[0])
+			return
+		}
+		n, err := strconv.ParseUint(fields[0], 16, 32)
+		if err != nil || iface == 0 {
+			return
+		}
+		var b [4]byte
+		binary.NativeEndian.PutUint32(b[:], uint32(n))
+		out = append(out, membership{netip.AddrFrom4(b), iface})
+	})
+	return out
+}
+
+// groups6 reads /proc/PID/net/igmp6: number and name of an interface, and a group in hexadecimal digits.
+func groups6(pid int) []membership {
+	var out []membership
+	eachLine(procPath(pid, "net", "igmp6"), func(line string) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			return
+		}
+		iface, err := strconv.Atoi(fields[0])
+		b, bad := hex.DecodeString(fields[2])
+		if err != nil || bad != nil || len(b) != 16 {
+			return
+		}
+		out = append(out, membership{netip.AddrFrom16([16]byte(b)), iface})
+	})
+	return out
+}
+
+func eachLine(path string, f func(line string)) {
+	file, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		f(lines.Text())
+	}
+}
+
+// interfaces maps the numbers of a process's network interfaces to their names (/proc/PID/net/igmp names every one that is up).
+func interfaces(pid int) map[int]string {
+	names := map[int]string{}
+	eachLine(procPath(pid, "net", "igmp"), func(line string) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || line[0] == '\t' {
+			return
+		}
+		if n, err := strconv.Atoi(fields[0]); err == nil {
+			names[n] = strings.TrimSuffix(fields[1], ":")
+		}
+	})
+	eachLine(procPath(pid, "net", "igmp6"), func(line string) {
+		if fields := strings.Fields(line); len(fields) >= 2 {
+			if n, err := strconv.Atoi(fields[0]); err == nil {
+				names[n] = fields[1]
+			}
+		}
+	})
+	return names
+}
+
+func ifaceName(pid, number int) string { return interfaces(pid)[number] }
+
+func ifaceIndex(pid int, name string) (int, error) {
+	for number, n := range interfaces(pid) {
+		if n == name {
+			return number, nil
+		}
+	}
+	return 0, fmt.Errorf("this host has no network interface %s", name)
+}
+
+// interfaceOption is an option whose value is the number of an interface. Another host numbers its interfaces otherwise.
+type interfaceOption struct {
+	option
+	family  int
+	network bool // in network byte order
+}
+
+var interfaceOptions = []interfaceOption{
+	{option{"IP_UNICAST_IF", unix.SOL_IP, unix.IP_UNICAST_IF, 4}, unix.AF_INET, true},
+	{option{"IPV6_UNICAST_IF", unix.SOL_IPV6, unix.IPV6_UNICAST_IF, 4}, unix.AF_INET6, true},
+	{option{"IPV6_MULTICAST_IF", unix.SOL_IPV6, unix.IPV6_MULTICAST_IF, 4}, unix.AF_INET6, false},
+}
+
+func (o interfaceOption) order() binary.ByteOrder {
+	if o.network {
+		return binary.BigEndian
+	}
+	return binary.NativeEndian
+}
+
+// takeInterfaces names the interfaces that a socket sends through.
+func takeInterfaces(pid, fd, family int) Options {
+	var out Options
+	for _, o := range interfaceOptions {
+		value, err := o.get(fd)
+		if o.family != family || err != nil || len(value) != 4 {
+			continue
+		}
+		if number := int(o.order().Uint32(value)); number != 0 {
+			if out == nil {
+				out = Options{}
+			}
+			out[o.name] = ifaceName(pid, number)
+		}
+	}
+	return out
+}
+
+// settleInterfaces makes a socket send through the interfaces of the same names.
+func settleInterfaces(pid, fd int, want Socket, differs func(what, was, is string, err error)) {
+	for _, o := range interfaceOptions {
+		name := want.Interfaces[o.name]
+		if name == "" {
+			continue
+		}
+		number, err := ifaceIndex(pid, name)
+		if err == nil {
+			value := make([]byte, 4)
+			o.order().PutUint32(value, uint32(number))
+			err = o.set(fd, value)
+		}
+		if err != nil {
+			differs(o.name, name, "not set", err)
+		}
+	}
+}

@@ -1,0 +1,266 @@
+package inventory
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// optionPool gathers the options of many sockets, equal ones once.
+type optionPool struct {
+	list  []Options
+	index map[string]int
+}
+
+func (p *optionPool) add(values Options) int {
+	names := make([]string, 0, len(values))
+	for name := range values {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var key strings.Builder
+	for _, name := range names {
+		key.WriteString(name + "=" + values[name] + ";")
+	}
+	i, ok := p.index[key.String()]
+	if !ok {
+		i = len(p.list)
+		p.index[key.String()] = i
+		p.list = append(p.list, values)
+	}
+	return i
+}
+
+// takeSockets lists the sockets that a process holds and that are not in seen, which it adds to, by inode.
+func takeSockets(pid, inner int, seen map[uint64]bool, pool *optionPool, groups joinable) ([]Socket, error) {
+	entries, err := os.ReadDir(procPath(pid, "fd"))
+	if err != nil {
+		return nil, err
+	}
+	var numbers []int
+	for _, e := range entries {
+		target, err := os.Readlink(procPath(pid, "fd", e.Name()))
+		inode, ok := strings.CutPrefix(target, "socket:[")
+		if err != nil || !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 64)
+		if err != nil || seen[n] {
+			continue
+		}
+		seen[n] = true
+		if fd, err := strconv.Atoi(e.Name()); err == nil {
+			numbers = append(numbers, fd)
+		}
+	}
+	slices.Sort(numbers)
+	var out []Socket
+	err = borrow(pid, numbers, func(number, fd int) {
+		s := Socket{Process: inner, Descriptor: number}
+		s.Family, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		s.Protocol, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		values := Options{}
+		for _, o := range optionsOf(s.Family, s.Protocol) {
+			if value, err := o.get(fd); err == nil {
+				values[o.name] = hex.EncodeToString(value)
+			}
+		}
+		s.Options = pool.add(values)
+		if s.Protocol == unix.IPPROTO_TCP {
+			s.SegmentSize = segmentSize(fd)
+			s.WindowClamp, _ = unix.GetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP)
+		} else {
+			s.Groups = groups.joined(pid, fd, s.Family)
+			s.Interfaces = takeInterfaces(pid, fd, s.Family)
+		}
+		out = append(out, s)
+	})
+	return out, err
+}
+
+// borrow calls f with a duplicate of each descriptor of a process (pidfd_getfd(2)) and closes it again.
+func borrow(pid int, numbers []int, f func(number, fd int)) error {
+	if len(numbers) == 0 {
+		return nil
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("open a pidfd: %w", err)
+	}
+	defer unix.Close(pidfd)
+	for _, number := range numbers {
+		fd, err := unix.PidfdGetfd(pidfd, number, 0)
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("duplicate descriptor %d: %w", number, err)
+		}
+		f(number, fd)
+		_ = unix.Close(fd)
+	}
+	return nil
+}
+
+func (o option) get(fd int) ([]byte, error) {
+	value := make([]byte, max(o.size, 16))
+	size := uint32(len(value))
+	if o.size > 0 {
+		size = uint32(o.size)
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(o.level), uintptr(o.code),
+		uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return nil, errno
+	}
+	if o.size == 0 { // a text: what follows its end is not of it
+		value, _, _ = bytes.Cut(value[:size], []byte{0})
+		return value, nil
+	}
+	return value[:min(int(size), o.size)], nil
+}
+
+func (o option) set(fd int, value []byte) error {
+	if len(value) == 0 {
+		return errors.New("there is no value")
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(o.level), uintptr(o.code),
+		uintptr(unsafe.Pointer(&value[0])), uintptr(len(value)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// segmentSize is the largest segment that a connection sends, in bytes; 0 for what is not a connection.
+func segmentSize(fd int) uint32 {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil || info.State == tcpListen || info.State == tcpClose {
+		return 0
+	}
+	return info.Snd_mss
+}
+
+// Of include/net/tcp_states.h.
+const (
+	tcpClose  = 7
+	tcpListen = 10
+)
+
+// settleSocket sets what differs of one socket.
+func settleSocket(want Socket, options Options, outer map[int]int) []Difference {
+	var left []Difference
+	differs := func(what, was, is string, err error) {
+		d := Difference{Process: want.Process, Object: fmt.Sprintf("descriptor %d", want.Descriptor), What: what, Was: was, Is: is}
+		if err != nil {
+			d.Why = err.Error()
+		}
+		left = append(left, d)
+	}
+	found := false
+	pid, ok := outer[want.Process]
+	var err error
+	if ok {
+		err = borrow(pid, []int{want.Descriptor}, func(_, fd int) {
+			found = true
+			settleOptions(fd, want, options, differs)
+			if want.Protocol == unix.IPPROTO_TCP {
+				settleTCP(fd, want, differs)
+			}
+			settleGroups(pid, fd, want, differs)
+			settleInterfaces(pid, fd, want, differs)
+		})
+	}
+	if !found {
+		differs("the socket", "there", "not there", err)
+	}
+	return left
+}
+
+// settleOptions sets the options that differ. Some change others: IP_TOS sets SO_PRIORITY, SO_TIMESTAMP and its like put each other out. So what is
+// off goes first, and a second round sets what the first has changed.
+func settleOptions(fd int, want Socket, options Options, differs func(what, was, is string, err error)) {
+	names := slices.SortedFunc(maps.Keys(options), func(a, b string) int {
+		return cmp.Or(isOn(options[a])-isOn(options[b]), strings.Compare(a, b))
+	})
+	for _, name := range names {
+		_, _, _ = settleOption(fd, want, name, options[name])
+	}
+	for _, name := range names {
+		if was, is, err := settleOption(fd, want, name, options[name]); err != nil || was != is {
+			differs(name, was, is, err)
+		}
+	}
+}
+
+// settleOption sets one option if it differs, and says what it was and what it is now.
+func settleOption(fd int, want Socket, name, digits string) (was, is string, err error) {
+	o, known := byName(want.Family, want.Protocol, name)
+	value, err := hex.DecodeString(digits)
+	if !known || err != nil {
+		return digits, "unknown", errors.New("this agent does not know it: upgrade it")
+	}
+	now, err := o.get(fd)
+	if err == nil && !slices.Equal(now, value) {
+		if err = o.set(fd, value); err == nil {
+			now, err = o.get(fd)
+		}
+	}
+	return o.text(value), o.text(now), err
+}
+
+// isOn is 1 for a value that is not zero.
+func isOn(digits string) int {
+	if strings.Trim(digits, "0") == "" {
+		return 0
+	}
+	return 1
+}
+
+// text is a value as a person reads it.
+func (o option) text(value []byte) string {
+	switch {
+	case o.size == 0:
+		return string(value)
+	case len(value) == 4:
+		return strconv.Itoa(int(int32(uint32(value[0]) | uint32(value[1])<<8 | uint32(value[2])<<16 | uint32(value[3])<<24)))
+	}
+	return hex.EncodeToString(value)
+}
+
+// settleTCP sets what no option tells plainly.
+func settleTCP(fd int, want Socket, differs func(what, was, is string, err error)) {
+	// A clamp grows with the receive buffer by itself, so a larger one than now was not asked for by the program.
+	if now, err := unix.GetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP); err == nil && want.WindowClamp > 0 && want.WindowClamp < now {
+		if err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP, want.WindowClamp); err != nil {
+			differs("TCP_WINDOW_CLAMP", strconv.Itoa(want.WindowClamp), strconv.Itoa(now), err)
+		}
+	}
+	if now := segmentSize(fd); now > 0 && now < want.SegmentSize {
+		// A connection that was made in repair mode has the segment size of a peer that told none, 536 bytes, even when CRIU has told the kernel
+		// the peer's own: nothing computes it again. Setting the IP options, here none as before, does (do_ip_setsockopt in net/ipv4/ip_sockglue.c).
+		resyncSegmentSize(fd)
+	}
+}
+
+func resyncSegmentSize(fd int) {
+	var options [40]byte
+	size := uint32(len(options))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, unix.IP_OPTIONS,
+		uintptr(unsafe.Pointer(&options[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return
+	}
+	_, _, _ = unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_IP, unix.IP_OPTIONS,
+		uintptr(unsafe.Pointer(&options[0])), uintptr(size), 0)
+}

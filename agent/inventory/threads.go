@@ -1,0 +1,254 @@
+package inventory
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func isGone(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF) }
+
+func procPath(pid int, name ...string) string {
+	return filepath.Join(append([]string{"/proc", strconv.Itoa(pid)}, name...)...)
+}
+
+// procText is what a file of /proc/PID holds, without the end of the line.
+func procText(pid int, name string) (string, error) {
+	text, err := os.ReadFile(procPath(pid, name))
+	return strings.TrimSpace(string(text)), err
+}
+
+// innerPid is the number of a process or thread in its own PID namespace (the last of NSpid, proc_pid_status(5)).
+func innerPid(pid int) (int, error) {
+	status, err := procText(pid, "status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(status) {
+		if list, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			fields := strings.Fields(list)
+			if len(fields) == 0 {
+				break
+			}
+			return strconv.Atoi(fields[len(fields)-1])
+		}
+	}
+	return 0, fmt.Errorf("/proc/%d/status has no NSpid", pid)
+}
+
+// threadsOf maps the threads of a process as its own PID namespace numbers them to this host's numbers.
+func threadsOf(pid int) (map[int]int, error) {
+	entries, err := os.ReadDir(procPath(pid, "task"))
+	if err != nil {
+		return nil, err
+	}
+	threads := map[int]int{}
+	for _, e := range entries {
+		tid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		inner, err := innerPid(tid)
+		if ended(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		threads[inner] = tid
+	}
+	return threads, nil
+}
+
+func takeThreads(pid, inner int) ([]Thread, error) {
+	threads, err := threadsOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	var out []Thread
+	for number, tid := range threads {
+		t := Thread{Process: inner, Thread: number}
+		if t.Processors, err = processors(tid); err != nil {
+			return nil, err
+		}
+		if t.IOPriority, err = ioPriority(tid); err != nil {
+			return nil, err
+		}
+		t.Slack, _ = procText(tid, "timerslack_ns") // a kernel may be built without it
+		if number == inner {
+			t.CoreFilter, _ = procText(pid, "coredump_filter")
+			t.Personality, _ = procText(pid, "personality")
+			t.OOMScore, _ = procText(pid, "oom_score_adj")
+			t.MergesPages = mergesPages(pid)
+		}
+		out = append(out, t)
+	}
+	slices.SortFunc(out, func(a, b Thread) int { return a.Thread - b.Thread })
+	return out, nil
+}
+
+// mergesPages says whether KSM merges the pages of a process because it asked for it (prctl PR_SET_MEMORY_MERGE).
+func mergesPages(pid int) bool {
+	text, _ := procText(pid, "ksm_stat")
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, "ksm_merge_any:"); ok {
+			return strings.TrimSpace(value) == "yes"
+		}
+	}
+	return false
+}
+
+// processors lists those that a thread may run on; nil for all that are online.
+func processors(tid int) ([]int, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(tid, &set); err != nil {
+		return nil, fmt.Errorf("the processors of thread %d: %w", tid, err)
+	}
+	all, err := online()
+	if err != nil {
+		return nil, err
+	}
+	var list []int
+	for cpu := range len(set) * 64 {
+		if set.IsSet(cpu) {
+			list = append(list, cpu)
+		}
+	}
+	if !slices.ContainsFunc(all, func(cpu int) bool { return !set.IsSet(cpu) }) {
+		return nil, nil
+	}
+	return list, nil
+}
+
+// online lists the processors of this host (sysfs-devices-system-cpu).
+func online() ([]int, error) {
+	text, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err != nil {
+		return nil, err
+	}
+	return parseList(strings.TrimSpace(string(text)))
+}
+
+// parseList reads a list as in "0-3,8" (cpuset(7), list format).
+func parseList(text string) ([]int, error) {
+	var list []int
+	for part := range strings.SplitSeq(text, ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		a, err := strconv.Atoi(first)
+		b := a
+		if err == nil && isRange {
+			b, err = strconv.Atoi(last)
+		}
+		if err != nil || b < a || b-a > 1<<16 {
+			return nil, fmt.Errorf("%q is not a list of processors", text)
+		}
+		for cpu := a; cpu <= b; cpu++ {
+			list = append(list, cpu)
+		}
+	}
+	return list, nil
+}
+
+const ioprioWhoProcess = 1 // include/uapi/linux/ioprio.h
+
+func ioPriority(tid int) (int, error) {
+	value, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, ioprioWhoProcess, uintptr(tid), 0)
+	if errno != 0 {
+		return 0, fmt.Errorf("the I/O priority of thread %d: %w", tid, errno)
+	}
+	return int(value), nil
+}
+
+// settleThread sets what differs of one thread.
+func settleThread(want Thread, outer map[int]int) []Difference {
+	object := fmt.Sprintf("thread %d", want.Thread)
+	missing := func(err error) []Difference {
+		return []Difference{{Process: want.Process, Object: object, What: "the thread", Was: "there", Is: "not there", Why: err.Error()}}
+	}
+	pid, ok := outer[want.Process]
+	if !ok {
+		return missing(os.ErrNotExist)
+	}
+	threads, err := threadsOf(pid)
+	if err != nil {
+		return missing(err)
+	}
+	tid, ok := threads[want.Thread]
+	if !ok {
+		return missing(os.ErrNotExist)
+	}
+	var left []Difference
+	differs := func(what, was, is string, err error) {
+		d := Difference{Process: want.Process, Object: object, What: what, Was: was, Is: is}
+		if err != nil {
+			d.Why = err.Error()
+		}
+		left = append(left, d)
+	}
+	if was, is, err := settleProcessors(tid, want.Processors); err != nil || was != is {
+		differs("processors", was, is, err)
+	}
+	if is, err := ioPriority(tid); err == nil && is != want.IOPriority {
+		if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, ioprioWhoProcess, uintptr(tid), uintptr(want.IOPriority)); errno != 0 {
+			differs("the I/O priority", strconv.Itoa(want.IOPriority), strconv.Itoa(is), errno)
+		}
+	}
+	settleText := func(of int, name, was string) {
+		is, err := procText(of, name)
+		if was == "" || err != nil || is == was {
+			return
+		}
+		if name == "coredump_filter" {
+			was = "0x" + was
+		}
+		if err := os.WriteFile(procPath(of, name), []byte(was), 0); err != nil {
+			differs(name, was, is, err)
+		}
+	}
+	settleText(tid, "timerslack_ns", want.Slack)
+	if want.Thread != want.Process {
+		return left
+	}
+	settleText(pid, "coredump_filter", want.CoreFilter)
+	settleText(pid, "oom_score_adj", want.OOMScore)
+	errInside := errors.New("only the process itself can set it")
+	if is, err := procText(pid, "personality"); err == nil && want.Personality != "" && is != want.Personality {
+		differs("the personality", want.Personality, is, errInside)
+	}
+	if want.MergesPages && !mergesPages(pid) {
+		differs("merging of equal pages (KSM)", "on", "off", errInside)
+	}
+	return left
+}
+
+// settleProcessors gives a thread its processors again, those that this host has. It says which it had and has.
+func settleProcessors(tid int, want []int) (was, is string, err error) {
+	have, err := processors(tid)
+	if err != nil || slices.Equal(have, want) {
+		return "", "", err
+	}
+	list := want
+	if want == nil {
+		if list, err = online(); err != nil {
+			return "", "", err
+		}
+	}
+	var set unix.CPUSet
+	for _, cpu := range list {
+		set.Set(cpu)
+	}
+	if err := unix.SchedSetaffinity(tid, &set); err != nil {
+		return fmt.Sprint(want), fmt.Sprint(have), err
+	}
+	now, err := processors(tid)
+	if err != nil {
+		return fmt.Sprint(want), "", err
+	}
+	return fmt.Sprint(want), fmt.Sprint(now), nil
+}
