@@ -152,7 +152,11 @@ func (w *work) indexFiles(m Member, images string) error {
 }
 
 func storedFiles(images string) ([]StoredFile, error) {
-	return readIndex[StoredFile](filepath.Join(filepath.Dir(images), filesIndex))
+	list, err := readIndex[StoredFile](filepath.Join(filepath.Dir(images), filesIndex))
+	if err == nil {
+		err = files.CheckAll(list)
+	}
+	return list, err
 }
 
 func seenFiles(images string) ([]files.Seen, error) {

@@ -32,9 +32,12 @@ func metaOf(key images.Key, index pack.Index) (SetMeta, error) {
 	if err := json.Unmarshal(index.Meta, &meta); err != nil {
 		return SetMeta{}, fmt.Errorf("what the images of %s say of themselves: %w", key, err)
 	}
-	for name := range meta.Members {
+	for name, m := range meta.Members {
 		if !names.Valid(name) {
 			return SetMeta{}, fmt.Errorf("the images of %s: %q is no member's name", key, name)
+		}
+		if err := files.CheckAll(m.Files); err != nil {
+			return SetMeta{}, fmt.Errorf("the images of %s: member %s: %w", key, name, err)
 		}
 	}
 	return meta, nil

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,8 @@ type attack struct {
 	name string
 	do   func(dir, secret, real string) error // the user's folder and root's as the machine sees them, and root's as the host does: secret
 	fine bool                                 // the restore goes on all the same
+
+	run, undo []string // commands of root's on the host, instead
 }
 
 // link makes name a symbolic link, whatever it was.
@@ -61,6 +64,23 @@ var attacks = []attack{
 		}
 		return unix.Mkfifo(dir+"/d/r", 0o600)
 	}},
+	{name: "a link two levels up", do: func(dir, secret, real string) error {
+		up := filepath.Join(filepath.Dir(real), "roots")
+		if err := os.MkdirAll(up, 0o755); err != nil {
+			return err
+		}
+		return errors.Join(link(secret, up+"/d"), link("/srv/roots", dir))
+	}},
+	{name: "a link to a descriptor of whoever follows it", do: func(dir, _, _ string) error { return link("/proc/self/fd/1", dir+"/d/f") }},
+	{name: "a folder that is a process's root", do: func(dir, secret, _ string) error { return link("/proc/1/root"+secret, dir+"/d") }},
+	{name: "a socket in the place of the file", do: func(dir, _, _ string) error {
+		return errors.Join(os.Remove(dir+"/d/f"), unix.Mknod(dir+"/d/f", unix.S_IFSOCK|0o600, 0))
+	}},
+	{name: "a device in the place of what is only read", do: func(dir, _, _ string) error {
+		return errors.Join(os.Remove(dir+"/d/r"), unix.Mknod(dir+"/d/r", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 7))))
+	}},
+	{name: "a file that has grown to a sparse tebibyte", fine: true, do: func(dir, _, _ string) error { return os.Truncate(dir+"/d/f", 1<<40) }},
+	{name: "root's folder mounted on it", run: []string{"mount", "--bind", "/srv/secret", "/srv/user/up/d"}, undo: []string{"umount", "/srv/user/up/d"}},
 }
 
 // TestFilesUnderAttack needs root; user 1000 really is another user. What it puts in the place of its member's files makes root neither read nor
@@ -70,20 +90,32 @@ func TestFilesUnderAttack(t *testing.T) {
 	defer r.relay.close()
 	racee := r.compile("racee")
 	r.userFolder()
-	dir := r.Host("hostA").Path("/srv/user")
+	dir := r.Host("hostA").Path("/srv/user/up")
 	secret := r.newSecret("hostA")
+	on := func(command []string) {
+		t.Helper()
+		if len(command) == 0 {
+			return
+		}
+		if out, err := r.Host("hostA").Command(t.Context(), command...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", command, err, out)
+		}
+	}
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			r.use(t)
 			r.emptyUserFolder()
+			must(t, errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, 1000, 1000)))
 			j := r.newJob("files")
-			j.serve("racee", "hostA", asUser(racee, "/srv/user")...)
+			j.serve("racee", "hostA", asUser(racee, "/srv/user/up")...)
 			j.awaitProgress()
 			defer j.end()
 			cut := j.snapshot().Cut
-			if err := a.do(dir, "/srv/secret", secret.dir); err != nil {
-				t.Fatal(err)
+			if a.do != nil {
+				must(t, a.do(dir, "/srv/secret", secret.dir))
 			}
+			on(a.run)
+			defer on(a.undo)
 			before := secret.now(t)
 			stdout, stderr, exit := r.Ctl("restore", cut)
 			if (exit == 0) != a.fine {
@@ -101,6 +133,49 @@ func TestFilesUnderAttack(t *testing.T) {
 	}
 }
 
+// TestProgramIsAFIFO: a member's program has become a FIFO. A snapshot, a restore, and a restore of an archive that names it do not wait for anybody, nothing is
+// ended for them, and the agents stop when told to. It needs root.
+func TestProgramIsAFIFO(t *testing.T) {
+	c := newCluster(t, "hostA", "hostB")
+	c.userFolder()
+	program, archive := "/srv/user/racee", filepath.Join(c.Dir(), "cut.tar")
+	compiled, err := os.ReadFile(c.compile("racee"))
+	must(t, err)
+	paths := []string{c.Host("hostA").Path(program), c.Host("hostB").Path(program)}
+	for _, path := range paths {
+		must(t, errors.Join(os.WriteFile(path, compiled, 0o755), os.Chown(path, 1000, 1000)))
+	}
+	j := c.newJob("fifo")
+	j.serve("racee", "hostA", asUser(program, "/srv/user")...)
+	j.awaitProgress()
+	cut := j.snapshot().Cut
+	c.MustCtl("export", cut, archive)
+	for _, path := range paths {
+		must(t, errors.Join(os.Remove(path), unix.Mkfifo(path, 0o777)))
+	}
+	refused := func(args ...string) {
+		t.Helper()
+		_, stderr, exit := c.Ctl(args...)
+		if exit != 4 || !strings.Contains(stderr, program) || frozen.MatchString(stderr) {
+			t.Errorf("ssctl %s: exit code %d\n%s", strings.Join(args, " "), exit, stderr)
+		}
+	}
+	refused("restore", cut)
+	refused("restore", cut, "--remap", "hostA=hostB")
+	refused("snapshot", j.name) // its images could not be put back
+	c.MustCtl("rm", cut)
+	c.MustCtl("import", archive, "--job", "foreign")
+	refused("restore", "latest", "--job", "foreign", "--dry-run")
+	refused("restore", "latest", "--job", "foreign", "--remap", "hostA=hostB")
+	j.awaitProgress()
+	for _, host := range []string{"hostA", "hostB"} {
+		c.Agent(host).Stop() // within the lab's patience
+		c.Agent(host).Start()
+	}
+	j.awaitProgress()
+	j.end()
+}
+
 // now is the state of the folder after what the test itself did to it.
 func (s *secret) now(t *testing.T) string {
 	t.Helper()
@@ -116,12 +191,15 @@ func TestLogsUnderAttack(t *testing.T) {
 	for _, err := range []error{
 		unix.Mkfifo(dir+"/fifo", 0o600), os.Symlink("/srv/victim", dir+"/link"), os.Symlink("/srv", dir+"/folder"),
 		os.Symlink("fifo", dir+"/link-to-fifo"), os.Mkdir(dir+"/a-folder", 0o755), unix.Mkfifo(c.Host("hostA").Path("/srv/fifo"), 0o600),
+		unix.Mknod(dir+"/socket", unix.S_IFSOCK|0o600, 0), unix.Mknod(dir+"/device", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))), os.Symlink("/srv/user/a-folder/..", dir+"/up"),
+		os.WriteFile(dir+"/../others", nil, 0o600), os.Chown(dir+"/../others", 1001, 1001), os.Link(dir+"/../others", dir+"/others"),
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, log := range []string{"/srv/user/fifo", "/srv/user/link", "/srv/user/folder/victim", "/srv/user/link-to-fifo", "/srv/user/a-folder", "/srv/fifo"} {
+	for _, log := range []string{"/srv/user/fifo", "/srv/user/link", "/srv/user/folder/victim", "/srv/user/link-to-fifo", "/srv/user/a-folder", "/srv/fifo",
+		"/srv/user/socket", "/srv/user/device", "/srv/user/up/victim", "/srv/user/others", "/proc/self/fd/0/victim"} {
 		_, stderr, exit := c.Ctl("run", "logs", "--host", "hostA", "--log", log, "--", "sleep", "infinity")
 		if exit == 0 || !strings.Contains(stderr, filepath.Base(filepath.Dir(log))) {
 			t.Errorf("--log %s: exit code %d: %s", log, exit, stderr)

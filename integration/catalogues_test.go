@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -135,17 +134,51 @@ func TestOldAndDamagedCatalogues(t *testing.T) {
 	j.conclude()
 }
 
-// TestBitFlips flips single bits in files of an agent's state folder and of ssctl's folder, drawn at random: nothing panics, the agent starts, another job goes
-// on, and no cut is lost of which another copy is whole. SS_FLIPS says how many (1,000 is what issue D asks), SS_FLIPS_SEED which. It needs root.
-func TestBitFlips(t *testing.T) {
-	flips, seed := 8, 1
-	for name, n := range map[string]*int{"SS_FLIPS": &flips, "SS_FLIPS_SEED": &seed} {
-		if text := os.Getenv(name); text != "" {
-			var err error
-			*n, err = strconv.Atoi(text)
-			must(t, err)
+// flipped is a file of which a bit is another one.
+type flipped struct {
+	path, name string
+	whole      []byte
+	mode       fs.FileMode
+}
+
+// flipBits flips a bit in each of n files below a folder, drawn at random; in fewer if there are no more.
+func flipBits(t *testing.T, rng *rand.Rand, root string, n int) []flipped {
+	t.Helper()
+	files := regularFiles(t, root)
+	rng.Shuffle(len(files), func(i, j int) { files[i], files[j] = files[j], files[i] })
+	var out []flipped
+	for _, path := range files[:min(n, len(files))] {
+		name, err := filepath.Rel(root, path)
+		must(t, err)
+		whole, err := os.ReadFile(path)
+		must(t, err)
+		info, err := os.Stat(path)
+		must(t, err)
+		out = append(out, flipped{path, name, whole, info.Mode().Perm()})
+		if len(whole) == 0 {
+			continue
 		}
+		bad := slices.Clone(whole)
+		bit := rng.IntN(len(bad) * 8)
+		bad[bit/8] ^= 1 << (bit % 8)
+		must(t, os.WriteFile(path, bad, info.Mode().Perm()))
 	}
+	return out
+}
+
+func namesOf(flips []flipped) string {
+	var names []string
+	for _, f := range flips {
+		names = append(names, f.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// TestBitFlips flips single bits in files of an agent's state folder and of ssctl's folder, drawn at random: nothing panics, the agent starts, another job goes
+// on, and no cut is lost of which another copy is whole. SS_FLIPS says how many (1,000 is what issue D asks), SS_FLIPS_AT_ONCE in how many files
+// at one time, SS_FLIPS_SEED which. It needs root.
+func TestBitFlips(t *testing.T) {
+	flips, atOnce, seed := rounds(t, "SS_FLIPS", 8), rounds(t, "SS_FLIPS_AT_ONCE", 1), rounds(t, "SS_FLIPS_SEED", 1)
 	c := newCluster(t, "hostA", "hostB", "hostC")
 	j := c.newJob("words")
 	startWords(j)
@@ -155,64 +188,70 @@ func TestBitFlips(t *testing.T) {
 	c.MustCtl("snapshot", "other")
 	rng := rand.New(rand.NewPCG(uint64(seed), 9))
 	count := map[string]int{}
-	for i := range flips {
-		root, agent := c.Host("hostA").Path("/var/lib/ss"), true
-		if i%4 == 3 {
-			root, agent = c.Host(lab.AdminName).Path("/var/lib/ssctl"), false
-		}
-		files := regularFiles(t, root)
-		path := files[rng.IntN(len(files))]
-		name, err := filepath.Rel(root, path)
-		must(t, err)
-		count[strings.SplitN(name, "/", 2)[0]]++
-		if agent {
-			c.Agent("hostA").Stop()
-		}
-		whole, err := os.ReadFile(path)
-		must(t, err)
-		info, err := os.Stat(path)
-		must(t, err)
-		if len(whole) > 0 {
-			bad := slices.Clone(whole)
-			bit := rng.IntN(len(bad) * 8)
-			bad[bit/8] ^= 1 << (bit % 8)
-			must(t, os.WriteFile(path, bad, info.Mode().Perm()))
-		}
-		if agent {
-			c.Agent("hostA").Start() // or the test ends here
-			c.MustCtl("snapshot", "other")
-			c.MustCtl("repair")
-			c.MustCtl("verify", cut)
+	for done, round := 0, 0; done < flips; round++ {
+		n := min(atOnce, flips-done)
+		var flipped []flipped
+		if round%4 == 3 {
+			flipped = c.flipOfSsctl(rng, n, cut)
 		} else {
-			// Nothing that changes the catalogue: the bytes from before that are an older copy, and are refused as one.
-			for _, args := range [][]string{{"list"}, {"show", cut}, {"verify", cut}, {"gc", "--dry-run"}} {
-				if stdout, stderr, exit := c.Ctl(args...); strings.Contains(stdout+stderr, "panic") || strings.Contains(stderr, "goroutine ") || exit == 2 {
-					t.Errorf("%s, a bit of it flipped: ssctl %s: exit code %d\n%s%s", name, strings.Join(args, " "), exit, stdout, stderr)
-				}
-			}
+			flipped = c.flipOfAgent(rng, n, cut)
 		}
-		if log := c.Agent("hostA").Log(); strings.Contains(log, "panic:") {
-			t.Fatalf("%s, a bit of it flipped: the agent\n%s", name, log)
+		for _, f := range flipped {
+			count[strings.SplitN(f.name, "/", 2)[0]]++
 		}
-		if agent {
-			c.Agent("hostA").Stop()
-		}
-		if _, err := os.Lstat(path); err == nil || !agent { // what was healed by removing it stays away
-			must(t, os.WriteFile(path, whole, info.Mode().Perm()))
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			t.Fatal(err)
-		}
-		if agent {
-			c.Agent("hostA").Start()
+		done += max(len(flipped), 1)
+		if round%20 == 19 {
+			t.Logf("%d flips", done)
 		}
 		c.MustCtl("verify", cut)
 	}
-	t.Logf("seed %d, %d flips, by folder or file: %v", seed, flips, count)
+	t.Logf("seed %d, %d flips, %d at once, by folder or file: %v", seed, flips, atOnce, count)
 	c.MustCtl("kill", "other")
 	c.MustCtl("kill", "words")
 	j.restore(cut)
 	j.awaitProgress()
 	j.conclude()
+}
+
+// flipOfAgent flips bits of hostA's state folder while its agent is away.
+func (c *cluster) flipOfAgent(rng *rand.Rand, n int, cut string) []flipped {
+	c.t.Helper()
+	agent := c.Agent("hostA")
+	agent.Stop()
+	flipped := flipBits(c.t, rng, c.Host("hostA").Path("/var/lib/ss"), n)
+	agent.Start() // or the test ends here
+	c.MustCtl("snapshot", "other")
+	c.MustCtl("repair")
+	c.MustCtl("verify", cut)
+	if log := agent.Log(); strings.Contains(log, "panic:") {
+		c.t.Fatalf("%s, a bit of each flipped: the agent\n%s", namesOf(flipped), log)
+	}
+	agent.Stop()
+	for _, f := range flipped {
+		if _, err := os.Lstat(f.path); err == nil { // what was healed by removing it stays away
+			must(c.t, os.WriteFile(f.path, f.whole, f.mode))
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			c.t.Fatal(err)
+		}
+	}
+	agent.Start()
+	return flipped
+}
+
+// flipOfSsctl flips bits of ssctl's folder. It runs nothing that changes the catalogue: the bytes from before that are an older copy, and are
+// refused as one.
+func (c *cluster) flipOfSsctl(rng *rand.Rand, n int, cut string) []flipped {
+	c.t.Helper()
+	flipped := flipBits(c.t, rng, c.Host(lab.AdminName).Path("/var/lib/ssctl"), n)
+	for _, args := range [][]string{{"list"}, {"show", cut}, {"verify", cut}, {"gc", "--dry-run"}} {
+		if stdout, stderr, exit := c.Ctl(args...); strings.Contains(stdout+stderr, "panic") || strings.Contains(stderr, "goroutine ") || exit == 2 {
+			c.t.Errorf("%s, a bit of each flipped: ssctl %s: exit code %d\n%s%s", namesOf(flipped), args, exit, stdout, stderr)
+		}
+	}
+	for _, f := range flipped {
+		must(c.t, os.WriteFile(f.path, f.whole, f.mode))
+	}
+	return flipped
 }
 
 // regularFiles lists the files below a folder that are no objects of images: those the store's own tests damage, and heal.

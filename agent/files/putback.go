@@ -40,9 +40,12 @@ func PutBack(undo string, sources []Source) (*Undo, error) {
 		return nil, err
 	}
 	for _, s := range sources {
-		if err := u.putBack(s); err != nil {
-			err = fmt.Errorf("put back %s: %w", s.Names()[0], err)
-			return nil, errors.Join(err, u.Back())
+		err := s.Check()
+		if err == nil {
+			err = u.putBack(s)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("put back %q: %w", s.Names(), err), u.Back())
 		}
 	}
 	return u, nil

@@ -34,7 +34,7 @@ var own = map[string]string{
 	"criu/image.go": "images, in folders of 0700", "criu/keeper.go": "the work folder, cgroups, /proc; what is handed goes through Hold",
 	"criu/operation.go": "the work folder, /proc", "criu/restore.go": "the work folder", "criu/rewrite.go": "images, in folders of 0700",
 	"criu/sockets.go":   "images, in folders of 0700",
-	"custody/export.go": "images", "custody/import.go": "images",
+	"custody/export.go": "images", "custody/import.go": "images", "holdings.go": "images", "inventory/groups.go": "/proc", "inventory/threads.go": "/proc",
 	"files.go": "images", "outcome.go": "images", "fate.go": "notes in the state folder",
 	"standing_file.go": "the state folder", "hear.go": "the state folder",
 	"journal.go": "the state folder", "agent.go": "/proc/sys", "restore.go": "the work folder",

@@ -1,5 +1,13 @@
 package files
 
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+)
+
 // Stored is a regular file that a member could write at the cut: through a descriptor, or through a shared mapping. Its content is
 // in the cut, and a restore puts it back as it was: what the member wrote after the cut, it will write again.
 type Stored struct {
@@ -27,6 +35,41 @@ func (s Stored) Names() []string {
 		names = append(names, s.Path)
 	}
 	return append(append(names, s.Links...), s.Gone...)
+}
+
+// Check says why a description that comes from outside, as one in an archive, cannot be one that Take made.
+func (s Stored) Check() error {
+	names := s.Names()
+	if len(names) == 0 {
+		return errors.New("a file of the cut has no name")
+	}
+	for _, name := range names {
+		if !filepath.IsAbs(name) || filepath.Clean(name) != name || name == "/" || strings.ContainsRune(name, 0) {
+			return fmt.Errorf("%q cannot be the name of a file of a cut", name)
+		}
+	}
+	const most = math.MaxUint32 - 1 // (uid_t) -1 means no user at all
+	if s.Size < 0 || s.Blocks < 0 || s.Mode&^0o7777 != 0 || s.UID < 0 || s.GID < 0 || s.UID > most || s.GID > most {
+		return fmt.Errorf("%s: %d bytes (%d on disk), mode %o, user %d, group %d: no file is like that", names[0], s.Size, s.Blocks, s.Mode, s.UID, s.GID)
+	}
+	return nil
+}
+
+// CheckAll is Check of each, and says if two want one name.
+func CheckAll(list []Stored) error {
+	named := map[string]bool{}
+	for _, s := range list {
+		if err := s.Check(); err != nil {
+			return err
+		}
+		for _, name := range append([]string{s.Path}, s.Links...) {
+			if name != "" && named[name] {
+				return fmt.Errorf("two files of the cut are called %q", name)
+			}
+			named[name] = true
+		}
+	}
+	return nil
 }
 
 // Seen is a file or folder that a member had open, mapped, or worked in at the cut, with what tells it from another one.
