@@ -66,7 +66,12 @@ func (w *work) surveyFiles(ctx context.Context) (refused []string, size int64, e
 			refused = append(refused, tooMuchFrozen(t.Member, frozen))
 		}
 	}
-	_, size, _, err = files.Survey(ctx, trees) // a file that two members hold is stored once
+	all, size, _, err := files.Survey(ctx, trees) // a file that two members hold is stored once
+	for _, r := range all {
+		if !slices.Contains(refused, r) {
+			refused = append(refused, r)
+		}
+	}
 	return refused, size, err
 }
 

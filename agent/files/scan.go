@@ -66,7 +66,7 @@ type scan struct {
 	files map[id]*held
 	order []id
 	seen  map[string][]Seen // by member
-	known map[string]bool   // member, path
+	known map[string]int    // member and path → where it is in seen
 	made  map[uint64]bool   // file systems whose files the kernel makes up
 
 	buildID func(io.ReaderAt) string // nil: none is read
@@ -75,7 +75,7 @@ type scan struct {
 
 func look(ctx context.Context, trees []Tree, buildID func(io.ReaderAt) string) (*scan, error) {
 	s := &scan{
-		files: map[id]*held{}, seen: map[string][]Seen{}, known: map[string]bool{}, made: map[uint64]bool{},
+		files: map[id]*held{}, seen: map[string][]Seen{}, known: map[string]int{}, made: map[uint64]bool{},
 		buildID: buildID, builds: map[id]string{},
 	}
 	for _, t := range trees {
@@ -146,12 +146,7 @@ func (s *scan) note(t Tree, h handle, link string) (*held, error) {
 	if made, err := s.kernelMade(h.path(), st.Dev); err != nil || made {
 		return nil, ignoreGone(err)
 	}
-	if key := t.Member + "\x00" + link; !s.known[key] {
-		s.known[key] = true
-		s.seen[t.Member] = append(s.seen[t.Member], Seen{
-			Path: link, Mode: st.Mode, UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino, Size: st.Size,
-		})
-	}
+	s.see(t, Seen{Path: link, Mode: st.Mode, UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino, Size: st.Size})
 	if kind != unix.S_IFREG || st.Nlink == 0 {
 		return nil, nil // what has no name any more, CRIU keeps in its own images
 	}
@@ -167,6 +162,16 @@ func (s *scan) note(t Tree, h handle, link string) (*held, error) {
 		f.members = append(f.members, t.Member)
 	}
 	return f, nil
+}
+
+// see notes what a member has, once. A member may have tens of thousands of files, so nothing here goes through all of them for each.
+func (s *scan) see(t Tree, x Seen) {
+	key := t.Member + "\x00" + x.Path
+	if _, ok := s.known[key]; ok {
+		return
+	}
+	s.known[key] = len(s.seen[t.Member])
+	s.seen[t.Member] = append(s.seen[t.Member], x)
 }
 
 // kernelMade says whether a file is made up by the kernel, as in /proc and /sys: there is nothing to put back.
@@ -259,8 +264,8 @@ func (s *scan) mappings(t Tree, pid int) error {
 
 // program reads the build id of a file that is mapped as a program. A file of which none can be read has none.
 func (s *scan) program(t Tree, h handle, link string) {
-	i := slices.IndexFunc(s.seen[t.Member], func(x Seen) bool { return x.Path == link })
-	if s.buildID == nil || i < 0 {
+	i, ok := s.known[t.Member+"\x00"+link]
+	if s.buildID == nil || !ok {
 		return
 	}
 	seen := &s.seen[t.Member][i]
@@ -313,13 +318,10 @@ func (s *scan) places(t Tree, pid int) {
 		path := fmt.Sprintf("/proc/%d/%s", pid, name)
 		link, err := os.Readlink(path)
 		var st unix.Stat_t
-		if err != nil || unix.Stat(path, &st) != nil || s.known[t.Member+"\x00"+link] {
+		if err != nil || unix.Stat(path, &st) != nil {
 			continue
 		}
-		s.known[t.Member+"\x00"+link] = true
-		s.seen[t.Member] = append(s.seen[t.Member], Seen{
-			Path: link, Mode: st.Mode, UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino,
-		})
+		s.see(t, Seen{Path: link, Mode: st.Mode, UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino})
 	}
 }
 

@@ -31,6 +31,9 @@ func Survey(ctx context.Context, trees []Tree) (refused []string, size, frozen i
 	if err != nil {
 		return nil, 0, 0, err
 	}
+	if err := s.tooMany(); err != nil {
+		refused = append(refused, err.Error())
+	}
 	for _, key := range s.order {
 		f := s.files[key]
 		if !f.written() {
@@ -50,6 +53,25 @@ func Survey(ctx context.Context, trees []Tree) (refused []string, size, frozen i
 	return refused, size, frozen, nil
 }
 
+// tooMany says if members hold more files that they can write than this process may hold with them: a descriptor is needed for each, and
+// the agent's other jobs and callers need some, too.
+func (s *scan) tooMany() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("read the limit of descriptors: %w", err)
+	}
+	n := 0
+	for _, f := range s.files {
+		if f.written() {
+			n++
+		}
+	}
+	if most := limit.Cur / 4; uint64(n) > most {
+		return fmt.Errorf("the members have %d files open that they may write, and the agent can hold %d with them: close some, or raise LimitNOFILE of ssagent (it is %d)", n, most, limit.Cur)
+	}
+	return nil
+}
+
 // inMemory says whether the file is on a tmpfs: memory, like the rest of the member's.
 func inMemory(f *held) bool {
 	var fs unix.Statfs_t
@@ -61,6 +83,9 @@ func inMemory(f *held) bool {
 func Take(ctx context.Context, trees []Tree, buildID func(io.ReaderAt) string) (*Capture, error) {
 	s, err := look(ctx, trees, buildID)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.tooMany(); err != nil {
 		return nil, err
 	}
 	c := &Capture{seen: s.seen}
