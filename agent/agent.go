@@ -7,11 +7,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"ss/agent/custody"
+	"ss/agent/proc"
 	"ss/fault"
 	"ss/marker"
 	"ss/restoration"
@@ -182,7 +182,7 @@ func (a *Agent) Info(ctx context.Context) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	info := Info{Host: a.cfg.Host, Kernel: kernel(), Addrs: addrsOf(networks), Networks: networks, Gate: a.cfg.Gates.Mode()}
+	info := Info{Host: a.cfg.Host, Kernel: proc.Sysctl("kernel/osrelease"), Addrs: addrsOf(networks), Networks: networks, Gate: a.cfg.Gates.Mode()}
 	if info.CRIU, err = a.cfg.CRIU.Check(ctx); err != nil {
 		info.CRIUError = err.Error()
 	}
@@ -247,14 +247,6 @@ func (a *Agent) hold(job, what string) (release func(), err error) {
 
 func (a *Agent) fail(op, job string, err error) error {
 	return &fault.Error{Op: op, Host: a.cfg.Host, Job: job, Err: err}
-}
-
-func kernel() string {
-	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
 }
 
 // cleanup gives work that must be done after a cancel its own deadline.

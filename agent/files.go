@@ -15,6 +15,7 @@ import (
 
 	"ss/agent/custody"
 	"ss/agent/files"
+	"ss/agent/proc"
 	"ss/fault"
 )
 
@@ -38,9 +39,9 @@ func (w *work) trees(ctx context.Context) ([]files.Tree, error) {
 			return nil, fmt.Errorf("processes of %s: %w", m.Name, err)
 		}
 		// A member may have changed its own root: its cell's PID 1 has not.
-		t := files.Tree{Member: m.Name, Root: fmt.Sprintf("/proc/%d/root", m.InitPid)}
+		t := files.Tree{Member: m.Name, Root: proc.Path(m.InitPid, "root")}
 		if m.InitPid == 0 {
-			t.Root = fmt.Sprintf("/proc/%d/root", m.Pid)
+			t.Root = proc.Path(m.Pid, "root")
 		}
 		for _, p := range procs {
 			t.Pids = append(t.Pids, p.Pid)

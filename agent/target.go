@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
+
+	"ss/agent/proc"
 )
 
 // target is this host and all that is to come to it. R1 plans it as a whole: every member that comes is compared with what lives
@@ -72,13 +72,9 @@ func (t *target) names() {
 
 // pids looks for process numbers that this host's kernel does not give.
 func (t *target) pids() {
-	b, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	limit, err := strconv.Atoi(proc.Sysctl("kernel/pid_max"))
 	if err != nil {
-		return // a kernel without /proc runs nothing
-	}
-	limit, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return
+		return // a kernel that does not say numbers as many as it likes
 	}
 	for _, c := range t.coming {
 		if n := len(c.meta.Needs.Pids); n > 0 {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // PushAcks makes the kernel send the acknowledgements that it is delaying for m's connections, so
@@ -29,7 +30,7 @@ func (g *Manager) PushAcks(ctx context.Context, m agent.Member) ([]agent.Flow, e
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("descriptor %d of %s: %w", h.fd, whose(h.pid), err)
+			return fmt.Errorf("descriptor %d of %s: %w", h.fd, proc.Whose(h.pid), err)
 		}
 		flows = append(flows, flow)
 		if err := quickAck(fd); err != nil {
@@ -40,7 +41,7 @@ func (g *Manager) PushAcks(ctx context.Context, m agent.Member) ([]agent.Flow, e
 			return nil //nolint:nilerr // EINVAL says that it is not connected: there is nobody to acknowledge to
 		}
 		if err := forceAck(fd); err != nil {
-			return fmt.Errorf("descriptor %d of %s: %w", h.fd, whose(h.pid), err)
+			return fmt.Errorf("descriptor %d of %s: %w", h.fd, proc.Whose(h.pid), err)
 		}
 		return nil
 	})

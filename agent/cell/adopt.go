@@ -8,12 +8,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // adoptCall asks PID 1 to take a restored root for its member's.
@@ -53,11 +53,11 @@ func (g *Manager) adopt(ctx context.Context, m agent.Member, innerPid int) (agen
 		return m, err
 	}
 	dir := g.dir(m.Job, m.Name)
-	var init identity
+	var init proc.Identity
 	if err := readState(dir, initFile, &init); err != nil {
 		return m, err
 	}
-	if !init.alive() {
+	if !init.Alive() {
 		return m, errors.New("its cell has ended")
 	}
 	root, err := findInner(init, innerPid)
@@ -74,21 +74,21 @@ func (g *Manager) adopt(ctx context.Context, m agent.Member, innerPid int) (agen
 }
 
 // findInner returns the PID that the process inner of that cell has here.
-func findInner(init identity, inner int) (int, error) {
-	ns, err := namespace(init.Pid, "pid")
+func findInner(init proc.Identity, inner int) (int, error) {
+	ns, err := proc.Namespace(init.Pid, "pid")
 	if err != nil {
 		return 0, err
 	}
-	all, err := pids()
+	all, err := proc.Pids()
 	if err != nil {
 		return 0, err
 	}
 	for _, pid := range all {
-		p, err := nsPids(pid)
+		p, err := proc.NSPids(pid)
 		if err != nil || len(p) < 2 || p[1] != inner {
 			continue
 		}
-		if n, err := namespace(pid, "pid"); err == nil && n == ns {
+		if n, err := proc.Namespace(pid, "pid"); err == nil && n == ns {
 			return pid, nil
 		}
 	}
@@ -125,7 +125,7 @@ func askAdopt(ctx context.Context, dir string, innerPid int) error {
 }
 
 func throughFd(dir *os.File) string {
-	return filepath.Join("/proc/self/fd", strconv.Itoa(int(dir.Fd())), controlFile)
+	return filepath.Join(proc.OwnFd(int(dir.Fd())), controlFile)
 }
 
 // listen is PID 1's side of askAdopt.
@@ -176,7 +176,7 @@ func (p *pid1) take(root int) error {
 	if p.root != 0 {
 		return fmt.Errorf("this cell has a root already: %d", p.root)
 	}
-	last, err := highestTask()
+	last, err := proc.HighestThread()
 	if err != nil {
 		return err
 	}
@@ -197,19 +197,4 @@ func (p *pid1) take(root int) error {
 		_ = waitFor(context.Background(), fd, unix.POLLIN)
 	}(p.rootEnd)
 	return nil
-}
-
-// highestTask returns the highest PID or thread id in this PID namespace.
-func highestTask() (int, error) {
-	tasks, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*")
-	if err != nil {
-		return 0, err
-	}
-	last := 0
-	for _, t := range tasks {
-		if n, err := strconv.Atoi(filepath.Base(t)); err == nil {
-			last = max(last, n)
-		}
-	}
-	return last, nil
 }

@@ -7,10 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // Attach takes the running tree whose root is m.Pid in: into a cgroup of its own, where what it
@@ -31,8 +31,8 @@ func (g *Manager) Attach(ctx context.Context, m agent.Member) (_ agent.Member, e
 	if err != nil {
 		return m, err
 	}
-	m.Command, m.Env, m.Log = arguments(root.Pid), nil, ""
-	m.Dir, _ = os.Readlink("/proc/" + strconv.Itoa(root.Pid) + "/cwd")
+	m.Command, m.Env, m.Log = proc.Arguments(root.Pid), nil, ""
+	m.Dir = proc.WorkingDir(root.Pid)
 	r := newRecord(m, attached)
 	r.Root = root
 	gr := g.cg.group(m.Job, m.Name)
@@ -41,61 +41,61 @@ func (g *Manager) Attach(ctx context.Context, m agent.Member) (_ agent.Member, e
 		err = gr.create() // before the record: what a record has a cgroup of is this member's
 	}
 	if err != nil {
-		return m, errors.Join(fmt.Errorf("attach %s: %w", whose(root.Pid), err), g.removeDir(m.Job, m.Name))
+		return m, errors.Join(fmt.Errorf("attach %s: %w", proc.Whose(root.Pid), err), g.removeDir(m.Job, m.Name))
 	}
 	if err = writeState(dir, memberFile, r); err == nil {
 		err = gr.gather(root.Pid)
 	}
 	if err != nil {
-		err = fmt.Errorf("attach %s: %w", whose(root.Pid), err)
+		err = fmt.Errorf("attach %s: %w", proc.Whose(root.Pid), err)
 		return m, errors.Join(err, gr.release(back), g.removeDir(m.Job, m.Name))
 	}
 	return g.inspect(r)
 }
 
 // attachable says whether the tree can be a member, and which process exactly its root is.
-func (g *Manager) attachable(pid int) (identity, error) {
+func (g *Manager) attachable(pid int) (proc.Identity, error) {
 	if pid <= 1 {
-		return identity{}, errors.New("want the PID of a running process other than 1")
+		return proc.Identity{}, errors.New("want the PID of a running process other than 1")
 	}
-	s, err := readStat(pid)
+	s, err := proc.ReadStat(pid)
 	if err != nil {
-		if gone(err) {
-			return identity{}, errors.New("no such process")
+		if proc.Gone(err) {
+			return proc.Identity{}, errors.New("no such process")
 		}
-		return identity{}, err
+		return proc.Identity{}, err
 	}
-	if s.dead() {
-		return identity{}, errors.New("the process has ended; only its parent has not noticed yet")
+	if s.Dead() {
+		return proc.Identity{}, errors.New("the process has ended; only its parent has not noticed yet")
 	}
-	if s.flags&pfKthread != 0 {
-		return identity{}, fmt.Errorf("it is a thread of the kernel (%s)", s.comm)
+	if s.OfKernel() {
+		return proc.Identity{}, fmt.Errorf("it is a thread of the kernel (%s)", s.Name)
 	}
 	if err := g.checkFree(pid); err != nil { // first: a member lives in a namespace of its own, too
-		return identity{}, err
+		return proc.Identity{}, err
 	}
 	for _, kind := range []string{"pid", "net"} {
-		theirs, err := namespace(pid, kind)
+		theirs, err := proc.Namespace(pid, kind)
 		if err != nil {
-			return identity{}, err
+			return proc.Identity{}, err
 		}
-		if ours, err := namespace(os.Getpid(), kind); err != nil || ours != theirs {
-			return identity{}, errors.Join(fmt.Errorf("it runs in another %s namespace than this agent (in a container?): run an agent there", kind), err)
+		if ours, err := proc.Namespace(os.Getpid(), kind); err != nil || ours != theirs {
+			return proc.Identity{}, errors.Join(fmt.Errorf("it runs in another %s namespace than this agent (in a container?): run an agent there", kind), err)
 		}
 	}
-	all, err := tree(pid)
+	all, err := proc.Tree(pid)
 	if err != nil {
-		return identity{}, err
+		return proc.Identity{}, err
 	}
 	for _, p := range all {
-		if p.pid == os.Getpid() {
-			return identity{}, errors.New("this agent itself belongs to that tree")
+		if p.Pid == os.Getpid() {
+			return proc.Identity{}, errors.New("this agent itself belongs to that tree")
 		}
-		if err := g.checkFree(p.pid); err != nil {
-			return identity{}, err
+		if err := g.checkFree(p.Pid); err != nil {
+			return proc.Identity{}, err
 		}
 	}
-	return identify(pid)
+	return proc.Identify(pid)
 }
 
 // checkFree refuses a process that belongs to a member, or is a member's PID 1.
@@ -104,24 +104,24 @@ func (g *Manager) checkFree(pid int) error {
 	if g.cg.v1 != "" {
 		mount, v2 = g.cg.v1, false
 	}
-	dir, err := ownFolder(strconv.Itoa(pid), mount, v2)
+	dir, err := folderOf(pid, mount, v2)
 	if err != nil {
-		if gone(err) {
+		if proc.Gone(err) {
 			return nil
 		}
 		return err
 	}
 	if rest, ok := strings.CutPrefix(dir, filepath.Join(mount, g.cg.parent)+"/"); ok {
-		return fmt.Errorf("%s is part of member %s already", whose(pid), rest)
+		return fmt.Errorf("%s is part of member %s already", proc.Whose(pid), rest)
 	}
 	recs, err := g.records()
 	if err != nil {
 		return err
 	}
 	for _, r := range recs {
-		var init identity
-		if readState(g.dir(r.Job, r.Name), initFile, &init) == nil && init.Pid == pid && init.alive() {
-			return fmt.Errorf("%s is the cell of member %s/%s", whose(pid), r.Job, r.Name)
+		var init proc.Identity
+		if readState(g.dir(r.Job, r.Name), initFile, &init) == nil && init.Pid == pid && init.Alive() {
+			return fmt.Errorf("%s is the cell of member %s/%s", proc.Whose(pid), r.Job, r.Name)
 		}
 	}
 	return nil
@@ -135,20 +135,20 @@ func (g group) gather(root int) error {
 		if err != nil {
 			return err
 		}
-		all, err := tree(root)
+		all, err := proc.Tree(root)
 		if err != nil {
 			return err
 		}
-		if len(all) == 0 || all[0].dead() {
-			return fmt.Errorf("process %d: %w", root, errGone)
+		if len(all) == 0 || all[0].Dead() {
+			return fmt.Errorf("process %d: %w", root, proc.ErrGone)
 		}
 		moved := false
 		for _, p := range all {
-			if p.dead() || slices.Contains(inside, p.pid) {
+			if p.Dead() || slices.Contains(inside, p.Pid) {
 				continue
 			}
 			moved = true
-			if err := g.enter(p.pid); err != nil && !gone(err) {
+			if err := g.enter(p.Pid); err != nil && !proc.Gone(err) {
 				return err
 			}
 		}
@@ -176,7 +176,7 @@ func homes(g group, pid int) ([]string, error) {
 		if d == g.v1 {
 			mount, v2 = g.h.v1, false
 		}
-		home, err := ownFolder(strconv.Itoa(pid), mount, v2)
+		home, err := folderOf(pid, mount, v2)
 		if err != nil {
 			return nil, err
 		}
@@ -200,7 +200,7 @@ func (g group) release(back []string) error {
 		}
 		for _, pid := range left {
 			for _, d := range back {
-				if err := enterDir(d, pid); err != nil && !gone(err) {
+				if err := enterDir(d, pid); err != nil && !proc.Gone(err) {
 					return err
 				}
 			}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // outsider starts a process tree that is no member.
@@ -29,8 +30,8 @@ func TestAttachTakesTheWholeTree(t *testing.T) {
 		b := newBell(t)
 		pid := outsider(t, member("tree", b.path)...)
 		b.wait(t)
-		eventually(t, "the whole tree", func() bool { all, err := tree(pid); return err == nil && len(all) == 5 })
-		before, err := ownFolder("self", "/", true)
+		eventually(t, "the whole tree", func() bool { all, err := proc.Tree(pid); return err == nil && len(all) == 5 })
+		before, err := folderOf(proc.Self, "/", true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +45,7 @@ func TestAttachTakesTheWholeTree(t *testing.T) {
 		if p, err := g.Processes(limit(t), m); err != nil || len(p) != 5 {
 			t.Errorf("processes %+v, %v", p, err)
 		}
-		if after, err := ownFolder("self", "/", true); err != nil || after != before {
+		if after, err := folderOf(proc.Self, "/", true); err != nil || after != before {
 			t.Errorf("the agent itself moved to %s", after)
 		}
 		if o, err := g.Obstacles(limit(t), m); err != nil || len(o) != 0 {
@@ -63,7 +64,7 @@ func TestAttachTakesTheWholeTree(t *testing.T) {
 		if err := g.Kill(limit(t), m); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := readStat(pid); err == nil && !s.dead() {
+		if s, err := proc.ReadStat(pid); err == nil && !s.Dead() {
 			t.Errorf("killed, but %+v", s)
 		}
 	})
@@ -76,7 +77,7 @@ func TestAttachedTreeEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := identify(pid)
+	id, err := proc.Identify(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,11 +104,11 @@ func TestAttachRefuses(t *testing.T) {
 		if err := dead.Start(); err != nil {
 			t.Fatal(err)
 		}
-		id, err := identify(dead.Process.Pid)
+		id, err := proc.Identify(dead.Process.Pid)
 		if err == nil {
 			err = waitExit(limit(t), id)
 		}
-		if err != nil && !gone(err) {
+		if err != nil && !proc.Gone(err) {
 			t.Fatal(err)
 		}
 		defer dead.Wait() //nolint:errcheck // it is a zombie until here
@@ -145,12 +146,12 @@ func TestAttachedTreeIsGatheredAfterACrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := tree(pid)
+	all, err := proc.Tree(pid)
 	if err != nil || len(all) < 2 {
 		t.Fatal(all, err)
 	}
 	// As if the agent had died before it came to this one.
-	if err := enterDir(g.cg.v2, all[1].pid); err != nil {
+	if err := enterDir(g.cg.v2, all[1].Pid); err != nil {
 		t.Fatal(err)
 	}
 	if o, err := g.Obstacles(limit(t), m); err != nil || !strings.Contains(strings.Join(o, "\n"), "left the member's cgroup") {

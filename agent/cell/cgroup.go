@@ -1,7 +1,6 @@
 package cell
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // hierarchies says where this host's cgroups are and which of them freezes.
@@ -25,24 +26,21 @@ type hierarchies struct {
 	mu     *sync.Mutex // making and removing the folders that members share
 }
 
-// cgroupMount is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
-type cgroupMount struct{ point, fstype, options string }
-
 // findHierarchies picks the v2 hierarchy if it can freeze (Linux 5.2), else the v1 freezer, and then
 // still v2 for what only it can do: the cgroup's id, by which packets are matched.
 func findHierarchies(parent string, forceV1 bool) (hierarchies, error) {
-	mounts, err := cgroupMounts()
+	mounts, err := proc.Mounts("cgroup", "cgroup2")
 	if err != nil {
-		return hierarchies{}, err
+		return hierarchies{}, fmt.Errorf("find cgroup mounts: %w", err)
 	}
 	h := hierarchies{parent: parent, mu: new(sync.Mutex)}
 	var v1 string
 	for _, m := range mounts {
 		switch {
-		case m.fstype == "cgroup2" && h.v2 == "":
-			h.v2 = m.point
-		case m.fstype == "cgroup" && v1 == "" && slices.Contains(strings.Split(m.options, ","), "freezer"):
-			v1 = m.point
+		case m.FSType == "cgroup2" && h.v2 == "":
+			h.v2 = m.Mountpoint
+		case m.FSType == "cgroup" && v1 == "" && slices.Contains(strings.Split(m.VFSOptions, ","), "freezer"):
+			v1 = m.Mountpoint
 		}
 	}
 	if h.v2 != "" && !forceV1 {
@@ -59,30 +57,6 @@ func findHierarchies(parent string, forceV1 bool) (hierarchies, error) {
 	}
 	h.v1 = v1
 	return h, nil
-}
-
-func cgroupMounts() ([]cgroupMount, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("find cgroup mounts: %w", err)
-	}
-	defer f.Close()
-	var out []cgroupMount
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		left, right, ok := strings.Cut(s.Text(), " - ")
-		l, r := strings.Fields(left), strings.Fields(right)
-		if !ok || len(l) < 5 || len(r) < 3 || !strings.HasPrefix(r[0], "cgroup") {
-			continue
-		}
-		out = append(out, cgroupMount{point: unescape(l[4]), fstype: r[0], options: r[2]})
-	}
-	return out, s.Err()
-}
-
-// unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 // group is one member's cgroup: a folder in v2, in the v1 freezer, or in both.
@@ -178,7 +152,7 @@ func vacant(dir string) error {
 		return nil
 	}
 	if err == nil && len(left) > 0 {
-		err = fmt.Errorf("cgroup %s is in use by %s, which is not of this agent's state folder; end it first: %w", dir, whose(left[0]), ErrExists)
+		err = fmt.Errorf("cgroup %s is in use by %s, which is not of this agent's state folder; end it first: %w", dir, proc.Whose(left[0]), ErrExists)
 	}
 	return err
 }
@@ -310,8 +284,8 @@ func procsOf(dir string) ([]int, error) {
 func (g group) live() ([]int, error) {
 	all, err := g.procs()
 	return slices.DeleteFunc(all, func(pid int) bool {
-		s, err := readStat(pid)
-		return err != nil || s.dead()
+		s, err := proc.ReadStat(pid)
+		return err != nil || s.Dead()
 	}), err
 }
 
@@ -332,21 +306,15 @@ func enterDir(dir string, pid int) error {
 	return nil
 }
 
-// ownFolder returns the folder of the process's cgroup in the v2 hierarchy (mount point v2) or, with
-// v2 false, in the v1 freezer.
-func ownFolder(pid string, mount string, v2 bool) (string, error) {
-	b, err := os.ReadFile("/proc/" + pid + "/cgroup")
+// folderOf returns the folder of the process's cgroup in the v2 hierarchy (mount point v2) or, with v2 false, in the v1 freezer.
+func folderOf(pid int, mount string, v2 bool) (string, error) {
+	controller := "freezer"
+	if v2 {
+		controller = ""
+	}
+	path, err := proc.Cgroup(pid, controller)
 	if err != nil {
 		return "", err
 	}
-	for line := range strings.Lines(string(b)) {
-		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		if len(f) != 3 {
-			continue
-		}
-		if v2 && f[1] == "" || !v2 && slices.Contains(strings.Split(f[1], ","), "freezer") {
-			return filepath.Join(mount, f[2]), nil
-		}
-	}
-	return "", fmt.Errorf("/proc/%s/cgroup has no line for %s", pid, mount)
+	return filepath.Join(mount, path), nil
 }

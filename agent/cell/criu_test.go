@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // criuProgram finds the CRIU that scripts/install-criu put in place, or the system's.
@@ -109,7 +110,7 @@ func TestMemberGoesThroughCRIU(t *testing.T) {
 				t.Errorf("processes in the cgroup: %+v, %v", procs, err)
 			}
 			for _, p := range procs {
-				if ns, err := nsPids(p.Pid); err == nil && ns[1] <= firstPid {
+				if ns, err := proc.NSPids(p.Pid); err == nil && ns[1] <= firstPid {
 					t.Errorf("round %d: the restored tree drew the PID %d", round, ns[1])
 				}
 			}

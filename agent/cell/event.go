@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // waitFor blocks until fd has one of the events (poll(2)) or ctx is done. It is for what Go's own
@@ -54,9 +56,9 @@ func waitForAtMost(ctx context.Context, fd int, events int16, ms int) (bool, err
 }
 
 // waitExit blocks until that very process has ended, reaped or not.
-func waitExit(ctx context.Context, id identity) error {
-	fd, err := id.openPidfd()
-	if gone(err) {
+func waitExit(ctx context.Context, id proc.Identity) error {
+	fd, err := id.OpenPidfd()
+	if proc.Gone(err) {
 		return nil
 	}
 	if err != nil {

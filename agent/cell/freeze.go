@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // Freeze returns when every task of m stands still, and none of them between vfork(2) and exec: CRIU
@@ -115,7 +116,7 @@ func (g group) freezeWhole(ctx context.Context) error {
 			return err
 		}
 		if time.Now().After(limit) {
-			return fmt.Errorf("%s and %s share their memory, as between vfork and exec: CRIU can't dump that", whose(parent), whose(child))
+			return fmt.Errorf("%s and %s share their memory, as between vfork and exec: CRIU can't dump that", proc.Whose(parent), proc.Whose(child))
 		}
 		if err := g.thaw(ctx); err != nil {
 			return err
@@ -135,14 +136,14 @@ func (g group) sharing() (parent, child int, err error) {
 		return 0, 0, err
 	}
 	for _, pid := range all {
-		s, err := readStat(pid)
-		if err != nil || s.dead() || !slices.Contains(all, s.ppid) {
+		s, err := proc.ReadStat(pid)
+		if err != nil || s.Dead() || !slices.Contains(all, s.Parent) {
 			continue
 		}
 		const kcmpVM = 1
-		order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(s.ppid), uintptr(pid), kcmpVM, 0, 0, 0)
+		order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(s.Parent), uintptr(pid), kcmpVM, 0, 0, 0)
 		if errno == 0 && order == 0 {
-			return s.ppid, pid, nil
+			return s.Parent, pid, nil
 		}
 	}
 	return 0, 0, nil
@@ -230,9 +231,8 @@ func hasLine(b []byte, want string) bool {
 func (g group) stuck() string {
 	all, _ := g.procs()
 	for _, pid := range all {
-		if s, err := readStat(pid); err == nil && s.state == 'D' {
-			wchan, _ := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
-			return fmt.Sprintf("; %s waits in the kernel (%s): a disk or network file system that does not answer?", whose(pid), wchan)
+		if s, err := proc.ReadStat(pid); err == nil && s.State == 'D' {
+			return fmt.Sprintf("; %s waits in the kernel (%s): a disk or network file system that does not answer?", proc.Whose(pid), proc.Wchan(pid))
 		}
 	}
 	return ""

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // clock is a counter that a process outside of all cells advances for the length of the test.
@@ -216,7 +217,7 @@ func TestNewCellWaitsAndAdopts(t *testing.T) {
 		}
 		b.wait(t)
 		inner := innerOf(t, m, "/bin/dash")
-		if root, err := findInner(identity{Pid: m.InitPid}, inner); err != nil {
+		if root, err := findInner(proc.Identity{Pid: m.InitPid}, inner); err != nil {
 			t.Fatal(err)
 		} else if err := enterDir(m.Cgroup, root); err != nil { // as CRIU leaves it: in the folder that freezes
 			t.Fatal(err)
@@ -235,11 +236,11 @@ func TestNewCellWaitsAndAdopts(t *testing.T) {
 			t.Errorf("adopt again: %v", err)
 		}
 		// With its parent dead, the tree becomes a child of the cell's PID 1.
-		s, err := readStat(m.Pid)
+		s, err := proc.ReadStat(m.Pid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := unix.Kill(s.ppid, unix.SIGKILL); err != nil {
+		if err := unix.Kill(s.Parent, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
@@ -256,20 +257,20 @@ func TestNewCellWaitsAndAdopts(t *testing.T) {
 // innerOf returns the PID inside of the process of m's cell that has this command.
 func innerOf(t *testing.T, m agent.Member, name string) int {
 	t.Helper()
-	all, err := pids()
+	all, err := proc.Pids()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err := namespace(m.InitPid, "pid")
+	ours, err := proc.Namespace(m.InitPid, "pid")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, pid := range all {
-		if ns, err := namespace(pid, "pid"); err != nil || ns != ours {
+		if ns, err := proc.Namespace(pid, "pid"); err != nil || ns != ours {
 			continue
 		}
-		if args := arguments(pid); len(args) > 0 && args[0] == name {
-			p, err := nsPids(pid)
+		if args := proc.Arguments(pid); len(args) > 0 && args[0] == name {
+			p, err := proc.NSPids(pid)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -282,9 +283,9 @@ func innerOf(t *testing.T, m agent.Member, name string) int {
 
 func topChild(t *testing.T, m agent.Member) int {
 	t.Helper()
-	all, err := tree(m.Pid)
+	all, err := proc.Tree(m.Pid)
 	if err != nil || len(all) < 2 {
 		t.Fatalf("tree of %d: %v, %v", m.Pid, all, err)
 	}
-	return all[1].pid
+	return all[1].Pid
 }

@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent/files"
+
+	"ss/agent/proc"
 )
 
 // firstPid is the highest PID that is left to CRIU in a cell: members' PIDs lie above.
@@ -61,7 +63,7 @@ func InitMain(args []string) int {
 // inherits a stray descriptor, and nobody would see the end of a pipe that is kept open here.
 func closeInherited() {
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	entries, err := os.ReadDir("/proc/self/fd") // not /proc/PID/fd: a cell's /proc is not mounted yet
+	entries, err := os.ReadDir(proc.Path(proc.Self, "fd")) // not /proc/PID/fd: a cell's /proc is not mounted yet
 	if err != nil {
 		return
 	}
@@ -71,7 +73,7 @@ func closeInherited() {
 			continue
 		}
 		// The Go runtime's own are anonymous inodes; the list itself is closed already.
-		if link, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && !strings.HasPrefix(link, "anon_inode:") {
+		if link, err := os.Readlink(proc.Path(proc.Self, "fd/"+e.Name())); err == nil && !strings.HasPrefix(link, "anon_inode:") {
 			_ = unix.Close(fd)
 		}
 	}
@@ -176,7 +178,7 @@ func (p *pid1) start(logFile *os.File) error {
 // visitV1 takes this process into the member's v1 freezer cgroup, so that its child is born there,
 // and returns the way back. (clone3 can do that without the detour, but for v2 only.)
 func visitV1(sp spec) (back func(), err error) {
-	home, err := ownFolder("self", sp.V1Mount, false)
+	home, err := folderOf(proc.Self, sp.V1Mount, false)
 	if err != nil {
 		return nil, err
 	}
@@ -250,7 +252,7 @@ func executable(path string) error {
 
 // setLastPid makes the next PID of this PID namespace last+1 (pid_namespaces(7)).
 func setLastPid(last int) error {
-	if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", fmt.Appendf(nil, "%d", last), 0); err != nil {
+	if err := proc.SetSysctl("kernel/ns_last_pid", strconv.Itoa(last)); err != nil {
 		return fmt.Errorf("set the last PID (the kernel needs CONFIG_CHECKPOINT_RESTORE): %w", err)
 	}
 	return nil

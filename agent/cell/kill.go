@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 	"ss/store/sealed"
 )
 
@@ -73,7 +74,7 @@ func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 	}
 	// Of sockets that can't be listed nothing is destroyed; that is no reason to let the tree live.
 	conns, _ := connections(live, gr.id())
-	var init identity
+	var init proc.Identity
 	err = readState(g.dir(m.Job, m.Name), initFile, &init)
 	if errors.Is(err, sealed.ErrDamaged) {
 		init, err = initOf(live)
@@ -101,17 +102,17 @@ func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 
 // initOf finds the PID 1 of the cell that these processes live in, where init.json does not say it any more: the parent of the tree's root, if it is the
 // first process of a PID namespace of its own. fs.ErrNotExist if there is none: a cell without processes ends by itself.
-func initOf(live []int) (identity, error) {
+func initOf(live []int) (proc.Identity, error) {
 	for _, pid := range tops(live) {
-		s, err := readStat(pid)
+		s, err := proc.ReadStat(pid)
 		if err != nil {
 			continue
 		}
-		if p, err := nsPids(s.ppid); err == nil && len(p) > 1 && p[len(p)-1] == 1 {
-			return identify(s.ppid)
+		if p, err := proc.NSPids(s.Parent); err == nil && len(p) > 1 && p[len(p)-1] == 1 {
+			return proc.Identify(s.Parent)
 		}
 	}
-	return identity{}, fs.ErrNotExist
+	return proc.Identity{}, fs.ErrNotExist
 }
 
 // kill ends every process of the group and returns when none is left.
@@ -145,17 +146,17 @@ func (g group) killEach(ctx context.Context) error {
 		if live, err = g.live(); err != nil {
 			return err
 		}
-		var ids []identity
+		var ids []proc.Identity
 		for _, pid := range live {
-			id, err := identify(pid)
-			if gone(err) {
+			id, err := proc.Identify(pid)
+			if proc.Gone(err) {
 				continue
 			}
 			if err == nil {
 				ids = append(ids, id)
 				err = unix.Kill(pid, unix.SIGKILL)
 			}
-			if err != nil && !gone(err) {
+			if err != nil && !proc.Gone(err) {
 				return fmt.Errorf("kill process %d: %w", pid, err)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 	"ss/names"
 )
 
@@ -150,13 +151,13 @@ func leftovers() string {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		left := ""
-		all, err := pids()
+		all, err := proc.Pids()
 		if err != nil {
 			return err.Error()
 		}
 		for _, pid := range all {
 			if pid != 1 && pid != os.Getpid() {
-				left += " " + whose(pid)
+				left += " " + proc.Whose(pid)
 			}
 		}
 		for _, force := range []bool{false, true} {
@@ -313,7 +314,7 @@ func shell(script string) []string { return []string{"/bin/sh", "-c", script} }
 // end waits until the member's cell has ended by itself and returns what is known of it.
 func end(t *testing.T, g *Manager, m agent.Member) agent.Member {
 	t.Helper()
-	var init identity
+	var init proc.Identity
 	if err := readState(g.dir(m.Job, m.Name), initFile, &init); err != nil {
 		t.Fatal(err)
 	}

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 
 	"ss/agent"
+	"ss/agent/proc"
 	"ss/store/sealed"
 )
 
@@ -60,7 +58,7 @@ func (g *Manager) AwaitEnd(ctx context.Context, m agent.Member) (agent.Member, e
 	if err != nil {
 		return m, err
 	}
-	var init identity
+	var init proc.Identity
 	if err := ifThere(readState(g.dir(m.Job, m.Name), initFile, &init)); err != nil {
 		return m, err
 	}
@@ -99,7 +97,7 @@ func (g *Manager) inspect(r record) (agent.Member, error) {
 
 func (g *Manager) inspectAttached(m *agent.Member, r record, live []int) {
 	switch {
-	case r.Root.alive():
+	case r.Root.Alive():
 		m.Pid = r.Root.Pid
 	case len(live) > 0:
 		m.Pid = topOf(live)
@@ -111,7 +109,7 @@ func (g *Manager) inspectAttached(m *agent.Member, r record, live []int) {
 
 func (g *Manager) inspectCell(m *agent.Member, live []int) error {
 	dir := g.dir(m.Job, m.Name)
-	var init identity
+	var init proc.Identity
 	var root rootRecord
 	var exit exitRecord
 	err := errors.Join(ifThere(readState(dir, initFile, &init)), ifThere(readState(dir, rootFile, &root)), ifThere(readState(dir, exitFile, &exit)))
@@ -119,7 +117,7 @@ func (g *Manager) inspectCell(m *agent.Member, live []int) error {
 		return err
 	}
 	m.InnerPid = root.InnerPid
-	alive := init.alive()
+	alive := init.Alive()
 	if alive {
 		m.InitPid = init.Pid
 	}
@@ -133,13 +131,13 @@ func (g *Manager) inspectCell(m *agent.Member, live []int) error {
 	if exit.Status != "" {
 		// The root has ended and what it left runs on, as a daemon's does: that is the tree now.
 		m.Pid = topOf(live)
-		if p, err := nsPids(m.Pid); err == nil && len(p) > 1 {
+		if p, err := proc.NSPids(m.Pid); err == nil && len(p) > 1 {
 			m.InnerPid = p[1]
 		}
 		return nil
 	}
 	for _, pid := range live {
-		if p, err := nsPids(pid); err == nil && len(p) > 1 && p[1] == root.InnerPid {
+		if p, err := proc.NSPids(pid); err == nil && len(p) > 1 && p[1] == root.InnerPid {
 			m.Pid = pid
 		}
 	}
@@ -157,7 +155,7 @@ func ifThere(err error) error {
 func tops(live []int) []int {
 	var out []int
 	for _, pid := range live {
-		if s, err := readStat(pid); err == nil && !slices.Contains(live, s.ppid) {
+		if s, err := proc.ReadStat(pid); err == nil && !slices.Contains(live, s.Parent) {
 			out = append(out, pid)
 		}
 	}
@@ -188,15 +186,11 @@ func (g *Manager) Processes(ctx context.Context, m agent.Member) ([]agent.Proces
 	slices.Sort(live)
 	out := make([]agent.Process, 0, len(live))
 	for _, pid := range live {
-		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
+		rss, err := proc.RSS(pid)
 		if err != nil {
-			continue
+			continue // it ended
 		}
-		pages := int64(0)
-		if f := strings.Fields(string(b)); len(f) > 1 {
-			pages, _ = strconv.ParseInt(f[1], 10, 64) // the kernel's own number
-		}
-		out = append(out, agent.Process{Pid: pid, Command: command(pid), RSS: pages * int64(os.Getpagesize())})
+		out = append(out, agent.Process{Pid: pid, Command: proc.Command(pid), RSS: rss})
 	}
 	return out, ctx.Err()
 }

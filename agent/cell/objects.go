@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // terminalsFolder is where Linux shows the pseudoterminals that are open (pts(4)).
@@ -176,12 +177,12 @@ func hostTerminals(ours []int) ([]agent.HostTerminal, error) {
 		return nil, err
 	}
 	own := map[int]bool{}
-	err = eachFd(ours, func(pid, fd int, link string) {
+	err = proc.EachFd(ours, func(pid, fd int, link string) {
 		if !strings.HasSuffix(link, "/ptmx") {
 			return
 		}
-		if n, err := strconv.Atoi(fdinfoField(pid, fd, "tty-index")); err == nil {
-			own[n] = true
+		if info, err := proc.ReadFdInfo(pid, fd); err == nil && info.Terminal >= 0 {
+			own[info.Terminal] = true
 		}
 	})
 	if err != nil {
@@ -196,34 +197,20 @@ func hostTerminals(ours []int) ([]agent.HostTerminal, error) {
 	return out, nil
 }
 
-// fdinfoField returns one field of /proc/PID/fdinfo/FD, "" if there is none.
-func fdinfoField(pid, fd int, name string) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, name+":"); ok {
-			return strings.TrimSpace(v)
-		}
-	}
-	return ""
-}
-
 // writtenFiles lists the regular files that processes have open for writing. It opens none.
 func writtenFiles(owners map[string][]int) ([]agent.HostFile, error) {
 	var out []agent.HostFile
 	for owner, pids := range owners {
-		err := eachFd(pids, func(pid, fd int, link string) {
+		err := proc.EachFd(pids, func(pid, fd int, link string) {
 			if !strings.HasPrefix(link, "/") {
 				return
 			}
-			flags, err := strconv.ParseUint(fdinfoField(pid, fd, "flags"), 8, 64)
-			if err != nil || flags&unix.O_ACCMODE == unix.O_RDONLY {
+			info, err := proc.ReadFdInfo(pid, fd)
+			if err != nil || info.Flags&unix.O_ACCMODE == unix.O_RDONLY {
 				return
 			}
 			var st unix.Stat_t
-			if unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			if unix.Stat(proc.FdPath(pid, fd), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
 				out = append(out, agent.HostFile{Dev: st.Dev, Ino: st.Ino, Path: link, Owner: owner})
 			}
 		})
@@ -239,14 +226,14 @@ func (g *Manager) Holders(ctx context.Context, inodes []uint64) (map[uint64]stri
 	if len(inodes) == 0 {
 		return nil, nil
 	}
-	all, err := pids()
+	all, err := proc.Pids()
 	if err != nil {
 		return nil, fmt.Errorf("find who holds a socket: %w", err)
 	}
 	out := map[uint64]string{}
-	err = eachFd(all, func(pid, _ int, link string) {
-		if ino, ok := socketInode(link); ok && slices.Contains(inodes, ino) && out[ino] == "" {
-			out[ino] = whose(pid)
+	err = proc.EachFd(all, func(pid, _ int, link string) {
+		if ino, ok := proc.SocketInode(link); ok && slices.Contains(inodes, ino) && out[ino] == "" {
+			out[ino] = proc.Whose(pid)
 		}
 	})
 	if err = errors.Join(err, ctx.Err()); err != nil {

@@ -1,11 +1,9 @@
 package cell
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // Obstacles lists what CRIU (4.2) could not dump of m, each with the process and what to do about
@@ -58,7 +57,7 @@ type survey struct {
 }
 
 func (s *survey) add(pid int, format string, args ...any) {
-	text := whose(pid) + " " + fmt.Sprintf(format, args...)
+	text := proc.Whose(pid) + " " + fmt.Sprintf(format, args...)
 	if !s.seen[text] {
 		s.seen[text] = true
 		s.found = append(s.found, text)
@@ -69,10 +68,10 @@ func (s *survey) add(pid int, format string, args ...any) {
 func (s *survey) trees() {
 	all := tops(s.pids)
 	for _, pid := range all[min(1, len(all)):] {
-		s.add(pid, "does not descend from %s: CRIU dumps one tree; make it a member of its own, or start it without a double fork (not as a daemon)", whose(all[0]))
+		s.add(pid, "does not descend from %s: CRIU dumps one tree; make it a member of its own, or start it without a double fork (not as a daemon)", proc.Whose(all[0]))
 	}
 	for _, root := range all {
-		desc, err := tree(root)
+		desc, err := proc.Tree(root)
 		if err != nil {
 			continue // it ended
 		}
@@ -81,8 +80,8 @@ func (s *survey) trees() {
 			continue
 		}
 		for _, p := range desc {
-			if _, err := readStat(p.pid); !p.dead() && !slices.Contains(now, p.pid) && err == nil {
-				s.add(p.pid, "has left the member's cgroup, so it would not be frozen with the rest; do not let it manage cgroups of its own")
+			if _, err := proc.ReadStat(p.Pid); !p.Dead() && !slices.Contains(now, p.Pid) && err == nil {
+				s.add(p.Pid, "has left the member's cgroup, so it would not be frozen with the rest; do not let it manage cgroups of its own")
 			}
 		}
 	}
@@ -90,16 +89,16 @@ func (s *survey) trees() {
 
 // process looks at what /proc/PID says of a process as a whole.
 func (s *survey) process(pid int) {
-	if v, err := statusField(pid, "TracerPid"); err == nil && v != "0" {
+	if v, err := proc.StatusField(pid, "TracerPid"); err == nil && v != "0" {
 		tracer, _ := strconv.Atoi(v)
-		s.add(pid, "is being traced by %s, and a process has one tracer only: end that debugger or strace", whose(tracer))
+		s.add(pid, "is being traced by %s, and a process has one tracer only: end that debugger or strace", proc.Whose(tracer))
 	}
 	for _, kind := range []string{"net", "pid", "user"} {
-		theirs, err := namespace(pid, kind)
+		theirs, err := proc.Namespace(pid, kind)
 		if err != nil {
 			continue
 		}
-		if root, err := namespace(s.pids[0], kind); err == nil && root != theirs {
+		if root, err := proc.Namespace(s.pids[0], kind); err == nil && root != theirs {
 			s.add(pid, "runs in a %s namespace of its own within the member: CRIU dumps no nested containers; make it a member of its own", kind)
 		}
 	}
@@ -109,18 +108,11 @@ func (s *survey) process(pid int) {
 
 // mappings looks for memory that is not the process's alone to restore.
 func (s *survey) mappings(pid int) {
-	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/maps")
-	if err != nil {
-		return // it ended
-	}
-	defer f.Close()
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		fields := strings.Fields(sc.Text())
-		if len(fields) < 6 {
-			continue
+	for m, err := range proc.Mappings(pid) {
+		if err != nil {
+			return // it ended
 		}
-		switch path := strings.Join(fields[5:], " "); {
+		switch path := m.Path; {
 		case strings.Contains(path, "anon_inode:[io_uring]"):
 			s.ioUring(pid)
 		case strings.HasPrefix(path, "/SYSV"):
@@ -149,13 +141,13 @@ var dumpableAnon = []string{"[eventfd]", "[eventpoll]", "inotify", "[signalfd]",
 // descriptors looks at every open file but sockets.
 func (s *survey) descriptors() error {
 	ptmx := map[int]bool{}
-	mounts := map[int]map[string]bool{}
+	mounts := map[int]map[int]bool{}
 	type file struct {
 		pid, fd int
 		link    string
 	}
 	var files []file
-	err := eachFd(s.pids, func(pid, fd int, link string) {
+	err := proc.EachFd(s.pids, func(pid, fd int, link string) {
 		files = append(files, file{pid, fd, link})
 		ptmx[pid] = ptmx[pid] || strings.HasSuffix(link, "/ptmx")
 	})
@@ -174,41 +166,14 @@ func (s *survey) descriptors() error {
 			s.add(f.pid, "has the device %s open (descriptor %d), whose state CRIU can't save: close it before the snapshot", f.link, f.fd)
 		case strings.HasPrefix(f.link, "/") && !strings.HasSuffix(f.link, " (deleted)"):
 			if mounts[f.pid] == nil {
-				mounts[f.pid] = mountIDs(f.pid)
+				mounts[f.pid] = proc.MountIDs(f.pid)
 			}
-			if id := mountID(f.pid, f.fd); id != "" && len(mounts[f.pid]) > 0 && !mounts[f.pid][id] {
+			if info, err := proc.ReadFdInfo(f.pid, f.fd); err == nil && len(mounts[f.pid]) > 0 && !mounts[f.pid][info.Mount] {
 				s.add(f.pid, "holds %s (descriptor %d), opened in another mount namespace, where CRIU can't find it: start the program with nsenter --net rather than ip netns exec, or reopen the file", f.link, f.fd)
 			}
 		}
 	}
 	return err
-}
-
-// mountIDs returns the mounts of a process's mount namespace.
-func mountIDs(pid int) map[string]bool {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/mountinfo")
-	if err != nil {
-		return nil
-	}
-	out := map[string]bool{}
-	for line := range strings.Lines(string(b)) {
-		id, _, _ := strings.Cut(line, " ")
-		out[id] = true
-	}
-	return out
-}
-
-func mountID(pid, fd int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(b)) {
-		if id, ok := strings.CutPrefix(line, "mnt_id:"); ok {
-			return strings.TrimSpace(id)
-		}
-	}
-	return ""
 }
 
 // sockets looks at every socket's family and protocol.
@@ -277,13 +242,13 @@ func (s *survey) unixSockets() error {
 	if len(outside) == 0 {
 		return nil
 	}
-	all, err := pids()
+	all, err := proc.Pids()
 	if err != nil {
 		return err
 	}
 	owners := map[uint64]int{}
-	err = eachFd(all, func(pid, _ int, link string) {
-		if ino, ok := socketInode(link); ok {
+	err = proc.EachFd(all, func(pid, _ int, link string) {
+		if ino, ok := proc.SocketInode(link); ok {
 			if _, want := outside[ino]; want && owners[ino] == 0 {
 				owners[ino] = pid
 			}
@@ -292,7 +257,7 @@ func (s *survey) unixSockets() error {
 	for peer, h := range outside {
 		to := "a socket that no process here holds"
 		if pid := owners[peer]; pid != 0 {
-			to = whose(pid)
+			to = proc.Whose(pid)
 		}
 		s.add(h.pid, "has a UNIX socket (descriptor %d) connected to %s, which is not part of the member: close it before the snapshot, or have the program do without", h.fd, to)
 	}

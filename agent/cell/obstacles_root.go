@@ -1,22 +1,21 @@
 package cell
 
 import (
-	"fmt"
-	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // procFolder looks for the /proc of a process. CRIU's code in the process needs one; where there is none it mounts one in a folder that it
 // makes, which only a process that may mount can do (get_proc_fd of criu/pie/parasite.c).
 func (s *survey) procFolder(pid int) {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(fmt.Sprintf("/proc/%d/root/proc", pid), &fs); err == nil && fs.Type == unix.PROC_SUPER_MAGIC {
+	if err := unix.Statfs(proc.Path(pid, "root/proc"), &fs); err == nil && fs.Type == unix.PROC_SUPER_MAGIC {
 		return
 	}
-	text, err := statusField(pid, "CapEff")
+	text, err := proc.StatusField(pid, "CapEff")
 	if err != nil {
 		return // it ended
 	}
@@ -33,22 +32,13 @@ func (s *survey) socketsInRoot(pid int) {
 	if sameRoot(pid) {
 		return
 	}
-	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", pid))
+	names, err := proc.UnixNames(pid)
 	if err != nil {
 		return // it ended
 	}
-	for line := range strings.Lines(string(table)) {
-		// Num RefCount Protocol Flags Type St Inode Path (proc_pid_net(5))
-		fields := strings.Fields(line)
-		if len(fields) < 8 || !strings.HasPrefix(fields[7], "/") {
-			continue
-		}
-		ino, err := strconv.ParseUint(fields[6], 10, 64)
-		if err != nil {
-			continue // the head
-		}
-		if h, ok := s.held[ino]; ok && h.pid == pid {
-			s.add(pid, "has changed its root and has the UNIX socket %s (descriptor %d) in it, which CRIU cannot restore: bind it before the root is changed, or do without", fields[7], h.fd)
+	for _, name := range names {
+		if h, ok := s.held[name.Inode]; ok && h.pid == pid {
+			s.add(pid, "has changed its root and has the UNIX socket %s (descriptor %d) in it, which CRIU cannot restore: bind it before the root is changed, or do without", name.Path, h.fd)
 		}
 	}
 }
@@ -56,7 +46,7 @@ func (s *survey) socketsInRoot(pid int) {
 // sameRoot says whether a process has the root folder that everyone has.
 func sameRoot(pid int) bool {
 	var theirs, ours unix.Stat_t
-	if unix.Stat(fmt.Sprintf("/proc/%d/root/", pid), &theirs) != nil || unix.Stat("/", &ours) != nil {
+	if unix.Stat(proc.Path(pid, "root/"), &theirs) != nil || unix.Stat("/", &ours) != nil {
 		return true // it ended
 	}
 	return theirs.Dev == ours.Dev && theirs.Ino == ours.Ino

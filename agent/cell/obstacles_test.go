@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 func obstacles(t *testing.T, g *Manager, m agent.Member) []string {
@@ -124,7 +125,7 @@ func TestObstacleForeignMount(t *testing.T) {
 	g := newManager(t, Config{})
 	// A file that was opened here is on a mount that the cell's namespace does not have.
 	m := start(t, g, agent.Member{Command: []string{"nsenter", "--mount=/proc/" + "1/ns/mnt", "sleep", "1000"}})
-	eventually(t, "sleep", func() bool { return command(m.Pid) == "sleep 1000" })
+	eventually(t, "sleep", func() bool { return proc.Command(m.Pid) == "sleep 1000" })
 	// nsenter entered the cell's own mounts again: nothing is foreign there.
 	if got := obstacles(t, g, m); len(got) != 0 {
 		t.Errorf("%q", got)
@@ -132,7 +133,7 @@ func TestObstacleForeignMount(t *testing.T) {
 	b := newBell(t)
 	m = start(t, g, agent.Member{Command: []string{"unshare", "--mount", "sh", "-c", "echo ready > " + b.path + "; exec sleep 1000"}})
 	b.wait(t)
-	eventually(t, "sleep", func() bool { return command(m.Pid) == "sleep 1000" })
+	eventually(t, "sleep", func() bool { return proc.Command(m.Pid) == "sleep 1000" })
 	got := obstacles(t, g, m)
 	if len(got) == 0 || !strings.Contains(got[0], "another mount namespace") {
 		t.Errorf("%q", got)

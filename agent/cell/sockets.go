@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // holder is one descriptor that refers to a socket.
@@ -93,7 +91,7 @@ func (c *collector) add(socks []diagSocket, protocol string) {
 func (c *collector) socket(s diagSocket, protocol string, h holder) agent.Socket {
 	cmd, ok := c.commands[h.pid]
 	if !ok {
-		cmd = command(h.pid)
+		cmd = proc.Command(h.pid)
 		c.commands[h.pid] = cmd
 	}
 	out := agent.Socket{
@@ -130,49 +128,12 @@ func (c *collector) addPending(tcp []diagSocket) {
 // socketInodes maps the inode of every socket that the processes hold to one of its descriptors.
 func socketInodes(pids []int) (map[uint64]holder, error) {
 	out := map[uint64]holder{}
-	err := eachFd(pids, func(pid, fd int, link string) {
-		if ino, ok := socketInode(link); ok {
+	err := proc.EachFd(pids, func(pid, fd int, link string) {
+		if ino, ok := proc.SocketInode(link); ok {
 			if _, known := out[ino]; !known {
 				out[ino] = holder{pid, fd}
 			}
 		}
 	})
 	return out, err
-}
-
-func socketInode(link string) (uint64, bool) {
-	s, ok := strings.CutPrefix(link, "socket:[")
-	if !ok {
-		return 0, false
-	}
-	ino, err := strconv.ParseUint(strings.TrimSuffix(s, "]"), 10, 64)
-	return ino, err == nil
-}
-
-// eachFd calls f with every descriptor of the processes and what it refers to. A process that ends
-// meanwhile holds nothing.
-func eachFd(pids []int, f func(pid, fd int, link string)) error {
-	buf := make([]byte, 4096)
-	for _, pid := range pids {
-		d, err := os.Open("/proc/" + strconv.Itoa(pid) + "/fd")
-		if err != nil {
-			if gone(err) {
-				continue
-			}
-			return fmt.Errorf("list the descriptors of process %d: %w", pid, err)
-		}
-		names, err := d.Readdirnames(-1)
-		for _, name := range names {
-			fd, convErr := strconv.Atoi(name)
-			n, linkErr := unix.Readlinkat(int(d.Fd()), name, buf)
-			if convErr == nil && linkErr == nil {
-				f(pid, fd, string(buf[:n]))
-			}
-		}
-		_ = d.Close()
-		if err != nil && !gone(err) {
-			return fmt.Errorf("list the descriptors of process %d: %w", pid, err)
-		}
-	}
-	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // Heal undoes what a CRIU that was killed leaves behind: sockets in repair mode, which send and
@@ -21,7 +22,7 @@ func (g *Manager) Heal(ctx context.Context, m agent.Member) error {
 			return err
 		}
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 0); err != nil {
-			return fmt.Errorf("take descriptor %d of %s out of repair mode: %w", h.fd, whose(h.pid), err)
+			return fmt.Errorf("take descriptor %d of %s out of repair mode: %w", h.fd, proc.Whose(h.pid), err)
 		}
 		return nil
 	})
@@ -80,7 +81,7 @@ func borrow(ctx context.Context, held map[uint64]holder, f func(holder, int)) er
 		if !ok {
 			var err error
 			if pidfd, err = unix.PidfdOpen(h.pid, 0); err != nil {
-				if !gone(err) {
+				if !proc.Gone(err) {
 					return fmt.Errorf("open a pidfd of process %d: %w", h.pid, err)
 				}
 				pidfd = -1
@@ -92,7 +93,7 @@ func borrow(ctx context.Context, held map[uint64]holder, f func(holder, int)) er
 		}
 		fd, err := unix.PidfdGetfd(pidfd, h.fd, 0)
 		if err != nil {
-			if gone(err) || errors.Is(err, unix.EBADF) {
+			if proc.Gone(err) || errors.Is(err, unix.EBADF) {
 				continue
 			}
 			return fmt.Errorf("duplicate descriptor %d of process %d: %w", h.fd, h.pid, err)

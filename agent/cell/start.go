@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 	"ss/store/sealed"
 )
 
@@ -100,7 +101,7 @@ func (g *Manager) make(ctx context.Context, m agent.Member, k kind) (agent.Membe
 // undo ends and removes what a start that failed has made: its PID 1, and with that whatever runs in the cell. Nothing else is
 // touched, whatever is in the cgroup.
 func (g *Manager) undo(ctx context.Context, m agent.Member) error {
-	var init identity
+	var init proc.Identity
 	err := readState(g.dir(m.Job, m.Name), initFile, &init)
 	if err == nil {
 		err = g.endInit(ctx, init)
@@ -151,13 +152,13 @@ func (g *Manager) spawn(ctx context.Context, m agent.Member, sp spec) (err error
 	}
 	g.reap(cmd)
 
-	id, err := identify(cmd.Process.Pid)
+	id, err := proc.Identify(cmd.Process.Pid)
 	if err == nil {
 		err = writeState(sp.StateDir, initFile, id)
 	}
 	if err != nil {
 		// PID 1 reads end of file where it wants a spec, and ends; it is gone before anything of the cell is removed.
-		return errors.Join(err, specW.Close(), g.endInit(context.WithoutCancel(ctx), identity{Pid: cmd.Process.Pid}))
+		return errors.Join(err, specW.Close(), g.endInit(context.WithoutCancel(ctx), proc.Identity{Pid: cmd.Process.Pid}))
 	}
 	b, err := json.Marshal(sp)
 	if err == nil {
@@ -206,17 +207,17 @@ func (g *Manager) reap(cmd *exec.Cmd) {
 }
 
 // endInit kills a PID 1, and with it whatever runs in its namespace, and waits until it is gone.
-func (g *Manager) endInit(ctx context.Context, id identity) error {
+func (g *Manager) endInit(ctx context.Context, id proc.Identity) error {
 	g.mu.Lock()
 	done := g.inits[id.Pid]
 	g.mu.Unlock()
-	fd, err := id.openPidfd()
-	if err != nil && !gone(err) {
+	fd, err := id.OpenPidfd()
+	if err != nil && !proc.Gone(err) {
 		return err
 	}
 	if err == nil {
 		defer unix.Close(fd)
-		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !gone(err) {
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !proc.Gone(err) {
 			return fmt.Errorf("kill the cell's PID 1: %w", err)
 		}
 		if err := waitFor(ctx, fd, unix.POLLIN); err != nil {
@@ -249,20 +250,20 @@ func (g *Manager) sweep() error {
 		}
 		m := agent.Member{Job: r.Job, Name: r.Name}
 		if r.Kind == attached {
-			if r.Root.alive() {
+			if r.Root.Alive() {
 				errs = append(errs, g.cg.group(r.Job, r.Name).gather(r.Root.Pid))
 			}
 			continue
 		}
 		dir := g.dir(r.Job, r.Name)
-		var init identity
+		var init proc.Identity
 		if err := ifThere(readState(dir, initFile, &init)); err != nil {
 			if !errors.Is(err, sealed.ErrDamaged) {
 				errs = append(errs, err)
 			}
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(dir, rootFile)); errors.Is(err, fs.ErrNotExist) && !init.alive() {
+		if _, err := os.Stat(filepath.Join(dir, rootFile)); errors.Is(err, fs.ErrNotExist) && !init.Alive() {
 			errs = append(errs, g.undo(ctx, m))
 		}
 	}

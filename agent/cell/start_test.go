@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 func TestStartRunsInACell(t *testing.T) {
@@ -31,7 +32,7 @@ func TestStartRunsInACell(t *testing.T) {
 			t.Errorf("started: %+v", m)
 		}
 		b.wait(t)
-		eventually(t, "sleep", func() bool { return command(m.Pid) == "sleep 1000" })
+		eventually(t, "sleep", func() bool { return proc.Command(m.Pid) == "sleep 1000" })
 		if m.InnerPid <= firstPid || m.Pid == m.InnerPid {
 			t.Errorf("pid %d, inside %d: want one above %d inside", m.Pid, m.InnerPid, firstPid)
 		}
@@ -212,27 +213,12 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-func TestIdentityOutlivesPidReuse(t *testing.T) {
-	id, err := identify(os.Getpid())
-	if err != nil || !id.alive() {
-		t.Fatal(id, err)
-	}
-	for _, other := range []identity{{id.Pid, id.Start + 1, id.Boot}, {id.Pid, id.Start, "another boot"}, {}} {
-		if other.alive() {
-			t.Errorf("%+v is not this process", other)
-		}
-		if _, err := other.openPidfd(); other.Pid != 0 && !gone(err) {
-			t.Errorf("pidfd of %+v: %v", other, err)
-		}
-	}
-}
-
 // checkNamespaces checks which namespaces of the cell are its own.
 func checkNamespaces(t *testing.T, m agent.Member) {
 	t.Helper()
 	for _, kind := range []string{"pid", "mnt", "ipc", "net", "uts"} {
-		theirs, err1 := namespace(m.InitPid, kind)
-		ours, err2 := namespace(os.Getpid(), kind)
+		theirs, err1 := proc.Namespace(m.InitPid, kind)
+		ours, err2 := proc.Namespace(os.Getpid(), kind)
 		if err := errors.Join(err1, err2); err != nil {
 			t.Fatal(err)
 		}
@@ -246,9 +232,9 @@ func checkNamespaces(t *testing.T, m agent.Member) {
 func checkInherited(t *testing.T, m agent.Member) {
 	t.Helper()
 	for _, pid := range []int{m.Pid, m.InitPid} {
-		if err := eachFd([]int{pid}, func(pid, fd int, link string) {
+		if err := proc.EachFd([]int{pid}, func(pid, fd int, link string) {
 			if fd > 4 && !strings.HasPrefix(link, "anon_inode:") {
-				t.Errorf("%s inherited descriptor %d, %s", whose(pid), fd, link)
+				t.Errorf("%s inherited descriptor %d, %s", proc.Whose(pid), fd, link)
 			}
 		}); err != nil {
 			t.Error(err)
@@ -256,7 +242,7 @@ func checkInherited(t *testing.T, m agent.Member) {
 	}
 	// Signals 32 and 33 are the threading library's own; who ignores them is no business of ours.
 	const threading = 1<<31 | 1<<32
-	v, err := statusField(m.Pid, "SigIgn")
+	v, err := proc.StatusField(m.Pid, "SigIgn")
 	if err != nil {
 		t.Fatal(err)
 	}

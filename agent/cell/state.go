@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"ss/agent"
+	"ss/agent/proc"
 	"ss/store/sealed"
 )
 
@@ -32,15 +33,15 @@ const (
 
 // record is what member.json holds.
 type record struct {
-	Job     string   `json:"job"`
-	Name    string   `json:"name"`
-	Kind    kind     `json:"kind"`
-	Command []string `json:"command"`
-	Env     []string `json:"env,omitempty"`
-	Dir     string   `json:"dir"`
-	Log     string   `json:"log,omitempty"`
-	Root    identity `json:"root,omitzero"` // attached trees
-	Epoch   uint64   `json:"epoch,omitempty"`
+	Job     string        `json:"job"`
+	Name    string        `json:"name"`
+	Kind    kind          `json:"kind"`
+	Command []string      `json:"command"`
+	Env     []string      `json:"env,omitempty"`
+	Dir     string        `json:"dir"`
+	Log     string        `json:"log,omitempty"`
+	Root    proc.Identity `json:"root,omitzero"` // attached trees
+	Epoch   uint64        `json:"epoch,omitempty"`
 
 	damage error // why nothing else is known
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // TestFailedStartTouchesNothingElse: where a member lives of which this state folder knows nothing (the folder is new, or it is another agent
@@ -63,7 +64,7 @@ func TestFailedStartTouchesNothingElse(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
-		if s, err := readStat(pid); err != nil || s.dead() {
+		if s, err := proc.ReadStat(pid); err != nil || s.Dead() {
 			t.Errorf("the tree that was not attached: %+v, %v", s, err)
 		}
 		if all, err := other.Members(limit(t)); err != nil || len(all) != 0 {

@@ -17,6 +17,7 @@ import (
 
 	"ss/agent"
 	"ss/agent/criu"
+	"ss/agent/proc"
 )
 
 // waitsDir is where waitsProgram puts what it compiles; TestMain removes it.
@@ -203,8 +204,8 @@ func (w *waiter) stop(sig unix.Signal) {
 	}
 	eventually(w.t, "all processes to heed "+unix.SignalName(sig), func() bool {
 		return !slices.ContainsFunc(all, func(pid int) bool {
-			s, err := readStat(pid)
-			return err != nil || (s.state == 'T') != (sig == unix.SIGSTOP)
+			s, err := proc.ReadStat(pid)
+			return err != nil || (s.State == 'T') != (sig == unix.SIGSTOP)
 		})
 	})
 }

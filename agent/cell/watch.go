@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // watchSpec is the line that a watcher reads first.
@@ -205,10 +205,10 @@ func (w watcher) outlast() error {
 // next agent may be here already, and other watchers.
 func (w watcher) killHolders() error {
 	var lock, self syscall.Stat_t
-	if err := errors.Join(syscall.Fstat(int(w.lock.Fd()), &lock), syscall.Stat("/proc/self/exe", &self)); err != nil {
+	if err := errors.Join(syscall.Fstat(int(w.lock.Fd()), &lock), syscall.Stat(proc.Path(proc.Self, "exe"), &self)); err != nil {
 		return fmt.Errorf("find who holds the lock: %w", err)
 	}
-	all, err := pids()
+	all, err := proc.Pids()
 	if err != nil {
 		return err
 	}
@@ -218,13 +218,12 @@ func (w watcher) killHolders() error {
 	}
 	base := "/" + filepath.Base(w.lock.Name()) // looked at first: stat(2) of an arbitrary file may block
 	var errs []error
-	_ = eachFd(all, func(pid, fd int, link string) {
-		proc := "/proc/" + strconv.Itoa(pid)
-		if !strings.HasSuffix(link, base) || !same(proc+"/fd/"+strconv.Itoa(fd), lock) || same(proc+"/exe", self) {
+	_ = proc.EachFd(all, func(pid, fd int, link string) {
+		if !strings.HasSuffix(link, base) || !same(proc.FdPath(pid, fd), lock) || same(proc.Path(pid, "exe"), self) {
 			return
 		}
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !gone(err) {
-			errs = append(errs, fmt.Errorf("kill %s: %w", whose(pid), err))
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !proc.Gone(err) {
+			errs = append(errs, fmt.Errorf("kill %s: %w", proc.Whose(pid), err))
 		}
 	})
 	return errors.Join(errs...)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 const (
@@ -139,21 +139,11 @@ func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
 // foreignSession says whether the leader of the root's session is outside the tree, as with a command
 // that was started from a shell.
 func foreignSession(m agent.Member) (bool, error) {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(m.Pid), "stat"))
+	root, err := proc.ReadStat(m.Pid)
 	if err != nil {
 		return false, fmt.Errorf("the member's root: %w", err)
 	}
-	// pid (comm) state ppid pgrp session …, PIDs as this host sees them.
-	i := strings.LastIndexByte(string(text), ')')
-	fields := strings.Fields(string(text[i+1:]))
-	if i < 0 || len(fields) < 4 {
-		return false, fmt.Errorf("/proc/%d/stat cannot be read: %q", m.Pid, text)
-	}
-	session, err := strconv.Atoi(fields[3])
-	if err != nil {
-		return false, fmt.Errorf("/proc/%d/stat: session %q", m.Pid, fields[3])
-	}
-	return session != m.Pid, nil
+	return root.Session != m.Pid, nil
 }
 
 // Run lets CRIU dump. The member must be frozen. When ctx ends before CRIU does, the dump is cancelled.

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 func TestCheck(t *testing.T) {
@@ -90,9 +92,9 @@ func sameNiceness(t *testing.T, pid int) {
 }
 
 func parentOf(pid int) int {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	s, err := proc.ReadStat(pid)
 	if err != nil {
 		return 0
 	}
-	return statusField(string(text), "PPid:")
+	return s.Parent
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // kill kills an operation's CRIU as anyone could.
@@ -68,7 +69,7 @@ func (s *subject) unharmed() {
 	if s.repairing() {
 		s.t.Error("the connection is in repair mode")
 	}
-	if pid := tracer(s.member.Pid); pid != 0 {
+	if pid := proc.Tracer(s.member.Pid); pid != 0 {
 		s.t.Errorf("process %d traces the member", pid)
 	}
 	if !s.frozen() {

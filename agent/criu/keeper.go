@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // order is what the agent tells the keeper.
@@ -299,7 +301,7 @@ func (k *keeper) attend(pid int) unix.WaitStatus {
 // parasites, the code that it runs inside of the tasks, is open until it is gone: what they are at, they finish first. One that
 // answered a dead CRIU would get SIGPIPE, and its task would end.
 func (k *keeper) guard(pid int) {
-	traced := slices.DeleteFunc(cgroupTasks(k.Cgroup), func(task int) bool { return tracer(task) != pid })
+	traced := slices.DeleteFunc(cgroupTasks(k.Cgroup), func(task int) bool { return proc.Tracer(task) != pid })
 	if len(traced) == 0 {
 		return
 	}
@@ -314,13 +316,8 @@ const parasiteGrace = 200 * time.Millisecond
 
 // runs says whether a task is neither stopped nor waiting.
 func runs(pid int) bool {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return false
-	}
-	// The name, in parentheses, may hold anything; the state follows the last one.
-	_, rest, _ := strings.Cut(string(text[max(0, strings.LastIndexByte(string(text), ')')):]), " ")
-	return strings.HasPrefix(rest, "R") || strings.HasPrefix(rest, "D")
+	s, err := proc.ReadStat(pid)
+	return err == nil && (s.State == 'R' || s.State == 'D')
 }
 
 // watchAgent waits for the end of the agent, which alone reads the pipe, and then sees to it that CRIU ends.
@@ -380,26 +377,6 @@ func cgroupTasks(path string) []int {
 		return nil
 	})
 	return pids
-}
-
-// tracer is the PID of the process that traces pid, or 0.
-func tracer(pid int) int {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
-	if err != nil {
-		return 0
-	}
-	return statusField(string(text), "TracerPid:")
-}
-
-// statusField is a number in the text of /proc/PID/status, or 0.
-func statusField(status, name string) int {
-	for line := range strings.Lines(status) {
-		if value, ok := strings.CutPrefix(line, name); ok {
-			n, _ := strconv.Atoi(strings.TrimSpace(value))
-			return n
-		}
-	}
-	return 0
 }
 
 // setFrozen asks the freezer of either hierarchy to freeze or thaw the cgroup; it does not wait for it.

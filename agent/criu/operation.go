@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // killWait bounds how long something that was killed may take to be gone.
@@ -170,12 +169,12 @@ func (p *operation) listen() {
 		p.mu.Lock()
 		if n.Keeper != 0 && p.news.Keeper == 0 {
 			p.news.Keeper = n.Keeper
-			p.keeper = openChild(n.Keeper, os.Getpid())
+			p.keeper, _ = proc.OpenChild(n.Keeper, os.Getpid()) // -1 if it has ended
 		}
 		if n.Criu != 0 && p.news.Criu == 0 {
 			close(p.started)
 			p.news.Criu = n.Criu
-			p.pidfd = openChild(n.Criu, n.Keeper)
+			p.pidfd, _ = proc.OpenChild(n.Criu, n.Keeper) // likewise
 		}
 		if n.Exit != "" {
 			p.news.Exit = n.Exit
@@ -185,25 +184,6 @@ func (p *operation) listen() {
 		}
 		p.mu.Unlock()
 	}
-}
-
-// openChild opens a pidfd of pid, unless pid is no child of parent any more: then it is another process by now.
-func openChild(pid, parent int) int {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return -1
-	}
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err == nil {
-		// pid (comm) state ppid …; comm may hold anything, ')' too.
-		if i := strings.LastIndexByte(string(text), ')'); i >= 0 {
-			if f := strings.Fields(string(text)[i+1:]); len(f) > 1 && f[1] == strconv.Itoa(parent) {
-				return fd
-			}
-		}
-	}
-	_ = unix.Close(fd)
-	return -1
 }
 
 // reached waits until CRIU has come to the notification that closes ready and its PID is known. If it ends
@@ -300,32 +280,9 @@ func whereabouts(criu, keeper int) string {
 	case keeper == 0:
 		return "criu's keeper had not come up"
 	case criu == 0:
-		return "criu had not been started, its keeper " + whereabout(keeper)
+		return "criu had not been started, its keeper " + proc.Whereabouts(keeper)
 	}
-	return "criu " + whereabout(criu) + ", its keeper " + whereabout(keeper)
-}
-
-// whereabout is a process's state and what its threads wait for in the kernel, as proc(5) has them: "S in do_wait".
-func whereabout(pid int) string {
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	status, err := os.ReadFile(filepath.Join(dir, "status"))
-	if err != nil {
-		return "gone"
-	}
-	_, rest, _ := strings.Cut(string(status), "State:")
-	state, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-	var waits []string
-	threads, _ := filepath.Glob(filepath.Join(dir, "task", "*", "wchan"))
-	for _, thread := range threads {
-		wchan, err := os.ReadFile(thread)
-		if err == nil && len(wchan) > 1 && !slices.Contains(waits, string(wchan)) { // "0" where it waits for nothing
-			waits = append(waits, string(wchan))
-		}
-	}
-	if len(waits) > 0 {
-		state += " in " + strings.Join(waits, ", ")
-	}
-	return state
+	return "criu " + proc.Whereabouts(criu) + ", its keeper " + proc.Whereabouts(keeper)
 }
 
 // throttle makes CRIU fail at its next write, see throttle in keeper.go.

@@ -13,6 +13,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // Source is a file of a cut that is to be put back.
@@ -321,7 +323,7 @@ func (u *Undo) link(s Source, file *os.File, path string) error {
 		return err
 	}
 	err = p.as(s, func() error {
-		return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", file.Fd()), p.fd, tmp, unix.AT_SYMLINK_FOLLOW)
+		return unix.Linkat(unix.AT_FDCWD, proc.OwnFd(int(file.Fd())), p.fd, tmp, unix.AT_SYMLINK_FOLLOW)
 	})
 	if err != nil {
 		return p.advise(s, &os.PathError{Op: "link", Path: p.path(), Err: err})

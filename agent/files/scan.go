@@ -1,19 +1,18 @@
 package files
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // id names a file on this host.
@@ -32,9 +31,9 @@ type handle struct {
 
 func (h handle) path() string {
 	if h.fd < 0 {
-		return fmt.Sprintf("/proc/%d/map_files/%s", h.pid, h.region)
+		return proc.MappedFile(h.pid, h.region)
 	}
-	return fmt.Sprintf("/proc/%d/fd/%d", h.pid, h.fd)
+	return proc.FdPath(h.pid, h.fd)
 }
 
 // held is a regular file that members hold.
@@ -95,41 +94,33 @@ func look(ctx context.Context, trees []Tree, buildID func(io.ReaderAt) string) (
 
 // descriptors notes what a process has open.
 func (s *scan) descriptors(t Tree, pid int) error {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
+	var errs []error
+	err := proc.EachFd([]int{pid}, func(pid, fd int, link string) {
+		if strings.HasPrefix(link, "/") { // a file
+			errs = append(errs, s.descriptor(t, pid, fd, link))
+		}
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+func (s *scan) descriptor(t Tree, pid, fd int, link string) error {
+	h := handle{pid: pid, fd: fd}
+	f, err := s.note(t, h, link)
+	if err != nil || f == nil {
 		return err
 	}
-	for _, e := range entries {
-		fd, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		link, err := os.Readlink(filepath.Join(dir, e.Name()))
-		if err != nil || !strings.HasPrefix(link, "/") {
-			continue // no file, or closed meanwhile by a member that runs
-		}
-		h := handle{pid: pid, fd: fd}
-		f, err := s.note(t, h, link)
-		if err != nil {
-			return err
-		}
-		if f == nil {
-			continue
-		}
-		flags, leased, err := fdinfo(pid, fd)
-		if err != nil {
-			return err
-		}
-		if flags&unix.O_PATH != 0 {
-			continue
-		}
-		access := flags & unix.O_ACCMODE
-		h.read, h.write = access != unix.O_WRONLY, access != unix.O_RDONLY
-		h.append = flags&unix.O_APPEND != 0
-		f.leased = f.leased || leased
-		f.handles = append(f.handles, h)
+	info, err := proc.ReadFdInfo(pid, fd)
+	if err != nil {
+		return ignoreGone(err) // closed meanwhile by a member that runs
 	}
+	if info.Flags&unix.O_PATH != 0 {
+		return nil
+	}
+	access := info.Flags & unix.O_ACCMODE
+	h.read, h.write = access != unix.O_WRONLY, access != unix.O_RDONLY
+	h.append = info.Flags&unix.O_APPEND != 0
+	f.leased = f.leased || info.Leased
+	f.handles = append(f.handles, h)
 	return nil
 }
 
@@ -197,45 +188,20 @@ func (s *scan) kernelMade(path string, dev uint64) (bool, error) {
 // mqueueMagic is MQUEUE_MAGIC of ipc/mqueue.c.
 const mqueueMagic = 0x19800202
 
-// fdinfo reads the flags of a descriptor, and whether its owner holds a lease through it (proc_pid_fdinfo(5)).
-func fdinfo(pid, fd int) (flags int, leased bool, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
-	if err != nil {
-		return 0, false, err
-	}
-	for line := range strings.Lines(string(text)) {
-		switch name, value, _ := strings.Cut(line, ":"); name {
-		case "flags":
-			n, err := strconv.ParseInt(strings.TrimSpace(value), 8, 64)
-			if err != nil {
-				return 0, false, fmt.Errorf("flags of descriptor %d of process %d: %w", fd, pid, err)
-			}
-			flags = int(n)
-		case "lock":
-			leased = leased || strings.Contains(value, " LEASE ")
-		}
-	}
-	return flags, leased, nil
-}
-
 // mappings notes the files that a process has mapped. A descriptor may be closed and the mapping go on.
 func (s *scan) mappings(t Tree, pid int) error {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
 	done := map[string]bool{} // one mapping of a file is as good as another: shared ones, and all others
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		m, ok := parseMapping(lines.Text())
-		if !ok || done[m.key] {
+	for m, err := range proc.Mappings(pid) {
+		if err != nil {
+			return err
+		}
+		key := fmt.Sprintf("%s %s %s %v %v", m.Device, m.Inode, m.Path, m.Shared, m.Executable)
+		if m.Inode == "0" || !strings.HasPrefix(m.Path, "/") || done[key] {
 			continue
 		}
-		h := handle{pid: pid, fd: -1, region: m.region}
+		h := handle{pid: pid, fd: -1, region: m.Range}
 		writable := false
-		if m.shared {
+		if m.Shared {
 			// The link's permissions are those of the open file: one that could be written may be mapped so at any time.
 			var st unix.Stat_t
 			if err := unix.Lstat(h.path(), &st); err != nil {
@@ -246,20 +212,20 @@ func (s *scan) mappings(t Tree, pid int) error {
 			}
 			writable = st.Mode&0o200 != 0
 		}
-		held, err := s.note(t, h, m.path)
+		held, err := s.note(t, h, m.Path)
 		if err != nil {
 			return err
 		}
-		if m.executable {
-			s.program(t, h, m.path)
+		if m.Executable {
+			s.program(t, h, m.Path)
 		}
-		done[m.key] = !m.shared || writable
-		if held != nil && m.shared {
+		done[key] = !m.Shared || writable
+		if held != nil && m.Shared {
 			h.read, h.write = true, writable
 			held.handles = append(held.handles, h)
 		}
 	}
-	return lines.Err()
+	return nil
 }
 
 // program reads the build id of a file that is mapped as a program. A file of which none can be read has none.
@@ -283,39 +249,10 @@ func (s *scan) program(t Tree, h handle, link string) {
 	seen.BuildID = build
 }
 
-type mapping struct {
-	region, path, key  string
-	shared, executable bool
-}
-
-// parseMapping reads a line of /proc/PID/maps: START-END PERMS OFFSET DEV INODE PATH. Only what maps a file is of interest.
-func parseMapping(line string) (mapping, bool) {
-	f := strings.SplitN(line, " ", 6)
-	if len(f) < 6 || f[4] == "0" || len(f[1]) < 4 {
-		return mapping{}, false
-	}
-	path := strings.TrimLeft(f[5], " ")
-	if !strings.HasPrefix(path, "/") {
-		return mapping{}, false
-	}
-	m := mapping{region: trimZeros(f[0]), path: unescape(path), shared: f[1][3] == 's', executable: f[1][2] == 'x'}
-	m.key = fmt.Sprintf("%s %s %s %v %v", f[3], f[4], path, m.shared, m.executable)
-	return m, true
-}
-
-// trimZeros makes of a range in /proc/PID/maps the name that map_files has for it: without leading zeros.
-func trimZeros(region string) string {
-	from, to, _ := strings.Cut(region, "-")
-	return strings.TrimLeft(from, "0") + "-" + strings.TrimLeft(to, "0")
-}
-
-// unescape undoes what /proc/PID/maps does to newlines in paths.
-func unescape(path string) string { return strings.ReplaceAll(path, `\012`, "\n") }
-
 // places notes where a process works, and what its root is.
 func (s *scan) places(t Tree, pid int) {
 	for _, name := range []string{"cwd", "root"} {
-		path := fmt.Sprintf("/proc/%d/%s", pid, name)
+		path := proc.Path(pid, name)
 		link, err := os.Readlink(path)
 		var st unix.Stat_t
 		if err != nil || unix.Stat(path, &st) != nil {

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // Undo takes back what PutBack did. It is for one goroutine.
@@ -84,7 +86,7 @@ func (u *Undo) save(file *os.File, path string, same int64, st *unix.Stat_t) err
 		return err
 	}
 	// The user may exchange the name before the undo. A descriptor that opens nothing (O_PATH) keeps nobody from taking a lease.
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), unix.O_PATH|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(proc.OwnFd(int(file.Fd())), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // maxLinks is how many symbolic links a path may lead through, as in the kernel.
@@ -206,7 +208,7 @@ func overtake(fd, flags int, path string) (*os.File, error) {
 
 // reopen opens the regular file that an O_PATH descriptor holds. It never waits.
 func reopen(fd, flags int, path string) (*os.File, error) {
-	n, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), flags|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	n, err := unix.Open(proc.OwnFd(fd), flags|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}

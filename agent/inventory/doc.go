@@ -5,5 +5,5 @@
 // images, and is taken again while the restored processes stand still. What differs is set through a duplicate of the socket
 // (pidfd_getfd(2)) or from outside of the process; what the kernel sets from inside only is named.
 //
-// It imports the standard library and golang.org/x/sys alone.
+// It imports the standard library, golang.org/x/sys and agent/proc alone.
 package inventory

@@ -1,18 +1,18 @@
 package inventory
 
 import (
-	"bufio"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // joinable caches, for each network namespace's /proc/PID/net, the multicast groups that anybody there has joined. The kernel does not list the
@@ -33,14 +33,14 @@ func (j joinable) joined(pid, fd, family int) []string {
 	if kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind == unix.SOCK_STREAM {
 		return nil
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(procPath(pid, "ns", "net"), &st); err != nil {
+	network, err := proc.Namespace(pid, "net")
+	if err != nil {
 		return nil
 	}
-	all, ok := j[st.Ino]
+	all, ok := j[network]
 	if !ok {
 		all = slices.Concat(groups4(pid), groups6(pid))
-		j[st.Ino] = all
+		j[network] = all
 	}
 	var out []string
 	for _, m := range all {
@@ -128,7 +128,7 @@ func settleGroups(pid, fd int, want Socket, differs func(what, was, is string, e
 func groups4(pid int) []membership {
 	var out []membership
 	iface := 0
-	eachLine(procPath(pid, "net", "igmp"), func(line string) {
+	proc.EachLine(pid, "net/igmp", func(line string) {
 		fields := strings.Fields(line)
 		if len(fields) == 0 {
 			return
@@ -151,7 +151,7 @@ func groups4(pid int) []membership {
 // groups6 reads /proc/PID/net/igmp6: number and name of an interface, and a group in hexadecimal digits.
 func groups6(pid int) []membership {
 	var out []membership
-	eachLine(procPath(pid, "net", "igmp6"), func(line string) {
+	proc.EachLine(pid, "net/igmp6", func(line string) {
 		fields := strings.Fields(line)
 		if len(fields) < 3 {
 			return
@@ -166,21 +166,10 @@ func groups6(pid int) []membership {
 	return out
 }
 
-func eachLine(path string, f func(line string)) {
-	file, err := os.Open(path)
-	if err != nil {
-		return
-	}
-	defer file.Close()
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		f(lines.Text())
-	}
-}
-
 // interfaces maps the numbers of a process's network interfaces to their names (/proc/PID/net/igmp names every one that is up).
 func interfaces(pid int) map[int]string {
 	names := map[int]string{}
-	eachLine(procPath(pid, "net", "igmp"), func(line string) {
+	proc.EachLine(pid, "net/igmp", func(line string) {
 		fields := strings.Fields(line)
 		if len(fields) < 2 || line[0] == '\t' {
 			return
@@ -189,7 +178,7 @@ func interfaces(pid int) map[int]string {
 			names[n] = strings.TrimSuffix(fields[1], ":")
 		}
 	})
-	eachLine(procPath(pid, "net", "igmp6"), func(line string) {
+	proc.EachLine(pid, "net/igmp6", func(line string) {
 		if fields := strings.Fields(line); len(fields) >= 2 {
 			if n, err := strconv.Atoi(fields[0]); err == nil {
 				names[n] = fields[1]

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // kinds are the sockets that the tests look at.
@@ -161,7 +163,7 @@ func TestThreads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	filter, err := procText(os.Getpid(), "coredump_filter")
+	filter, err := proc.Text(os.Getpid(), "coredump_filter")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,13 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // optionPool gathers the options of many sockets, equal ones once.
@@ -43,25 +44,15 @@ func (p *optionPool) add(values Options) int {
 
 // takeSockets lists the sockets that a process holds and that are not in seen, which it adds to, by inode.
 func takeSockets(pid, inner int, seen map[uint64]bool, pool *optionPool, groups joinable) ([]Socket, error) {
-	entries, err := os.ReadDir(procPath(pid, "fd"))
-	if err != nil {
-		return nil, err
-	}
 	var numbers []int
-	for _, e := range entries {
-		target, err := os.Readlink(procPath(pid, "fd", e.Name()))
-		inode, ok := strings.CutPrefix(target, "socket:[")
-		if err != nil || !ok {
-			continue
-		}
-		n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 64)
-		if err != nil || seen[n] {
-			continue
-		}
-		seen[n] = true
-		if fd, err := strconv.Atoi(e.Name()); err == nil {
+	err := proc.EachFd([]int{pid}, func(_, fd int, link string) {
+		if n, ok := proc.SocketInode(link); ok && !seen[n] {
+			seen[n] = true
 			numbers = append(numbers, fd)
 		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	slices.Sort(numbers)
 	var out []Socket

@@ -4,56 +4,34 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 func isGone(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF) }
 
-func procPath(pid int, name ...string) string {
-	return filepath.Join(append([]string{"/proc", strconv.Itoa(pid)}, name...)...)
-}
-
-// procText is what a file of /proc/PID holds, without the end of the line.
-func procText(pid int, name string) (string, error) {
-	text, err := os.ReadFile(procPath(pid, name))
-	return strings.TrimSpace(string(text)), err
-}
-
-// innerPid is the number of a process or thread in its own PID namespace (the last of NSpid, proc_pid_status(5)).
+// innerPid is the number of a process or thread in its own PID namespace.
 func innerPid(pid int) (int, error) {
-	status, err := procText(pid, "status")
+	numbers, err := proc.NSPids(pid)
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(status) {
-		if list, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			fields := strings.Fields(list)
-			if len(fields) == 0 {
-				break
-			}
-			return strconv.Atoi(fields[len(fields)-1])
-		}
-	}
-	return 0, fmt.Errorf("/proc/%d/status has no NSpid", pid)
+	return numbers[len(numbers)-1], nil
 }
 
 // threadsOf maps the threads of a process as its own PID namespace numbers them to this host's numbers.
 func threadsOf(pid int) (map[int]int, error) {
-	entries, err := os.ReadDir(procPath(pid, "task"))
+	tids, err := proc.Threads(pid)
 	if err != nil {
 		return nil, err
 	}
 	threads := map[int]int{}
-	for _, e := range entries {
-		tid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	for _, tid := range tids {
 		inner, err := innerPid(tid)
 		if ended(err) {
 			continue
@@ -80,11 +58,11 @@ func takeThreads(pid, inner int) ([]Thread, error) {
 		if t.IOPriority, err = ioPriority(tid); err != nil {
 			return nil, err
 		}
-		t.Slack, _ = procText(tid, "timerslack_ns") // a kernel may be built without it
+		t.Slack, _ = proc.Text(tid, "timerslack_ns") // a kernel may be built without it
 		if number == inner {
-			t.CoreFilter, _ = procText(pid, "coredump_filter")
-			t.Personality, _ = procText(pid, "personality")
-			t.OOMScore, _ = procText(pid, "oom_score_adj")
+			t.CoreFilter, _ = proc.Text(pid, "coredump_filter")
+			t.Personality, _ = proc.Text(pid, "personality")
+			t.OOMScore, _ = proc.Text(pid, "oom_score_adj")
 			t.MergesPages = mergesPages(pid)
 		}
 		out = append(out, t)
@@ -95,7 +73,7 @@ func takeThreads(pid, inner int) ([]Thread, error) {
 
 // mergesPages says whether KSM merges the pages of a process because it asked for it (prctl PR_SET_MEMORY_MERGE).
 func mergesPages(pid int) bool {
-	text, _ := procText(pid, "ksm_stat")
+	text, _ := proc.Text(pid, "ksm_stat")
 	for line := range strings.Lines(text) {
 		if value, ok := strings.CutPrefix(line, "ksm_merge_any:"); ok {
 			return strings.TrimSpace(value) == "yes"
@@ -200,14 +178,14 @@ func settleThread(want Thread, outer map[int]int) []Difference {
 		}
 	}
 	settleText := func(of int, name, was string) {
-		is, err := procText(of, name)
+		is, err := proc.Text(of, name)
 		if was == "" || err != nil || is == was {
 			return
 		}
 		if name == "coredump_filter" {
 			was = "0x" + was
 		}
-		if err := os.WriteFile(procPath(of, name), []byte(was), 0); err != nil {
+		if err := proc.SetText(of, name, was); err != nil {
 			differs(name, was, is, err)
 		}
 	}
@@ -218,7 +196,7 @@ func settleThread(want Thread, outer map[int]int) []Difference {
 	settleText(pid, "coredump_filter", want.CoreFilter)
 	settleText(pid, "oom_score_adj", want.OOMScore)
 	errInside := errors.New("only the process itself can set it")
-	if is, err := procText(pid, "personality"); err == nil && want.Personality != "" && is != want.Personality {
+	if is, err := proc.Text(pid, "personality"); err == nil && want.Personality != "" && is != want.Personality {
 		differs("the personality", want.Personality, is, errInside)
 	}
 	if want.MergesPages && !mergesPages(pid) {

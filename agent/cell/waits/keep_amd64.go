@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"time"
+
+	"ss/agent/proc"
 )
 
 // Keep gives the threads of frozen processes codes that CRIU takes back onto their calls. What they were about to return is in the store before the
@@ -20,7 +21,7 @@ func Keep(store Store, pids []int, o Observation) error {
 	}
 	defer unlock()
 	last := store.Load().byThread()
-	rec := Record{Boot: bootID()}
+	rec := Record{Boot: proc.BootID()}
 	threads, err := rec.waiting(pids, last)
 	if err != nil {
 		return err
@@ -30,7 +31,7 @@ func Keep(store Store, pids []int, o Observation) error {
 		regs := map[int]registers{}
 		for _, tid := range t.held {
 			c, r, ok, err := look(threads[tid], tid, last)
-			if gone(err) {
+			if proc.Gone(err) {
 				continue
 			}
 			if err != nil {
@@ -61,23 +62,23 @@ func Keep(store Store, pids []int, o Observation) error {
 func (r *Record) waiting(pids []int, last map[int]Call) (map[int]int, error) {
 	out := map[int]int{}
 	for _, pid := range pids {
-		all, err := tasks(pid)
-		if err != nil && !gone(err) {
+		all, err := proc.Threads(pid)
+		if err != nil && !proc.Gone(err) {
 			return nil, err
 		}
 		for _, tid := range all {
-			s, ok, err := sysOf(pid, tid)
-			if err == nil && ok && idle(s.nr, s.args) {
-				var st stat
-				if st, err = statOf(pid, tid); err == nil {
+			s, ok, err := proc.ReadSyscall(pid, tid)
+			if err == nil && ok && idle(s.Number, s.Args) {
+				var st proc.Stat
+				if st, err = proc.ThreadStat(pid, tid); err == nil {
 					r.Calls = append(r.Calls, Call{
-						Pid: pid, Tid: tid, Start: st.start, Nr: s.nr, Code: restartSys, Args: s.args, IP: s.ip, SP: s.sp, Idle: true,
+						Pid: pid, Tid: tid, Start: st.Start, Nr: s.Number, Code: restartSys, Args: s.Args, IP: s.IP, SP: s.SP, Idle: true,
 					})
 				}
 			} else if before, known := last[tid]; err == nil && (ok || known && !before.Idle) {
 				out[tid] = pid
 			}
-			if err != nil && !gone(err) {
+			if err != nil && !proc.Gone(err) {
 				return nil, err
 			}
 		}
@@ -99,11 +100,11 @@ func look(pid, tid int, last map[int]Call) (c Call, r registers, ok bool, err er
 		return c, r, false, nil
 	}
 	c = Call{Pid: pid, Tid: tid, Nr: r.nr(), Code: r.code(), Args: r.args(), IP: r.Rip, SP: r.Rsp}
-	st, err := statOf(pid, tid)
+	st, err := proc.ThreadStat(pid, tid)
 	if err != nil {
 		return c, r, false, err
 	}
-	c.Start = st.start
+	c.Start = st.Start
 	if was, ok := last[tid]; ok && was.Start == c.Start && was.IP == c.IP && was.SP == c.SP && was.Set == c.Args {
 		c.Was, c.Signed = was.Deadline, was.Signed && c.Nr == was.Nr && was.Deadline != 0
 		if c.Nr == restartSyscallNr { // which does not say what it restarts
@@ -221,7 +222,7 @@ func (c *Call) shortened(f form, left time.Duration) [6]uint64 {
 }
 
 func isSocket(pid, fd int) bool {
-	link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
+	link, err := proc.FdLink(pid, fd)
 	return err == nil && strings.HasPrefix(link, "socket:")
 }
 
@@ -234,7 +235,7 @@ func GiveBack(store Store, pids []int) error {
 	}
 	defer unlock()
 	rec := store.Load()
-	if rec.Given || rec.Boot != bootID() {
+	if rec.Given || rec.Boot != proc.BootID() {
 		return nil
 	}
 	rec.Given = true
@@ -245,9 +246,9 @@ func GiveBack(store Store, pids []int) error {
 	}
 	for i := range rec.Calls {
 		c := &rec.Calls[i]
-		st, err := statOf(c.Pid, c.Tid)
+		st, err := proc.ThreadStat(c.Pid, c.Tid)
 		its, ours := signalled[c.Pid]
-		if err == nil && st.start == c.Start && ours && (!c.Idle || its || st.pending) {
+		if err == nil && st.Start == c.Start && ours && (!c.Idle || its || st.Pending) {
 			calls[c.Tid] = c
 		}
 	}
@@ -255,7 +256,7 @@ func GiveBack(store Store, pids []int) error {
 	err = trace(slices.Collect(maps.Keys(calls)), func(t *tracer) error {
 		var errs []error
 		for _, tid := range t.held {
-			if err := calls[tid].giveBack(now); err != nil && !gone(err) {
+			if err := calls[tid].giveBack(now); err != nil && !proc.Gone(err) {
 				errs = append(errs, err)
 			}
 		}
@@ -266,8 +267,8 @@ func GiveBack(store Store, pids []int) error {
 
 // toHandle says whether a process has a signal before it for which it has a handler.
 func toHandle(pid int) bool {
-	s, err := statusOf(pid, pid)
-	return err == nil && s.pending&s.caught != 0
+	s, err := proc.ReadSignals(pid, pid)
+	return err == nil && s.Pending&s.Caught != 0
 }
 
 // giveBack puts one stopped thread back.

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // sight is a thread that was seen to sleep in a call with a timeout.
@@ -26,30 +28,30 @@ func Observe(pids []int) Observation {
 	o := Observation{seen: map[int]sight{}}
 	zeros := map[int]time.Duration{}
 	for _, pid := range pids {
-		all, err := tasks(pid)
+		all, err := proc.Threads(pid)
 		if err != nil {
 			continue
 		}
 		for _, tid := range all {
-			s, ok, err := sysOf(pid, tid)
-			if err != nil || !ok || s.nr != restartSyscallNr && !formOf(s.nr, s.args).timed(s.args) {
+			s, ok, err := proc.ReadSyscall(pid, tid)
+			if err != nil || !ok || s.Number != restartSyscallNr && !formOf(s.Number, s.Args).timed(s.Args) {
 				continue
 			}
-			ran, sleeps, err := scheduled(pid, tid)
+			ran, sleeps, err := proc.Scheduled(pid, tid)
 			if err != nil {
 				continue
 			}
-			st, err := statOf(pid, tid)
+			st, err := proc.ThreadStat(pid, tid)
 			if err != nil {
 				continue
 			}
-			zero, known := zeros[st.cpu]
+			zero, known := zeros[st.CPU]
 			if !known {
-				zero = schedulerZero(st.cpu)
-				zeros[st.cpu] = zero
+				zero = schedulerZero(st.CPU)
+				zeros[st.CPU] = zero
 			}
 			if zero != 0 {
-				o.seen[tid] = sight{start: st.start, sleeps: sleeps, since: ran + zero}
+				o.seen[tid] = sight{start: st.Start, sleeps: sleeps, since: ran + zero}
 			}
 		}
 	}
@@ -82,7 +84,7 @@ func schedulerZero(cpu int) time.Duration {
 		}
 		// It begins to run after a sleep, and its clock is read then.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: 1000}, nil)
-		ran, _, err := scheduled(unix.Getpid(), unix.Gettid())
+		ran, _, err := proc.Scheduled(unix.Getpid(), unix.Gettid())
 		if err != nil {
 			found <- 0
 			return
@@ -99,7 +101,7 @@ func (o Observation) elapsed(pid, tid int, start uint64, now time.Duration) time
 		return 0
 	}
 	// The freezer woke it and it went to sleep there; then the tracer did. Neither more nor less.
-	_, sleeps, err := scheduled(pid, tid)
+	_, sleeps, err := proc.Scheduled(pid, tid)
 	if err != nil || sleeps != seen.sleeps+2 {
 		return 0
 	}

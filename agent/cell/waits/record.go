@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // Call is a system call that a thread stood in when its member was frozen.
@@ -43,12 +45,12 @@ const CallLen = 2
 
 // Inner is the thread in its own PID namespace. ok is false if it has ended.
 func (c Call) Inner() (tid int, ok bool) {
-	s, err := statusOf(c.Pid, c.Tid)
+	s, err := proc.ReadSignals(c.Pid, c.Tid)
 	if err != nil {
 		return 0, false
 	}
-	st, err := statOf(c.Pid, c.Tid)
-	return s.inner, err == nil && st.start == c.Start
+	st, err := proc.ThreadStat(c.Pid, c.Tid)
+	return s.Inner, err == nil && st.Start == c.Start
 }
 
 // Interruptible says whether a signal that has a handler may end the call.
@@ -68,7 +70,7 @@ type Record struct {
 
 // byThread returns the calls of threads that may still be there, by tid.
 func (r Record) byThread() map[int]Call {
-	if r.Boot != bootID() {
+	if r.Boot != proc.BootID() {
 		return nil
 	}
 	out := make(map[int]Call, len(r.Calls))
@@ -88,13 +90,14 @@ func (s Store) Load() Record {
 	if err == nil && json.Unmarshal(text, &r) != nil {
 		return Record{}
 	}
+	r.Boot = strings.TrimSpace(r.Boot) // earlier programs wrote a newline with it
 	return r
 }
 
 // Kept says whether threads have been changed by Keep and not been given back what they had.
 func (s Store) Kept() bool {
 	r := s.Load()
-	return len(r.Calls) > 0 && !r.Given && r.Boot == bootID()
+	return len(r.Calls) > 0 && !r.Given && r.Boot == proc.BootID()
 }
 
 func (s Store) save(r Record) error {
@@ -133,14 +136,3 @@ func (s Store) lock() (unlock func(), err error) {
 		}
 	}
 }
-
-func bootID() string {
-	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return string(text)
-}
-
-// gone says whether an error means that a thread has ended.
-func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // tracer holds frozen threads by ptrace(2), which leaves their cgroup frozen. All of it happens on one thread of ours, which ends with it: whatever
@@ -46,7 +48,7 @@ func (t *tracer) seize(tids []int) error {
 		if err == nil {
 			err = ptrace(unix.PTRACE_INTERRUPT, tid)
 		}
-		if gone(err) {
+		if proc.Gone(err) {
 			continue
 		}
 		if err != nil {
@@ -95,7 +97,7 @@ func stopped(tid int, end time.Time) (ws unix.WaitStatus, err error) {
 func (t *tracer) release() error {
 	var errs []error
 	for _, tid := range t.held {
-		if err := ptrace(unix.PTRACE_DETACH, tid); err != nil && !gone(err) {
+		if err := ptrace(unix.PTRACE_DETACH, tid); err != nil && !proc.Gone(err) {
 			errs = append(errs, fmt.Errorf("let thread %d go: %w", tid, err))
 		}
 	}
@@ -127,7 +129,7 @@ func registersOf(tid int) (r registers, err error) {
 }
 
 func (r registers) set(tid int) error {
-	if err := unix.PtraceSetRegs(tid, &r.PtraceRegs); err != nil && !gone(err) {
+	if err := unix.PtraceSetRegs(tid, &r.PtraceRegs); err != nil && !proc.Gone(err) {
 		return fmt.Errorf("write the registers of thread %d: %w", tid, err)
 	}
 	return nil
@@ -227,3 +229,9 @@ func unitOf(kind how) time.Duration {
 
 // scratch is where a struct timespec or timeval may be written on a stack: below its red zone.
 func scratch(sp uint64) uint64 { return (sp - redZone - 64) &^ 15 }
+
+// atRest says whether a thread stands where a signal has stopped it, or has ended.
+func atRest(tid int) bool {
+	s, err := proc.ThreadStat(tid, tid)
+	return err != nil || s.State == 'T'
+}

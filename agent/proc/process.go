@@ -1,0 +1,222 @@
+package proc
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// fields reads a file of lines NAME:VALUE and calls f with each, until it returns false.
+func fields(path string, f func(name, value string) bool) error {
+	b, err := read(path)
+	if err != nil {
+		return err
+	}
+	for line := range bytes.Lines(b) {
+		name, value, ok := strings.Cut(string(line), ":")
+		if ok && !f(strings.TrimSpace(name), strings.TrimSpace(value)) {
+			break
+		}
+	}
+	return nil
+}
+
+// StatusField returns one field of /proc/PID/status, without its name.
+func StatusField(pid int, name string) (string, error) {
+	value, found := "", false
+	err := fields(Path(pid, "status"), func(n, v string) bool {
+		if n == name {
+			value, found = v, true
+		}
+		return !found
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("%s has no %s", Path(pid, "status"), name)
+	}
+	return value, err
+}
+
+// NSPids returns the process's PID in each PID namespace from ours (as /proc has it) inward.
+func NSPids(pid int) ([]int, error) {
+	s, err := StatusField(pid, "NSpid")
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, f := range strings.Fields(s) {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			return nil, fmt.Errorf("parse NSpid of process %d: %w", pid, err)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// Tracer is the process that traces pid; 0 if none does, or it has ended.
+func Tracer(pid int) int {
+	v, _ := StatusField(pid, "TracerPid")
+	n, _ := strconv.Atoi(v) // 0 where the process is gone
+	return n
+}
+
+// Arguments are those that a process was started with; nil if it has none or has ended.
+func Arguments(pid int) []string {
+	b, err := os.ReadFile(Path(pid, "cmdline"))
+	if err != nil || len(b) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+}
+
+// Command returns how a person would call the process: its arguments, or its name in brackets.
+func Command(pid int) string {
+	if args := Arguments(pid); len(args) > 0 {
+		return strings.Join(args, " ")
+	}
+	s, err := ReadStat(pid)
+	if err != nil {
+		return "?"
+	}
+	return "[" + s.Name + "]"
+}
+
+// whoseMax bounds a command in a message, in bytes.
+const whoseMax = 60
+
+// Whose names a process for a message.
+func Whose(pid int) string {
+	command := Command(pid)
+	if len(command) > whoseMax {
+		command = strings.ToValidUTF8(command[:whoseMax], "") + "…"
+	}
+	return fmt.Sprintf("process %d (%s)", pid, command)
+}
+
+// Namespace returns the inode that names the process's namespace of that kind ("net", "pid", ...).
+func Namespace(pid int, kind string) (uint64, error) {
+	var st syscall.Stat_t
+	path := Path(pid, "ns/"+kind)
+	if err := syscall.Stat(path, &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return st.Ino, nil
+}
+
+// WorkingDir is a process's working directory; "" if it has ended.
+func WorkingDir(pid int) string {
+	dir, _ := os.Readlink(Path(pid, "cwd"))
+	return dir
+}
+
+// RSS is how much memory of a process is resident, in bytes.
+func RSS(pid int) (int64, error) {
+	b, err := read(Path(pid, "statm"))
+	if err != nil {
+		return 0, err
+	}
+	f := bytes.Fields(b)
+	if len(f) < 2 {
+		return 0, fmt.Errorf("parse %s: %q", Path(pid, "statm"), b)
+	}
+	pages, err := strconv.ParseInt(string(f[1]), 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}
+
+// Cgroup is the path of a process's cgroup in the v2 hierarchy (controller "") or in that of a v1 controller, from that hierarchy's root.
+func Cgroup(pid int, controller string) (string, error) {
+	b, err := read(Path(pid, "cgroup"))
+	if err != nil {
+		return "", err
+	}
+	for line := range bytes.Lines(b) {
+		f := strings.SplitN(strings.TrimSuffix(string(line), "\n"), ":", 3)
+		if len(f) == 3 && (f[1] == controller || controller != "" && slices.Contains(strings.Split(f[1], ","), controller)) {
+			return f[2], nil
+		}
+	}
+	return "", fmt.Errorf("%s has no line for the hierarchy %q", Path(pid, "cgroup"), controller)
+}
+
+// Mounts are those of this process's mount namespace whose file systems have one of the types.
+func Mounts(types ...string) ([]*mountinfo.Info, error) {
+	return mountinfo.GetMounts(mountinfo.FSTypeFilter(types...))
+}
+
+// MountIDs are the mounts of a process's mount namespace; nil if it has ended.
+func MountIDs(pid int) map[int]bool {
+	mounts, err := mountinfo.PidMountInfo(pid)
+	if err != nil {
+		return nil
+	}
+	out := map[int]bool{}
+	for _, m := range mounts {
+		out[m.ID] = true
+	}
+	return out
+}
+
+// UnixName is a UNIX socket that is bound to a path.
+type UnixName struct {
+	Inode uint64
+	Path  string
+}
+
+// UnixNames are the UNIX sockets with a path in a process's network namespace.
+func UnixNames(pid int) ([]UnixName, error) {
+	b, err := os.ReadFile(Path(pid, "net/unix"))
+	if err != nil {
+		return nil, err
+	}
+	var out []UnixName
+	for line := range bytes.Lines(b) {
+		// Num RefCount Protocol Flags Type St Inode Path (proc_pid_net(5))
+		f := strings.Fields(string(line))
+		if len(f) < 8 || !strings.HasPrefix(f[7], "/") {
+			continue
+		}
+		ino, err := strconv.ParseUint(f[6], 10, 64)
+		if err != nil {
+			continue // the head
+		}
+		out = append(out, UnixName{ino, f[7]})
+	}
+	return out, nil
+}
+
+// Wchan is the function of the kernel that a process waits in; "" if there is none, or it is not known.
+func Wchan(pid int) string { return wchan(Path(pid, "wchan")) }
+
+func wchan(path string) string {
+	b, err := read(path)
+	if err != nil || len(b) < 2 { // "0" where it waits for nothing
+		return ""
+	}
+	return string(b)
+}
+
+// Whereabouts is a process's state and what its threads wait for in the kernel: "S in do_wait".
+func Whereabouts(pid int) string {
+	s, err := ReadStat(pid)
+	if err != nil {
+		return "gone"
+	}
+	state := string(s.State)
+	var waits []string
+	tids, _ := Threads(pid) // none of one that has ended
+	for _, tid := range tids {
+		if w := wchan(threadPath(pid, tid, "wchan")); w != "" && !slices.Contains(waits, w) {
+			waits = append(waits, w)
+		}
+	}
+	if len(waits) > 0 {
+		state += " in " + strings.Join(waits, ", ")
+	}
+	return state
+}
