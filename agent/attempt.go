@@ -25,7 +25,8 @@ type Open struct {
 	Vaults        []string       // URLs of vaults, which all must
 	JobKey        keys.Job       // what the images are encrypted under; in memory only
 	OutsideClosed bool
-	Restored      uint64 // epoch of the job's last restore, as the catalogue has it
+	Settle        time.Duration // the longest that the members get to accept connections before they are frozen (M1a)
+	Restored      uint64        // epoch of the job's last restore, as the catalogue has it
 }
 
 // peers are the hosts that this one has to do with in the attempt.

@@ -64,7 +64,9 @@ type Socket struct {
 	Local, Remote netip.AddrPort // v4-mapped addresses unmapped; Remote is the zero value of a listener
 	Wildcard      bool           // a listener on every address
 	Listening     bool
-	HalfOpen      bool   // SYN-SENT, SYN-RECV, or established and not accepted yet
+	Connecting    bool   // SYN-SENT: the other end has not answered
+	HalfOpen      bool   // SYN-RECV, or established, and not accepted yet
+	Unread        uint32 // of a HalfOpen one: bytes that have come, a FIN counting one
 	Ended         bool   // the other end has closed: its FIN was received
 	Protocol      string // "tcp", or what else it is and CRIU cannot dump, e.g. "mptcp", "udp-connected"
 }
@@ -145,6 +147,10 @@ type Gate struct {
 	Conns   []Conn           // connections there are: their packets are held in both directions
 	Listen  []netip.AddrPort // listening ports of the job here (the address may be unspecified): packets from Addrs to them, and back, are held
 	Cgroups []uint64         // v2 ids of the members' cgroups: packets that their sockets send to Addrs are held
+
+	// SYNs says that, of all packets, only the SYNs that come in for Listen are held, from whatever address: no new connection is made, and
+	// those that are under way go on. Addrs, Conns and Cgroups do not count then.
+	SYNs bool
 }
 
 // Block describes packets of a job that are dropped, both ways: those between its sockets here and certain addresses. Its sockets are

@@ -25,32 +25,17 @@ func (w *work) record(ctx context.Context) (marker.Event, error) {
 	if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.Freeze(ctx, m) }); err != nil {
 		return nil, fmt.Errorf("freeze: %w", err)
 	}
-	socks, err := w.sockets(ctx)
+	socks, err := w.closeGates(ctx)
 	if err != nil {
 		return nil, err
 	}
-	gates, peers := w.plan(socks)
+	peers := w.channels(socks)
 	w.mu.Lock()
 	w.peers = peers
-	for _, g := range gates {
-		w.gates[g.Peer] = true
-	}
 	w.mu.Unlock()
-	if err := w.a.cfg.Gates.Close(ctx, gates); err != nil {
-		return nil, fmt.Errorf("close the gates: %w", err)
-	}
-	// A kernel completes handshakes by itself: what came in between the list and the gate would be in
-	// nobody's record.
-	after, err := w.sockets(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := unsettled(socks, after); err != nil {
-		return nil, err
-	}
 	w.conns = make([][]uint64, len(w.members))
 	for i, m := range w.members {
-		for _, s := range after {
+		for _, s := range socks {
 			if s.Member == m.Name && s.Protocol == "tcp" && !s.Listening {
 				w.conns[i] = append(w.conns[i], s.Inode)
 			}
@@ -64,7 +49,32 @@ func (w *work) record(ctx context.Context) (marker.Event, error) {
 	return marker.RecordDone{Key: w.key, Peers: peers}, nil
 }
 
-// unsettled refuses connections that are being made: they settle in a moment, and CRIU can't dump them.
+// closeGates lists the members' sockets and closes the gates, and returns the sockets as they were when the last gate had closed. A kernel
+// completes handshakes by itself: a connection that came between the list and the gates would be in nobody's record. As the members stand
+// still, no more can come of those that were under way.
+func (w *work) closeGates(ctx context.Context) ([]Socket, error) {
+	socks, err := w.sockets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	gates := w.plan(socks)
+	w.mu.Lock()
+	for _, g := range gates {
+		w.gates[g.Peer] = true
+	}
+	w.mu.Unlock()
+	if err := w.a.cfg.Gates.Close(ctx, gates); err != nil {
+		return nil, fmt.Errorf("close the gates: %w", err)
+	}
+	after, err := w.sockets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return after, unsettled(socks, after)
+}
+
+// unsettled refuses connections that are being made: they settle in a moment, and CRIU can't dump them. One whose SYN has not been answered is
+// recorded as it is (M4a).
 func unsettled(before, after []Socket) error {
 	known := map[Conn]bool{}
 	for _, s := range before {
@@ -78,24 +88,38 @@ func unsettled(before, after []Socket) error {
 	return nil
 }
 
-// plan makes the gates of the job on this host, one toward each participant, and the channels by peer.
-func (w *work) plan(socks []Socket) ([]Gate, map[marker.HostID][]string) {
+// gateOf names the participant toward whom the gate of a connection is; "" if there is none.
+func (w *work) gateOf(s Socket) string {
+	switch {
+	case s.Listening || !s.Remote.IsValid():
+		return ""
+	case s.Remote.Addr().IsLoopback():
+		return w.a.cfg.Host
+	}
+	return w.peerOf(s.Remote.Addr())
+}
+
+// channels are the connections with members on other hosts, by host. One whose SYN has not been answered is none (M4a).
+func (w *work) channels(socks []Socket) map[marker.HostID][]string {
 	peers := map[marker.HostID][]string{}
+	for _, s := range socks {
+		if peer := w.gateOf(s); peer != "" && peer != w.a.cfg.Host && !s.Connecting {
+			peers[marker.HostID(peer)] = append(peers[marker.HostID(peer)], s.Local.String()+">"+s.Remote.String())
+		}
+	}
+	return peers
+}
+
+// plan makes the gates of the job on this host, one toward each participant.
+func (w *work) plan(socks []Socket) []Gate {
 	var listen []netip.AddrPort
 	var cgroups []uint64
 	conns := map[string][]Conn{}
 	for _, s := range socks {
-		switch {
-		case s.Listening:
+		if s.Listening {
 			listen = append(listen, s.Local)
-		case !s.Remote.IsValid():
-		case s.Remote.Addr().IsLoopback() || w.peerOf(s.Remote.Addr()) == w.a.cfg.Host:
-			conns[w.a.cfg.Host] = append(conns[w.a.cfg.Host], Conn{s.Local, s.Remote})
-		default:
-			if peer := w.peerOf(s.Remote.Addr()); peer != "" {
-				conns[peer] = append(conns[peer], Conn{s.Local, s.Remote})
-				peers[marker.HostID(peer)] = append(peers[marker.HostID(peer)], s.Local.String()+">"+s.Remote.String())
-			}
+		} else if peer := w.gateOf(s); peer != "" {
+			conns[peer] = append(conns[peer], Conn{s.Local, s.Remote})
 		}
 	}
 	for _, m := range w.members {
@@ -113,7 +137,7 @@ func (w *work) plan(socks []Socket) ([]Gate, map[marker.HostID][]string) {
 		}
 		gates = append(gates, g)
 	}
-	return gates, peers
+	return gates
 }
 
 // settle is M5a: what both kernels already hold flows through the closed gate.

@@ -180,6 +180,8 @@ func (r *runner) act(act marker.Action) {
 	switch act.Type {
 	case marker.ActPrepare:
 		r.long(act, w.prepare)
+	case marker.ActHold:
+		r.long(act, w.hold)
 	case marker.ActRecord:
 		r.long(act, w.record)
 	case marker.ActDump:
@@ -264,7 +266,7 @@ func (r *runner) wrap(act marker.Action, err error) error {
 
 func actionName(t marker.ActionType) string {
 	names := map[marker.ActionType]string{
-		marker.ActPrepare: "preparing", marker.ActRecord: "recording", marker.ActSettle: "settling", marker.ActDump: "dumping",
+		marker.ActPrepare: "preparing", marker.ActHold: "holding new connections", marker.ActRecord: "recording", marker.ActSettle: "settling", marker.ActDump: "dumping",
 		marker.ActThaw: "thawing", marker.ActOpen: "opening a gate", marker.ActOpenRest: "opening the gates", marker.ActStore: "storing", marker.ActRollback: "rolling back",
 		marker.ActFinish: "finishing", marker.ActRelease: "releasing",
 	}

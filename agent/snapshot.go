@@ -62,6 +62,7 @@ type work struct {
 	phases   []PhaseTiming
 	reports  []MemberReport
 	settled  map[string]bool
+	holds    bool // SYNs are held (M1a)
 }
 
 func (r *runner) newWork(key marker.Key) *work {
@@ -297,7 +298,7 @@ func (w *work) outside(socks []Socket) map[Conn]string {
 	}
 	out := map[Conn]string{}
 	for _, s := range socks {
-		if s.Listening || s.HalfOpen || s.Ended || !s.Remote.IsValid() || ours[Conn{s.Remote, s.Local}] {
+		if s.Listening || s.Connecting || s.HalfOpen || s.Ended || !s.Remote.IsValid() || ours[Conn{s.Remote, s.Local}] {
 			continue
 		}
 		what := "no host of the job"
@@ -417,7 +418,7 @@ func (w *work) thaw(ctx context.Context) error {
 	if self {
 		return w.openGate(ctx, w.a.cfg.Host)
 	}
-	return nil
+	return w.releaseNew(ctx)
 }
 
 // openGate opens the gate toward one peer.
@@ -426,7 +427,7 @@ func (w *work) openGate(ctx context.Context, peer string) error {
 		return fmt.Errorf("open the gate toward %s: %w", peer, err)
 	}
 	w.opened(peer)
-	return nil
+	return w.releaseNew(ctx)
 }
 
 // openRest opens the gates toward all other hosts with which this one shares no channel.

@@ -45,6 +45,7 @@ const (
 	HostUntouched Progress = iota
 	HostContacted          // a Prepare, or the outcome, is on its way to it
 	HostPrepared
+	HostCalm // M1a: it holds new connections, and none is half open
 	HostRecorded
 	HostComplete
 	HostDone    // it has carried out the commit
@@ -259,7 +260,7 @@ func (c *Coordinator) tick(now Millis, out *Ready) {
 	due := func(at Millis) bool { return at != 0 && now >= at }
 	switch {
 	case c.stage == StagePreparing && due(c.prepared):
-		c.abort(out, CauseTimeout, c.slowest(HostPrepared), fmt.Sprintf("not all hosts were prepared within %d ms: %s", c.cfg.PrepareTimeout, c.laggards(HostPrepared)))
+		c.abort(out, CauseTimeout, c.slowest(HostCalm), fmt.Sprintf("not all hosts were ready within %d ms: %s", c.cfg.PrepareTimeout, c.laggards(HostCalm)))
 	case (c.stage == StagePreparing || c.stage == StageRunning) && due(c.complete):
 		c.abort(out, CauseTimeout, c.slowest(HostComplete), fmt.Sprintf("not all hosts were complete within %d ms: %s", c.cfg.Timeout, c.laggards(HostComplete)))
 	case (c.stage == StageFinishing || c.stage == StageAborting) && due(c.ended):

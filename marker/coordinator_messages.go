@@ -34,6 +34,8 @@ func (c *Coordinator) underWay(i int, m Message, out *Ready) {
 		c.lacks(i, out)
 	case MsgPrepared:
 		c.advance(i, HostPrepared, out)
+	case MsgCalm:
+		c.advance(i, HostCalm, out)
 	case MsgRecorded:
 		c.advance(i, HostRecorded, out)
 	case MsgComplete:
@@ -65,9 +67,14 @@ func (c *Coordinator) advance(i int, p Progress, out *Ready) {
 	if c.hosts.get(i).progress >= p {
 		return
 	}
-	allRecorded := c.reached(HostRecorded)
+	allPrepared, allRecorded := c.reached(HostPrepared), c.reached(HostRecorded)
 	c.put(i, func(h *host) { h.progress = p })
-	if c.stage == StagePreparing && c.reached(HostPrepared) {
+	if !allPrepared && c.reached(HostPrepared) {
+		for _, id := range c.group.hosts {
+			c.send(out, Message{Type: MsgHold, To: id})
+		}
+	}
+	if c.stage == StagePreparing && c.reached(HostCalm) {
 		c.stage = StageRunning
 		c.send(out, Message{Type: MsgStart, To: c.cfg.Initiator})
 	}
@@ -138,7 +145,10 @@ func (c *Coordinator) tell(h host, out *Ready) {
 			return
 		}
 		c.send(out, Message{Type: MsgRenew, To: h.id, Lease: c.cfg.Lease})
-		if c.stage == StageRunning && h.id == c.cfg.Initiator && h.progress == HostPrepared {
+		if c.reached(HostPrepared) && h.progress == HostPrepared {
+			c.send(out, Message{Type: MsgHold, To: h.id})
+		}
+		if c.stage == StageRunning && h.id == c.cfg.Initiator && h.progress == HostCalm {
 			c.send(out, Message{Type: MsgStart, To: h.id})
 		}
 		if c.reached(HostRecorded) {

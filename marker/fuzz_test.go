@@ -28,7 +28,7 @@ func (s *script) key() Key {
 }
 
 func (s *script) message(to HostID) Message {
-	m := Message{Type: MessageType(s.next() % 17), Key: s.key(), To: to}
+	m := Message{Type: MessageType(s.next() % 19), Key: s.key(), To: to}
 	bits := s.next()
 	m.From = fuzzHosts[bits%5]
 	if m.Type <= MsgAbort && bits%16 > 0 {
@@ -67,7 +67,14 @@ func (s *script) fit(p Participant) Event {
 	case Preparing:
 		return PrepareDone{key}
 	case Prepared:
-		m.Type = MsgStart
+		switch {
+		case !p.a.holding:
+			m.Type = MsgHold
+		case !p.a.calm:
+			return HoldDone{key}
+		default:
+			m.Type = MsgStart
+		}
 	case Recording:
 		return RecordDone{key, map[HostID][]string{fuzzHosts[bits%3]: {"x>y"}}}
 	case Settling:
@@ -145,6 +152,10 @@ func (s *script) reply(c Coordinator) Event {
 	switch c.Phase() {
 	case StageNew:
 		return Begin{}
+	case StagePreparing:
+		if c.HostPhase(id) == HostPrepared {
+			m.Type = MsgCalm
+		}
 	case StageRunning:
 		m.Type = MsgRecorded
 		if c.HostPhase(id) == HostRecorded {

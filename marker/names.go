@@ -12,16 +12,16 @@ func name(names []string, kind string, i int) string {
 
 var (
 	messageNames = []string{"", "Prepare", "Start", "Renew", "AllRecorded", "Commit", "Abort",
-		"Prepared", "Recorded", "Complete", "Failed", "Aborted", "Done", "Marker", "Dumped", "Captured", "Lacks"}
+		"Prepared", "Recorded", "Complete", "Failed", "Aborted", "Done", "Marker", "Dumped", "Captured", "Lacks", "Hold", "Calm"}
 	actionNames = []string{"", "Prepare", "Record", "Settle", "Dump", "Thaw", "Open", "Store",
-		"Rollback", "Finish", "Release", "Discard", "OpenRest"}
+		"Rollback", "Finish", "Release", "Discard", "OpenRest", "Hold"}
 	phaseNames = []string{"idle", "preparing", "prepared", "recording", "settling", "dumping",
 		"storing", "complete", "finishing", "rolling back"}
 	causeNames = []string{"none", "refused", "conflict", "stale epoch", "action failed", "lease ran out",
 		"agent restarted", "peer unreachable", "unreachable", "timeout", "interrupted", "check failed",
 		"commit failed", "bad config", "resolved"}
 	stageNames    = []string{"new", "preparing", "running", "committing", "finishing", "aborting", "over"}
-	progressNames = []string{"untouched", "contacted", "prepared", "recorded", "complete", "done", "aborted"}
+	progressNames = []string{"untouched", "contacted", "prepared", "calm", "recorded", "complete", "done", "aborted"}
 )
 
 // String is the message's name without its prefix.

@@ -35,7 +35,9 @@ type attempt struct {
 	settle       Millis // M5a: the longest wait
 	settleEnd    Millis // M5a: the instant at which the wait ends
 
-	triggered   bool                // M2: a Start or a Marker came before the host was prepared
+	holding     bool                // M1a: ActHold has begun
+	calm        bool                // M1a: ActHold has ended
+	triggered   bool                // M2: a Start or a Marker came before the host was ready to record
 	peers       map[HostID][]string // the channels, by the participant at their other end; never changed in place
 	marked      hostSet             // whose Marker, Captured or Dumped has come
 	mutual      hostSet             // of those, the ones that name channels with this host
@@ -164,6 +166,11 @@ func (p *Participant) apply(ev Event, out *Ready) bool {
 		return true
 	case PrepareDone:
 		return p.completes(ev.Key, Preparing, func() { p.prepared(out) })
+	case HoldDone:
+		if p.a.phase == Prepared && ev.Key == p.a.key && (p.a.calm || !p.a.holding) {
+			return false
+		}
+		return p.completes(ev.Key, Prepared, func() { p.becomeCalm(out) })
 	case RecordDone:
 		return p.completes(ev.Key, Recording, func() { p.recorded(ev.Peers, out) })
 	case Captured:
@@ -257,6 +264,24 @@ const neverCommitted = "its coordinator ended without a commit"
 
 func (p *Participant) prepared(out *Ready) {
 	p.a.phase = Prepared
+	p.say(out)
+	if p.a.triggered {
+		p.hold(out)
+	}
+}
+
+// hold begins to hold the handshakes of new connections (M1a), once.
+func (p *Participant) hold(out *Ready) {
+	if p.a.phase != Prepared || p.a.holding {
+		return
+	}
+	p.a.holding = true
+	p.act(out, Action{Type: ActHold})
+}
+
+// becomeCalm: no connection is half open here, or the time for that is over.
+func (p *Participant) becomeCalm(out *Ready) {
+	p.a.calm = true
 	p.say(out)
 	if p.a.triggered {
 		p.record(out)

@@ -11,6 +11,8 @@ func (p *Participant) actionFailed(ev ActionFailed, out *Ready) bool {
 	switch ev.Action {
 	case ActPrepare:
 		return p.completes(ev.Key, Preparing, func() { p.fail(out, CauseRefused, ev.Reason) })
+	case ActHold:
+		return p.completes(ev.Key, Prepared, func() { p.fail(out, CauseRefused, ev.Reason) })
 	case ActRecord:
 		return p.completes(ev.Key, Recording, giveUp)
 	case ActDump:

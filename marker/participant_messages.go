@@ -143,6 +143,8 @@ func (p *Participant) forget(i int, out *Ready) {
 
 func (p *Participant) fromCoordinator(m Message, out *Ready) {
 	switch m.Type {
+	case MsgHold:
+		p.hold(out)
 	case MsgStart:
 		p.trigger(out)
 	case MsgRenew:
@@ -173,13 +175,15 @@ func (p *Participant) fromPeer(m Message, out *Ready) {
 	}
 }
 
-// trigger begins the record if the host is ready for it and has not recorded yet (M2).
+// trigger begins the record if the host is ready for it and has not recorded yet (M2). A host that has not been told to hold handshakes, because
+// that message was lost, does so first.
 func (p *Participant) trigger(out *Ready) {
-	switch p.a.phase {
-	case Preparing:
-		p.a.triggered = true
-	case Prepared:
+	switch {
+	case p.a.phase == Prepared && p.a.calm:
 		p.record(out)
+	case p.a.phase == Preparing, p.a.phase == Prepared:
+		p.a.triggered = true
+		p.hold(out)
 	}
 }
 
@@ -285,8 +289,11 @@ func (p *Participant) say(out *Ready) {
 	switch p.a.phase {
 	case Prepared:
 		m.Type = MsgPrepared
+		if p.a.calm {
+			m.Type = MsgCalm
+		}
 	case Recording:
-		m.Type = MsgPrepared
+		m.Type = MsgCalm
 		if p.faults.announceEarly {
 			m.Type = MsgRecorded
 		}

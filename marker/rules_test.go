@@ -73,7 +73,7 @@ func (r *rig) to(phase Phase, more ...func(*Message)) *rig {
 	}{
 		{Preparing, []Event{Tick{1}, prepare(key1, more...)}},
 		{Prepared, []Event{PrepareDone{key1}}},
-		{Recording, []Event{from(CoordinatorHost, MsgStart)}},
+		{Recording, []Event{from(CoordinatorHost, MsgHold), HoldDone{key1}, from(CoordinatorHost, MsgStart)}},
 		{Settling, []Event{recordDone}},
 		{Dumping, []Event{from("B", MsgMarker)}},
 		{Storing, []Event{DumpDone{Key: key1}}},
@@ -137,17 +137,56 @@ func TestM1NoHostRecordsBeforeAllPrepared(t *testing.T) {
 		t.Fatalf("with C not prepared the coordinator is %s", c.c.Phase())
 	}
 	c.do(reply("C", MsgPrepared))
-	if len(c.fresh.Messages) != 1 || c.fresh.Messages[0].Type != MsgStart || c.fresh.Messages[0].To != "A" {
+	if len(c.fresh.Messages) != 3 || c.fresh.Messages[0].Type != MsgHold {
 		t.Errorf("when all are prepared it sends %v", c.fresh.Messages)
+	}
+	c.do(reply("B", MsgCalm), reply("C", MsgCalm), reply("B", MsgCalm))
+	if c.c.Phase() != StagePreparing {
+		t.Fatalf("with A not calm the coordinator is %s", c.c.Phase())
+	}
+	c.do(reply("A", MsgCalm))
+	if len(c.fresh.Messages) != 1 || c.fresh.Messages[0].Type != MsgStart || c.fresh.Messages[0].To != "A" {
+		t.Errorf("when all are calm it sends %v", c.fresh.Messages)
 	}
 	r := newRig(t).to(Preparing).do(from("B", MsgMarker))
 	r.want("records before it is prepared", r.count(ActRecord), 0)
 	r.do(PrepareDone{key1})
-	r.want("records when it is, for a Marker that came before", r.count(ActRecord), 1)
+	r.want("records before it holds handshakes", r.count(ActRecord), 0)
+	r.do(HoldDone{key1})
+	r.want("records when it does, for a Marker that came before", r.count(ActRecord), 1)
+}
+
+func TestM1aHoldsOnce(t *testing.T) {
+	r := newRig(t).to(Prepared).do(from(CoordinatorHost, MsgHold), from(CoordinatorHost, MsgHold), from(CoordinatorHost, MsgRenew))
+	r.want("holds", r.count(ActHold), 1)
+	r.want("says that it is calm before it is", len(r.sent(MsgCalm)), 0)
+	r.do(HoldDone{key1}, from(CoordinatorHost, MsgHold))
+	r.want("holds", r.count(ActHold), 1)
+	r.want("answers", r.sent(MsgCalm), []HostID{CoordinatorHost})
+	r.do(from(CoordinatorHost, MsgRenew))
+	r.want("says it again", len(r.sent(MsgCalm)), 2)
+	r.want("records", r.count(ActRecord), 0)
+	if _, _, err := r.p.Step(HoldDone{key1}); err == nil {
+		t.Error("it can hold twice")
+	}
+	failed := newRig(t).to(Prepared).do(from(CoordinatorHost, MsgHold), ActionFailed{Key: key1, Action: ActHold, Reason: "unread bytes"})
+	failed.want("refuses", failed.all.Messages[len(failed.all.Messages)-1].Cause, CauseRefused)
+	failed.want("rolls back", failed.count(ActRollback), 1)
+	// A Hold that was lost is made good.
+	c := begun(t, Config{}).do(reply("A", MsgPrepared), reply("B", MsgPrepared), reply("C", MsgPrepared), reply("A", MsgCalm), Tick{40})
+	var again []HostID
+	for _, m := range c.fresh.Messages {
+		if m.Type == MsgHold {
+			again = append(again, m.To)
+		}
+	}
+	if !reflect.DeepEqual(again, []HostID{"B", "C"}) {
+		t.Errorf("it tells %v again", again)
+	}
 }
 
 func TestM2RecordsOnce(t *testing.T) {
-	r := newRig(t).to(Prepared, initiator("B"))
+	r := newRig(t).to(Prepared, initiator("B")).do(from(CoordinatorHost, MsgHold), HoldDone{key1})
 	again := []Event{from(CoordinatorHost, MsgStart), from("B", MsgMarker), from("C", MsgMarker), prepare(key1)}
 	for _, ev := range []Event{recordDone, DumpDone{Key: key1}, from("B", MsgDumped), StoreDone{key1}} {
 		r.do(again...)
@@ -465,7 +504,8 @@ func (r *coordinatorRig) do(events ...Event) *coordinatorRig {
 }
 
 func (r *coordinatorRig) prepared() *coordinatorRig {
-	return r.do(reply("A", MsgPrepared), reply("B", MsgPrepared), reply("C", MsgPrepared))
+	r.do(reply("A", MsgPrepared), reply("B", MsgPrepared), reply("C", MsgPrepared))
+	return r.do(reply("A", MsgCalm), reply("B", MsgCalm), reply("C", MsgCalm))
 }
 
 func reply(id HostID, t MessageType) Received {

@@ -106,6 +106,8 @@ func (w *crowd) end(tb testing.TB, a crowdAction) {
 	switch a.act.Type {
 	case ActPrepare:
 		w.host(tb, a.host, PrepareDone{key})
+	case ActHold:
+		w.host(tb, a.host, HoldDone{key})
 	case ActRecord:
 		w.host(tb, a.host, RecordDone{Key: key, Peers: w.peers[a.host]})
 	case ActDump:

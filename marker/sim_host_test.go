@@ -2,6 +2,7 @@ package marker
 
 import (
 	"reflect"
+	"slices"
 )
 
 // simHost is a host: its kernel's gates, its program, and its agent, which carries out what its
@@ -14,6 +15,8 @@ type simHost struct {
 	// The kernel's and the program's.
 	vc       vclock
 	gates    []gate
+	holding  bool      // M1a: SYNs for the host's listeners are held
+	syns     []segment // those
 	frozen   bool
 	killed   bool // the members, by --stop
 	dead     bool // the machine
@@ -164,6 +167,9 @@ func (h *simHost) act(a Action) {
 	switch a.Type {
 	case ActPrepare:
 		h.long(8000, func() { h.w.prepared(a.Key, h.id); h.end(a, PrepareDone{a.Key}) })
+	case ActHold:
+		h.holding = true
+		h.long(h.w.plan.hold, func() { h.end(a, HoldDone{a.Key}) })
 	case ActRecord:
 		h.w.checkM1(a.Key)
 		h.long(h.w.plan.record, func() { h.freeze(a) })
@@ -269,6 +275,18 @@ func (h *simHost) finish(a Action) {
 func (h *simHost) open(peer int) {
 	h.gates[peer].closed, h.gates[peer].settling = false, false
 	h.w.releaseHeld(h.id, peer)
+	if !slices.ContainsFunc(h.gates, func(g gate) bool { return g.closed }) {
+		h.releaseSYNs()
+	}
+}
+
+// releaseSYNs ends what ActHold began, with the last gate.
+func (h *simHost) releaseSYNs() {
+	syns := h.syns
+	h.holding, h.syns = false, nil
+	for _, s := range syns {
+		h.w.deliver(h.id, s)
+	}
 }
 
 func (h *simHost) openAll() {
@@ -286,6 +304,7 @@ func (h *simHost) die(c *crash) {
 	for i := range h.gates {
 		h.gates[i] = gate{}
 	}
+	h.holding, h.syns = false, nil
 	freezes := h.freezes
 	h.w.after(1+h.w.rng.IntN(5000), func() {
 		if h.freezes == freezes {

@@ -158,6 +158,10 @@ func (w *world) deliver(dst int, s segment) {
 	}
 	switch s.kind {
 	case segSyn:
+		if h := w.hosts[dst]; h.holding {
+			h.syns = append(h.syns, s)
+			return
+		}
 		if e.state == sockNone {
 			e.state = sockRcvd
 			e.rcv = s.seq

@@ -29,6 +29,7 @@ type plan struct {
 	connectRate float64
 	maxConns    int
 	drain       int // from the last marker to the seal, µs at most
+	hold        int // until a host has waited for connections that were half open
 	record      int // until the members are frozen
 	dump, store int
 	crashes     map[int]*crash
@@ -62,6 +63,7 @@ func newPlan(rng *rand.Rand) plan {
 		delay:       500 + rng.IntN(4000),
 		connectRate: rng.Float64() * 0.1,
 		drain:       1 + rng.IntN(3000),
+		hold:        1 + rng.IntN(8000),
 		record:      500 + rng.IntN(10000),
 		dump:        1000 + rng.IntN(15000),
 		store:       1000 + rng.IntN(25000),

@@ -252,7 +252,7 @@ func (s *stage) carryOut(id HostID, before Phase, out Ready) {
 		switch a.Type {
 		case ActRollback:
 			s.doing[id] = []Action{a}
-		case ActPrepare, ActRecord, ActDump, ActStore, ActFinish:
+		case ActPrepare, ActHold, ActRecord, ActDump, ActStore, ActFinish:
 			s.doing[id] = append(s.doing[id], a)
 		}
 	}
@@ -437,6 +437,8 @@ func (s *stage) ending(id HostID, a Action) Event {
 	switch a.Type {
 	case ActPrepare:
 		return PrepareDone{a.Key}
+	case ActHold:
+		return HoldDone{a.Key}
 	case ActRecord:
 		return RecordDone{Key: a.Key, Peers: peers}
 	case ActDump:

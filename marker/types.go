@@ -91,6 +91,9 @@ const (
 
 	// MsgLacks goes from a participant to the coordinator: it does not know the participants that a Prepare's Group names.
 	MsgLacks
+	// MsgHold goes from the coordinator to a participant when all are prepared (M1a): hold the handshakes of new connections. MsgCalm is the answer.
+	MsgHold
+	MsgCalm
 )
 
 // Message is what hosts send each other. Fields that its Type does not name are zero.
@@ -149,6 +152,8 @@ type (
 
 	// PrepareDone ends ActPrepare well.
 	PrepareDone struct{ Key Key }
+	// HoldDone ends ActHold well.
+	HoldDone struct{ Key Key }
 	// RecordDone ends ActRecord well: members frozen, sockets listed, every gate closed. Peers maps
 	// each participant with which this host shares a channel to the channels ("local>remote").
 	RecordDone struct {
@@ -215,6 +220,7 @@ type (
 func (Tick) event()         {}
 func (Received) event()     {}
 func (PrepareDone) event()  {}
+func (HoldDone) event()     {}
 func (RecordDone) event()   {}
 func (Captured) event()     {}
 func (DumpDone) event()     {}
@@ -249,6 +255,7 @@ const (
 	ActRelease                        // the lease is gone while the outcome is not known: thaw, open every gate, unlock the job, and keep the images until someone says whether the cut exists
 	ActDiscard                        // remove the images of Key: a released attempt that a later one has overtaken, and that is now known not to have committed. Touch nothing else
 	ActOpenRest                       // ActOpen toward every participant with which this host shares no channel: those that RecordDone did not name, itself excepted
+	ActHold                           // (long) M1a: hold the SYNs that come for the members' listeners, until the last gate opens, and wait, for a bounded time, until no connection is half open there. Members run. Ends in HoldDone
 )
 
 // Action is one thing for the participant's host to do.

@@ -123,7 +123,8 @@ type Open struct {
 	CopiesWanted int           // how many of them must
 	Vaults       []string      // all of them must hold one, too
 	JobKey       keys.Job
-	Restored     uint64 // epoch of the job's last restore, as the catalogue has it
+	Restored     uint64        // epoch of the job's last restore, as the catalogue has it
+	Settle       time.Duration // the longest that the members get to accept connections before they are frozen
 }
 
 // SnapshotLine is the coordinator's line to one participant.

@@ -23,6 +23,7 @@ type SnapshotOptions struct {
 	Initiator string // "" takes the first host by name
 	Label     string
 	Without   []string      // members that have ended otherwise than well, and that the cut may lack
+	Settle    time.Duration // the longest that members get to accept connections before they are frozen (M1a); they run meanwhile
 	Timeout   time.Duration // of the whole attempt, up to the commit; 0: see DefaultTimeout
 }
 
@@ -31,6 +32,8 @@ const (
 	// DefaultTimeout is how long members may stand still for an attempt. What comes after that, storing their images on other hosts and in
 	// vaults, harms nobody and takes as long as it takes; not so with Stop, where the members stand still meanwhile.
 	DefaultTimeout = 10 * time.Minute
+	// DefaultSettle is ample for a server that accepts what comes to it.
+	DefaultSettle  = 2 * time.Second
 	lease          = 5 * time.Second       // M11: how long a host holds a snapshot without hearing of us
 	settle         = 25 * time.Millisecond // M5a: the longest that a recorded host waits for markers before it dumps
 	prepareTimeout = 60 * time.Second      // M1: checks, and the start of every CRIU
@@ -175,7 +178,7 @@ func (a *attempt) openOne(ctx context.Context, h HostStatus) (SnapshotLine, erro
 	}
 	return agent.Snapshot(ctx, Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts),
 		Members: a.roster.members[h.Name], Copies: a.copiesFor(h), CopiesWanted: a.copies, Vaults: a.vaults, JobKey: a.jobKey,
-		Restored: a.job.Restored})
+		Restored: a.job.Restored, Settle: a.opt.Settle})
 }
 
 func (a *attempt) post(ev marker.Event) {

@@ -119,7 +119,7 @@ func (a *attempt) intend(ctx context.Context) error {
 	case timeout == 0:
 		a.limit = DefaultTimeout
 	}
-	prepare := prepareTimeout
+	prepare := prepareTimeout + a.opt.Settle
 	if timeout > 0 {
 		prepare = min(prepare, timeout)
 	}

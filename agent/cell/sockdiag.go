@@ -58,6 +58,7 @@ type diagSocket struct {
 	family        uint8
 	state         uint8
 	local, remote netip.AddrPort
+	unread        uint32   // bytes received and not read; of a listener: connections that wait to be accepted
 	inode         uint64   // 0: no program holds it, or none yet
 	cgroup        uint64   // 0: not known
 	v6only        bool     // of an IPv6 listener
@@ -99,7 +100,7 @@ func parseInet(b []byte) (diagSocket, error) {
 	if len(b) < inetDiagMsgLen {
 		return diagSocket{}, fmt.Errorf("list sockets: a message of %d bytes", len(b))
 	}
-	s := diagSocket{family: b[0], state: b[1], inode: uint64(binary.NativeEndian.Uint32(b[68:]))}
+	s := diagSocket{family: b[0], state: b[1], unread: binary.NativeEndian.Uint32(b[56:]), inode: uint64(binary.NativeEndian.Uint32(b[68:]))}
 	copy(s.id[:], b[4:52])
 	size := 4
 	if s.family == unix.AF_INET6 {

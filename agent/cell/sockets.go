@@ -97,8 +97,9 @@ func (c *collector) socket(s diagSocket, protocol string, h holder) agent.Socket
 	out := agent.Socket{
 		Member: c.member, Pid: h.pid, Command: cmd, Inode: s.inode,
 		Local: s.local, Remote: s.remote, Protocol: protocol,
-		HalfOpen: protocol != "udp-connected" && (s.state == stSynSent || s.state == stSynRecv),
-		Ended:    protocol != "udp-connected" && (s.state == stCloseWait || s.state == stLastAck || s.state == stClosing),
+		Connecting: protocol != "udp-connected" && s.state == stSynSent,
+		HalfOpen:   protocol != "udp-connected" && s.state == stSynRecv,
+		Ended:      protocol != "udp-connected" && (s.state == stCloseWait || s.state == stLastAck || s.state == stClosing),
 	}
 	if s.state == stListen {
 		out.Listening, out.Remote, out.Wildcard = true, netip.AddrPort{}, s.local.Addr().IsUnspecified()
@@ -117,7 +118,7 @@ func (c *collector) addPending(tcp []diagSocket) {
 		for _, l := range listeners {
 			if l.Local.Port() == s.local.Port() && (l.Wildcard || l.Local.Addr() == s.local.Addr()) {
 				p := c.socket(s, "tcp", holder{pid: l.Pid})
-				p.HalfOpen = true
+				p.HalfOpen, p.Unread = true, s.unread
 				c.out = append(c.out, p)
 				break
 			}

@@ -128,7 +128,7 @@ func TestSocketsOfListeners(t *testing.T) {
 	}
 }
 
-func TestSocketsHalfOpenOutward(t *testing.T) {
+func TestSocketsConnecting(t *testing.T) {
 	g := newManager(t, Config{})
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -147,7 +147,7 @@ func TestSocketsHalfOpenOutward(t *testing.T) {
 	dial(t, full) // fills the queue: from now on SYNs are dropped
 	m, _ := acting(t, g, "dial", "try", full)
 	got := sockets(t, g, m)
-	if len(got) != 1 || !got[0].HalfOpen || got[0].Remote.String() != full {
+	if len(got) != 1 || !got[0].Connecting || got[0].HalfOpen || got[0].Remote.String() != full {
 		t.Errorf("SYN-SENT: %+v", got)
 	}
 }

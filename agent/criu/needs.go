@@ -51,7 +51,7 @@ func (r *Runner) Needs(dir string) (agent.Needs, error) {
 			return n, fmt.Errorf("what the images need: %w", err)
 		case listening(sk):
 			n.Listen = append(n.Listen, local)
-		case connected(sk):
+		case connected(sk) || connecting(sk):
 			n.Conns = append(n.Conns, agent.Conn{Local: local, Remote: remote})
 		}
 	}

@@ -115,7 +115,7 @@ func addSocket(n *agent.NeededObjects, sk *sk_inet.InetSkEntry) error {
 		Shares: sk.GetOpts().GetReuseaddr() || sk.GetOpts().GetSoReuseport(), Device: cmp.Or(sk.GetIfname(), sk.GetOpts().GetSoBoundDev()),
 		Anywhere: sk.GetIpOpts().GetFreebind(),
 	}
-	if connected(sk) || protocol == "tcp" && sk.GetState() == tcpSynSent || protocol == "udp" && sk.GetDstPort() != 0 {
+	if connected(sk) || connecting(sk) || protocol == "udp" && sk.GetDstPort() != 0 {
 		s.Remote = remote
 	}
 	n.Sockets = append(n.Sockets, s)

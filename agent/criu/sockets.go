@@ -91,6 +91,11 @@ func connected(sk *sk_inet.InetSkEntry) bool {
 	return false
 }
 
+// connecting says whether a socket waits for an answer to its SYN.
+func connecting(sk *sk_inet.InetSkEntry) bool {
+	return sk.GetProto() == unix.IPPROTO_TCP && sk.GetType() == unix.SOCK_STREAM && sk.GetDstPort() != 0 && sk.GetState() == tcpSynSent
+}
+
 func listening(sk *sk_inet.InetSkEntry) bool {
 	return sk.GetProto() == unix.IPPROTO_TCP && sk.GetType() == unix.SOCK_STREAM && sk.GetState() == tcpListen
 }

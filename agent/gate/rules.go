@@ -49,6 +49,10 @@ const (
 // addPart adds sets, chains and rules of p to the transaction.
 func (t *table) addPart(p *part) error {
 	p.entries, p.chains, p.sets = nil, nil, nil
+	if len(p.want.syns) > 0 {
+		t.addSYNs(p)
+		return nil
+	}
 	out := t.addPartChain(p, p.name()+"-out")
 	p.entries = append(p.entries, entry{t.out, out})
 	flows := map[flow]*nftables.Chain{toPeer: out}
@@ -82,6 +86,25 @@ func (t *table) addPart(p *part) error {
 		}
 	}
 	return nil
+}
+
+// addSYNs sends SYNs that come for the listeners to the action. Those of connections from this host come in as well.
+func (t *table) addSYNs(p *part) {
+	in := t.addPartChain(p, p.name()+"-syn")
+	p.entries = append(p.entries, entry{t.in, in})
+	const tcpFlags, syn, ack = 13, 0x02, 0x10 // RFC 9293, 3.1
+	t.addRule(in, "",
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: tcpFlags, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{syn | ack}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{syn}},
+		&expr.Verdict{Kind: expr.VerdictReturn})
+	for _, l := range p.want.syns {
+		exprs := comparePort(l.Port(), true)
+		if !l.Addr().IsUnspecified() {
+			exprs = append(compareAddr(l.Addr(), true), exprs...)
+		}
+		t.addRule(in, "", append(exprs, &expr.Verdict{Kind: expr.VerdictGoto, Chain: p.gate.action})...)
+	}
 }
 
 // cgroupChain is the name of the chain for packets to the peer's addresses.

@@ -19,6 +19,7 @@ type wanted struct {
 	self    bool
 	sets    []wantedSet
 	cgroups []uint64
+	syns    []netip.AddrPort // listeners whose new connections are held; nothing else is wanted then
 }
 
 type wantedSet struct {
@@ -29,6 +30,13 @@ type wantedSet struct {
 
 // want translates g. host is this host's name.
 func want(g agent.Gate, host string) wanted {
+	if g.SYNs {
+		var w wanted
+		for _, l := range g.Listen {
+			w.syns = append(w.syns, unmap(l))
+		}
+		return w
+	}
 	w := wanted{self: host != "" && g.Peer == host}
 	for _, k := range []kind{kindConns, kindListen, kindPorts, kindAddrs} {
 		k6 := k
@@ -107,6 +115,9 @@ func (w *wanted) add(k kind, remote, local netip.AddrPort) {
 
 // empty says whether no packet is wanted.
 func (w wanted) empty() bool {
+	if len(w.syns) > 0 {
+		return false
+	}
 	for _, s := range w.sets {
 		if len(s.keys) > 0 {
 			return false

@@ -128,7 +128,7 @@ func fromOpen(o *ssv1.SnapshotOpen) (agent.Open, error) {
 	}
 	return agent.Open{
 		Key: wire.FromKey(o.GetKey()), Participants: parts, Copies: fromPeers(o.GetCopies()), CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
-		Members: o.GetMembers(), JobKey: key, OutsideClosed: o.GetOutsideClosed(), Restored: o.GetRestored(),
+		Members: o.GetMembers(), JobKey: key, OutsideClosed: o.GetOutsideClosed(), Restored: o.GetRestored(), Settle: time.Duration(o.GetSettleMs()) * time.Millisecond,
 	}, nil
 }
 

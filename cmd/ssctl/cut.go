@@ -144,6 +144,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&opt.Stop, "stop", false, "end the members once the cut exists; if it fails they run on")
+	cmd.Flags().DurationVar(&opt.Settle, "settle", orchestrator.DefaultSettle, "how long members get to accept new connections before they are frozen; they run meanwhile, and further connections wait")
 	cmd.Flags().StringVar(&opt.Initiator, "initiator", "", "host that records first")
 	cmd.Flags().StringVar(&opt.Label, "label", "", "text to find it by")
 	cmd.Flags().StringArrayVar(&opt.Without, "without", nil, "member that has ended with an error or a signal, and that the cut may lack; may be repeated")

@@ -41,7 +41,25 @@ func (h *Host) DropFrom(from *Host, refuse bool) error {
 	})
 }
 
-// DropNothing undoes DropFrom.
+// DropPort drops what arrives for a TCP port of this host, so that whoever connects to it waits for an answer. It replaces what an earlier
+// call has dropped.
+func (h *Host) DropPort(port uint16) error {
+	return h.filter(func(conn *nftables.Conn) {
+		table := conn.AddTable(&nftables.Table{Name: oneWayTable, Family: nftables.TableFamilyIPv4})
+		chain := conn.AddChain(&nftables.Chain{
+			Name: "in", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRaw,
+		})
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
+			&expr.Verdict{Kind: expr.VerdictDrop},
+		}})
+	})
+}
+
+// DropNothing undoes DropFrom and DropPort.
 func (h *Host) DropNothing() error { return h.filter(func(*nftables.Conn) {}) }
 
 // filter replaces the filter by what add adds.

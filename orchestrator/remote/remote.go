@@ -190,6 +190,7 @@ func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestra
 		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: &ssv1.SnapshotOpen{
 			Key: wire.ToKey(open.Key), Participants: toParticipants(open.Participants), Copies: toParticipants(open.Copies),
 			CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:], Members: open.Members, Restored: open.Restored,
+			SettleMs: open.Settle.Milliseconds(),
 		}}})
 	}
 	if err != nil {

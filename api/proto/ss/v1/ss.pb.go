@@ -2062,7 +2062,9 @@ type SnapshotOpen struct {
 	// members are those of this host that take part. One that does not run refuses the snapshot.
 	Members []string `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
 	// restored is the epoch of the job's last restore, as the catalogue has it.
-	Restored      uint64 `protobuf:"varint,16,opt,name=restored,proto3" json:"restored,omitempty"`
+	Restored uint64 `protobuf:"varint,16,opt,name=restored,proto3" json:"restored,omitempty"`
+	// settle_ms is the longest that the members get to accept connections before they are frozen.
+	SettleMs      int64 `protobuf:"varint,9,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2156,6 +2158,13 @@ func (x *SnapshotOpen) GetMembers() []string {
 func (x *SnapshotOpen) GetRestored() uint64 {
 	if x != nil {
 		return x.Restored
+	}
+	return 0
+}
+
+func (x *SnapshotOpen) GetSettleMs() int64 {
+	if x != nil {
+		return x.SettleMs
 	}
 	return 0
 }
@@ -5604,7 +5613,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0fSnapshotRequest\x12)\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenH\x00R\x04open\x120\n" +
 	"\amessage\x18\x02 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessageB\x06\n" +
-	"\x04kind\"\xc3\x02\n" +
+	"\x04kind\"\xe0\x02\n" +
 	"\fSnapshotOpen\x12\x1c\n" +
 	"\x03key\x18\x01 \x01(\v2\n" +
 	".ss.v1.KeyR\x03key\x126\n" +
@@ -5615,7 +5624,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06vaults\x18\x06 \x03(\tR\x06vaults\x12\x17\n" +
 	"\ajob_key\x18\a \x01(\fR\x06jobKey\x12\x18\n" +
 	"\amembers\x18\b \x03(\tR\amembers\x12\x1a\n" +
-	"\brestored\x18\x10 \x01(\x04R\brestored\"\xd4\x01\n" +
+	"\brestored\x18\x10 \x01(\x04R\brestored\x12\x1b\n" +
+	"\tsettle_ms\x18\t \x01(\x03R\bsettleMs\"\xd4\x01\n" +
 	"\x10SnapshotResponse\x120\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessage\x12-\n" +
 	"\bprogress\x18\x02 \x01(\v2\x0f.ss.v1.ProgressH\x00R\bprogress\x12+\n" +

@@ -1,0 +1,103 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"ss/fault"
+	"ss/marker"
+)
+
+const (
+	// holdPoll is the time between two looks at the members' sockets. Members run meanwhile.
+	holdPoll = 2 * time.Millisecond
+	// holdPollMost is the longest that it grows to.
+	holdPollMost = 20 * time.Millisecond
+)
+
+// newConnections names the gate that holds SYNs, where others have the name of a peer.
+const newConnections = ""
+
+// hold is M1a: SYNs for the members' listeners wait, and the members, which run on, accept what has been made before.
+func (w *work) hold(ctx context.Context) (marker.Event, error) {
+	limit := time.NewTimer(w.open.Settle)
+	defer limit.Stop()
+	var held []netip.AddrPort
+	for pause := holdPoll; ; pause = min(pause*2, holdPollMost) {
+		socks, err := w.sockets(ctx)
+		if err != nil {
+			return nil, err
+		}
+		fresh, err := w.holdListeners(ctx, socks, held)
+		if err != nil {
+			return nil, err
+		}
+		held = append(held, fresh...)
+		pending := slices.DeleteFunc(socks, func(s Socket) bool { return !s.HalfOpen })
+		if len(fresh) == 0 && len(pending) == 0 {
+			return marker.HoldDone{Key: w.key}, nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-limit.C:
+			return marker.HoldDone{Key: w.key}, unread(pending, w.open.Settle)
+		}
+	}
+}
+
+// holdListeners holds the SYNs for listeners that are not among held, and returns those.
+func (w *work) holdListeners(ctx context.Context, socks []Socket, held []netip.AddrPort) ([]netip.AddrPort, error) {
+	var fresh []netip.AddrPort
+	for _, s := range socks {
+		if s.Listening && !slices.Contains(held, s.Local) && !slices.Contains(fresh, s.Local) {
+			fresh = append(fresh, s.Local)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil, nil
+	}
+	w.mu.Lock()
+	w.holds = true
+	w.mu.Unlock()
+	if err := w.a.cfg.Gates.Close(ctx, []Gate{{Job: w.job(), Peer: newConnections, Listen: fresh, SYNs: true}}); err != nil {
+		return nil, fmt.Errorf("hold new connections: %w", err)
+	}
+	return fresh, nil
+}
+
+// unread refuses connections that nobody has accepted though bytes have come on them: those bytes have been acknowledged, so the other end
+// does not have them any more, and CRIU cannot read them.
+func unread(pending []Socket, limit time.Duration) error {
+	var found []string
+	for _, s := range pending {
+		if s.Unread > 0 {
+			found = append(found, fmt.Sprintf("process %d (%s) listens on %s and has not accepted a connection of %s within %s, on which %d bytes have come",
+				s.Pid, s.Command, s.Local, s.Remote, limit, s.Unread))
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	return fault.New(fault.Refused, strings.Join(found, "; "), "give the program more time with --settle")
+}
+
+// releaseNew lets go of the SYNs when no gate is closed any more.
+func (w *work) releaseNew(ctx context.Context) error {
+	w.mu.Lock()
+	now := w.holds && len(w.gates) == 0
+	w.holds = w.holds && !now
+	w.mu.Unlock()
+	if !now {
+		return nil
+	}
+	if err := w.a.cfg.Gates.Open(ctx, w.job(), newConnections); err != nil {
+		return fmt.Errorf("let new connections go: %w", err)
+	}
+	return nil
+}

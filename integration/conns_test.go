@@ -1,0 +1,118 @@
+package integration
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// conns starts a member that makes, answers or ends connections; see testdata/conns.c.
+func (j *job) conns(name, host, kind, to string, port int, args ...string) *member {
+	j.t.Helper()
+	program := j.compiled("testdata/conns.c", "conns", "-pthread")
+	j.serve(name, host, append([]string{program, kind, j.Host(to).Addr().String(), fmt.Sprint(port)}, args...)...)
+	return j.members[len(j.members)-1]
+}
+
+// says waits until a member's log has a line.
+func (j *job) says(m *member, line string) {
+	j.t.Helper()
+	await(j.t, fmt.Sprintf("%q of %s", line, m.name), func() string {
+		log := j.log(m)
+		if strings.Contains(log, "FAIL") {
+			j.t.Fatalf("%s on %s:\n%s", m.name, m.host, log)
+		}
+		if !strings.Contains("\n"+log, "\n"+line+"\n") {
+			return lastLine(log)
+		}
+		return ""
+	})
+}
+
+// attempts takes a snapshot, and returns how many attempts it took and the cut.
+func (j *job) attempts() (n int, cut string) {
+	j.t.Helper()
+	stdout, stderr, exit := j.Ctl("snapshot", j.name, "-q")
+	if exit != 0 {
+		j.t.Fatalf("snapshot: exit code %d\n%s%s", exit, stdout, stderr)
+	}
+	cut, _, _ = strings.Cut(strings.TrimSpace(stdout), ":")
+	return 1 + strings.Count(stderr, "trying again"), cut
+}
+
+// TestConnecting: a connect that nobody answers is in the cut as what it is, holds no snapshot up, and connects after a restore, in place
+// and elsewhere. Needs root, CRIU and gcc.
+func TestConnecting(t *testing.T) {
+	c := newCluster(t, "hostA", "hostB", "hostC", "hostD")
+	must(t, c.Host("hostC").DropPort(9300))
+	j := c.newJob("knocks")
+	j.conns("server", "hostC", "serve", "hostC", 9300, "0", "many")
+	j.program("serve", "hostA", "words", "serve", "-listen", c.Host("hostA").Addr().String()+":9001")
+	j.program("connect", "hostB", "words", "connect", "-to", c.Host("hostA").Addr().String()+":9001", "-until", j.stop)
+	knocker := j.conns("knock", "hostB", "knock", "hostC", 9300)
+	j.says(knocker, "knocking")
+	j.awaitProgress()
+	var cut string
+	for range 5 {
+		var n int
+		if n, cut = j.attempts(); n != 1 {
+			t.Errorf("a connect without an answer cost %d attempts", n)
+		}
+	}
+	j.restore(cut)
+	j.awaitProgress()
+	if strings.Contains(j.log(knocker), "answered") {
+		t.Fatalf("nobody can have answered:\n%s", j.log(knocker))
+	}
+	j.restore(cut, "hostB=hostD")
+	j.awaitProgress()
+	must(t, c.Host("hostC").DropNothing())
+	j.says(knocker, "answered")
+	j.awaitProgress()
+	j.snapshot()
+	j.finish()
+	j.end()
+	c.checkLeaks()
+}
+
+// TestChurn: snapshots of a job that makes, uses and ends 100 connections a second, in three ways of ending, and with a server that needs 200 ms for each.
+// At most two attempts each, and no connection breaks; after a restore all goes on. SS_CHURN_SNAPSHOTS is how many are taken of each (5). Needs root, CRIU and gcc.
+func TestChurn(t *testing.T) {
+	snapshots := int(number(t, "SS_CHURN_SNAPSHOTS", 5))
+	c := newCluster(t, "hostA", "hostB")
+	for _, row := range []struct {
+		name, delay string
+		ends        []string
+	}{
+		{"quick", "0", []string{"close", "reset", "shutdown"}},
+		{"slow", "200", []string{"close"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			c.t = t
+			j := c.newJob(row.name)
+			j.conns("server", "hostA", "serve", "hostA", 9400, row.delay, "many")
+			for _, end := range row.ends {
+				j.conns(end, "hostB", "churn", "hostA", 9400, fmt.Sprint(100/len(row.ends)), end)
+			}
+			j.awaitProgress()
+			most, cut := 0, ""
+			counts := map[int]int{}
+			for range snapshots {
+				var n int
+				n, cut = j.attempts()
+				counts[n]++
+				most = max(most, n)
+				j.awaitProgress()
+			}
+			t.Logf("%d snapshots by the number of attempts: %v", snapshots, counts)
+			if most > 2 {
+				t.Errorf("a snapshot took %d attempts", most)
+			}
+			j.restore(cut)
+			j.awaitProgress()
+			j.end()
+		})
+	}
+	c.t = t
+	c.checkLeaks()
+}
