@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -65,8 +66,26 @@ func (r *Restoration) rewrite() error {
 			if err := r.a.cfg.CRIU.Rewrite(src, dst, r.plan.Moved); err != nil {
 				return custody.DiskFull(r.dir, fmt.Errorf("addresses in the images of %s: %w", m.Name, err))
 			}
+			if err := r.a.cfg.CRIU.Unsend(dst, r.transit()); err != nil {
+				return custody.DiskFull(r.dir, fmt.Errorf("bytes in transit of %s: %w", m.Name, err))
+			}
 			r.members = append(r.members, restoring{part: part, member: m, images: dst})
 		}
 	}
 	return nil
+}
+
+// transit is the plan's, under the addresses that connections have after the restore.
+func (r *Restoration) transit() []Transit {
+	to := func(a netip.AddrPort) netip.AddrPort {
+		if moved, ok := r.plan.Moved[a.Addr()]; ok {
+			return netip.AddrPortFrom(moved, a.Port())
+		}
+		return a
+	}
+	out := make([]Transit, len(r.plan.Transit))
+	for i, t := range r.plan.Transit {
+		out[i] = Transit{Conn{to(t.Conn.Local), to(t.Conn.Remote)}, t.Bytes}
+	}
+	return out
 }

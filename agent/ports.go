@@ -138,6 +138,12 @@ type Cells interface {
 // Conn is one TCP connection as this host sees it.
 type Conn struct{ Local, Remote netip.AddrPort }
 
+// Transit is how much of what a connection's local end has to send its other end has not received.
+type Transit struct {
+	Conn  Conn
+	Bytes uint32
+}
+
 // Gate describes one job's gate toward one peer host.
 type Gate struct {
 	Job   string
@@ -261,6 +267,8 @@ type Checkpointer interface {
 	Interrupt(dir string, waits []Wait) error
 	// Rewrite makes dst hold the images of src with every moved address replaced: what does not change is linked, src is not touched.
 	Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
+	// Unsend makes the images of dir, which it may change, hold bytes in transit as bytes that were never sent.
+	Unsend(dir string, transit []Transit) error
 }
 
 // Needs is what an image folder needs of a host.

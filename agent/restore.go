@@ -28,6 +28,7 @@ type RestorePlan struct {
 	Key          marker.Key
 	Parts        []RestorePart
 	Moved        map[netip.Addr]netip.Addr
+	Transit      []Transit     // of the connections of the parts, under the addresses that they have in the cut
 	Participants []Participant // every host that takes part, this one included: first those that get a part
 	Targets      int           // how many of them get one. The first decides
 	CheckOnly    bool          // R1 and no more

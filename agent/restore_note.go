@@ -58,7 +58,7 @@ func (r *Restoration) note(e restoration.Entry) error {
 		return ignoreGone(os.Remove(r.noteFile()))
 	}
 	plan := r.plan
-	plan.Parts, plan.Moved, plan.Statement = nil, nil, nil
+	plan.Parts, plan.Moved, plan.Transit, plan.Statement = nil, nil, nil, nil
 	if err := sealed.Write(r.noteFile(), noteSchema, restoreNote{Plan: plan, Phase: e.Phase.String(), Told: e.Told}); err != nil {
 		return fmt.Errorf("note the restore: %w", err)
 	}

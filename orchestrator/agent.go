@@ -195,6 +195,7 @@ type HostPlan struct {
 	Key          marker.Key
 	Parts        []Part
 	Moved        map[netip.Addr]netip.Addr
+	Transit      []store.CutChannel // those that lead away from the parts' members, and in which something was in transit
 	Participants []Participant
 	Targets      int // so many of the participants, from the first on, get a part; the first decides
 	CheckOnly    bool

@@ -87,6 +87,7 @@ func (r *restore) open(ctx context.Context, checkOnly bool) error {
 		for _, p := range r.plan.Parts {
 			if p.To == name {
 				plan.Parts, plan.JobKey = append(plan.Parts, r.part(p)), &r.jobKey
+				plan.Transit = append(plan.Transit, r.transit(p.From)...)
 			}
 		}
 		a, err := r.c.AgentOf(r.hosts[name].Host)
@@ -100,6 +101,17 @@ func (r *restore) open(ctx context.Context, checkOnly bool) error {
 		r.lines[name] = line
 	}
 	return nil
+}
+
+// transit lists the channels that lead away from a host's members in the cut and in which something was in transit.
+func (r *restore) transit(host string) []store.CutChannel {
+	var out []store.CutChannel
+	for _, ch := range r.plan.Cut.Channels {
+		if ch.FromHost == host && ch.InTransit > 0 {
+			out = append(out, ch)
+		}
+	}
+	return out
 }
 
 func (r *restore) part(p PlannedPart) Part {

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -148,6 +149,14 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 			return agent.RestorePlan{}, err
 		}
 		plan.Moved[pair[0]] = pair[1]
+	}
+	for _, t := range p.GetTransit() {
+		local, bad := netip.ParseAddrPort(t.GetLocal())
+		remote, worse := netip.ParseAddrPort(t.GetRemote())
+		if err := errors.Join(bad, worse); err != nil {
+			return agent.RestorePlan{}, fault.New(fault.Usage, "the bytes in transit of a connection: "+err.Error(), "")
+		}
+		plan.Transit = append(plan.Transit, agent.Transit{Conn: agent.Conn{Local: local, Remote: remote}, Bytes: t.GetBytes()})
 	}
 	if len(p.GetParts()) > 0 {
 		if plan.JobKey, err = fromJobKey(p.GetJobKey()); err != nil {

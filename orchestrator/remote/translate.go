@@ -77,6 +77,9 @@ func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
 	for from, to := range p.Moved {
 		out.Moves = append(out.Moves, &ssv1.AddrMove{From: from.String(), To: to.String()})
 	}
+	for _, ch := range p.Transit {
+		out.Transit = append(out.Transit, &ssv1.Transit{Local: ch.FromAddr, Remote: ch.ToAddr, Bytes: ch.InTransit})
+	}
 	for _, part := range p.Parts {
 		pp := &ssv1.RestorePart{Host: part.Host, Digest: part.Digest, Sources: toParticipants(part.Sources), Vaults: part.Vaults}
 		for _, m := range part.Members {

@@ -3273,7 +3273,9 @@ type RestorePlan struct {
 	// check_only: nothing will be ended or restored.
 	CheckOnly bool `protobuf:"varint,11,opt,name=check_only,json=checkOnly,proto3" json:"check_only,omitempty"`
 	// statement says, signed, where the members stand when the restore has taken place; empty for a plan that is only checked.
-	Statement     []byte `protobuf:"bytes,16,opt,name=statement,proto3" json:"statement,omitempty"`
+	Statement []byte `protobuf:"bytes,16,opt,name=statement,proto3" json:"statement,omitempty"`
+	// transit is what was in transit from the connections of the parts, under the addresses that they have in the cut.
+	Transit       []*Transit `protobuf:"bytes,17,rep,name=transit,proto3" json:"transit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3371,6 +3373,74 @@ func (x *RestorePlan) GetStatement() []byte {
 	return nil
 }
 
+func (x *RestorePlan) GetTransit() []*Transit {
+	if x != nil {
+		return x.Transit
+	}
+	return nil
+}
+
+// Transit is how much of what a connection's local end has to send its other end has not received.
+type Transit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Local         string                 `protobuf:"bytes,1,opt,name=local,proto3" json:"local,omitempty"`
+	Remote        string                 `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"`
+	Bytes         uint32                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Transit) Reset() {
+	*x = Transit{}
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Transit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Transit) ProtoMessage() {}
+
+func (x *Transit) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Transit.ProtoReflect.Descriptor instead.
+func (*Transit) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Transit) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *Transit) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *Transit) GetBytes() uint32 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // RestorePart is one source host's image set, to be restored on the host that gets this.
 type RestorePart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3385,7 +3455,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3397,7 +3467,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3410,7 +3480,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -3458,7 +3528,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3470,7 +3540,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3483,7 +3553,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -3514,7 +3584,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3596,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3609,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RestoreResponse) GetFaults() []string {
@@ -3581,7 +3651,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3593,7 +3663,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3606,7 +3676,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Failure) GetCode() uint32 {
@@ -3632,7 +3702,7 @@ type ExchangeRequest struct {
 
 func (x *ExchangeRequest) Reset() {
 	*x = ExchangeRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3644,7 +3714,7 @@ func (x *ExchangeRequest) String() string {
 func (*ExchangeRequest) ProtoMessage() {}
 
 func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3657,7 +3727,7 @@ func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ExchangeRequest) GetRemovedHosts() []byte {
@@ -3676,7 +3746,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3688,7 +3758,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3701,7 +3771,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ExchangeResponse) GetRemovedHosts() []byte {
@@ -3720,7 +3790,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3732,7 +3802,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3745,7 +3815,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -3763,7 +3833,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +3845,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +3858,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -3803,7 +3873,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3815,7 +3885,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3828,7 +3898,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -3860,7 +3930,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3872,7 +3942,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3885,7 +3955,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 type GetObjectRequest struct {
@@ -3900,7 +3970,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3912,7 +3982,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3925,7 +3995,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -3958,7 +4028,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3970,7 +4040,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3983,7 +4053,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -4004,7 +4074,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4016,7 +4086,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4029,7 +4099,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -4062,7 +4132,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4074,7 +4144,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4087,7 +4157,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -4107,7 +4177,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4119,7 +4189,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4132,7 +4202,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -4157,7 +4227,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4169,7 +4239,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4182,7 +4252,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 type InventoryRequest struct {
@@ -4197,7 +4267,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4209,7 +4279,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4222,7 +4292,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -4252,7 +4322,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4264,7 +4334,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4277,7 +4347,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -4330,7 +4400,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4342,7 +4412,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4355,7 +4425,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -4411,7 +4481,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4423,7 +4493,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4436,7 +4506,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -4472,7 +4542,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4484,7 +4554,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4497,7 +4567,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -4540,7 +4610,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4552,7 +4622,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4565,7 +4635,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -4604,7 +4674,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4616,7 +4686,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4629,7 +4699,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 type FetchImagesRequest struct {
@@ -4644,7 +4714,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4656,7 +4726,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4669,7 +4739,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -4710,7 +4780,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4722,7 +4792,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4735,7 +4805,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -4763,7 +4833,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4775,7 +4845,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4788,7 +4858,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -4822,7 +4892,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4834,7 +4904,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4847,7 +4917,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -4876,7 +4946,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4888,7 +4958,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4901,7 +4971,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -4935,7 +5005,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4947,7 +5017,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4960,7 +5030,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -4990,7 +5060,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5002,7 +5072,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5015,7 +5085,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -5068,7 +5138,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5080,7 +5150,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5093,7 +5163,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -5164,7 +5234,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5176,7 +5246,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5189,7 +5259,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -5229,7 +5299,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5241,7 +5311,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5254,7 +5324,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -5317,7 +5387,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5329,7 +5399,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5342,7 +5412,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -5376,7 +5446,7 @@ type AskRestoreRequest struct {
 
 func (x *AskRestoreRequest) Reset() {
 	*x = AskRestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5388,7 +5458,7 @@ func (x *AskRestoreRequest) String() string {
 func (*AskRestoreRequest) ProtoMessage() {}
 
 func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5401,7 +5471,7 @@ func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreRequest.ProtoReflect.Descriptor instead.
 func (*AskRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *AskRestoreRequest) GetJob() string {
@@ -5427,7 +5497,7 @@ type AskRestoreResponse struct {
 
 func (x *AskRestoreResponse) Reset() {
 	*x = AskRestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5439,7 +5509,7 @@ func (x *AskRestoreResponse) String() string {
 func (*AskRestoreResponse) ProtoMessage() {}
 
 func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5452,7 +5522,7 @@ func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreResponse.ProtoReflect.Descriptor instead.
 func (*AskRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *AskRestoreResponse) GetMessage() *RestoreMessage {
@@ -5707,7 +5777,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06reason\x18\t \x01(\tR\x06reason\"W\n" +
 	"\x12RestoreWordRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12/\n" +
-	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"\xb4\x02\n" +
+	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"\xde\x02\n" +
 	"\vRestorePlan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
@@ -5720,7 +5790,12 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	" \x01(\x05R\atargets\x12\x1d\n" +
 	"\n" +
 	"check_only\x18\v \x01(\bR\tcheckOnly\x12\x1c\n" +
-	"\tstatement\x18\x10 \x01(\fR\tstatement\"\xa8\x01\n" +
+	"\tstatement\x18\x10 \x01(\fR\tstatement\x12(\n" +
+	"\atransit\x18\x11 \x03(\v2\x0e.ss.v1.TransitR\atransit\"M\n" +
+	"\aTransit\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\tR\x05local\x12\x16\n" +
+	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\rR\x05bytes\"\xa8\x01\n" +
 	"\vRestorePart\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12'\n" +
@@ -5937,7 +6012,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(RestoreMessageType)(0),       // 0: ss.v1.RestoreMessageType
 	(RestorePhase)(0),             // 1: ss.v1.RestorePhase
@@ -5984,42 +6059,43 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*RestoreMessage)(nil),        // 42: ss.v1.RestoreMessage
 	(*RestoreWordRequest)(nil),    // 43: ss.v1.RestoreWordRequest
 	(*RestorePlan)(nil),           // 44: ss.v1.RestorePlan
-	(*RestorePart)(nil),           // 45: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 46: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 47: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 48: ss.v1.Failure
-	(*ExchangeRequest)(nil),       // 49: ss.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 50: ss.v1.ExchangeResponse
-	(*DeliverRequest)(nil),        // 51: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 52: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 53: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 54: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 55: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 56: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 57: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 58: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 59: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 60: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 61: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 62: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 63: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 64: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 65: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 66: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 67: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 68: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 69: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 70: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 71: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 72: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 73: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 74: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 75: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 76: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 77: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 78: ss.v1.ImportImagesResponse
-	(*AskRestoreRequest)(nil),     // 79: ss.v1.AskRestoreRequest
-	(*AskRestoreResponse)(nil),    // 80: ss.v1.AskRestoreResponse
+	(*Transit)(nil),               // 45: ss.v1.Transit
+	(*RestorePart)(nil),           // 46: ss.v1.RestorePart
+	(*AddrMove)(nil),              // 47: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 48: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 49: ss.v1.Failure
+	(*ExchangeRequest)(nil),       // 50: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 51: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 52: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 53: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 54: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 55: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 56: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 57: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 58: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 59: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 60: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 61: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 62: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 63: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 64: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 65: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 66: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 67: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 68: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 69: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 70: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 71: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 72: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 73: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 74: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 75: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 76: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 77: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 78: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 79: ss.v1.ImportImagesResponse
+	(*AskRestoreRequest)(nil),     // 80: ss.v1.AskRestoreRequest
+	(*AskRestoreResponse)(nil),    // 81: ss.v1.AskRestoreResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	3,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
@@ -6044,7 +6120,7 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	26, // 19: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
 	30, // 20: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
 	31, // 21: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	48, // 22: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	49, // 22: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
 	32, // 23: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
 	33, // 24: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
 	10, // 25: ss.v1.MemberReport.member:type_name -> ss.v1.Member
@@ -6058,97 +6134,98 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	1,  // 33: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
 	42, // 34: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
 	23, // 35: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	45, // 36: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	46, // 37: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	46, // 36: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	47, // 37: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
 	24, // 38: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	10, // 39: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	24, // 40: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	48, // 41: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	42, // 42: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	26, // 43: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	34, // 44: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	63, // 45: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	64, // 46: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	65, // 47: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	9,  // 48: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	64, // 49: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	34, // 50: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	34, // 51: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	24, // 52: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	34, // 53: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	34, // 54: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	24, // 55: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	77, // 56: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	76, // 57: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	34, // 58: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	24, // 59: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	42, // 60: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	42, // 61: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	2,  // 62: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	11, // 63: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	13, // 64: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	15, // 65: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	7,  // 66: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	21, // 67: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	17, // 68: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	19, // 69: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	27, // 70: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	41, // 71: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	43, // 72: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	35, // 73: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	37, // 74: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	39, // 75: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	61, // 76: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	66, // 77: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	68, // 78: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	70, // 79: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	72, // 80: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	74, // 81: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	75, // 82: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	51, // 83: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	53, // 84: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	59, // 85: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	55, // 86: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	56, // 87: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	58, // 88: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	7,  // 89: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	49, // 90: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	79, // 91: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	5,  // 92: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	12, // 93: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	14, // 94: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	16, // 95: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	8,  // 96: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	22, // 97: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	18, // 98: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	20, // 99: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	29, // 100: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	47, // 101: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	47, // 102: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	36, // 103: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	38, // 104: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	40, // 105: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	62, // 106: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	67, // 107: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	69, // 108: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	71, // 109: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	73, // 110: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	75, // 111: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	78, // 112: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	52, // 113: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	54, // 114: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	60, // 115: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	53, // 116: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	57, // 117: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	57, // 118: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	8,  // 119: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	50, // 120: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	80, // 121: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	92, // [92:122] is the sub-list for method output_type
-	62, // [62:92] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	45, // 39: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
+	10, // 40: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	24, // 41: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	49, // 42: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	42, // 43: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	26, // 44: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	34, // 45: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	64, // 46: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	65, // 47: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	66, // 48: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	9,  // 49: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	65, // 50: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	34, // 51: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	34, // 52: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	24, // 53: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	34, // 54: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	34, // 55: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	24, // 56: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	78, // 57: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	77, // 58: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	34, // 59: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	24, // 60: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	42, // 61: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	42, // 62: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	2,  // 63: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	11, // 64: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	13, // 65: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	15, // 66: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	7,  // 67: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	21, // 68: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	17, // 69: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	19, // 70: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	27, // 71: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	41, // 72: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	43, // 73: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	35, // 74: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	37, // 75: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	39, // 76: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	62, // 77: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	67, // 78: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	69, // 79: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	71, // 80: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	73, // 81: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	75, // 82: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	76, // 83: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	52, // 84: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	54, // 85: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	60, // 86: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	56, // 87: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	57, // 88: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	59, // 89: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	7,  // 90: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	50, // 91: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	80, // 92: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	5,  // 93: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	12, // 94: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	14, // 95: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	16, // 96: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	8,  // 97: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	22, // 98: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	18, // 99: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	20, // 100: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	29, // 101: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	48, // 102: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	48, // 103: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	36, // 104: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	38, // 105: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	40, // 106: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	63, // 107: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	68, // 108: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	70, // 109: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	72, // 110: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	74, // 111: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	76, // 112: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	79, // 113: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	53, // 114: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	55, // 115: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	61, // 116: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	54, // 117: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	58, // 118: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	58, // 119: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	8,  // 120: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	51, // 121: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	81, // 122: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	93, // [93:123] is the sub-list for method output_type
+	63, // [63:93] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -6170,7 +6247,7 @@ func file_ss_v1_ss_proto_init() {
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[73].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[74].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -6181,7 +6258,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   79,
+			NumMessages:   80,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
