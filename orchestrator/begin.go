@@ -1,11 +1,13 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
 
 	"ss/store"
+	"ss/store/kv"
 )
 
 // collectWait bounds how long an attempt waits for a collection that another ssctl is at. It is for a collection that ends soon; one that
@@ -16,19 +18,37 @@ const collectWait = time.Minute
 func (c *Cluster) begin(ctx context.Context, a store.Attempt) (store.Attempt, error) {
 	ctx, cancel := context.WithTimeout(ctx, collectWait)
 	defer cancel()
-	for told := false; ; told = true {
-		at, err := c.Catalogue.BeginAttempt(a)
+	var busy error
+	for {
+		revision, err := c.Catalogue.Revision(ctx)
+		if err != nil {
+			return store.Attempt{}, cmp.Or(busy, err)
+		}
+		at, err := c.Catalogue.BeginAttempt(ctx, a)
 		if !errors.Is(err, store.ErrCollecting) || ctx.Err() != nil {
 			return at, err
 		}
-		if !told {
+		if busy == nil {
 			c.Noticef("%v; waiting", err)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(askAgain):
+		busy = err
+		if err := c.await(ctx, revision); err != nil {
+			return store.Attempt{}, err
 		}
 	}
+}
+
+// lookAgain is how long await waits at most: that an ssctl has died changes nothing in the catalogue.
+const lookAgain = time.Second
+
+// await waits until the catalogue has changed since a revision.
+func (c *Cluster) await(ctx context.Context, since kv.Revision) error {
+	ctx, cancel := context.WithTimeout(ctx, lookAgain)
+	defer cancel()
+	for _, err := range c.Catalogue.Watch(ctx, since) {
+		return err
+	}
+	return nil
 }
 
 // Alone does something while no snapshot or restore of the job can be on.
@@ -37,18 +57,18 @@ func (c *Cluster) Alone(ctx context.Context, job string, do func() error) error 
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(), c.Catalogue.EndAttempt(at.ID))
+	return errors.Join(do(), c.Catalogue.EndAttempt(noted(ctx), at.ID))
 }
 
 // endStale forgets the attempts whose ssctl has died: nobody asks for them any more. What became of a restore is not lost with it. Its hosts keep the
 // signed statement, and whoever asks them next adopts it (catchUp).
-func (c *Cluster) endStale(attempts []store.Attempt) error {
+func (c *Cluster) endStale(ctx context.Context, attempts []store.Attempt) error {
 	var errs []error
 	for _, at := range attempts {
 		if at.Live {
 			continue
 		}
-		if err := c.Catalogue.EndAttempt(at.ID); !errors.Is(err, store.ErrConflict) { // else somebody has begun it again
+		if err := c.Catalogue.EndAttempt(noted(ctx), at.ID); !errors.Is(err, store.ErrConflict) { // else somebody has begun it again
 			errs = append(errs, err)
 		}
 	}

@@ -25,11 +25,11 @@ func TestRestoreWithoutItsSsctl(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB", "hostC")
 			f.Agents["hostA"].Away, f.Agents["hostC"].Away = true, c.away
-			err := errors.Join(f.Catalogue.AddMember("ring", "hostA", "hostA-1"), f.Catalogue.AddMember("ring", "hostB", "hostB-1"))
+			err := errors.Join(f.Catalogue.AddMember(t.Context(), "ring", "hostA", "hostA-1"), f.Catalogue.AddMember(t.Context(), "ring", "hostB", "hostB-1"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			cluster, err := f.Catalogue.Cluster()
+			cluster, err := f.Catalogue.Cluster(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -40,7 +40,7 @@ func TestRestoreWithoutItsSsctl(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.Agents["hostC"].Standings = []Standing{{Job: "ring", Epoch: 7, Statement: encoded, InForce: c.inForce}}
-			if err := f.EndStale([]store.Attempt{{ID: "x", Kind: store.KindRestore, Job: "ring"}}); err != nil {
+			if err := f.EndStale(t.Context(), []store.Attempt{{ID: "x", Kind: store.KindRestore, Job: "ring"}}); err != nil {
 				t.Fatal(err)
 			}
 			for range 2 { // the second time changes nothing more
@@ -49,7 +49,7 @@ func TestRestoreWithoutItsSsctl(t *testing.T) {
 				}
 				f.Agents["hostC"].Away = false
 			}
-			j, err := f.Catalogue.Job("ring")
+			j, err := f.Catalogue.Job(t.Context(), "ring")
 			if err != nil {
 				t.Fatal(err)
 			}

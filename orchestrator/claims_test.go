@@ -67,7 +67,7 @@ func TestClaimsGetNoKey(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB", "hostC")
 			cut := f.AddCut(t, "job", []string{"hostA", "hostB"})
-			if err := f.Catalogue.AddMember("job", "hostB", "hostB-1"); err != nil {
+			if err := f.Catalogue.AddMember(t.Context(), "job", "hostB", "hostB-1"); err != nil {
 				t.Fatal(err)
 			}
 			hosts := map[string]*claimer{}
@@ -95,7 +95,7 @@ func TestClaimsGetNoKey(t *testing.T) {
 			}) {
 				t.Errorf("nobody names hostC: %q", f.Notices)
 			}
-			if j, err := f.Catalogue.Job("job"); err != nil || j.Restored != 0 || len(j.Placement["hostC"]) > 0 {
+			if j, err := f.Catalogue.Job(t.Context(), "job"); err != nil || j.Restored != 0 || len(j.Placement["hostC"]) > 0 {
 				t.Errorf("a host's word has changed the catalogue: %+v, %v", j, err)
 			}
 		})
@@ -107,15 +107,15 @@ func TestClaimsGetNoKey(t *testing.T) {
 func TestOldMemberIsRefused(t *testing.T) {
 	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
 	f.AddCut(t, "job", []string{"hostA", "hostB"})
-	at, err := f.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindRestore, Job: "job", Hosts: []string{"hostA"}})
+	at, err := f.Catalogue.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindRestore, Job: "job", Hosts: []string{"hostA"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	epoch := at.Epoch
-	if err := f.Catalogue.EndAttempt(at.ID); err != nil {
+	if err := f.Catalogue.EndAttempt(t.Context(), at.ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Catalogue.SetRestored("job", map[string][]store.Placed{"hostA": store.Running("hostA-1")}, epoch, nil, nil); err != nil {
+	if err := f.Catalogue.SetRestored(t.Context(), "job", map[string][]store.Placed{"hostA": store.Running("hostA-1")}, epoch, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	for name, m := range map[string]Member{

@@ -14,7 +14,7 @@ import (
 
 // Cluster is what ssctl works on: the catalogue and a way to reach each host's agent.
 type Cluster struct {
-	Catalogue *store.Catalogue
+	Catalogue Catalogue
 	Dial      func(Host) (Agent, error)
 	// Identities reads the age identities that open the jobs' keys. It is called when the first key is needed.
 	Identities func() ([]string, error)
@@ -45,6 +45,10 @@ func (c *Cluster) Noticef(format string, args ...any) {
 		c.Notice(fmt.Sprintf(format, args...))
 	}
 }
+
+// noted is the context for writing down what has happened: an interrupted command still has that to say. How long it may take is the
+// catalogue's to bound.
+func noted(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 // HostStatus is a registered host and what its agent says.
 type HostStatus struct {
@@ -78,8 +82,8 @@ func (c *Cluster) AgentOf(h store.Host) (Agent, error) {
 }
 
 // host finds a registered host and its agent.
-func (c *Cluster) host(name string) (store.Host, Agent, error) {
-	hosts, err := c.Catalogue.Hosts()
+func (c *Cluster) host(ctx context.Context, name string) (store.Host, Agent, error) {
+	hosts, err := c.Catalogue.Hosts(ctx)
 	if err != nil {
 		return store.Host{}, nil, err
 	}

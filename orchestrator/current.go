@@ -29,20 +29,20 @@ type Word struct {
 }
 
 // word is what there is to tell now.
-func (c *Cluster) word() (Word, error) {
-	mark, err := c.Catalogue.Mark() // zero: an older program made the catalogue, and nothing has changed it since
+func (c *Cluster) word(ctx context.Context) (Word, error) {
+	mark, err := c.Catalogue.Mark(ctx) // zero: an older program made the catalogue, and nothing has changed it since
 	if err != nil {
 		return Word{}, err
 	}
 	w := Word{Mark: mark}
-	jobs, err := c.Catalogue.Jobs()
+	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return Word{}, err
 	}
 	for _, j := range jobs {
 		w.Jobs = append(w.Jobs, j.Name)
 	}
-	list, err := c.Catalogue.RemovedHosts()
+	list, err := c.Catalogue.RemovedHosts(ctx)
 	if err != nil || list.Version == 0 || c.Statements == nil {
 		return w, err
 	}
@@ -51,11 +51,11 @@ func (c *Cluster) word() (Word, error) {
 }
 
 // mergeRemovedHosts takes in the lists of removed hosts that agents have and the catalogue has not: it was made again, or is an older copy.
-func (c *Cluster) mergeRemovedHosts(statuses []HostStatus) error {
+func (c *Cluster) mergeRemovedHosts(ctx context.Context, statuses []HostStatus) error {
 	if c.Statements == nil {
 		return nil
 	}
-	own, err := c.Catalogue.RemovedHosts()
+	own, err := c.Catalogue.RemovedHosts(ctx)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (c *Cluster) mergeRemovedHosts(statuses []HostStatus) error {
 		if err != nil || list.Version <= own.Version {
 			continue // an agent cannot make one up
 		}
-		if err := c.Catalogue.MergeRemovedHosts(list); err != nil {
+		if err := c.Catalogue.MergeRemovedHosts(noted(ctx), list); err != nil {
 			return err
 		}
 	}
@@ -83,7 +83,7 @@ func (c *Cluster) greet(ctx context.Context, h store.Host, word Word) HostStatus
 		return st
 	}
 	seen := st.Info.Catalogue
-	had, err := c.Catalogue.HadMark(seen)
+	had, err := c.Catalogue.HadMark(ctx, seen)
 	switch {
 	case err != nil:
 		st.Err = err
@@ -93,7 +93,7 @@ func (c *Cluster) greet(ctx context.Context, h store.Host, word Word) HostStatus
 		word.History = append(word.History, seen)
 		st.Info, st.Err = c.Ask(ctx, h, word)
 		if now := st.Info.Catalogue; st.Err == nil && now.Generation != 0 && !now.Same(word.Mark) {
-			if had, err := c.Catalogue.HadMark(now); err != nil || !had { // somebody came in between
+			if had, err := c.Catalogue.HadMark(ctx, now); err != nil || !had { // somebody came in between
 				st.Ahead, st.Err = &now, err
 			}
 		}

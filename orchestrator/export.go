@@ -34,7 +34,7 @@ type ExportResult struct {
 
 // Export writes a cut into one file, from which Import makes it again elsewhere. The file is there whole, or not at all.
 func (c *Cluster) Export(ctx context.Context, opt ExportOptions) (ExportResult, error) {
-	cut, err := c.Catalogue.Cut("", opt.Cut)
+	cut, err := c.Catalogue.Cut(ctx, "", opt.Cut)
 	if err != nil {
 		return ExportResult{}, err
 	}
@@ -61,7 +61,7 @@ func (c *Cluster) export(ctx context.Context, cut store.Cut, opt ExportOptions, 
 	if err != nil {
 		return err
 	}
-	manifest, err := c.cutFile(cut)
+	manifest, err := c.cutFile(ctx, cut)
 	if err != nil {
 		return err
 	}

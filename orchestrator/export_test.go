@@ -23,7 +23,11 @@ func (c *Cluster) Begin(ctx context.Context, a store.Attempt) (store.Attempt, er
 }
 
 // CutFile is cutFile.
-func (c *Cluster) CutFile(cut store.Cut) ([]byte, error) { return c.cutFile(cut) }
+func (c *Cluster) CutFile(ctx context.Context, cut store.Cut) ([]byte, error) {
+	return c.cutFile(ctx, cut)
+}
 
 // EndStale is endStale.
-func (c *Cluster) EndStale(attempts []store.Attempt) error { return c.endStale(attempts) }
+func (c *Cluster) EndStale(ctx context.Context, attempts []store.Attempt) error {
+	return c.endStale(ctx, attempts)
+}

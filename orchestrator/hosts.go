@@ -13,14 +13,14 @@ import (
 // RemoveHost forgets a host on which no member lives: on its own word, or where it does not answer, on the catalogue's. One that alone
 // holds a part of a cut stays: nobody could restore it any more.
 func (c *Cluster) RemoveHost(ctx context.Context, name string) error {
-	h, err := c.Catalogue.Host(name)
+	h, err := c.Catalogue.Host(ctx, name)
 	if err != nil {
 		return err
 	}
 	if err := c.deserted(ctx, h); err != nil {
 		return err
 	}
-	cuts, err := c.Catalogue.Cuts("")
+	cuts, err := c.Catalogue.Cuts(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -28,14 +28,14 @@ func (c *Cluster) RemoveHost(ctx context.Context, name string) error {
 		return fault.New(fault.Conflict, fmt.Sprintf("host %s alone holds images of %s", name, strings.Join(only, ", ")),
 			"add hosts and run ssctl repair, or remove the cuts; if the host is gone for good, ssctl host rm "+name+" --lost")
 	}
-	return c.Catalogue.RemoveHost(name)
+	return c.Catalogue.RemoveHost(ctx, name)
 }
 
 // deserted returns nil if no member lives on a host.
 func (c *Cluster) deserted(ctx context.Context, h store.Host) error {
 	members, err := c.MembersOf(ctx, h, "")
 	if err != nil {
-		return c.desertedAsKnown(h.Name, err)
+		return c.desertedAsKnown(ctx, h.Name, err)
 	}
 	var living []string
 	for _, m := range members {
@@ -50,8 +50,8 @@ func (c *Cluster) deserted(ctx context.Context, h store.Host) error {
 }
 
 // desertedAsKnown is deserted for a host that does not answer.
-func (c *Cluster) desertedAsKnown(host string, silence error) error {
-	jobs, err := c.Catalogue.Jobs()
+func (c *Cluster) desertedAsKnown(ctx context.Context, host string, silence error) error {
+	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return err
 	}
@@ -82,4 +82,6 @@ func onlyOn(host string, cuts []store.Cut) []string {
 }
 
 // LoseHost forgets a host that is gone for good, with its members and its copies. It returns the cuts that it held images of.
-func (c *Cluster) LoseHost(name string) ([]string, error) { return c.Catalogue.LoseHost(name) }
+func (c *Cluster) LoseHost(ctx context.Context, name string) ([]string, error) {
+	return c.Catalogue.LoseHost(ctx, name)
+}

@@ -93,11 +93,11 @@ func (im *importing) run(ctx context.Context) error {
 		return err
 	}
 	im.archive = archive.NewReader(plain)
-	if err := im.readManifest(); err != nil {
+	if err := im.readManifest(ctx); err != nil {
 		return err
 	}
 	if err := im.prepare(ctx); err != nil {
-		return errors.Join(err, im.forgetJob())
+		return errors.Join(err, im.forgetJob(noted(ctx)))
 	}
 	if err := im.take(ctx); err != nil {
 		return errors.Join(err, im.undo(ctx))
@@ -146,7 +146,7 @@ func (w *witness) VerifySigned(data, signature, certificate []byte) error {
 	return nil
 }
 
-func (im *importing) readManifest() error {
+func (im *importing) readManifest(ctx context.Context) error {
 	data, err := im.archive.Manifest()
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func (im *importing) readManifest() error {
 	if im.file, err = store.DecodeCutFile(data, w); err != nil {
 		return &fault.Error{Kind: fault.Integrity, Err: err, Next: "nothing was imported"}
 	}
-	cluster, err := im.c.Catalogue.Cluster()
+	cluster, err := im.c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return err
 	}
@@ -192,25 +192,25 @@ func (im *importing) skim() error {
 
 // prepare chooses who gets what, and writes the intent down.
 func (im *importing) prepare(ctx context.Context) error {
-	cluster, err := im.c.Catalogue.Cluster()
+	cluster, err := im.c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return err
 	}
-	if old, err := im.c.Catalogue.Cut("", im.cut.ID); err == nil && old.ID == im.cut.ID {
+	if old, err := im.c.Catalogue.Cut(ctx, "", im.cut.ID); err == nil && old.ID == im.cut.ID {
 		return fmt.Errorf("there is a cut %s of job %s already: %w", old.ID, old.Job, store.ErrConflict)
 	}
-	_, err = im.c.Catalogue.Job(im.cut.Job)
+	_, err = im.c.Catalogue.Job(ctx, im.cut.Job)
 	if errors.Is(err, store.ErrNotFound) {
 		im.newJob = true
-		err = im.c.Catalogue.SetPlacement(im.cut.Job, nil)
+		err = im.c.Catalogue.SetPlacement(ctx, im.cut.Job, nil)
 	}
 	if err != nil {
 		return err
 	}
-	if im.job, im.jobKey, err = im.c.ensureKey(im.cut.Job); err != nil {
+	if im.job, im.jobKey, err = im.c.ensureKey(ctx, im.cut.Job); err != nil {
 		return err
 	}
-	if err := im.c.Catalogue.Advance(); err != nil {
+	if err := im.c.Catalogue.Advance(ctx); err != nil {
 		return err
 	}
 	im.vaults = im.job.EffectiveVaults(cluster)
@@ -241,7 +241,7 @@ func (im *importing) prepare(ctx context.Context) error {
 func (im *importing) choose() error {
 	up := (Census{Statuses: slices.DeleteFunc(slices.Clone(im.statuses), func(h HostStatus) bool { return h.Err != nil })}).Candidates()
 	if len(up) <= im.copies {
-		return fault.New(fault.Unreachable, fmt.Sprintf("the images are to be on %d host(s), and %d answer(s)", im.copies+1, len(up)), "ssctl host list says why; or add one")
+		return fault.New(fault.Unreachable, fmt.Sprintf("the images are to be on %d host(ctx, s), and %d answer(s)", im.copies+1, len(up)), "ssctl host list says why; or add one")
 	}
 	for from := range im.opt.Hosts {
 		if !slices.ContainsFunc(im.cut.Hosts, func(h store.CutHost) bool { return h.Host == from }) {
@@ -303,7 +303,7 @@ func (im *importing) take(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return im.c.Catalogue.CommitCut(im.cut)
+	return im.c.Catalogue.CommitCut(noted(ctx), im.cut)
 }
 
 // sets goes through the archive to its end.
@@ -416,7 +416,7 @@ func (im *importing) copyOut(ctx context.Context) error {
 func (im *importing) undo(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
-	if cut, err := im.c.Catalogue.Cut("", im.cut.ID); err == nil && cut.ID == im.cut.ID || err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrAmbiguous) {
+	if cut, err := im.c.Catalogue.Cut(ctx, "", im.cut.ID); err == nil && cut.ID == im.cut.ID || err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrAmbiguous) {
 		return err
 	}
 	var keys []images.Key
@@ -437,7 +437,7 @@ func (im *importing) undo(ctx context.Context) error {
 			im.c.Noticef("images of what was not imported are left in %s until ssctl gc: %v", v, err)
 		}
 	}
-	return errors.Join(im.c.Catalogue.EndAttempt(im.at.ID), im.forgetJob())
+	return errors.Join(im.c.Catalogue.EndAttempt(noted(ctx), im.at.ID), im.forgetJob(ctx))
 }
 
 // removeFrom takes images of the cut out of a vault, unless they are of a cut that exists: of another cluster, which has the vault, too.
@@ -452,15 +452,15 @@ func (im *importing) removeFrom(ctx context.Context, vault string) error {
 }
 
 // forgetJob removes a job that the import made, if nobody uses it yet.
-func (im *importing) forgetJob() error {
+func (im *importing) forgetJob(ctx context.Context) error {
 	if !im.newJob {
 		return nil
 	}
-	j, err := im.c.Catalogue.Job(im.cut.Job)
+	j, err := im.c.Catalogue.Job(ctx, im.cut.Job)
 	if err != nil || len(j.Placement) > 0 { // somebody has started a member of it meanwhile
 		return err
 	}
-	err = im.c.Catalogue.RemoveJob(im.cut.Job)
+	err = im.c.Catalogue.RemoveJob(ctx, im.cut.Job)
 	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
 		return nil
 	}

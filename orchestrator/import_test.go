@@ -66,7 +66,7 @@ func checkImported(t *testing.T, from, to *clustertest.Cluster, was store.Cut, r
 	if res.From != clustertest.ClusterA || res.Targets["hostA"] != "hostA" || res.Targets["hostB"] != "hostX" {
 		t.Errorf("%+v", res)
 	}
-	is, err := to.Catalogue.Cut("", was.ID)
+	is, err := to.Catalogue.Cut(t.Context(), "", was.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func checkImported(t *testing.T, from, to *clustertest.Cluster, was store.Cut, r
 func TestImportOfDamageLeavesNothing(t *testing.T) {
 	from, to := clustertest.New(t, clustertest.ClusterA, "hostA"), clustertest.New(t, clustertest.ClusterB, "hostA", "hostX")
 	from.AddCut(t, "ring", []string{"hostA"})
-	if _, err := from.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Copies = 1; return nil }); err != nil {
+	if _, err := from.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Copies = 1; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
@@ -117,9 +117,9 @@ func TestImportOfDamageLeavesNothing(t *testing.T) {
 			t.Errorf("%s: %v, want damage", name, err)
 		}
 	}
-	cuts, err := to.Catalogue.Cuts("")
-	jobs, jerr := to.Catalogue.Jobs()
-	attempts, aerr := to.Catalogue.Attempts()
+	cuts, err := to.Catalogue.Cuts(t.Context(), "")
+	jobs, jerr := to.Catalogue.Jobs(t.Context())
+	attempts, aerr := to.Catalogue.Attempts(t.Context())
 	if err := errors.Join(err, jerr, aerr); err != nil || len(cuts)+len(jobs)+len(attempts) > 0 {
 		t.Errorf("%v, %v, %v are left, %v", cuts, jobs, attempts, err)
 	}
@@ -137,13 +137,13 @@ func TestImportOfDamageLeavesNothing(t *testing.T) {
 func TestImportChecksItsOwnCluster(t *testing.T) {
 	from, to := clustertest.New(t, clustertest.ClusterA, "hostA"), clustertest.New(t, clustertest.ClusterA, "hostA")
 	cut := from.AddCut(t, "ring", []string{"hostA"})
-	if _, err := to.Catalogue.Cut("", cut.ID); !errors.Is(err, store.ErrNotFound) {
+	if _, err := to.Catalogue.Cut(t.Context(), "", cut.ID); !errors.Is(err, store.ErrNotFound) {
 		t.Fatal(err)
 	}
-	if err := to.Catalogue.AddMember("ring", "hostA", "hostA-1"); err != nil {
+	if err := to.Catalogue.AddMember(t.Context(), "ring", "hostA", "hostA-1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := to.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Copies = 1; return nil }); err != nil {
+	if _, err := to.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Copies = 1; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "cut.tar")
@@ -207,10 +207,10 @@ func TestImportThatFailsLeavesAnothersVaultAlone(t *testing.T) {
 	if err := os.WriteFile(path, whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := to.Catalogue.SetPlacement("ring", nil); err != nil {
+	if err := to.Catalogue.SetPlacement(t.Context(), "ring", nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := to.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Vaults = []string{url}; return nil }); err != nil {
+	if _, err := to.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Vaults = []string{url}; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := to.Import(t.Context(), ImportOptions{File: path, Job: "ring"}); !fault.Is(err, fault.Integrity) {

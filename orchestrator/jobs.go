@@ -15,20 +15,20 @@ import (
 // SetPolicy changes a job's settings. More copies than there are hosts and vaults for are refused. The settings are kept beside the job's
 // newest cut as well, from where a lost catalogue gets them.
 func (c *Cluster) SetPolicy(ctx context.Context, job string, change func(*store.Policy)) error {
-	cluster, err := c.Catalogue.Cluster()
+	cluster, err := c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return err
 	}
-	hosts, err := c.Catalogue.Hosts()
+	hosts, err := c.Catalogue.Hosts(ctx)
 	if err != nil {
 		return err
 	}
-	_, err = c.Catalogue.SetPolicy(job, func(p *store.Policy) error {
+	_, err = c.Catalogue.SetPolicy(ctx, job, func(p *store.Policy) error {
 		before := wantedHosts(*p, cluster)
 		change(p)
 		if after := wantedHosts(*p, cluster); after > len(hosts) && after != before {
 			vaults := len(store.Job{Policy: *p}.EffectiveVaults(cluster))
-			return fault.New(fault.Refused, fmt.Sprintf("%d copies need as many hosts and vaults, and there are %d host(s) and %d vault(s)",
+			return fault.New(fault.Refused, fmt.Sprintf("%d copies need as many hosts and vaults, and there are %d host(ctx, s) and %d vault(s)",
 				p.EffectiveCopies(), len(hosts), vaults), "no snapshot could be taken: add hosts first, with ssctl host add, or vaults with --vault")
 		}
 		return nil
@@ -46,7 +46,7 @@ func wantedHosts(p store.Policy, cluster store.Cluster) int {
 
 // keepSettings signs the manifest of a job's newest cut again, with the job's settings as they are now.
 func (c *Cluster) keepSettings(ctx context.Context, job string) error {
-	cuts, err := c.Catalogue.Cuts(job)
+	cuts, err := c.Catalogue.Cuts(ctx, job)
 	if err != nil {
 		return err
 	}
@@ -64,11 +64,11 @@ func (c *Cluster) keepSettings(ctx context.Context, job string) error {
 
 // RemoveJob forgets a job in which nothing lives, and that has no cuts: on the hosts, which remove its logs, and in the catalogue.
 func (c *Cluster) RemoveJob(ctx context.Context, name string) error {
-	j, err := c.Catalogue.Job(name)
+	j, err := c.Catalogue.Job(ctx, name)
 	if err != nil {
 		return err
 	}
-	cuts, err := c.Catalogue.Cuts(name)
+	cuts, err := c.Catalogue.Cuts(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (c *Cluster) RemoveJob(ctx context.Context, name string) error {
 	if err := c.forgetOn(ctx, name, s.statuses); err != nil {
 		return err
 	}
-	return c.Catalogue.RemoveJob(name)
+	return c.Catalogue.RemoveJob(ctx, name)
 }
 
 // nobodyLives returns nil if no member of a job lives, on the hosts' word, and where one is silent on the catalogue's.

@@ -23,7 +23,7 @@ type LogSink func(m Member, piece []byte) error
 // Logs shows the log of one member, or of all members of a job ("") on the hosts that answer: one after the other, or with
 // Follow all at once, as they grow. A member that was ended and forgotten has its log still if it was started without --log.
 func (c *Cluster) Logs(ctx context.Context, job, member string, opt LogOptions, sink LogSink) error {
-	if _, err := c.Catalogue.Job(job); err != nil {
+	if _, err := c.Catalogue.Job(ctx, job); err != nil {
 		return err
 	}
 	members, missing, err := c.Members(ctx, job)
@@ -53,7 +53,7 @@ func (c *Cluster) Logs(ctx context.Context, job, member string, opt LogOptions, 
 func (c *Cluster) pour(ctx context.Context, members []Member, opt LogOptions, sink LogSink) error {
 	var mu sync.Mutex
 	one := func(m Member) error {
-		h, err := c.Catalogue.Host(m.Host)
+		h, err := c.Catalogue.Host(ctx, m.Host)
 		if err != nil {
 			return err
 		}
@@ -91,7 +91,7 @@ func (c *Cluster) pour(ctx context.Context, members []Member, opt LogOptions, si
 // forgottenLog shows the log of a member that no host has any more, from the host on which it was last written to: it may have lived on
 // several.
 func (c *Cluster) forgottenLog(ctx context.Context, job, member string, missing map[string]error, opt LogOptions, sink LogSink) error {
-	hosts, err := c.Catalogue.Hosts()
+	hosts, err := c.Catalogue.Hosts(ctx)
 	if err != nil {
 		return err
 	}

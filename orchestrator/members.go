@@ -30,7 +30,7 @@ func (c *Cluster) Attach(ctx context.Context, host, job string, pid int) (Member
 // start draws a member's name and has its host start it under that name. The catalogue knows of the member before the host does: whatever
 // is lost on the way, no second member gets the name, and nothing runs of which the catalogue does not know that it may.
 func (c *Cluster) start(ctx context.Context, host, job string, do func(context.Context, Agent, string, uint64) (Member, error)) (Member, error) {
-	h, a, err := c.host(host)
+	h, a, err := c.host(ctx, host)
 	if err != nil {
 		return Member{}, err
 	}
@@ -38,26 +38,26 @@ func (c *Cluster) start(ctx context.Context, host, job string, do func(context.C
 	if err != nil {
 		return Member{}, err
 	}
-	word, err := c.word()
+	word, err := c.word(ctx)
 	if err == nil { // an older copy of the catalogue may draw a name that was given already
 		err = Current([]HostStatus{c.greet(ctx, h, word)})
 	}
 	if err != nil {
 		return Member{}, err
 	}
-	name, err := c.Catalogue.DrawMember(job, host, memberNames(there))
+	name, err := c.Catalogue.DrawMember(ctx, job, host, memberNames(there))
 	if err != nil {
 		return Member{}, err
 	}
 	epoch, err := c.epochOf(ctx, h, job)
 	if err != nil {
-		return Member{}, errors.Join(err, c.Catalogue.RemoveMember(job, host, name))
+		return Member{}, errors.Join(err, c.Catalogue.RemoveMember(noted(ctx), job, host, name))
 	}
 	m, err := do(ctx, a, name, epoch)
 	if err != nil {
 		return Member{}, c.notStarted(ctx, h, job, name, err)
 	}
-	if err := c.Catalogue.AddMember(job, host, m.Name); err != nil {
+	if err := c.Catalogue.AddMember(noted(ctx), job, host, m.Name); err != nil {
 		return m, fmt.Errorf("member %s runs on %s, but the catalogue has it as starting still: %w", m.Name, host, err)
 	}
 	return m, nil
@@ -73,10 +73,10 @@ func (c *Cluster) notStarted(ctx context.Context, h store.Host, job, name string
 			return &fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("whether %s runs on %s is not known: see ssctl ps %s when that host answers", name, h.Name, job)}
 		case slices.Contains(memberNames(there), name):
 			return errors.Join(&fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("%s was started on %s all the same", name, h.Name)},
-				c.Catalogue.AddMember(job, h.Name, name))
+				c.Catalogue.AddMember(noted(ctx), job, h.Name, name))
 		}
 	}
-	return errors.Join(err, c.Catalogue.WithdrawMember(job, h.Name, name))
+	return errors.Join(err, c.Catalogue.WithdrawMember(noted(ctx), job, h.Name, name))
 }
 
 func memberNames(members []Member) []string {
@@ -90,7 +90,7 @@ func memberNames(members []Member) []string {
 // Kill ends a job on every host that answers, and takes its members there off the catalogue. A host that does not answer, and has
 // members as far as the catalogue knows, makes it fail when the others are done.
 func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err error) {
-	j, err := c.Catalogue.Job(job)
+	j, err := c.Catalogue.Job(ctx, job)
 	if err != nil {
 		return nil, err
 	}
@@ -119,17 +119,17 @@ func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err er
 		}
 		killed = append(killed, k.names...)
 		c.strangers(job, hosts[i].Name, j.Placement[hosts[i].Name], k.names)
-		errs = append(errs, c.Catalogue.ClearHosts(job, hosts[i].Name))
+		errs = append(errs, c.Catalogue.ClearHosts(noted(ctx), job, hosts[i].Name))
 	}
 	return killed, errors.Join(errs...)
 }
 
 // KillOn ends what one host has of a job, members that the catalogue does not have there too, and leaves the other hosts alone.
 func (c *Cluster) KillOn(ctx context.Context, job, host string) (killed []string, err error) {
-	if _, err := c.Catalogue.Job(job); err != nil {
+	if _, err := c.Catalogue.Job(ctx, job); err != nil {
 		return nil, err
 	}
-	h, _, err := c.host(host)
+	h, _, err := c.host(ctx, host)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func (c *Cluster) KillOn(ctx context.Context, job, host string) (killed []string
 	if k.err != nil {
 		return nil, k.err
 	}
-	return k.names, c.Catalogue.ClearHosts(job, host)
+	return k.names, c.Catalogue.ClearHosts(noted(ctx), job, host)
 }
 
 // strangers says of members that the catalogue has on a host, and that host knows nothing of, that they were not ended.

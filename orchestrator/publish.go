@@ -20,16 +20,16 @@ const publishTimeout = 30 * time.Second
 const VaultTimeout = 2 * time.Minute
 
 // cutFile is what is kept of a cut beside its images.
-func (c *Cluster) cutFile(cut store.Cut) ([]byte, error) {
-	cluster, err := c.Catalogue.Cluster()
+func (c *Cluster) cutFile(ctx context.Context, cut store.Cut) ([]byte, error) {
+	cluster, err := c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return nil, err
 	}
-	job, err := c.Catalogue.Job(cut.Job)
+	job, err := c.Catalogue.Job(ctx, cut.Job)
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := c.Catalogue.Hosts()
+	hosts, err := c.Catalogue.Hosts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (c *Cluster) Publish(ctx context.Context, cut store.Cut, statuses []HostSta
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 	defer cancel()
 	const mends = "ssctl repair or gc mends that"
-	manifest, err := c.cutFile(cut)
+	manifest, err := c.cutFile(ctx, cut)
 	if err != nil {
 		c.Noticef("the manifest of %s is on none of its holders: %v; %s", cut.ID, err, mends)
 		return
@@ -129,7 +129,7 @@ func (c *Cluster) Resolve(ctx context.Context, hosts []HostStatus) error {
 	if slices.ContainsFunc(hosts, func(h HostStatus) bool { return h.Ahead != nil }) {
 		return nil // what it has not heard of may be a cut, and what it has may be gone
 	}
-	attempts, err := c.Catalogue.Attempts()
+	attempts, err := c.Catalogue.Attempts(ctx)
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (c *Cluster) Resolve(ctx context.Context, hosts []HostStatus) error {
 		}
 		var committed, aborted []images.Key
 		for _, k := range h.Info.InDoubt {
-			switch cut, err := c.Catalogue.Cut("", k.Snapshot); {
+			switch cut, err := c.Catalogue.Cut(ctx, "", k.Snapshot); {
 			case err == nil && cut.ID == k.Snapshot:
 				committed = append(committed, k.Key)
 				found[cut.ID] = cut
@@ -148,7 +148,7 @@ func (c *Cluster) Resolve(ctx context.Context, hosts []HostStatus) error {
 				return err
 			default:
 				// Only what this catalogue began itself is known to have come to nothing.
-				ended, err := c.Catalogue.EndedWithoutCut(k.Snapshot, k.Epoch)
+				ended, err := c.Catalogue.EndedWithoutCut(ctx, k.Snapshot, k.Epoch)
 				if err != nil {
 					return err
 				}
@@ -165,7 +165,7 @@ func (c *Cluster) Resolve(ctx context.Context, hosts []HostStatus) error {
 			c.Noticef("images in doubt on %s are not settled: %v", h.Name, err)
 		}
 	}
-	if err := c.endStale(attempts); err != nil {
+	if err := c.endStale(ctx, attempts); err != nil {
 		return err
 	}
 	if err := c.Spread(ctx, hosts, false); err != nil {

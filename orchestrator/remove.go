@@ -15,7 +15,7 @@ import (
 // Remove deletes a cut and what only it needs. One that is pinned stays, unless force is set. With force, and a whole id, images of a
 // snapshot that the catalogue has no cut of are removed as well: of a cut that another catalogue took, or of nothing.
 func (c *Cluster) Remove(ctx context.Context, ref string, force bool) (store.Cut, error) {
-	cut, err := c.Catalogue.Cut("", ref)
+	cut, err := c.Catalogue.Cut(ctx, "", ref)
 	if errors.Is(err, store.ErrNotFound) && ref != store.Latest {
 		return c.removeUnknown(ctx, ref, force, err)
 	}
@@ -26,7 +26,7 @@ func (c *Cluster) Remove(ctx context.Context, ref string, force bool) (store.Cut
 		return store.Cut{}, &fault.Error{Kind: fault.Refused, Op: "rm", Job: cut.Job, Snapshot: cut.ID, Err: errors.New("the cut is pinned"),
 			Next: "ssctl unpin " + cut.ID + " first, or give --force"}
 	}
-	if err := c.Catalogue.Advance(); err != nil {
+	if err := c.Catalogue.Advance(ctx); err != nil {
 		return store.Cut{}, err
 	}
 	statuses, err := c.Hosts(ctx)
@@ -44,8 +44,8 @@ func (c *Cluster) Remove(ctx context.Context, ref string, force bool) (store.Cut
 }
 
 // restoring says whether a restore of the job is on: what it reads must stay.
-func (c *Cluster) restoring(job string) (bool, error) {
-	attempts, err := c.Catalogue.Attempts()
+func (c *Cluster) restoring(ctx context.Context, job string) (bool, error) {
+	attempts, err := c.Catalogue.Attempts(ctx)
 	for _, at := range attempts {
 		if at.Job == job && at.Kind == store.KindRestore && at.Live {
 			return true, err
@@ -56,19 +56,19 @@ func (c *Cluster) restoring(job string) (bool, error) {
 
 // remove deletes a cut: first from the catalogue, with a signed tombstone in its place, so that nobody restores what is going, then its images.
 func (c *Cluster) remove(ctx context.Context, cut store.Cut, statuses []HostStatus) error {
-	if on, err := c.restoring(cut.Job); err != nil || on {
+	if on, err := c.restoring(ctx, cut.Job); err != nil || on {
 		return errors.Join(err, busy(on, cut.Job))
 	}
 	hosts, vaults := Holders(cut)
-	r, err := c.sign(tombstoneOf(cut), statuses, hosts, vaults)
+	r, err := c.sign(ctx, tombstoneOf(cut), statuses, hosts, vaults)
 	if err != nil {
 		return err
 	}
-	if err := c.Catalogue.DeleteCut(cut.ID, r); err != nil {
+	if err := c.Catalogue.DeleteCut(ctx, cut.ID, r); err != nil {
 		return err
 	}
 	// A restore looks, once it is in the catalogue, whether its cut still is. So if there is one now that found the cut, it is seen here.
-	if on, err := c.restoring(cut.Job); err != nil || on {
+	if on, err := c.restoring(ctx, cut.Job); err != nil || on {
 		c.Noticef("a restore of job %s is on: the images of %s stay until ssctl gc removes them", cut.Job, cut.ID)
 		return err
 	}
@@ -146,7 +146,7 @@ func (c *Cluster) Retain(ctx context.Context, job string, statuses []HostStatus)
 		c.Noticef("retention of job %s: nothing is removed: %v", job, err)
 		return nil
 	}
-	expired, err := c.Expired(job)
+	expired, err := c.Expired(ctx, job)
 	if err != nil {
 		c.Noticef("retention of job %s: %v", job, err)
 	}
@@ -164,12 +164,12 @@ func (c *Cluster) Retain(ctx context.Context, job string, statuses []HostStatus)
 	return gone
 }
 
-func (c *Cluster) Expired(job string) ([]store.Cut, error) {
-	j, err := c.Catalogue.Job(job)
+func (c *Cluster) Expired(ctx context.Context, job string) ([]store.Cut, error) {
+	j, err := c.Catalogue.Job(ctx, job)
 	if err != nil {
 		return nil, err
 	}
-	cuts, err := c.Catalogue.Cuts(job)
+	cuts, err := c.Catalogue.Cuts(ctx, job)
 	if err != nil {
 		return nil, err
 	}
@@ -178,11 +178,11 @@ func (c *Cluster) Expired(job string) ([]store.Cut, error) {
 
 // Pin keeps a cut from retention, or no longer. Its manifest says so as well, where its holders can be reached.
 func (c *Cluster) Pin(ctx context.Context, ref string, pinned bool) (store.Cut, error) {
-	cut, err := c.Catalogue.Cut("", ref)
+	cut, err := c.Catalogue.Cut(ctx, "", ref)
 	if err != nil || cut.Pinned == pinned {
 		return cut, err
 	}
-	if cut, err = c.Catalogue.Pin(cut.ID, pinned); err != nil {
+	if cut, err = c.Catalogue.Pin(ctx, cut.ID, pinned); err != nil {
 		return store.Cut{}, err
 	}
 	statuses, err := c.Hosts(ctx)

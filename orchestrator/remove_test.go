@@ -21,7 +21,7 @@ func TestRetainRemovesWhatThePolicyDoesNotKeep(t *testing.T) {
 	if _, err := f.Pin(t.Context(), cuts[1].ID, true); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Keep.Last = 2; return nil }); err != nil {
+	if _, err := f.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Keep.Last = 2; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	statuses, err := f.Hosts(t.Context())
@@ -33,7 +33,7 @@ func TestRetainRemovesWhatThePolicyDoesNotKeep(t *testing.T) {
 		t.Fatalf("removed %v", gone)
 	}
 	for i, want := range []bool{false, true, false, true, true} {
-		_, err := f.Catalogue.Cut("", cuts[i].ID)
+		_, err := f.Catalogue.Cut(t.Context(), "", cuts[i].ID)
 		if there := err == nil; there != want || (len(f.HoldersOf(cuts[i].ID)) > 0) != want {
 			t.Errorf("cut %d: in the catalogue %v, held by %v, want %v", i, there, f.HoldersOf(cuts[i].ID), want)
 		}
@@ -58,14 +58,14 @@ func TestRemove(t *testing.T) {
 	if _, err := f.Remove(t.Context(), cut.ID, false); !fault.Is(err, fault.Refused) {
 		t.Fatalf("pinned: %v", err)
 	}
-	at, err := f.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindRestore, Job: "ring", Hosts: []string{"hostA"}})
+	at, err := f.Catalogue.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindRestore, Job: "ring", Hosts: []string{"hostA"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.Remove(t.Context(), cut.ID, true); !fault.Is(err, fault.Conflict) {
 		t.Fatalf("a restore is on: %v", err)
 	}
-	if err := f.Catalogue.EndAttempt(at.ID); err != nil {
+	if err := f.Catalogue.EndAttempt(t.Context(), at.ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.Remove(t.Context(), cut.ID, true); err != nil || len(f.HoldersOf(cut.ID)) > 0 {
@@ -96,7 +96,7 @@ func TestManifestsHoldNoEnvironment(t *testing.T) {
 	f := clustertest.New(t, clustertest.ClusterA, "hostA")
 	cut := f.AddCut(t, "ring", []string{"hostA"})
 	cut.Hosts[0].Members[0].Env = []string{"PASSWORD=hunter2"}
-	data, err := f.CutFile(cut)
+	data, err := f.CutFile(t.Context(), cut)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,12 +112,12 @@ func TestManifestsHoldNoEnvironment(t *testing.T) {
 func TestCollectionIsWaitedFor(t *testing.T) {
 	f := clustertest.New(t, clustertest.ClusterA, "hostA")
 	f.AddCut(t, "ring", []string{"hostA"})
-	other, err := store.Open(f.Dir)
+	other, err := store.Open(t.Context(), f.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	at, err := other.BeginAttempt(store.Attempt{Kind: store.KindCollect, Job: "ring"})
+	at, err := other.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindCollect, Job: "ring"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestCollectionIsWaitedFor(t *testing.T) {
 	told := f.Notice
 	f.Notice = func(text string) {
 		told(text)
-		ended <- other.EndAttempt(at.ID)
+		ended <- other.EndAttempt(t.Context(), at.ID)
 	}
 	if _, err := f.Begin(t.Context(), store.Attempt{Kind: store.KindRestore, Job: "ring", Hosts: []string{"hostA"}}); err != nil {
 		t.Fatal(err)

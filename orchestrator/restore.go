@@ -140,15 +140,15 @@ func (r *restore) run(ctx context.Context) error {
 		return err
 	}
 	r.id = at.ID
-	if r.stated, err = r.statement(at.Epoch); err != nil {
-		return errors.Join(err, r.c.Catalogue.EndAttempt(at.ID))
+	if r.stated, err = r.statement(ctx, at.Epoch); err != nil {
+		return errors.Join(err, r.c.Catalogue.EndAttempt(noted(ctx), at.ID))
 	}
 	// Who removes a cut looks for restores after it has left the catalogue: one of the two sees the other.
-	if _, err := r.c.Catalogue.Cut("", r.plan.Cut.ID); err != nil {
-		return errors.Join(fmt.Errorf("the cut was removed meanwhile: %w", err), r.c.Catalogue.EndAttempt(at.ID))
+	if _, err := r.c.Catalogue.Cut(ctx, "", r.plan.Cut.ID); err != nil {
+		return errors.Join(fmt.Errorf("the cut was removed meanwhile: %w", err), r.c.Catalogue.EndAttempt(noted(ctx), at.ID))
 	}
 	err = r.carryOut(ctx, false)
-	return errors.Join(err, r.c.Catalogue.EndAttempt(at.ID))
+	return errors.Join(err, r.c.Catalogue.EndAttempt(noted(ctx), at.ID))
 }
 
 // carryOut opens the lines, has the core drive the restore, and says how it ended.
@@ -163,13 +163,13 @@ func (r *restore) carryOut(ctx context.Context, checkOnly bool) error {
 	}
 	switch {
 	case outcome.Result == restoration.ResultResumed || outcome.Decided:
-		err = r.c.adopt(r.plan.Cut.Job, r.stated)
+		err = r.c.adopt(noted(ctx), r.plan.Cut.Job, r.stated)
 	case outcome.Result == restoration.ResultStopped:
-		if gerr := errors.Join(r.gone(outcome.Unknown), r.superseding()); gerr != nil {
+		if gerr := errors.Join(r.gone(ctx, outcome.Unknown), r.superseding(noted(ctx))); gerr != nil {
 			r.c.Noticef("the catalogue has members that have ended: %v", gerr)
 		}
 	case outcome.Result == restoration.ResultUnknown:
-		err = r.superseding()
+		err = r.superseding(noted(ctx))
 	}
 	return errors.Join(r.verdict(outcome), err)
 }
@@ -184,14 +184,14 @@ func (r *restore) warn() {
 }
 
 // gone takes the members of the hosts that have backed out off the catalogue.
-func (r *restore) gone(silent []restoration.HostID) error {
+func (r *restore) gone(ctx context.Context, silent []restoration.HostID) error {
 	var stopped []string
 	for _, name := range slices.Concat(r.targets(), r.old) {
 		if !slices.Contains(silent, restoration.HostID(name)) {
 			stopped = append(stopped, name)
 		}
 	}
-	return r.c.Catalogue.ClearHosts(r.plan.Cut.Job, stopped...)
+	return r.c.Catalogue.ClearHosts(noted(ctx), r.plan.Cut.Job, stopped...)
 }
 
 // living lists the members that live on a target when the restore has succeeded.

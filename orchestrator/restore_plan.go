@@ -46,7 +46,7 @@ type Fault struct {
 
 // planRestore is R1 as far as the catalogue and the hosts' own words go.
 func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore, error) {
-	cut, err := c.Catalogue.Cut(opt.Job, opt.Cut)
+	cut, err := c.Catalogue.Cut(ctx, opt.Job, opt.Cut)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 		return nil, fault.New(fault.NotFound, fmt.Sprintf("cut %s is one of job %s", cut.ID, cut.Job), "")
 	}
 	if !opt.DryRun {
-		if err := c.Catalogue.Advance(); err != nil {
+		if err := c.Catalogue.Advance(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -91,17 +91,17 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	if err := r.planAddrs(opt.RemapAddr); err != nil {
 		return nil, err
 	}
-	return r, r.findOld(s.members, s.missing)
+	return r, r.findOld(ctx, s.members, s.missing)
 }
 
 // findOld finds the members of the job that the restored ones replace, and that no target would end.
-func (r *restore) findOld(members []Member, missing map[string]error) error {
+func (r *restore) findOld(ctx context.Context, members []Member, missing map[string]error) error {
 	for host, err := range missing {
 		if r.hosts[host].Err == nil { // it is alive: what it has of the job must be known
 			return &fault.Error{Kind: fault.Unreachable, Host: host, Err: err}
 		}
 	}
-	job, err := r.c.Catalogue.Job(r.plan.Cut.Job)
+	job, err := r.c.Catalogue.Job(ctx, r.plan.Cut.Job)
 	if err != nil {
 		return err
 	}

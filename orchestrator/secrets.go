@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -10,12 +11,12 @@ import (
 )
 
 // ensureKey returns a job and its key. A job that has none gets one now.
-func (c *Cluster) ensureKey(job string) (store.Job, keys.Job, error) {
-	cluster, err := c.Catalogue.Cluster()
+func (c *Cluster) ensureKey(ctx context.Context, job string) (store.Job, keys.Job, error) {
+	cluster, err := c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return store.Job{}, keys.Job{}, err
 	}
-	j, err := c.Catalogue.EnsureKey(job, func() (wrapped, id string, err error) { return drawKey(cluster) })
+	j, err := c.Catalogue.EnsureKey(ctx, job, func() (wrapped, id string, err error) { return drawKey(cluster) })
 	if err != nil {
 		return store.Job{}, keys.Job{}, err
 	}

@@ -77,7 +77,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 	a.open(ctx)
 	outcome := a.drive(ctx)
 	if !outcome.Committed {
-		return store.Cut{}, errors.Join(a.failure(outcome, a.endedMeanwhile(ctx)), c.Catalogue.EndAttempt(a.key.snapshotID()))
+		return store.Cut{}, errors.Join(a.failure(outcome, a.endedMeanwhile(ctx)), c.Catalogue.EndAttempt(noted(ctx), a.key.snapshotID()))
 	}
 	for _, h := range outcome.Unknown {
 		c.Noticef("%s: commit not confirmed; its agent will finish it", h)
@@ -86,7 +86,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 		c.Noticef("%s", n)
 	}
 	if opt.Stop {
-		a.stopped(outcome)
+		a.stopped(ctx, outcome)
 	}
 	a.latecomers(ctx)
 	// The cut exists, and the job runs. What comes now can be made up for later.
@@ -99,7 +99,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 func (a *attempt) latecomers(ctx context.Context) {
 	statuses, members := a.survey.lately()
 	if err := errors.Join(a.c.heard(ctx, statuses), a.c.stand(ctx, statuses)); err != nil {
-		a.c.Noticef("what %d host(s) said late is not in the catalogue: %v", len(statuses), err)
+		a.c.Noticef("what %d host(ctx, s) said late is not in the catalogue: %v", len(statuses), err)
 	}
 	if _, err := a.c.entitled(a.job, members); err != nil {
 		a.c.Noticef("%v", err)
@@ -267,7 +267,7 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 		defer t.Stop()
 		limit = t.C
 	}
-	if out := a.step(marker.Begin{}); out != nil {
+	if out := a.step(ctx, marker.Begin{}); out != nil {
 		return *out
 	}
 	for {
@@ -292,10 +292,10 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 			interrupted = nil
 			ev = marker.Interrupt{Reason: context.Cause(ctx).Error()}
 		}
-		if out := a.step(marker.Tick{Now: a.now()}); out != nil {
+		if out := a.step(ctx, marker.Tick{Now: a.now()}); out != nil {
 			return *out
 		}
-		if out := a.step(ev); out != nil {
+		if out := a.step(ctx, ev); out != nil {
 			return *out
 		}
 	}
@@ -304,7 +304,7 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 func (a *attempt) now() marker.Millis { return millis(time.Since(a.zero)) }
 
 // step applies one event and does the work of its Ready. A non-nil Outcome ends the attempt.
-func (a *attempt) step(ev marker.Event) *marker.Outcome {
+func (a *attempt) step(ctx context.Context, ev marker.Event) *marker.Outcome {
 	core, ready, err := a.core.Step(ev)
 	if err != nil {
 		return &marker.Outcome{Reason: err.Error(), Cause: marker.CauseConfig}
@@ -314,10 +314,10 @@ func (a *attempt) step(ev marker.Event) *marker.Outcome {
 		// M9: from the instant that this transaction is durable, the cut exists.
 		a.cut = a.build(*ready.Commit)
 		next := marker.Event(marker.CommitDone{})
-		if err := a.c.Catalogue.CommitCut(a.cut); err != nil {
+		if err := a.c.Catalogue.CommitCut(noted(ctx), a.cut); err != nil {
 			next = marker.CommitFailed{Reason: err.Error()}
 		}
-		return a.step(next)
+		return a.step(ctx, next)
 	}
 	for _, m := range ready.Messages {
 		if m.Type == marker.MsgStart {
@@ -379,14 +379,14 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 }
 
 // stopped takes the members that were ended with the cut off the catalogue. Of a host that has not said that it finished, they stay.
-func (a *attempt) stopped(outcome marker.Outcome) {
+func (a *attempt) stopped(ctx context.Context, outcome marker.Outcome) {
 	var done []string
 	for _, h := range a.hosts {
 		if !slices.Contains(outcome.Unknown, marker.HostID(h.Name)) {
 			done = append(done, h.Name)
 		}
 	}
-	if err := a.c.Catalogue.ClearHosts(a.opt.Job, done...); err != nil {
+	if err := a.c.Catalogue.ClearHosts(noted(ctx), a.opt.Job, done...); err != nil {
 		a.c.Noticef("the catalogue has members that have ended: %v", err)
 	}
 }

@@ -14,14 +14,14 @@ import (
 
 // planSnapshot finds who takes part, and writes the intent down.
 func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attempt, error) {
-	cluster, err := c.Catalogue.Cluster()
+	cluster, err := c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Catalogue.Advance(); err != nil {
+	if err := c.Catalogue.Advance(ctx); err != nil {
 		return nil, err
 	}
-	job, jobKey, err := c.ensureKey(opt.Job)
+	job, jobKey, err := c.ensureKey(ctx, opt.Job)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	if err := c.Resolve(ctx, s.statuses); err != nil {
 		return nil, err
 	}
-	if job, err = c.Catalogue.Job(opt.Job); err != nil { // where its members are may have been settled by now
+	if job, err = c.Catalogue.Job(ctx, opt.Job); err != nil { // where its members are may have been settled by now
 		return nil, err
 	}
 	if s.members, err = c.entitled(job, s.members); err != nil {
@@ -87,10 +87,10 @@ func (a *attempt) choose(all []HostStatus) error {
 	case others >= a.copies:
 		return nil
 	case others+len(silent) >= a.copies:
-		return fault.New(fault.Unreachable, fmt.Sprintf("the images are to be on %d other host(s), and %d answer(s)", a.copies, others),
+		return fault.New(fault.Unreachable, fmt.Sprintf("the images are to be on %d other host(ctx, s), and %d answer(s)", a.copies, others),
 			"ssctl host list says why, of "+strings.Join(silent, ", "))
 	}
-	return fault.New(fault.Refused, fmt.Sprintf("the images are to be on %d other host(s), and there are %d", a.copies, others),
+	return fault.New(fault.Refused, fmt.Sprintf("the images are to be on %d other host(ctx, s), and there are %d", a.copies, others),
 		fmt.Sprintf("add one with ssctl host add, or see ssctl job set %s --copies and --vault", a.opt.Job))
 }
 

@@ -25,12 +25,12 @@ type Standing struct {
 }
 
 // statement says where the members stand after the restore, signed (F1).
-func (r *restore) statement(epoch uint64) ([]byte, error) {
-	cluster, err := r.c.Catalogue.Cluster()
+func (r *restore) statement(ctx context.Context, epoch uint64) ([]byte, error) {
+	cluster, err := r.c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return nil, err
 	}
-	job, err := r.c.Catalogue.Job(r.plan.Cut.Job)
+	job, err := r.c.Catalogue.Job(ctx, r.plan.Cut.Job)
 	if err != nil {
 		return nil, err
 	}
@@ -41,14 +41,14 @@ func (r *restore) statement(epoch uint64) ([]byte, error) {
 	for _, name := range r.targets() {
 		s.Hosts = append(s.Hosts, standing.Host{Name: name, Endpoint: r.hosts[name].Addr, Addrs: r.hosts[name].Info.Addrs, Members: r.living(name)})
 	}
-	if s.Superseded, err = r.superseded(job); err != nil {
+	if s.Superseded, err = r.superseded(ctx, job); err != nil {
 		return nil, err
 	}
 	return s.Encode(r.c.Statements)
 }
 
 // superseded lists the hosts that may have members of the job and do not take part. A host that answers and has some takes part.
-func (r *restore) superseded(job store.Job) ([]standing.Host, error) {
+func (r *restore) superseded(ctx context.Context, job store.Job) ([]standing.Host, error) {
 	members := map[string][]string{}
 	for host, placed := range job.Placement {
 		members[host] = append(members[host], store.Names(placed)...)
@@ -61,7 +61,7 @@ func (r *restore) superseded(job store.Job) ([]standing.Host, error) {
 			members[ch.Host] = append(members[ch.Host], m.Name)
 		}
 	}
-	known, err := r.c.addresses(job)
+	known, err := r.c.addresses(ctx, job)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (r *restore) superseded(job store.Job) ([]standing.Host, error) {
 }
 
 // addresses are those that hosts of a job are known to have, or to have had: from its cuts, its last statement, and where their agents listen.
-func (c *Cluster) addresses(job store.Job) (map[string][]netip.Addr, error) {
+func (c *Cluster) addresses(ctx context.Context, job store.Job) (map[string][]netip.Addr, error) {
 	known := map[string][]netip.Addr{}
 	add := func(host string, addrs ...netip.Addr) {
 		for _, a := range addrs {
@@ -92,7 +92,7 @@ func (c *Cluster) addresses(job store.Job) (map[string][]netip.Addr, error) {
 			}
 		}
 	}
-	hosts, err := c.Catalogue.Hosts()
+	hosts, err := c.Catalogue.Hosts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (c *Cluster) addresses(job store.Job) (map[string][]netip.Addr, error) {
 			add(h.Name, ap.Addr())
 		}
 	}
-	cuts, err := c.Catalogue.Cuts(job.Name)
+	cuts, err := c.Catalogue.Cuts(ctx, job.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func unsettled(s standing.Statement) []store.Unsettled {
 }
 
 // adopt takes a statement into the catalogue: of a restore that took place.
-func (c *Cluster) adopt(job string, encoded []byte) error {
+func (c *Cluster) adopt(ctx context.Context, job string, encoded []byte) error {
 	s, err := standing.Decode(encoded, c.Statements)
 	if err != nil {
 		return err
@@ -152,12 +152,12 @@ func (c *Cluster) adopt(job string, encoded []byte) error {
 	for _, m := range s.Ended {
 		placement[s.Hosts[0].Name] = append(placement[s.Hosts[0].Name], store.Placed{Name: m, State: store.PlacedEnded, Exit: store.ExitedWell})
 	}
-	return c.Catalogue.SetRestored(job, placement, s.Epoch, encoded, unsettled(s))
+	return c.Catalogue.SetRestored(noted(ctx), job, placement, s.Epoch, encoded, unsettled(s))
 }
 
 // superseding notes that a restore which failed in its last step has superseded what was before it all the same: some hosts may have the statement in
 // force. Its members have ended, those of hosts that did not take part are old.
-func (r *restore) superseding() error {
+func (r *restore) superseding(ctx context.Context) error {
 	if !r.resuming {
 		return nil
 	}
@@ -165,11 +165,11 @@ func (r *restore) superseding() error {
 	if err != nil {
 		return err
 	}
-	job, err := r.c.Catalogue.Job(r.plan.Cut.Job)
+	job, err := r.c.Catalogue.Job(ctx, r.plan.Cut.Job)
 	if err != nil {
 		return err
 	}
-	return r.c.Catalogue.SetRestored(job.Name, job.Placement, s.Epoch, r.stated, unsettled(s))
+	return r.c.Catalogue.SetRestored(noted(ctx), job.Name, job.Placement, s.Epoch, r.stated, unsettled(s))
 }
 
 // stand is F2 on ssctl's side: the catalogue takes in what hosts know of restores whose ssctl died before it could write them down, and
@@ -179,10 +179,10 @@ func (c *Cluster) stand(ctx context.Context, statuses []HostStatus) error {
 	if c.Statements == nil || slices.ContainsFunc(statuses, func(h HostStatus) bool { return h.Ahead != nil }) {
 		return nil
 	}
-	if err := c.catchUp(statuses); err != nil {
+	if err := c.catchUp(ctx, statuses); err != nil {
 		return err
 	}
-	jobs, err := c.Catalogue.Jobs()
+	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func (c *Cluster) stand(ctx context.Context, statuses []HostStatus) error {
 
 // standFirst shows hosts where members stand before they are asked for them, if there is a restore to tell of.
 func (c *Cluster) standFirst(ctx context.Context) error {
-	jobs, err := c.Catalogue.Jobs()
+	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil || !slices.ContainsFunc(jobs, func(j store.Job) bool { return len(j.Statement) > 0 }) {
 		return err
 	}
@@ -212,27 +212,27 @@ func (c *Cluster) standFirst(ctx context.Context) error {
 }
 
 // catchUp adopts newer statements that hosts have.
-func (c *Cluster) catchUp(statuses []HostStatus) error {
+func (c *Cluster) catchUp(ctx context.Context, statuses []HostStatus) error {
 	for _, h := range statuses {
 		if h.Err != nil {
 			continue
 		}
 		for _, st := range h.Info.Standings {
-			j, err := c.Catalogue.Job(st.Job)
+			j, err := c.Catalogue.Job(ctx, st.Job)
 			if errors.Is(err, store.ErrNotFound) || err == nil && (!st.InForce || st.Epoch <= j.Restored) {
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			attempts, err := c.Catalogue.Attempts()
+			attempts, err := c.Catalogue.Attempts(ctx)
 			if err != nil {
 				return err
 			}
 			if slices.ContainsFunc(attempts, func(a store.Attempt) bool { return a.Live && a.Job == st.Job }) {
 				continue // the restore's own ssctl is about to write it down
 			}
-			if err := c.adopt(st.Job, st.Statement); err != nil {
+			if err := c.adopt(ctx, st.Job, st.Statement); err != nil {
 				c.Noticef("%s knows of a restore of job %s, of epoch %d, that the catalogue does not: %v", h.Name, st.Job, st.Epoch, err)
 				continue
 			}
@@ -263,7 +263,7 @@ func (c *Cluster) show(ctx context.Context, h HostStatus, j store.Job) {
 		answer, err = a.Stand(ctx, Standing{Job: j.Name, Epoch: j.Restored, Statement: j.Statement, InForce: true})
 	}
 	if err == nil && answer.Settled && answer.Epoch == j.Restored {
-		err = c.Catalogue.SetSettled(j.Name, h.Name, j.Restored)
+		err = c.Catalogue.SetSettled(noted(ctx), j.Name, h.Name, j.Restored)
 	}
 	if err != nil && !fault.Is(err, fault.Denied) { // an observer shows nothing
 		c.Noticef("%s was not told where the members of job %s stand: %v", h.Name, j.Name, err)
@@ -272,7 +272,7 @@ func (c *Cluster) show(ctx context.Context, h HostStatus, j store.Job) {
 
 // epochOf shows a host the job's statement, if there is one, and returns the epoch that a member which is started there now has.
 func (c *Cluster) epochOf(ctx context.Context, h store.Host, job string) (uint64, error) {
-	j, err := c.Catalogue.Job(job)
+	j, err := c.Catalogue.Job(ctx, job)
 	if errors.Is(err, store.ErrNotFound) {
 		return 0, nil
 	}
@@ -299,8 +299,8 @@ func (u Unsettled) String() string {
 }
 
 // Unsettled lists the hosts that a job, or any job if it is empty, was restored without.
-func (c *Cluster) Unsettled(job string) ([]Unsettled, error) {
-	jobs, err := c.Catalogue.Jobs()
+func (c *Cluster) Unsettled(ctx context.Context, job string) ([]Unsettled, error) {
+	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -316,8 +316,8 @@ func (c *Cluster) Unsettled(job string) ([]Unsettled, error) {
 }
 
 // markSuperseded says of each member whether its job was restored without it.
-func (c *Cluster) markSuperseded(members []Member) error {
-	jobs, err := c.Catalogue.Jobs()
+func (c *Cluster) markSuperseded(ctx context.Context, members []Member) error {
+	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return err
 	}

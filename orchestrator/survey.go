@@ -70,11 +70,11 @@ var errNotYet = fault.New(fault.Unreachable, "it has not answered yet, and was n
 // surveyUntil asks every host and returns when all have answered, or when enough says so: after each answer it returns how long to
 // wait for the next one, negative for as long as it takes.
 func (c *Cluster) surveyUntil(ctx context.Context, job string, enough func(survey) time.Duration) (survey, error) {
-	hosts, err := c.Catalogue.Hosts()
+	hosts, err := c.Catalogue.Hosts(ctx)
 	if err != nil {
 		return survey{}, err
 	}
-	word, err := c.word()
+	word, err := c.word(ctx)
 	if err != nil {
 		return survey{}, err
 	}
@@ -91,7 +91,7 @@ func (c *Cluster) surveyUntil(ctx context.Context, job string, enough func(surve
 	}
 	SortMembers(s.members)
 	c.tellAhead(s.statuses)
-	return s, errors.Join(c.heard(ctx, s.statuses), c.learn(s.members), c.stand(ctx, s.statuses), c.mergeRemovedHosts(s.statuses))
+	return s, errors.Join(c.heard(ctx, s.statuses), c.learn(ctx, s.members), c.stand(ctx, s.statuses), c.mergeRemovedHosts(ctx, s.statuses))
 }
 
 // await takes answers until all are there or enough says so.
@@ -165,16 +165,16 @@ func (c *Cluster) heard(ctx context.Context, statuses []HostStatus) error {
 	if len(changed) == 0 {
 		return nil
 	}
-	return c.Catalogue.SetSilent(changed)
+	return c.Catalogue.SetSilent(noted(ctx), changed)
 }
 
 // Hosts asks every registered host, all at once.
 func (c *Cluster) Hosts(ctx context.Context) ([]HostStatus, error) {
-	hosts, err := c.Catalogue.Hosts()
+	hosts, err := c.Catalogue.Hosts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	word, err := c.word()
+	word, err := c.word(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (c *Cluster) Hosts(ctx context.Context) ([]HostStatus, error) {
 	}
 	wg.Wait()
 	c.tellAhead(out)
-	return out, errors.Join(c.heard(ctx, out), c.stand(ctx, out), c.mergeRemovedHosts(out))
+	return out, errors.Join(c.heard(ctx, out), c.stand(ctx, out), c.mergeRemovedHosts(ctx, out))
 }
 
 // Members lists the members of a job, or of all: those of the hosts that answer, and of the others what the catalogue has there.
@@ -194,7 +194,7 @@ func (c *Cluster) Members(ctx context.Context, job string) (members []Member, mi
 	if err := c.standFirst(ctx); err != nil {
 		return nil, nil, err
 	}
-	hosts, err := c.Catalogue.Hosts()
+	hosts, err := c.Catalogue.Hosts(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -218,25 +218,25 @@ func (c *Cluster) Members(ctx context.Context, job string) (members []Member, mi
 		return nil, nil, err
 	}
 	members = slices.Concat(got...)
-	if err := c.learn(members); err != nil {
+	if err := c.learn(ctx, members); err != nil {
 		return nil, nil, err
 	}
-	unseen, err := c.unseen(job, missing)
+	unseen, err := c.unseen(ctx, job, missing)
 	members = append(members, unseen...)
 	SortMembers(members)
-	return members, missing, errors.Join(err, c.markSuperseded(members))
+	return members, missing, errors.Join(err, c.markSuperseded(ctx, members))
 }
 
 // unseen lists the members that the catalogue has on hosts that do not answer.
-func (c *Cluster) unseen(job string, missing map[string]error) ([]Member, error) {
+func (c *Cluster) unseen(ctx context.Context, job string, missing map[string]error) ([]Member, error) {
 	if len(missing) == 0 {
 		return nil, nil
 	}
-	jobs, err := c.Catalogue.Jobs()
+	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := c.Catalogue.Hosts() // again: since when each is silent was written down meanwhile
+	hosts, err := c.Catalogue.Hosts(ctx) // again: since when each is silent was written down meanwhile
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +259,7 @@ func (c *Cluster) unseen(job string, missing map[string]error) ([]Member, error)
 
 // learn writes down what hosts say of members that the catalogue has there: they run, or how they ended. That is what counts when such
 // a host falls silent. Only changes are written.
-func (c *Cluster) learn(members []Member) error {
+func (c *Cluster) learn(ctx context.Context, members []Member) error {
 	byJob := map[string][]Member{}
 	for _, m := range members {
 		byJob[m.Job] = append(byJob[m.Job], m)
@@ -272,7 +272,7 @@ func (c *Cluster) learn(members []Member) error {
 			}
 			seen[m.Host][m.Name] = PlacedOf(m)
 		}
-		if err := c.Catalogue.SeeMembers(name, seen); err != nil {
+		if err := c.Catalogue.SeeMembers(noted(ctx), name, seen); err != nil {
 			return err
 		}
 	}

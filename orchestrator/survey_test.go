@@ -71,11 +71,11 @@ func TestSurveyWaitsForWhoMatters(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB", "hostC", "hostD")
-			err := errors.Join(f.Catalogue.AddMember("ring", "hostA", "hostA-1"), f.Catalogue.AddMember("ring", "hostB", "hostB-1"))
+			err := errors.Join(f.Catalogue.AddMember(t.Context(), "ring", "hostA", "hostA-1"), f.Catalogue.AddMember(t.Context(), "ring", "hostB", "hostB-1"))
 			for _, h := range c.silent {
-				err = errors.Join(err, f.Catalogue.SetSilent(map[string]bool{h: true}))
+				err = errors.Join(err, f.Catalogue.SetSilent(t.Context(), map[string]bool{h: true}))
 			}
-			j, jerr := f.Catalogue.Job("ring")
+			j, jerr := f.Catalogue.Job(t.Context(), "ring")
 			if err = errors.Join(err, jerr); err != nil {
 				t.Fatal(err)
 			}
@@ -98,12 +98,12 @@ func TestSurveyWaitsForWhoMatters(t *testing.T) {
 				}
 			})
 			for _, h := range c.silent {
-				if now, err := f.Catalogue.Host(h); err != nil || now.Silent.IsZero() != (h == c.back) {
+				if now, err := f.Catalogue.Host(t.Context(), h); err != nil || now.Silent.IsZero() != (h == c.back) {
 					t.Errorf("%s: silent since %v, %v", h, now.Silent, err)
 				}
 			}
 			if c.missing == "hostB" {
-				if now, err := f.Catalogue.Host("hostB"); err != nil || now.Silent.IsZero() {
+				if now, err := f.Catalogue.Host(t.Context(), "hostB"); err != nil || now.Silent.IsZero() {
 					t.Errorf("hostB is not known to be silent: %v", err)
 				}
 			}
@@ -159,7 +159,7 @@ func TestStart(t *testing.T) {
 			if (err == nil) != (c.said == "") || err != nil && !errorSays(err, c.said) {
 				t.Errorf("%+v, %v", m, err)
 			}
-			j, err := f.Catalogue.Job("ring")
+			j, err := f.Catalogue.Job(t.Context(), "ring")
 			if err != nil && c.want != "-" {
 				t.Fatal(err)
 			}
@@ -167,7 +167,7 @@ func TestStart(t *testing.T) {
 			if got := map[bool]string{true: string(p.State), false: "-"}[ok]; got != c.want {
 				t.Errorf("the catalogue has %q, want %q", got, c.want)
 			}
-			if name, err := f.Catalogue.DrawMember("ring", "hostA", nil); err != nil || c.want != "-" && name != "hostA-2" {
+			if name, err := f.Catalogue.DrawMember(t.Context(), "ring", "hostA", nil); err != nil || c.want != "-" && name != "hostA-2" {
 				t.Errorf("the next name is %s, %v", name, err)
 			}
 		})

@@ -16,11 +16,11 @@ import (
 )
 
 // sign makes the tombstone of a cut that is to be removed, and lists who has to see it: every host, whoever holds it, and the vaults.
-func (c *Cluster) sign(t tombstone.Tombstone, statuses []HostStatus, hosts, vaults []string) (store.Removed, error) {
+func (c *Cluster) sign(ctx context.Context, t tombstone.Tombstone, statuses []HostStatus, hosts, vaults []string) (store.Removed, error) {
 	if c.Statements == nil {
 		return store.Removed{}, errors.New("no admin's key is here to sign the tombstone with")
 	}
-	cluster, err := c.Catalogue.Cluster()
+	cluster, err := c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return store.Removed{}, err
 	}
@@ -91,7 +91,7 @@ func (c *Cluster) bury(ctx context.Context, r store.Removed, statuses []HostStat
 		})
 	}
 	wg.Wait()
-	if err := c.Catalogue.Told(r, told); err != nil {
+	if err := c.Catalogue.Told(noted(ctx), r, told); err != nil {
 		c.Noticef("the tombstone of %s: who has seen it is not written down: %v", r.Cut, err)
 	}
 	return failed
@@ -99,7 +99,7 @@ func (c *Cluster) bury(ctx context.Context, r store.Removed, statuses []HostStat
 
 // Spread shows tombstones to hosts, and with vaults to vaults, that have not seen them yet: they could not be reached when the cut was removed.
 func (c *Cluster) Spread(ctx context.Context, statuses []HostStatus, vaults bool) error {
-	all, err := c.Catalogue.Tombstones()
+	all, err := c.Catalogue.Tombstones(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (c *Cluster) Spread(ctx context.Context, statuses []HostStatus, vaults bool
 		if r.Forgetting && !vaults {
 			continue // nobody waits for it
 		}
-		if on, err := c.restoring(r.Job); err != nil || on {
+		if on, err := c.restoring(ctx, r.Job); err != nil || on {
 			if err != nil {
 				return err
 			}
@@ -127,15 +127,15 @@ func (c *Cluster) Spread(ctx context.Context, statuses []HostStatus, vaults bool
 
 // removeUnknown removes, on an admin's word, images of a snapshot that hosts or vaults hold and the catalogue has no cut of.
 func (c *Cluster) removeUnknown(ctx context.Context, id string, force bool, notFound error) (store.Cut, error) {
-	cluster, err := c.Catalogue.Cluster()
+	cluster, err := c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return store.Cut{}, err
 	}
-	jobs, err := c.Catalogue.Jobs()
+	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return store.Cut{}, err
 	}
-	cuts, err := c.Catalogue.Cuts("")
+	cuts, err := c.Catalogue.Cuts(ctx, "")
 	if err != nil {
 		return store.Cut{}, err
 	}
@@ -146,7 +146,7 @@ func (c *Cluster) removeUnknown(ctx context.Context, id string, force bool, notF
 	if err := Current(s.Statuses); err != nil {
 		return store.Cut{}, err
 	}
-	graves, err := c.OpenGraves(s)
+	graves, err := c.OpenGraves(ctx, s)
 	if err != nil {
 		return store.Cut{}, err
 	}
@@ -159,14 +159,14 @@ func (c *Cluster) removeUnknown(ctx context.Context, id string, force bool, notF
 			Err:  fmt.Errorf("the catalogue has no such cut, and %s hold images of it", strings.Join(slices.Concat(hosts, vaults), ", ")),
 			Next: "ssctl catalog rebuild --replace takes it in, if its manifest is there; to remove the images for good, give --force"}
 	}
-	if live, err := c.LiveAttempt(id); err != nil || live {
+	if live, err := c.LiveAttempt(ctx, id); err != nil || live {
 		return store.Cut{}, errors.Join(err, fault.New(fault.Conflict, "the snapshot is under way", "wait for its end"))
 	}
-	r, err := c.sign(t, s.Statuses, hosts, vaults)
+	r, err := c.sign(ctx, t, s.Statuses, hosts, vaults)
 	if err != nil {
 		return store.Cut{}, err
 	}
-	if err := c.Catalogue.AddTombstone(r); err != nil {
+	if err := c.Catalogue.AddTombstone(ctx, r); err != nil {
 		return store.Cut{}, err
 	}
 	failed := c.bury(ctx, r, s.Statuses, true)
@@ -178,8 +178,8 @@ func (c *Cluster) removeUnknown(ctx context.Context, id string, force bool, notF
 	return gone, nil
 }
 
-func (c *Cluster) LiveAttempt(id string) (bool, error) {
-	attempts, err := c.Catalogue.Attempts()
+func (c *Cluster) LiveAttempt(ctx context.Context, id string) (bool, error) {
+	attempts, err := c.Catalogue.Attempts(ctx)
 	return slices.ContainsFunc(attempts, func(at store.Attempt) bool { return at.Live && at.ID == id }), err
 }
 
@@ -210,11 +210,11 @@ type Grave struct {
 }
 
 // OpenGraves opens the tombstones that the catalogue, the hosts and the vaults have.
-func (c *Cluster) OpenGraves(s Census) ([]Grave, error) {
+func (c *Cluster) OpenGraves(ctx context.Context, s Census) ([]Grave, error) {
 	if c.Statements == nil {
 		return nil, nil
 	}
-	removed, err := c.Catalogue.Tombstones()
+	removed, err := c.Catalogue.Tombstones(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -7,19 +7,15 @@ import (
 
 // TestAttemptKeepsAGivenID: a cut that comes from elsewhere keeps its id, unless it is no name or somebody has it already.
 func TestAttemptKeepsAGivenID(t *testing.T) {
-	c, err := Create(t.TempDir(), Cluster{ID: "0123456789abcdef0123456789abcdef"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := create(t)
 	for _, job := range []string{"ring", "other"} {
-		if err := c.AddMember(job, "hostA", "hostA-1"); err != nil {
+		if err := c.AddMember(t.Context(), job, "hostA", "hostA-1"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	const id = "20261122-104501-x7k2"
 	begin := func(job, id string) (Attempt, error) {
-		return c.BeginAttempt(Attempt{ID: id, Kind: KindSnapshot, Job: job, Hosts: []string{"hostA"}})
+		return c.BeginAttempt(t.Context(), Attempt{ID: id, Kind: KindSnapshot, Job: job, Hosts: []string{"hostA"}})
 	}
 	a, err := begin("ring", id)
 	if err != nil || a.ID != id {
@@ -28,7 +24,7 @@ func TestAttemptKeepsAGivenID(t *testing.T) {
 	if _, err := begin("other", id); !errors.Is(err, ErrConflict) {
 		t.Errorf("an attempt has it: %v", err)
 	}
-	if err := c.CommitCut(Cut{ID: id, Job: "ring", Epoch: a.Epoch}); err != nil {
+	if err := c.CommitCut(t.Context(), Cut{ID: id, Job: "ring", Epoch: a.Epoch}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := begin("other", id); !errors.Is(err, ErrConflict) {
@@ -45,37 +41,37 @@ func TestAttemptKeepsAGivenID(t *testing.T) {
 // TestStaleAttemptGivesItsIDBack: an import whose ssctl was killed can be done again, and not while that one lives.
 func TestStaleAttemptGivesItsIDBack(t *testing.T) {
 	c := create(t)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
 	const id = "20261122-104501-x7k2"
 	want := Attempt{ID: id, Kind: KindSnapshot, Job: "ring", Hosts: []string{"hostA"}, Phase: "import"}
-	first, err := c.BeginAttempt(want)
+	first, err := c.BeginAttempt(t.Context(), want)
 	check(t, err)
 	other := reopen(t, c)
-	_, err = other.BeginAttempt(want)
+	_, err = other.BeginAttempt(t.Context(), want)
 	wantErr(t, err, ErrConflict, id)
 	check(t, c.Close()) // as the end of its process does
-	second, err := other.BeginAttempt(want)
+	second, err := other.BeginAttempt(t.Context(), want)
 	check(t, err)
 	if second.ID != id || second.Epoch != first.Epoch+1 {
 		t.Errorf("%+v after %+v", second, first)
 	}
-	wantErr(t, c.CommitCut(sample(first)), ErrConflict)
-	check(t, other.CommitCut(sample(second)))
-	check(t, other.Check())
+	wantErr(t, c.CommitCut(t.Context(), sample(first)), ErrConflict)
+	check(t, other.CommitCut(t.Context(), sample(second)))
+	check(t, other.Check(t.Context()))
 }
 
 // TestCollectionIsAConflictThatPasses: who meets one may wait for its end.
 func TestCollectionIsAConflictThatPasses(t *testing.T) {
 	c := create(t)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	at, err := c.BeginAttempt(Attempt{Kind: KindCollect, Job: "ring"})
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	at, err := c.BeginAttempt(t.Context(), Attempt{Kind: KindCollect, Job: "ring"})
 	check(t, err)
-	_, err = reopen(t, c).BeginAttempt(Attempt{Kind: KindRestore, Job: "ring"})
+	_, err = reopen(t, c).BeginAttempt(t.Context(), Attempt{Kind: KindRestore, Job: "ring"})
 	wantErr(t, err, ErrCollecting, "collection", at.ID)
 	wantErr(t, err, ErrConflict)
-	check(t, c.EndAttempt(at.ID))
+	check(t, c.EndAttempt(t.Context(), at.ID))
 	begin(t, c, "ring")
-	_, err = reopen(t, c).BeginAttempt(Attempt{Kind: KindRestore, Job: "ring"})
+	_, err = reopen(t, c).BeginAttempt(t.Context(), Attempt{Kind: KindRestore, Job: "ring"})
 	if wantErr(t, err, ErrConflict); errors.Is(err, ErrCollecting) {
 		t.Error("a snapshot passes for a collection")
 	}

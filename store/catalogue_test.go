@@ -5,17 +5,31 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"ss/store/kv"
+	"ss/store/kv/bolt"
+	"ss/store/kv/memory"
+
 	"github.com/google/go-cmp/cmp"
-	"go.etcd.io/bbolt"
 )
+
+// inMemory makes create use the database in memory.
+var inMemory = false
 
 func create(t *testing.T) *Catalogue {
 	t.Helper()
-	c, err := Create(filepath.Join(t.TempDir(), "ss"), Cluster{ID: "abc", Created: time.Now()})
+	cluster := Cluster{ID: "abc", Created: time.Now()}
+	var c *Catalogue
+	var err error
+	if inMemory {
+		c, err = Init(t.Context(), memory.NewSpace().Open(), cluster)
+	} else {
+		c, err = Create(filepath.Join(t.TempDir(), "ss"), cluster)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,12 +40,40 @@ func create(t *testing.T) *Catalogue {
 // reopen is what another process would see.
 func reopen(t *testing.T, c *Catalogue) *Catalogue {
 	t.Helper()
-	o, err := Open(c.dir)
+	if db, ok := c.db.(*memory.DB); ok {
+		o := New(db.Space().Open())
+		t.Cleanup(func() { check(t, o.Close()) })
+		return o
+	}
+	o, err := Open(t.Context(), dirOf(c))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { check(t, o.Close()) })
 	return o
+}
+
+func dirOf(c *Catalogue) string  { return c.db.(*bolt.DB).Dir() }
+func pathOf(c *Catalogue) string { return filepath.Join(dirOf(c), FileName) }
+
+// drawn draws an epoch.
+func drawn(t *testing.T, c *Catalogue, job string) uint64 {
+	t.Helper()
+	a := begin(t, c, job)
+	check(t, c.EndAttempt(t.Context(), a.ID))
+	return a.Epoch
+}
+
+// TestInMemory: the rules are the same over another database, whose transactions may run several times.
+func TestInMemory(t *testing.T) {
+	inMemory = true
+	defer func() { inMemory = false }()
+	for name, test := range map[string]func(*testing.T){
+		"hosts": TestHosts, "jobs": TestJobs, "attempts": TestAttempts, "cuts": TestCuts, "find a cut": TestFindCut,
+		"a given id": TestAttemptKeepsAGivenID, "a stale attempt's id": TestStaleAttemptGivesItsIDBack, "collections": TestCollectionIsAConflictThatPasses,
+	} {
+		t.Run(name, test)
+	}
 }
 
 func check(t *testing.T, err error) {
@@ -55,7 +97,7 @@ func wantErr(t *testing.T, err, want error, words ...string) {
 
 func begin(t *testing.T, c *Catalogue, job string) Attempt {
 	t.Helper()
-	a, err := c.BeginAttempt(Attempt{Kind: KindSnapshot, Job: job, Hosts: []string{"hostB", "hostA"}, Phase: "prepare"})
+	a, err := c.BeginAttempt(t.Context(), Attempt{Kind: KindSnapshot, Job: job, Hosts: []string{"hostB", "hostA"}, Phase: "prepare"})
 	check(t, err)
 	return a
 }
@@ -79,13 +121,13 @@ func sample(a Attempt) Cut {
 func commit(t *testing.T, c *Catalogue, job string) Cut {
 	t.Helper()
 	cut := sample(begin(t, c, job))
-	check(t, c.CommitCut(cut))
+	check(t, c.CommitCut(t.Context(), cut))
 	return cut
 }
 
 func TestCreateAndOpen(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
-	_, err := Open(dir)
+	_, err := Open(t.Context(), dir)
 	wantErr(t, err, ErrNotFound, "ssctl init")
 	if _, err := os.Stat(dir); err == nil {
 		t.Fatal("Open made a folder")
@@ -93,63 +135,63 @@ func TestCreateAndOpen(t *testing.T) {
 	want := Cluster{ID: "abc", Created: time.Now().UTC().Round(0)}
 	c, err := Create(dir, want)
 	check(t, err)
-	got, err := c.Cluster()
+	got, err := c.Cluster(t.Context())
 	check(t, err)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatal(diff)
 	}
 	_, err = Create(dir, Cluster{ID: "other"})
 	wantErr(t, err, ErrConflict)
-	got, err = reopen(t, c).Cluster()
+	got, err = reopen(t, c).Cluster(t.Context())
 	check(t, err)
 	if got.ID != "abc" {
 		t.Fatalf("cluster %q", got.ID)
 	}
 	entries, err := os.ReadDir(dir)
 	check(t, err)
-	if len(entries) != 1 {
+	if len(entries) != 2 { // the file and its sum
 		t.Fatalf("left behind: %v", entries)
 	}
-	for path, mode := range map[string]os.FileMode{dir: 0o700, c.path(): 0o600} {
+	for path, mode := range map[string]os.FileMode{dir: 0o700, pathOf(c): 0o600} {
 		info, err := os.Stat(path)
 		check(t, err)
 		if info.Mode().Perm() != mode {
 			t.Errorf("%s has mode %04o", path, info.Mode().Perm())
 		}
 		check(t, os.Chmod(path, mode|0o040))
-		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "chmod") {
+		if _, err := Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "chmod") {
 			t.Errorf("%s open to the group: %v", path, err)
 		}
 		check(t, os.Chmod(path, mode))
 	}
-	check(t, c.Check())
+	check(t, c.Check(t.Context()))
 }
 
 func TestHosts(t *testing.T) {
 	c := create(t)
 	a := Host{Name: "hostA", Addr: "10.0.0.1:7070", Added: now()}
 	b := Host{Name: "hostB", Addr: "10.0.0.2:7070", Added: now()}
-	check(t, c.AddHost(b))
-	check(t, c.AddHost(a))
-	wantErr(t, c.AddHost(a), ErrConflict, "hostA")
-	wantErr(t, c.AddHost(Host{Name: "../x", Addr: "y"}), ErrInvalid)
-	wantErr(t, c.AddHost(Host{Name: "x"}), ErrInvalid)
-	got, err := reopen(t, c).Hosts()
+	check(t, c.AddHost(t.Context(), b))
+	check(t, c.AddHost(t.Context(), a))
+	wantErr(t, c.AddHost(t.Context(), a), ErrConflict, "hostA")
+	wantErr(t, c.AddHost(t.Context(), Host{Name: "../x", Addr: "y"}), ErrInvalid)
+	wantErr(t, c.AddHost(t.Context(), Host{Name: "x"}), ErrInvalid)
+	got, err := reopen(t, c).Hosts(t.Context())
 	check(t, err)
 	if diff := cmp.Diff([]Host{a, b}, got); diff != "" {
 		t.Fatal(diff)
 	}
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	check(t, c.RemoveHost("hostA"))
-	j, err := c.Job("ring")
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	check(t, c.RemoveHost(t.Context(), "hostA"))
+	j, err := c.Job(t.Context(), "ring")
 	check(t, err)
 	if len(j.Placement["hostA"]) != 0 {
 		t.Errorf("a host that is forgotten has members: %+v", j.Placement)
 	}
-	wantErr(t, c.RemoveHost("hostA"), ErrNotFound)
-	_, err = c.Host("hostA")
+	wantErr(t, c.RemoveHost(t.Context(), "hostA"), ErrNotFound)
+	_, err = c.Host(t.Context(), "hostA")
 	wantErr(t, err, ErrNotFound, `"hostA"`)
-	h, err := c.Host("hostB")
+	h, err := c.Host(t.Context(), "hostB")
 	check(t, err)
 	if diff := cmp.Diff(b, h); diff != "" {
 		t.Fatal(diff)
@@ -158,23 +200,23 @@ func TestHosts(t *testing.T) {
 
 func TestJobs(t *testing.T) {
 	c := create(t)
-	_, err := c.Job("ring")
+	_, err := c.Job(t.Context(), "ring")
 	wantErr(t, err, ErrNotFound, "job", "ring")
-	check(t, c.AddMember("ring", "hostA", "hostA-2"))
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	check(t, c.AddMember("ring", "hostB", "hostB-1"))
-	wantErr(t, c.AddMember("ring", "hostB", "hostA-1"), ErrConflict)
-	wantErr(t, c.RemoveMember("none", "hostB", "m"), ErrNotFound)
-	check(t, c.RemoveMember("ring", "hostB", "hostB-1"))
-	j, err := reopen(t, c).Job("ring")
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-2"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "ring", "hostB", "hostB-1"))
+	wantErr(t, c.AddMember(t.Context(), "ring", "hostB", "hostA-1"), ErrConflict)
+	wantErr(t, c.RemoveMember(t.Context(), "none", "hostB", "m"), ErrNotFound)
+	check(t, c.RemoveMember(t.Context(), "ring", "hostB", "hostB-1"))
+	j, err := reopen(t, c).Job(t.Context(), "ring")
 	check(t, err)
 	want := map[string][]Placed{"hostA": Running("hostA-1", "hostA-2"), "hostB": {}}
 	if diff := cmp.Diff(want, j.Placement); diff != "" {
 		t.Fatal(diff)
 	}
-	check(t, c.SetPlacement("ring", map[string][]Placed{"hostC": Running("hostA-1", "hostA-2")}))
-	j, err = c.Job("ring")
+	check(t, c.SetPlacement(t.Context(), "ring", map[string][]Placed{"hostC": Running("hostA-1", "hostA-2")}))
+	j, err = c.Job(t.Context(), "ring")
 	check(t, err)
 	want = map[string][]Placed{"hostA": {}, "hostB": {}, "hostC": Running("hostA-1", "hostA-2")}
 	if diff := cmp.Diff(want, j.Placement); diff != "" {
@@ -182,34 +224,30 @@ func TestJobs(t *testing.T) {
 	}
 
 	for want := uint64(1); want <= 3; want++ {
-		got, err := reopen(t, c).NextEpoch("ring")
-		check(t, err)
-		if got != want {
+		if got := drawn(t, reopen(t, c), "ring"); got != want {
 			t.Fatalf("epoch %d, want %d", got, want)
 		}
 	}
 	cut := commit(t, c, "ring")
-	wantErr(t, c.RemoveJob("ring"), ErrConflict)
-	check(t, c.DeleteCut(cut.ID, removedOf(cut)))
-	check(t, c.RemoveJob("ring"))
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	jobs, err := c.Jobs()
+	wantErr(t, c.RemoveJob(t.Context(), "ring"), ErrConflict)
+	check(t, c.DeleteCut(t.Context(), cut.ID, removedOf(cut)))
+	check(t, c.RemoveJob(t.Context(), "ring"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	jobs, err := c.Jobs(t.Context())
 	check(t, err)
 	if len(jobs) != 1 || jobs[0].Epoch != 4 {
 		t.Fatalf("a job made anew starts at epoch %+v, want 4", jobs)
 	}
-	_, err = c.NextEpoch("none")
-	wantErr(t, err, ErrNotFound)
-	check(t, c.Check())
+	check(t, c.Check(t.Context()))
 }
 
 func TestAttempts(t *testing.T) {
 	c := create(t)
-	_, err := c.BeginAttempt(Attempt{Kind: KindSnapshot, Job: "ring"})
+	_, err := c.BeginAttempt(t.Context(), Attempt{Kind: KindSnapshot, Job: "ring"})
 	wantErr(t, err, ErrNotFound)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	check(t, c.AddMember("other", "hostA", "hostA-1"))
-	_, err = c.BeginAttempt(Attempt{Job: "ring"})
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "other", "hostA", "hostA-1"))
+	_, err = c.BeginAttempt(t.Context(), Attempt{Job: "ring"})
 	wantErr(t, err, ErrInvalid)
 
 	first := begin(t, c, "ring")
@@ -217,14 +255,12 @@ func TestAttempts(t *testing.T) {
 		t.Fatal(diff)
 	}
 	second := reopen(t, c)
-	_, err = second.BeginAttempt(Attempt{Kind: KindRestore, Job: "ring"})
+	_, err = second.BeginAttempt(t.Context(), Attempt{Kind: KindRestore, Job: "ring"})
 	wantErr(t, err, ErrConflict, first.ID, "ring")
-	wantErr(t, second.EndAttempt(first.ID), ErrConflict)
+	wantErr(t, second.EndAttempt(t.Context(), first.ID), ErrConflict)
 	begin(t, second, "other") // another job is none of its business
-	check(t, c.SetPhase(first.ID, "record"))
-	first.Phase = "record"
 
-	got, err := second.Attempts()
+	got, err := second.Attempts(t.Context())
 	check(t, err)
 	got = slices.DeleteFunc(got, func(a Attempt) bool { return a.Job != "ring" })
 	if diff := cmp.Diff([]Attempt{first}, got); diff != "" {
@@ -238,7 +274,7 @@ func TestAttempts(t *testing.T) {
 		t.Fatalf("epoch %d after %d", third.Epoch, first.Epoch)
 	}
 	live := map[string]bool{}
-	got, err = second.Attempts()
+	got, err = second.Attempts(t.Context())
 	check(t, err)
 	for _, a := range got {
 		live[a.ID] = a.Live
@@ -246,53 +282,55 @@ func TestAttempts(t *testing.T) {
 	if live[first.ID] || !live[third.ID] || len(live) != 3 {
 		t.Fatalf("live: %v", live)
 	}
-	check(t, second.EndAttempt(first.ID))
-	check(t, second.EndAttempt(first.ID))
-	wantErr(t, c.CommitCut(sample(first)), ErrConflict) // it was ended: it must not come back to life
-	check(t, second.EndAttempt(third.ID))
+	check(t, second.EndAttempt(t.Context(), first.ID))
+	check(t, second.EndAttempt(t.Context(), first.ID))
+	wantErr(t, c.CommitCut(t.Context(), sample(first)), ErrConflict) // it was ended: it must not come back to life
+	check(t, second.EndAttempt(t.Context(), third.ID))
 	begin(t, c, "ring")
-	check(t, c.Check())
+	check(t, c.Check(t.Context()))
 }
 
 func TestCuts(t *testing.T) {
 	c := create(t)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	_, err := c.Cut("", Latest)
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	_, err := c.Cut(t.Context(), "", Latest)
 	wantErr(t, err, ErrNotFound)
 
 	a := begin(t, c, "ring")
 	cut := sample(a)
 	wrong := cut
 	wrong.Epoch++
-	wantErr(t, c.CommitCut(wrong), ErrConflict)
-	_, err = c.Cut("", a.ID)
+	wantErr(t, c.CommitCut(t.Context(), wrong), ErrConflict)
+	_, err = c.Cut(t.Context(), "", a.ID)
 	wantErr(t, err, ErrNotFound)
-	check(t, c.CommitCut(cut))
-	wantErr(t, c.CommitCut(cut), ErrConflict)
-	got, err := reopen(t, c).Cut("", a.ID)
+	check(t, c.CommitCut(t.Context(), cut))
+	wantErr(t, c.CommitCut(t.Context(), cut), ErrConflict)
+	got, err := reopen(t, c).Cut(t.Context(), "", a.ID)
 	check(t, err)
 	if diff := cmp.Diff(cut, got); diff != "" {
 		t.Fatal(diff)
 	}
-	if attempts, err := c.Attempts(); err != nil || len(attempts) != 0 {
+	if attempts, err := c.Attempts(t.Context()); err != nil || len(attempts) != 0 {
 		t.Fatalf("attempts after commit: %v, %v", attempts, err)
 	}
-	if left, _ := os.ReadDir(c.lockDir()); len(left) != 0 {
-		t.Fatalf("locks after commit: %v", left)
+	select {
+	case <-c.Lost("ring"):
+	default:
+		t.Fatal("the lease is held after the commit")
 	}
 
-	check(t, c.DeleteCut(cut.ID, removedOf(cut)))
-	wantErr(t, c.DeleteCut(cut.ID, removedOf(cut)), ErrNotFound)
+	check(t, c.DeleteCut(t.Context(), cut.ID, removedOf(cut)))
+	wantErr(t, c.DeleteCut(t.Context(), cut.ID, removedOf(cut)), ErrNotFound)
 	if cut.Bytes() != 1<<29 || cut.InTransit() != 4096 {
 		t.Errorf("sums: %d, %d", cut.Bytes(), cut.InTransit())
 	}
-	check(t, c.Check())
+	check(t, c.Check(t.Context()))
 }
 
 func TestFindCut(t *testing.T) {
 	c := create(t)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	check(t, c.AddMember("bank", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "bank", "hostA", "hostA-1"))
 	cut, cut2 := commit(t, c, "ring"), commit(t, c, "ring")
 	cut3 := commit(t, c, "bank")
 	for _, tt := range []struct {
@@ -311,7 +349,7 @@ func TestFindCut(t *testing.T) {
 		{"", "zz", "", ErrNotFound},
 		{"", "", "", ErrNotFound},
 	} {
-		got, err := c.Cut(tt.job, tt.ref)
+		got, err := c.Cut(t.Context(), tt.job, tt.ref)
 		if tt.err != nil {
 			wantErr(t, err, tt.err)
 		} else if err != nil || got.ID != tt.want {
@@ -319,7 +357,7 @@ func TestFindCut(t *testing.T) {
 		}
 	}
 	ids := func(job string) (ids []string) {
-		cuts, err := c.Cuts(job)
+		cuts, err := c.Cuts(t.Context(), job)
 		check(t, err)
 		for _, c := range cuts {
 			ids = append(ids, c.ID)
@@ -350,45 +388,44 @@ func TestIDsSort(t *testing.T) {
 
 func TestUnknownVersions(t *testing.T) {
 	c := create(t)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
 	raw := func(bucket, key, value string) {
-		check(t, c.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(key), []byte(value)) }))
+		check(t, c.update(t.Context(), func(tx kv.Tx) error { return tx.Put(bucket, key, []byte(value)) }))
 	}
 	untouched := func(f func() error, words ...string) {
 		t.Helper()
-		before, err := os.ReadFile(c.path())
+		before, err := os.ReadFile(pathOf(c))
 		check(t, err)
 		if len(words) == 0 {
 			words = []string{"newer ssctl"}
 		}
 		wantErr(t, f(), ErrUnknownVersion, words...)
-		after, err := os.ReadFile(c.path())
+		after, err := os.ReadFile(pathOf(c))
 		check(t, err)
 		if !slices.Equal(before, after) {
 			t.Fatal("the file was changed")
 		}
 	}
 	raw(bucketJobs, "ring", `{"schema":2,"new":"shape"}`)
-	untouched(func() error { return c.AddMember("ring", "hostB", "x") })
-	untouched(func() error { _, err := c.Jobs(); return err })
-	untouched(func() error { return c.Check() })
-	check(t, c.update(func(tx *bbolt.Tx) error {
-		return errors.Join(put(tx, bucketMeta, keySealed, 4), tx.Bucket([]byte(bucketMeta)).Put([]byte(keyLayout), []byte("4")))
+	untouched(func() error { return c.AddMember(t.Context(), "ring", "hostB", "x") })
+	untouched(func() error { _, err := c.Jobs(t.Context()); return err })
+	untouched(func() error { return c.Check(t.Context()) })
+	check(t, c.update(t.Context(), func(tx kv.Tx) error {
+		return errors.Join(put(tx, bucketMeta, keySealed, layout+1), tx.Put(bucketMeta, keyLayout, strconv.AppendInt(nil, layout+1, 10)))
 	}))
-	untouched(func() error { _, err := Open(c.dir); return err })
-	untouched(func() error { return c.AddHost(Host{Name: "a", Addr: "10.0.0.9:7070"}) })
+	untouched(func() error { _, err := Open(t.Context(), dirOf(c)); return err })
+	untouched(func() error { return c.AddHost(t.Context(), Host{Name: "a", Addr: "10.0.0.9:7070"}) })
 }
 
 // TestLayoutBeforeTheFirst: what was never released is refused, with a way on.
 func TestLayoutBeforeTheFirst(t *testing.T) {
 	c := create(t)
-	check(t, c.update(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket([]byte(bucketMeta))
-		return errors.Join(meta.Put([]byte(keyLayout), []byte("1")), meta.Delete([]byte(keySealed)))
+	check(t, c.update(t.Context(), func(tx kv.Tx) error {
+		return errors.Join(tx.Put(bucketMeta, keyLayout, []byte("1")), tx.Delete(bucketMeta, keySealed))
 	}))
-	_, err := Open(c.dir)
+	_, err := Open(t.Context(), dirOf(c))
 	wantErr(t, err, ErrUnknownVersion, "layout version 1", "cannot read", "ssctl init", "another folder")
-	wantErr(t, c.AddHost(Host{Name: "a", Addr: "10.0.0.9:7070"}), ErrUnknownVersion)
+	wantErr(t, c.AddHost(t.Context(), Host{Name: "a", Addr: "10.0.0.9:7070"}), ErrUnknownVersion)
 }
 
 // removedOf is a tombstone, as far as the catalogue looks at it.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"ss/store/kv/bolt"
 )
 
 // TestMain lets the test program be a second ssctl.
@@ -24,19 +27,19 @@ func TestMain(m *testing.M) {
 }
 
 func child(dir, do string) error {
-	c, err := Open(dir)
+	c, err := Open(context.Background(), dir)
 	if err != nil {
 		return err
 	}
 	switch do {
-	case "epochs":
+	case "names":
 		for range 25 {
-			if _, err := c.NextEpoch("ring"); err != nil {
+			if _, err := c.DrawMember(context.Background(), "ring", "hostA", nil); err != nil {
 				return err
 			}
 		}
 	case "attempt":
-		a, err := c.BeginAttempt(Attempt{Kind: KindSnapshot, Job: "ring"})
+		a, err := c.BeginAttempt(context.Background(), Attempt{Kind: KindSnapshot, Job: "ring"})
 		if err != nil {
 			return err
 		}
@@ -48,21 +51,21 @@ func child(dir, do string) error {
 
 func childCommand(c *Catalogue, do string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "STORE_TEST_CHILD="+c.dir, "STORE_TEST_DO="+do)
+	cmd.Env = append(os.Environ(), "STORE_TEST_CHILD="+dirOf(c), "STORE_TEST_DO="+do)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
 
-// TestConcurrent: processes and handles that write at once lose nothing and draw no epoch twice.
+// TestConcurrent: processes and handles that write at once lose nothing and draw no name twice.
 func TestConcurrent(t *testing.T) {
 	c := create(t)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddHost(t.Context(), Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
 	var wg sync.WaitGroup
 	errs := make(chan error, 100)
 	var mu sync.Mutex
-	seen := map[uint64]bool{}
+	seen := map[string]bool{}
 	for range 2 {
-		cmd := childCommand(c, "epochs")
+		cmd := childCommand(c, "names")
 		wg.Go(func() {
 			if out, err := cmd.CombinedOutput(); err != nil {
 				errs <- fmt.Errorf("child: %w: %s", err, out)
@@ -73,18 +76,18 @@ func TestConcurrent(t *testing.T) {
 		handle := reopen(t, c)
 		wg.Go(func() {
 			for range 25 {
-				epoch, err := handle.NextEpoch("ring")
+				name, err := handle.DrawMember(t.Context(), "ring", "hostA", nil)
 				if err != nil {
 					errs <- err
 					return
 				}
 				mu.Lock()
-				if seen[epoch] {
-					errs <- fmt.Errorf("epoch %d twice", epoch)
+				if seen[name] {
+					errs <- fmt.Errorf("%s twice", name)
 				}
-				seen[epoch] = true
+				seen[name] = true
 				mu.Unlock()
-				if _, err := handle.Cuts(""); err != nil {
+				if _, err := handle.Cuts(t.Context(), ""); err != nil {
 					errs <- err
 				}
 			}
@@ -95,18 +98,18 @@ func TestConcurrent(t *testing.T) {
 	for err := range errs {
 		t.Error(err)
 	}
-	j, err := c.Job("ring")
+	j, err := c.Job(t.Context(), "ring")
 	check(t, err)
-	if j.Epoch != 6*25 {
-		t.Errorf("epoch %d after %d draws", j.Epoch, 6*25)
+	if n := j.Drawn["hostA"]; n != 6*25 {
+		t.Errorf("number %d after %d draws", n, 6*25)
 	}
-	check(t, c.Check())
+	check(t, c.Check(t.Context()))
 }
 
 // TestKilledSsctl: while the other process lives its attempt counts; when it is killed, no more.
 func TestKilledSsctl(t *testing.T) {
 	c := create(t)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
 	cmd := childCommand(c, "attempt")
 	stdin, err := cmd.StdinPipe()
 	check(t, err)
@@ -116,29 +119,29 @@ func TestKilledSsctl(t *testing.T) {
 	check(t, cmd.Start())
 	id, err := bufio.NewReader(stdout).ReadString('\n')
 	check(t, err)
-	_, err = c.BeginAttempt(Attempt{Kind: KindSnapshot, Job: "ring"})
+	_, err = c.BeginAttempt(t.Context(), Attempt{Kind: KindSnapshot, Job: "ring"})
 	wantErr(t, err, ErrConflict, fmt.Sprint(cmd.Process.Pid))
 	check(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	attempts, err := c.Attempts()
+	attempts, err := c.Attempts(t.Context())
 	check(t, err)
 	if len(attempts) != 1 || attempts[0].Live || attempts[0].ID+"\n" != id {
 		t.Fatalf("attempts %+v, id %q", attempts, id)
 	}
 	begin(t, c, "ring")
-	check(t, c.EndAttempt(attempts[0].ID))
+	check(t, c.EndAttempt(t.Context(), attempts[0].ID))
 }
 
 func TestLockTimeout(t *testing.T) {
 	c := create(t)
-	f, err := os.Open(c.path())
+	f, err := os.Open(pathOf(c))
 	check(t, err)
 	defer f.Close()
 	check(t, syscall.Flock(int(f.Fd()), syscall.LOCK_SH))
-	c.LockTimeout = 50 * time.Millisecond
-	_, err = c.Cluster() // readers do not mind each other
+	c.db.(*bolt.DB).LockTimeout = 50 * time.Millisecond
+	_, err = c.Cluster(t.Context()) // readers do not mind each other
 	check(t, err)
-	wantErr(t, c.AddHost(Host{Name: "a", Addr: "10.0.0.9:7070"}), ErrLocked, c.path())
+	wantErr(t, c.AddHost(t.Context(), Host{Name: "a", Addr: "10.0.0.9:7070"}), ErrLocked, pathOf(c))
 	check(t, syscall.Flock(int(f.Fd()), syscall.LOCK_UN))
-	check(t, c.AddHost(Host{Name: "a", Addr: "10.0.0.9:7070"}))
+	check(t, c.AddHost(t.Context(), Host{Name: "a", Addr: "10.0.0.9:7070"}))
 }

@@ -2,22 +2,24 @@ package store
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"go.etcd.io/bbolt"
+	"ss/store/kv"
 )
 
 // Latest is the reference to a job's newest cut: of those that were taken here, and only where there is none, of those that were imported.
 const Latest = "latest"
 
 // CommitCut makes the cut exist and ends the attempt of the same id, in one durable transaction (M9).
-// If the attempt is not in the catalogue any more, or is not of this job and epoch, there is no cut and the error
+// If the attempt is not in the catalogue any more, is not of this job and epoch, or has lost the job's lease, there is no cut and the error
 // wraps ErrConflict. After any other error ask Cut whether it exists before telling anyone.
-func (c *Catalogue) CommitCut(cut Cut) error {
+func (c *Catalogue) CommitCut(ctx context.Context, cut Cut) error {
 	cut.Time = cut.Time.Round(0).UTC()
-	err := c.update(func(tx *bbolt.Tx) error {
+	err := c.update(ctx, func(tx kv.Tx) error {
 		a, ok, err := get[Attempt](tx, bucketAttempts, cut.ID)
 		if err != nil {
 			return err
@@ -31,7 +33,10 @@ func (c *Catalogue) CommitCut(cut Cut) error {
 		if _, ok, err := get[Cut](tx, bucketCuts, cut.ID); err != nil || ok {
 			return fmt.Errorf("a cut of that id exists: %w", cmp.Or(err, ErrConflict))
 		}
-		if err := remove(tx, bucketAttempts, cut.ID); err != nil {
+		if err := guard(tx, a); err != nil {
+			return err
+		}
+		if err := errors.Join(release(tx, a), remove(tx, bucketAttempts, cut.ID)); err != nil {
 			return err
 		}
 		return put(tx, bucketCuts, cut.ID, cut)
@@ -39,14 +44,12 @@ func (c *Catalogue) CommitCut(cut Cut) error {
 	if err != nil {
 		return fmt.Errorf("commit cut %s: %w", cut.ID, err)
 	}
-	// The cut exists, whatever becomes of the lock's file: the next BeginAttempt sweeps it.
-	_ = c.dropLock(cut.ID)
 	return nil
 }
 
 // Cuts lists the cuts of a job by epoch, or of all jobs by time if job is empty; oldest first.
-func (c *Catalogue) Cuts(job string) (cuts []Cut, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) Cuts(ctx context.Context, job string) (cuts []Cut, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		cuts, err = cutsOf(tx, job)
 		return err
 	})
@@ -56,8 +59,8 @@ func (c *Catalogue) Cuts(job string) (cuts []Cut, err error) {
 // Cut finds the cut that ref means: a whole id, the beginning of only one, or "latest". job, if it is
 // not empty, leaves the cuts of other jobs out. The error wraps ErrNotFound or ErrAmbiguous; "latest" is ambiguous
 // when several jobs have cuts and none is named.
-func (c *Catalogue) Cut(job, ref string) (cut Cut, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) Cut(ctx context.Context, job, ref string) (cut Cut, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		cut, err = findCut(tx, job, ref)
 		return err
 	})
@@ -66,8 +69,8 @@ func (c *Catalogue) Cut(job, ref string) (cut Cut, err error) {
 
 // DeleteCut forgets a cut and keeps its tombstone, in one durable transaction. The id must be whole. Its images are the hosts' to remove,
 // afterwards: a cut without images is worse than images without a cut.
-func (c *Catalogue) DeleteCut(id string, r Removed) error {
-	return c.update(func(tx *bbolt.Tx) error {
+func (c *Catalogue) DeleteCut(ctx context.Context, id string, r Removed) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		if _, err := need[Cut](tx, bucketCuts, id); err != nil {
 			return err
 		}
@@ -78,7 +81,7 @@ func (c *Catalogue) DeleteCut(id string, r Removed) error {
 	})
 }
 
-func cutsOf(tx *bbolt.Tx, job string) ([]Cut, error) {
+func cutsOf(tx kv.Tx, job string) ([]Cut, error) {
 	cuts, err := all[Cut](tx, bucketCuts, "")
 	if err != nil {
 		return nil, err
@@ -93,7 +96,7 @@ func cutsOf(tx *bbolt.Tx, job string) ([]Cut, error) {
 	return cuts, nil
 }
 
-func findCut(tx *bbolt.Tx, job, ref string) (Cut, error) {
+func findCut(tx kv.Tx, job, ref string) (Cut, error) {
 	of := ""
 	if job != "" {
 		of = fmt.Sprintf(" of job %q", job)
@@ -124,7 +127,7 @@ func findCut(tx *bbolt.Tx, job, ref string) (Cut, error) {
 	return Cut{}, fmt.Errorf("cut %q%s may be %s: %w", ref, of, strings.Join(ids, ", "), ErrAmbiguous)
 }
 
-func latestCut(tx *bbolt.Tx, job, of string) (Cut, error) {
+func latestCut(tx kv.Tx, job, of string) (Cut, error) {
 	cuts, err := cutsOf(tx, job)
 	if err != nil {
 		return Cut{}, err

@@ -2,24 +2,25 @@ package store
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 
-	"go.etcd.io/bbolt"
+	"ss/store/kv"
 )
 
 // Pin keeps a cut from retention, or no longer. The id must be whole.
-func (c *Catalogue) Pin(id string, pinned bool) (Cut, error) {
-	return c.changeCut(id, func(cut *Cut) error {
+func (c *Catalogue) Pin(ctx context.Context, id string, pinned bool) (Cut, error) {
+	return c.changeCut(ctx, id, func(cut *Cut) error {
 		cut.Pinned = pinned
 		return nil
 	})
 }
 
 // SetHolders writes down who holds the images of one host's part of a cut now: hosts by name, vaults by URL. The id must be whole.
-func (c *Catalogue) SetHolders(id, host string, copies, vaults []string) error {
-	_, err := c.changeCut(id, func(cut *Cut) error {
+func (c *Catalogue) SetHolders(ctx context.Context, id, host string, copies, vaults []string) error {
+	_, err := c.changeCut(ctx, id, func(cut *Cut) error {
 		for i := range cut.Hosts {
 			h := &cut.Hosts[i]
 			if h.Host != host {
@@ -39,8 +40,8 @@ func (c *Catalogue) SetHolders(id, host string, copies, vaults []string) error {
 }
 
 // changeCut applies f to a cut in one transaction.
-func (c *Catalogue) changeCut(id string, f func(*Cut) error) (cut Cut, err error) {
-	err = c.update(func(tx *bbolt.Tx) error {
+func (c *Catalogue) changeCut(ctx context.Context, id string, f func(*Cut) error) (cut Cut, err error) {
+	err = c.update(ctx, func(tx kv.Tx) error {
 		if cut, err = need[Cut](tx, bucketCuts, id); err != nil {
 			return err
 		}
@@ -58,12 +59,12 @@ func (c *Catalogue) changeCut(id string, f func(*Cut) error) (cut Cut, err error
 // LoseHost forgets a host that is gone for good, although it has members: they are gone as well. It is taken off the copies of every cut.
 // Its jobs list it on, without members. It returns the cuts that it held images of, by time. While an attempt that it takes part in is on, the
 // error wraps ErrConflict: its end may yet write the host down.
-func (c *Catalogue) LoseHost(name string) (cuts []string, err error) {
-	err = c.update(func(tx *bbolt.Tx) error {
+func (c *Catalogue) LoseHost(ctx context.Context, name string) (cuts []string, err error) {
+	err = c.update(ctx, func(tx kv.Tx) error {
 		if _, err := need[Host](tx, bucketHosts, name); err != nil {
 			return err
 		}
-		if err := c.idle(tx, name); err != nil {
+		if err := idle(tx, name); err != nil {
 			return err
 		}
 		if err := loseMembers(tx, name); err != nil {
@@ -84,7 +85,7 @@ func (c *Catalogue) LoseHost(name string) (cuts []string, err error) {
 }
 
 // idle refuses a host that takes part in an attempt whose ssctl lives.
-func (c *Catalogue) idle(tx *bbolt.Tx, host string) error {
+func idle(tx kv.Tx, host string) error {
 	attempts, err := all[Attempt](tx, bucketAttempts, "")
 	if err != nil {
 		return err
@@ -93,7 +94,7 @@ func (c *Catalogue) idle(tx *bbolt.Tx, host string) error {
 		if !slices.Contains(a.Hosts, host) {
 			continue
 		}
-		if live, err := c.live(a.ID); err != nil {
+		if live, err := live(tx, a); err != nil {
 			return err
 		} else if live {
 			return fmt.Errorf("host %q takes part in a %s of job %q (%s, process %d): wait for its end: %w", host, a.noun(), a.Job, a.ID, a.Pid, ErrConflict)
@@ -102,7 +103,7 @@ func (c *Catalogue) idle(tx *bbolt.Tx, host string) error {
 	return nil
 }
 
-func loseMembers(tx *bbolt.Tx, host string) error {
+func loseMembers(tx kv.Tx, host string) error {
 	jobs, err := all[Job](tx, bucketJobs, "")
 	if err != nil {
 		return err
@@ -119,7 +120,7 @@ func loseMembers(tx *bbolt.Tx, host string) error {
 	return nil
 }
 
-func loseCopies(tx *bbolt.Tx, host string) (ids []string, err error) {
+func loseCopies(tx kv.Tx, host string) (ids []string, err error) {
 	cuts, err := cutsOf(tx, "")
 	if err != nil {
 		return nil, err

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"ss/store/kv"
 )
 
 // alphabet is Crockford's base 32 in lower case: in ASCII order, and without i, l, o and u, which
@@ -24,14 +24,22 @@ func newID(at time.Time, random uint16) string {
 }
 
 // freeID draws an id that no attempt and no cut has.
-func freeID(tx *bbolt.Tx, at time.Time) (string, error) {
+func freeID(tx kv.Tx, at time.Time) (string, error) {
 	for range 100 {
 		var b [2]byte
 		if _, err := rand.Read(b[:]); err != nil {
 			return "", fmt.Errorf("draw id: %w", err)
 		}
 		id := newID(at, uint16(b[0])<<8|uint16(b[1]))
-		if tx.Bucket([]byte(bucketCuts)).Get([]byte(id)) == nil && tx.Bucket([]byte(bucketAttempts)).Get([]byte(id)) == nil {
+		cut, err := exists(tx, bucketCuts, id)
+		if err != nil {
+			return "", err
+		}
+		attempt, err := exists(tx, bucketAttempts, id)
+		if err != nil {
+			return "", err
+		}
+		if !cut && !attempt {
 			return id, nil
 		}
 	}

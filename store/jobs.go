@@ -1,13 +1,14 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"ss/store/kv"
 )
 
 // now is the present as it is stored: without a monotonic part, in UTC.
@@ -33,7 +34,7 @@ func sameAddr(a, b string) bool {
 }
 
 // AddHost registers a host. A zero Added means now. One of that name, or of that address, makes the error wrap ErrConflict.
-func (c *Catalogue) AddHost(h Host) error {
+func (c *Catalogue) AddHost(ctx context.Context, h Host) error {
 	if err := errors.Join(h.validate(), CheckAddr(h.Addr)); err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func (c *Catalogue) AddHost(h Host) error {
 		h.Added = now()
 	}
 	h.Added = h.Added.Round(0).UTC()
-	return c.update(func(tx *bbolt.Tx) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		if _, ok, err := get[Host](tx, bucketHosts, h.Name); err != nil {
 			return err
 		} else if ok {
@@ -62,12 +63,12 @@ func (c *Catalogue) AddHost(h Host) error {
 
 // RemoveHost forgets a host, with the members that the catalogue has there, which the caller knows to have ended. While an attempt
 // that it takes part in is on, the error wraps ErrConflict.
-func (c *Catalogue) RemoveHost(name string) error {
-	return c.update(func(tx *bbolt.Tx) error {
+func (c *Catalogue) RemoveHost(ctx context.Context, name string) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		if _, err := need[Host](tx, bucketHosts, name); err != nil {
 			return err
 		}
-		if err := c.idle(tx, name); err != nil {
+		if err := idle(tx, name); err != nil {
 			return err
 		}
 		if err := loseMembers(tx, name); err != nil {
@@ -82,8 +83,8 @@ func (c *Catalogue) RemoveHost(name string) error {
 
 // SetSilent notes of hosts by name that they have fallen silent now (true), or answer again. What is known to be so already stays as it
 // is, and so does a host that is not registered any more.
-func (c *Catalogue) SetSilent(silent map[string]bool) error {
-	return c.update(func(tx *bbolt.Tx) error {
+func (c *Catalogue) SetSilent(ctx context.Context, silent map[string]bool) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		for name, is := range silent {
 			h, ok, err := get[Host](tx, bucketHosts, name)
 			if err != nil {
@@ -105,8 +106,8 @@ func (c *Catalogue) SetSilent(silent map[string]bool) error {
 }
 
 // Hosts lists the registered hosts by name.
-func (c *Catalogue) Hosts() (hosts []Host, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) Hosts(ctx context.Context) (hosts []Host, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		hosts, err = all[Host](tx, bucketHosts, "")
 		return err
 	})
@@ -114,8 +115,8 @@ func (c *Catalogue) Hosts() (hosts []Host, err error) {
 }
 
 // Host finds one registered host.
-func (c *Catalogue) Host(name string) (h Host, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) Host(ctx context.Context, name string) (h Host, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		h, err = need[Host](tx, bucketHosts, name)
 		return err
 	})
@@ -123,8 +124,8 @@ func (c *Catalogue) Host(name string) (h Host, err error) {
 }
 
 // Jobs lists the jobs by name.
-func (c *Catalogue) Jobs() (jobs []Job, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) Jobs(ctx context.Context) (jobs []Job, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		if jobs, err = all[Job](tx, bucketJobs, ""); err != nil {
 			return err
 		}
@@ -139,8 +140,8 @@ func (c *Catalogue) Jobs() (jobs []Job, err error) {
 }
 
 // Job finds one job.
-func (c *Catalogue) Job(name string) (j Job, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) Job(ctx context.Context, name string) (j Job, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		if j, err = need[Job](tx, bucketJobs, name); err != nil {
 			return err
 		}
@@ -151,8 +152,8 @@ func (c *Catalogue) Job(name string) (j Job, err error) {
 }
 
 // RemoveJob forgets a job, but not its epoch. One with cuts or attempts is refused with ErrConflict.
-func (c *Catalogue) RemoveJob(name string) error {
-	return c.update(func(tx *bbolt.Tx) error {
+func (c *Catalogue) RemoveJob(ctx context.Context, name string) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		if _, err := need[Job](tx, bucketJobs, name); err != nil {
 			return err
 		}
@@ -171,20 +172,7 @@ func (c *Catalogue) RemoveJob(name string) error {
 	})
 }
 
-// NextEpoch draws the next epoch of a job. When it returns, no later call, in whatever process, gives
-// that one again. BeginAttempt draws one by itself.
-func (c *Catalogue) NextEpoch(job string) (epoch uint64, err error) {
-	err = c.update(func(tx *bbolt.Tx) error {
-		if _, err := need[Job](tx, bucketJobs, job); err != nil {
-			return err
-		}
-		epoch, err = drawEpoch(tx, job)
-		return err
-	})
-	return epoch, err
-}
-
-func drawEpoch(tx *bbolt.Tx, job string) (uint64, error) {
+func drawEpoch(tx kv.Tx, job string) (uint64, error) {
 	last, _, err := get[uint64](tx, bucketEpochs, job)
 	if err != nil {
 		return 0, err
@@ -193,16 +181,16 @@ func drawEpoch(tx *bbolt.Tx, job string) (uint64, error) {
 }
 
 // changeJob applies f to a job in one transaction.
-func (c *Catalogue) changeJob(name string, create bool, f func(*Job) error) error {
-	return c.updateJob(name, create, func(_ *bbolt.Tx, j *Job) error { return f(j) })
+func (c *Catalogue) changeJob(ctx context.Context, name string, create bool, f func(*Job) error) error {
+	return c.updateJob(ctx, name, create, func(_ kv.Tx, j *Job) error { return f(j) })
 }
 
 // updateJob is changeJob for an f that looks at other records as well.
-func (c *Catalogue) updateJob(name string, create bool, f func(*bbolt.Tx, *Job) error) error {
+func (c *Catalogue) updateJob(ctx context.Context, name string, create bool, f func(kv.Tx, *Job) error) error {
 	if err := validName("job", name); err != nil {
 		return err
 	}
-	return c.update(func(tx *bbolt.Tx) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		j, ok, err := get[Job](tx, bucketJobs, name)
 		if err != nil {
 			return err

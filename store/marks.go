@@ -1,12 +1,13 @@
 package store
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"time"
 
-	"go.etcd.io/bbolt"
+	"ss/store/kv"
 )
 
 // A catalogue has generations: the first change that a program makes to it makes the next one, with a number at random. Agents remember the
@@ -34,40 +35,33 @@ func markKey(generation uint64) string { return fmt.Sprintf("%016x", generation)
 
 // Advance makes the next generation, if this handle has not yet: a command that will change something shows it to the agents with its first question, so
 // that a copy of the catalogue from before that is known for what it is.
-func (c *Catalogue) Advance() error {
-	c.mu.Lock()
-	done := c.mark.Generation != 0
-	c.mu.Unlock()
-	if done {
+func (c *Catalogue) Advance(ctx context.Context) error {
+	if c.advanced() {
 		return nil
 	}
-	return c.update(func(*bbolt.Tx) error { return nil })
+	return c.update(ctx, func(kv.Tx) error { return nil })
 }
 
-// advance makes the next generation, once for a handle.
-func (c *Catalogue) advance(tx *bbolt.Tx) error {
+func (c *Catalogue) advanced() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mark.Generation != 0 {
-		return nil
+	return c.mark.Generation != 0
+}
+
+// advance makes the next generation, once for a handle. The zero Mark means that there was no need.
+func (c *Catalogue) advance(tx kv.Tx) (Mark, error) {
+	if c.advanced() {
+		return Mark{}, nil
 	}
 	newest, err := newestMark(tx)
 	if err != nil {
-		return err
+		return Mark{}, err
 	}
 	m, err := c.nextMark(newest.Generation + 1)
 	if err != nil {
-		return err
+		return Mark{}, err
 	}
-	if err := putMark(tx, m); err != nil {
-		return err
-	}
-	tx.OnCommit(func() { // after this has returned
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.mark = m
-	})
-	return nil
+	return m, putMark(tx, m)
 }
 
 func (c *Catalogue) nextMark(generation uint64) (Mark, error) {
@@ -78,35 +72,24 @@ func (c *Catalogue) nextMark(generation uint64) (Mark, error) {
 	return Mark{Generation: generation, Nonce: hex.EncodeToString(b[:]), Where: c.Where, Time: now()}, nil
 }
 
-func putMark(tx *bbolt.Tx, m Mark) error {
+func putMark(tx kv.Tx, m Mark) error {
 	if err := put(tx, bucketMarks, markKey(m.Generation), m); err != nil {
 		return err
 	}
-	b := tx.Bucket([]byte(bucketMarks))
-	for excess := b.Stats().KeyN - marksKept; excess > 0; excess-- {
-		first, _ := b.Cursor().First()
-		if err := b.Delete(first); err != nil {
-			return err
-		}
-	}
-	return nil
+	return trim(tx, bucketMarks, marksKept)
 }
 
-func newestMark(tx *bbolt.Tx) (m Mark, err error) {
-	b := tx.Bucket([]byte(bucketMarks))
-	if b == nil {
-		return Mark{}, nil
+func newestMark(tx kv.Tx) (m Mark, err error) {
+	last, err := tx.List(bucketMarks, "", -1)
+	if err != nil || len(last) == 0 {
+		return Mark{}, err
 	}
-	k, data := b.Cursor().Last()
-	if k == nil {
-		return Mark{}, nil
-	}
-	return m, decode(bucketMarks, string(k), data, &m)
+	return m, decode(bucketMarks, last[0].Key, last[0].Value, &m)
 }
 
 // Mark is the catalogue's newest generation; zero of one that an older program made and nobody has changed since.
-func (c *Catalogue) Mark() (m Mark, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) Mark(ctx context.Context) (m Mark, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		m, err = newestMark(tx)
 		return err
 	})
@@ -114,19 +97,15 @@ func (c *Catalogue) Mark() (m Mark, err error) {
 }
 
 // HadMark says whether this catalogue has had a generation itself, or one so old that it does not remember.
-func (c *Catalogue) HadMark(m Mark) (had bool, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) HadMark(ctx context.Context, m Mark) (had bool, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		own, ok, err := get[Mark](tx, bucketMarks, markKey(m.Generation))
 		if err != nil {
 			return err
 		}
-		b := tx.Bucket([]byte(bucketMarks))
-		if b == nil {
-			return nil
-		}
-		first, _ := b.Cursor().First()
-		had = ok && own.Same(m) || first != nil && markKey(m.Generation) < string(first)
-		return nil
+		first, err := tx.List(bucketMarks, "", 1)
+		had = ok && own.Same(m) || len(first) > 0 && markKey(m.Generation) < first[0].Key
+		return err
 	})
 	return had, err
 }

@@ -2,14 +2,14 @@ package store
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
-	"go.etcd.io/bbolt"
-
 	"ss/names"
+	"ss/store/kv"
 )
 
 // Placed is a member of a job on the host where the catalogue has it.
@@ -99,8 +99,8 @@ func (j Job) Where(member string) (host string, p Placed, ok bool) {
 // DrawMember draws the name of a member that is about to be started on a registered host, and writes it down as starting: when it
 // returns, no later call, in whatever process, gives that name again for as long as the job lives. The job is made if it is new.
 // taken are names that the host says it has, which the catalogue may not know of: one that was rebuilt, say.
-func (c *Catalogue) DrawMember(job, host string, taken []string) (name string, err error) {
-	err = c.updateJob(job, true, func(tx *bbolt.Tx, j *Job) error {
+func (c *Catalogue) DrawMember(ctx context.Context, job, host string, taken []string) (name string, err error) {
+	err = c.updateJob(ctx, job, true, func(tx kv.Tx, j *Job) error {
 		if _, err := need[Host](tx, bucketHosts, host); err != nil {
 			return err
 		}
@@ -140,8 +140,8 @@ func (c *Catalogue) DrawMember(job, host string, taken []string) (name string, e
 
 // AddMember notes that a member runs on a host, and makes the job if it is new. One that is on another host makes the error wrap
 // ErrConflict.
-func (c *Catalogue) AddMember(job, host, member string) error {
-	return c.changeJob(job, true, func(j *Job) error {
+func (c *Catalogue) AddMember(ctx context.Context, job, host, member string) error {
+	return c.changeJob(ctx, job, true, func(j *Job) error {
 		if err := validName("member", member); err != nil {
 			return err
 		}
@@ -158,8 +158,8 @@ func (c *Catalogue) AddMember(job, host, member string) error {
 
 // RemoveMember notes that a member is gone. Its host stays among those that had members. A member
 // that is not there is no error.
-func (c *Catalogue) RemoveMember(job, host, member string) error {
-	return c.changeJob(job, false, func(j *Job) error {
+func (c *Catalogue) RemoveMember(ctx context.Context, job, host, member string) error {
+	return c.changeJob(ctx, job, false, func(j *Job) error {
 		if _, ok := j.Placement[host]; ok {
 			j.Placement[host] = slices.DeleteFunc(j.Placement[host], func(m Placed) bool { return m.Name == member })
 		}
@@ -169,15 +169,15 @@ func (c *Catalogue) RemoveMember(job, host, member string) error {
 
 // SeeMembers notes what hosts say of members that are placed there, by host and name. What is not placed there is left out, and so is a
 // job that is not known. Where nothing is new, nothing is written.
-func (c *Catalogue) SeeMembers(job string, seen map[string]map[string]Placed) error {
-	j, err := c.Job(job)
+func (c *Catalogue) SeeMembers(ctx context.Context, job string, seen map[string]map[string]Placed) error {
+	j, err := c.Job(ctx, job)
 	if errors.Is(err, ErrNotFound) || err == nil && !j.see(seen) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return c.changeJob(job, false, func(j *Job) error {
+	return c.changeJob(ctx, job, false, func(j *Job) error {
 		j.see(seen)
 		return nil
 	})
@@ -198,8 +198,8 @@ func (j *Job) see(seen map[string]map[string]Placed) (changed bool) {
 
 // WithdrawMember takes back a member whose name was drawn and whose start has failed. A job that has come into being with it, and has had no
 // other member, goes as well.
-func (c *Catalogue) WithdrawMember(job, host, member string) error {
-	return c.update(func(tx *bbolt.Tx) error {
+func (c *Catalogue) WithdrawMember(ctx context.Context, job, host, member string) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		j, err := need[Job](tx, bucketJobs, job)
 		if err != nil {
 			return err
@@ -214,8 +214,8 @@ func (c *Catalogue) WithdrawMember(job, host, member string) error {
 }
 
 // ClearHosts notes that hosts have no member of a job any more. They stay among those that had members.
-func (c *Catalogue) ClearHosts(job string, hosts ...string) error {
-	return c.changeJob(job, false, func(j *Job) error {
+func (c *Catalogue) ClearHosts(ctx context.Context, job string, hosts ...string) error {
+	return c.changeJob(ctx, job, false, func(j *Job) error {
 		for _, host := range hosts {
 			if _, ok := j.Placement[host]; ok {
 				j.Placement[host] = []Placed{}
@@ -227,8 +227,8 @@ func (c *Catalogue) ClearHosts(job string, hosts ...string) error {
 
 // SetPlacement replaces where the members of a job are, after a restore, and makes the job if it is
 // new. Hosts that had members stay listed, without any.
-func (c *Catalogue) SetPlacement(job string, placement map[string][]Placed) error {
-	return c.changeJob(job, true, func(j *Job) error { return j.setPlacement(placement) })
+func (c *Catalogue) SetPlacement(ctx context.Context, job string, placement map[string][]Placed) error {
+	return c.changeJob(ctx, job, true, func(j *Job) error { return j.setPlacement(placement) })
 }
 
 func (j *Job) setPlacement(placement map[string][]Placed) error {

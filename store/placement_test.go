@@ -2,27 +2,23 @@ package store
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.etcd.io/bbolt"
 )
 
 // TestDrawMember: a name is never given twice in a job's life, whatever becomes of its members, cuts and hosts.
 func TestDrawMember(t *testing.T) {
 	c := create(t)
-	check(t, c.AddHost(Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
+	check(t, c.AddHost(t.Context(), Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
 	long := strings.Repeat("h", 62)
-	check(t, c.AddHost(Host{Name: long + "1", Addr: "10.0.0.2:7070"}))
-	check(t, c.AddHost(Host{Name: long + "2", Addr: "10.0.0.3:7070"}))
+	check(t, c.AddHost(t.Context(), Host{Name: long + "1", Addr: "10.0.0.2:7070"}))
+	check(t, c.AddHost(t.Context(), Host{Name: long + "2", Addr: "10.0.0.3:7070"}))
 	draw := func(job, host, want string, taken ...string) {
 		t.Helper()
-		got, err := c.DrawMember(job, host, taken)
+		got, err := c.DrawMember(t.Context(), job, host, taken)
 		check(t, err)
 		if got != want {
 			t.Fatalf("drew %s, want %s", got, want)
@@ -31,68 +27,68 @@ func TestDrawMember(t *testing.T) {
 	draw("ring", "hostA", "hostA-1")
 	draw("ring", "hostA", "hostA-2")
 	draw("bank", "hostA", "hostA-1")
-	j, err := c.Job("ring")
+	j, err := c.Job(t.Context(), "ring")
 	check(t, err)
 	want := []Placed{{Name: "hostA-1", State: PlacedStarting}, {Name: "hostA-2", State: PlacedStarting}}
 	if diff := cmp.Diff(want, j.Placement["hostA"]); diff != "" {
 		t.Error(diff)
 	}
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	check(t, c.RemoveMember("ring", "hostA", "hostA-2"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	check(t, c.RemoveMember(t.Context(), "ring", "hostA", "hostA-2"))
 	draw("ring", "hostA", "hostA-3")
-	check(t, c.ClearHosts("ring", "hostA", "hostX"))
+	check(t, c.ClearHosts(t.Context(), "ring", "hostA", "hostX"))
 	draw("ring", "hostA", "hostA-4")
-	check(t, c.SetPlacement("ring", map[string][]Placed{"hostC": Running("hostA-9")})) // as after a rebuild
+	check(t, c.SetPlacement(t.Context(), "ring", map[string][]Placed{"hostC": Running("hostA-9")})) // as after a rebuild
 	draw("ring", "hostA", "hostA-10")
 	draw("ring", "hostA", "hostA-21", "hostA-20", "hostB-99", "else", "hostA-x")
 	// Long names of hosts that begin alike share one count.
 	draw("ring", long+"1", long[:52]+"-1")
 	draw("ring", long+"2", long[:52]+"-2")
-	_, err = c.DrawMember("ring", "none", nil)
+	_, err = c.DrawMember(t.Context(), "ring", "none", nil)
 	wantErr(t, err, ErrNotFound, "none")
-	_, err = c.DrawMember(strings.Repeat("j", 64), "hostA", nil)
+	_, err = c.DrawMember(t.Context(), strings.Repeat("j", 64), "hostA", nil)
 	wantErr(t, err, ErrInvalid)
-	check(t, c.RemoveHost("hostA"))
-	check(t, c.AddHost(Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
+	check(t, c.RemoveHost(t.Context(), "hostA"))
+	check(t, c.AddHost(t.Context(), Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
 	draw("ring", "hostA", "hostA-22")
-	check(t, c.Check())
+	check(t, c.Check(t.Context()))
 }
 
 // TestWithdrawMember: a job that comes into being with a start that fails is not there afterwards; one that has had members is.
 func TestWithdrawMember(t *testing.T) {
 	c := create(t)
-	check(t, c.AddHost(Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
+	check(t, c.AddHost(t.Context(), Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
 	for range 2 {
-		name, err := c.DrawMember("ring", "hostA", nil)
+		name, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
 		check(t, err)
-		check(t, c.WithdrawMember("ring", "hostA", name))
-		_, err = c.Job("ring")
+		check(t, c.WithdrawMember(t.Context(), "ring", "hostA", name))
+		_, err = c.Job(t.Context(), "ring")
 		wantErr(t, err, ErrNotFound)
 	}
-	first, err := c.DrawMember("ring", "hostA", nil)
+	first, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
 	check(t, err)
-	check(t, c.AddMember("ring", "hostA", first))
-	check(t, c.ClearHosts("ring", "hostA"))
-	second, err := c.DrawMember("ring", "hostA", nil)
+	check(t, c.AddMember(t.Context(), "ring", "hostA", first))
+	check(t, c.ClearHosts(t.Context(), "ring", "hostA"))
+	second, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
 	check(t, err)
-	check(t, c.WithdrawMember("ring", "hostA", second))
-	third, err := c.DrawMember("ring", "hostA", nil)
+	check(t, c.WithdrawMember(t.Context(), "ring", "hostA", second))
+	third, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
 	check(t, err)
 	if third != "hostA-3" {
 		t.Errorf("drew %s", third)
 	}
-	wantErr(t, c.WithdrawMember("none", "hostA", "hostA-1"), ErrNotFound)
+	wantErr(t, c.WithdrawMember(t.Context(), "none", "hostA", "hostA-1"), ErrNotFound)
 }
 
 // TestDrawMemberBesideCuts: a catalogue that was made anew, or has imported a cut, does not give the names of its cuts again.
 func TestDrawMemberBesideCuts(t *testing.T) {
 	c := create(t)
-	check(t, c.AddHost(Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
-	check(t, c.SetPlacement("ring", nil))
+	check(t, c.AddHost(t.Context(), Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
+	check(t, c.SetPlacement(t.Context(), "ring", nil))
 	cut := sample(begin(t, c, "ring"))
 	cut.Hosts[0].Members = []CutMember{{Name: "hostA-7"}}
-	check(t, c.CommitCut(cut))
-	name, err := c.DrawMember("ring", "hostA", nil)
+	check(t, c.CommitCut(t.Context(), cut))
+	name, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
 	check(t, err)
 	if name != "hostA-8" {
 		t.Errorf("drew %s beside a cut that has hostA-7", name)
@@ -102,7 +98,7 @@ func TestDrawMemberBesideCuts(t *testing.T) {
 // TestDrawMemberAtOnce: several ssctl draw at the same time.
 func TestDrawMemberAtOnce(t *testing.T) {
 	c := create(t)
-	check(t, c.AddHost(Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
+	check(t, c.AddHost(t.Context(), Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
 	const each = 10
 	got := make(chan string, 4*each)
 	var wg sync.WaitGroup
@@ -110,7 +106,7 @@ func TestDrawMemberAtOnce(t *testing.T) {
 		c := reopen(t, c)
 		wg.Go(func() {
 			for range each {
-				name, err := c.DrawMember("ring", "hostA", nil)
+				name, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
 				if err != nil {
 					t.Error(err)
 				}
@@ -146,26 +142,4 @@ func TestPlacedForm(t *testing.T) {
 			t.Errorf("%s is read as %+v", text, p)
 		}
 	}
-}
-
-// TestOlderLayout: a catalogue of the layout before is read as it is, and is one of today's after the first change.
-func TestOlderLayout(t *testing.T) {
-	c := create(t)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	check(t, c.update(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket([]byte(bucketMeta))
-		return errors.Join(meta.Delete([]byte(keySealed)), meta.Put([]byte(keyLayout), fmt.Append(nil, oldLayout)))
-	}))
-	j, err := reopen(t, c).Job("ring")
-	check(t, err)
-	if diff := cmp.Diff(map[string][]Placed{"hostA": Running("hostA-1")}, j.Placement); diff != "" {
-		t.Error(diff)
-	}
-	check(t, c.AddMember("ring", "hostA", "hostA-2"))
-	check(t, c.view(func(tx *bbolt.Tx) error {
-		if now := string(tx.Bucket([]byte(bucketMeta)).Get([]byte(keyLayout))); now != strconv.Itoa(layout) {
-			t.Errorf("layout %s after a change, want %d", now, layout)
-		}
-		return nil
-	}))
 }

@@ -9,40 +9,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestSetCluster(t *testing.T) {
-	c := create(t)
-	check(t, c.SetCluster(func(cl *Cluster) error {
-		cl.Recipients, cl.Vaults, cl.Open = []string{"age1a", "age1b"}, []string{"s3://bucket/prefix"}, true
-		return nil
-	}))
-	got, err := reopen(t, c).Cluster()
-	check(t, err)
-	if got.ID != "abc" || len(got.Recipients) != 2 || got.Vaults[0] != "s3://bucket/prefix" || !got.Open || got.Created.IsZero() {
-		t.Fatalf("%+v", got)
-	}
-	own := errors.New("mine")
-	for name, change := range map[string]func(*Cluster) error{
-		"another id":       func(cl *Cluster) error { cl.ID = "other"; return nil },
-		"an empty vault":   func(cl *Cluster) error { cl.Vaults = []string{""}; return nil },
-		"a vault twice":    func(cl *Cluster) error { cl.Vaults = []string{"file:///a", "file:///a"}; return nil },
-		"an odd recipient": func(cl *Cluster) error { cl.Recipients = []string{"age1\nx"}; return nil },
-	} {
-		if err := c.SetCluster(change); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	wantErr(t, c.SetCluster(func(cl *Cluster) error { cl.Vaults = nil; return own }), own)
-	again, err := c.Cluster()
-	check(t, err)
-	if diff := cmp.Diff(got, again); diff != "" {
-		t.Fatal(diff)
-	}
-}
-
 func TestSetPolicy(t *testing.T) {
 	c := create(t)
 	set := func(p Policy) error {
-		got, err := c.SetPolicy("ring", func(old *Policy) error { *old = p; return nil })
+		got, err := c.SetPolicy(t.Context(), "ring", func(old *Policy) error { *old = p; return nil })
 		if err == nil {
 			if diff := cmp.Diff(p, got); diff != "" {
 				t.Error(diff)
@@ -51,12 +21,12 @@ func TestSetPolicy(t *testing.T) {
 		return err
 	}
 	wantErr(t, set(Policy{}), ErrNotFound)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
 	for _, p := range []Policy{
 		{}, {Copies: 16}, {Vaults: []string{}}, {Vaults: []string{"file:///mnt/a b"}, Keep: Keep{Last: 100_000, Weekly: 1}},
 	} {
 		check(t, set(p))
-		j, err := reopen(t, c).Job("ring")
+		j, err := reopen(t, c).Job(t.Context(), "ring")
 		check(t, err)
 		if diff := cmp.Diff(p, j.Policy); diff != "" { // nil and empty vaults are told apart
 			t.Error(diff)
@@ -71,7 +41,7 @@ func TestSetPolicy(t *testing.T) {
 			t.Errorf("%+v: %v", p, err)
 		}
 	}
-	check(t, c.Check())
+	check(t, c.Check(t.Context()))
 }
 
 func TestEffective(t *testing.T) {
@@ -98,13 +68,13 @@ func TestEnsureKey(t *testing.T) {
 	draw := func(wrapped string) func() (string, string, error) {
 		return func() (string, string, error) { return wrapped, "id of " + wrapped, nil }
 	}
-	_, err := c.EnsureKey("ring", draw("x"))
+	_, err := c.EnsureKey(t.Context(), "ring", draw("x"))
 	wantErr(t, err, ErrNotFound)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
 	own := errors.New("mine")
-	_, err = c.EnsureKey("ring", func() (string, string, error) { return "", "", own })
+	_, err = c.EnsureKey(t.Context(), "ring", func() (string, string, error) { return "", "", own })
 	wantErr(t, err, own, "ring")
-	_, err = c.EnsureKey("ring", draw(""))
+	_, err = c.EnsureKey(t.Context(), "ring", draw(""))
 	wantErr(t, err, ErrInvalid)
 
 	var wg sync.WaitGroup
@@ -113,8 +83,8 @@ func TestEnsureKey(t *testing.T) {
 	for i := range got {
 		handle := reopen(t, c)
 		wg.Go(func() {
-			got[i], errs[i] = handle.EnsureKey("ring", func() (string, string, error) {
-				_, err := handle.Cluster() // draw may use the catalogue
+			got[i], errs[i] = handle.EnsureKey(t.Context(), "ring", func() (string, string, error) {
+				_, err := handle.Cluster(t.Context()) // draw may use the catalogue
 				return fmt.Sprintf("key %d", i), fmt.Sprintf("id %d", i), err
 			})
 		})
@@ -126,7 +96,7 @@ func TestEnsureKey(t *testing.T) {
 			t.Fatalf("keys %q (%s) and %q", j.Key, j.KeyID, got[0].Key)
 		}
 	}
-	j, err := c.EnsureKey("ring", func() (string, string, error) { panic("it has one") })
+	j, err := c.EnsureKey(t.Context(), "ring", func() (string, string, error) { panic("it has one") })
 	check(t, err)
 	if j.Key != got[0].Key {
 		t.Fatalf("%q became %q", got[0].Key, j.Key)
@@ -136,22 +106,22 @@ func TestEnsureKey(t *testing.T) {
 // TestCollectExcludes: while a vault is collected no snapshot of the job begins, and the other way round.
 func TestCollectExcludes(t *testing.T) {
 	c := create(t)
-	check(t, c.AddMember("ring", "hostA", "hostA-1"))
-	check(t, c.AddMember("bank", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+	check(t, c.AddMember(t.Context(), "bank", "hostA", "hostA-1"))
 	kinds := []string{KindSnapshot, KindRestore, KindCollect}
 	for _, first := range kinds {
-		a, err := c.BeginAttempt(Attempt{Kind: first, Job: "ring"})
+		a, err := c.BeginAttempt(t.Context(), Attempt{Kind: first, Job: "ring"})
 		check(t, err)
 		for _, second := range kinds {
-			_, err := reopen(t, c).BeginAttempt(Attempt{Kind: second, Job: "ring"})
+			_, err := reopen(t, c).BeginAttempt(t.Context(), Attempt{Kind: second, Job: "ring"})
 			wantErr(t, err, ErrConflict, a.ID, a.noun())
-			b, err := c.BeginAttempt(Attempt{Kind: second, Job: "bank"})
+			b, err := c.BeginAttempt(t.Context(), Attempt{Kind: second, Job: "bank"})
 			check(t, err)
-			check(t, c.EndAttempt(b.ID))
+			check(t, c.EndAttempt(t.Context(), b.ID))
 		}
 		if first != KindSnapshot {
-			wantErr(t, c.CommitCut(sample(a)), ErrConflict)
+			wantErr(t, c.CommitCut(t.Context(), sample(a)), ErrConflict)
 		}
-		check(t, c.EndAttempt(a.ID))
+		check(t, c.EndAttempt(t.Context(), a.ID))
 	}
 }

@@ -5,10 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
-	"slices"
 	"strconv"
 
-	"go.etcd.io/bbolt"
+	"ss/store/kv"
 )
 
 // The buckets. Epochs are apart from jobs so that they outlive them: a job that is removed and made
@@ -23,6 +22,7 @@ const (
 	bucketRemoved  = "removed" // tombstones of cuts
 	bucketEnded    = "ended"   // snapshots that ended without a cut, and their epochs
 	bucketMarks    = "marks"   // generations that this catalogue has had
+	bucketLeases   = "leases"  // by job: which attempt holds it
 
 	keyLayout  = "layout"
 	keySealed  = "layout sealed" // the same with a checksum, from layout 3 on
@@ -30,19 +30,14 @@ const (
 
 	// layout is the version of the catalogue as a whole: of its buckets, and of what their records say. A program that knew
 	// fewer fields would lose the others when it writes a record back, so new ones make a new layout. schema is the version of the records' envelope.
-	layout = 3
-	// oldLayout is read as well: it lacks addedBuckets, which the first change makes, and of members it has nothing but names. Its records say what today's say.
-	oldLayout = 2
-	schema    = 1
-)
-
-var (
-	firstBuckets = []string{bucketMeta, bucketHosts, bucketJobs, bucketEpochs, bucketAttempts, bucketCuts}
-	addedBuckets = []string{bucketRemoved, bucketEnded, bucketMarks}
+	layout = 4
+	// oldestLayout is the oldest that is taken over (takeOver).
+	oldestLayout = 2
+	schema       = 1
 )
 
 // envelope is what a record is stored in. The checksum covers the key, a zero byte and the record's
-// bytes: bbolt does not notice a flipped bit in a value.
+// bytes: the database does not notice a flipped bit in a value.
 type envelope struct {
 	Schema int             `json:"schema"`
 	CRC32C string          `json:"crc32c"`
@@ -85,13 +80,8 @@ func decode(bucket, key string, data []byte, v any) error {
 	return nil
 }
 
-// layOut makes the buckets of a new catalogue.
-func layOut(tx *bbolt.Tx, cluster Cluster) error {
-	for _, name := range slices.Concat(firstBuckets, addedBuckets) {
-		if _, err := tx.CreateBucket([]byte(name)); err != nil {
-			return err
-		}
-	}
+// layOut writes what a new catalogue has.
+func layOut(tx kv.Tx, cluster Cluster) error {
 	if err := putLayout(tx); err != nil {
 		return err
 	}
@@ -99,95 +89,78 @@ func layOut(tx *bbolt.Tx, cluster Cluster) error {
 	return put(tx, bucketMeta, keyCluster, cluster)
 }
 
-// upgrade makes of a catalogue of the layout before this one a catalogue of this one.
-func upgrade(tx *bbolt.Tx) error {
-	meta := tx.Bucket([]byte(bucketMeta))
-	if string(meta.Get([]byte(keyLayout))) != strconv.Itoa(oldLayout) {
-		return nil
-	}
-	for _, name := range addedBuckets {
-		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
-			return err
-		}
-	}
-	return putLayout(tx)
-}
-
-func putLayout(tx *bbolt.Tx) error {
-	if err := tx.Bucket([]byte(bucketMeta)).Put([]byte(keyLayout), strconv.AppendInt(nil, layout, 10)); err != nil {
+func putLayout(tx kv.Tx) error {
+	if err := tx.Put(bucketMeta, keyLayout, strconv.AppendInt(nil, layout, 10)); err != nil {
 		return err
 	}
 	return put(tx, bucketMeta, keySealed, layout)
 }
 
-// checkLayout refuses a catalogue whose buckets this program does not know.
-func checkLayout(tx *bbolt.Tx) error {
-	meta := tx.Bucket([]byte(bucketMeta))
-	if meta == nil {
-		return fmt.Errorf("this is a database, but no catalogue: %w", ErrCorrupt)
+// layoutOf reads a catalogue's layout.
+func layoutOf(tx kv.Tx) (int, error) {
+	text, err := tx.Get(bucketMeta, keyLayout)
+	if err != nil {
+		return 0, err
 	}
-	text := string(meta.Get([]byte(keyLayout)))
-	version, err := strconv.Atoi(text)
+	if text == nil {
+		return 0, fmt.Errorf("this is a database, but no catalogue: %w", ErrCorrupt)
+	}
+	version, err := strconv.Atoi(string(text))
 	if err != nil || version < 1 {
-		return fmt.Errorf("layout version %q: %w", text, ErrCorrupt)
+		return 0, fmt.Errorf("layout version %q: %w", text, ErrCorrupt)
 	}
 	sealed, ok, err := get[int](tx, bucketMeta, keySealed)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if ok && sealed != version {
-		return fmt.Errorf("layout version %d, which should be %d: %w", version, sealed, ErrCorrupt)
+		return 0, fmt.Errorf("layout version %d, which should be %d: %w", version, sealed, ErrCorrupt)
 	}
-	if version < oldLayout {
-		return fmt.Errorf("layout version %d: it and its images are of a form that this version cannot read; use the ssctl that made it, "+
-			"or make a new cluster with \"ssctl init\" in another folder and take the snapshots anew: %w", version, ErrUnknownVersion)
-	}
-	if version > layout {
+	return version, nil
+}
+
+// checkLayout refuses a catalogue whose records this program does not know.
+func checkLayout(tx kv.Tx) error {
+	version, err := layoutOf(tx)
+	switch {
+	case err != nil:
+		return err
+	case version < layout:
+		return fmt.Errorf("layout version %d: an older ssctl has put it there meanwhile: %w", version, ErrUnknownVersion)
+	case version > layout:
 		return fmt.Errorf("layout version %d, this program knows %d: use a newer ssctl: %w", version, layout, ErrUnknownVersion)
-	}
-	names := firstBuckets
-	if version == layout {
-		names = slices.Concat(firstBuckets, addedBuckets)
-	}
-	for _, name := range names {
-		if tx.Bucket([]byte(name)) == nil {
-			return fmt.Errorf("bucket %s is missing: %w", name, ErrCorrupt)
-		}
-	}
-	if version < layout && tx.Writable() {
-		return meta.Put([]byte(keyLayout), strconv.AppendInt(nil, layout, 10))
 	}
 	return nil
 }
 
-func put(tx *bbolt.Tx, bucket, key string, v any) error {
+func put(tx kv.Tx, bucket, key string, v any) error {
 	data, err := encode(key, v)
 	if err != nil {
 		return err
 	}
-	return tx.Bucket([]byte(bucket)).Put([]byte(key), data)
+	return tx.Put(bucket, key, data)
 }
 
-func remove(tx *bbolt.Tx, bucket, key string) error {
-	return tx.Bucket([]byte(bucket)).Delete([]byte(key))
+func remove(tx kv.Tx, bucket, key string) error { return tx.Delete(bucket, key) }
+
+// exists says whether there is a record.
+func exists(tx kv.Tx, bucket, key string) (bool, error) {
+	data, err := tx.Get(bucket, key)
+	return data != nil, err
 }
 
 // get reads a record; ok says whether there is one.
-func get[T any](tx *bbolt.Tx, bucket, key string) (v T, ok bool, err error) {
-	b := tx.Bucket([]byte(bucket))
-	if b == nil { // of a layout that has not got it yet
-		return v, false, nil
-	}
-	data := b.Get([]byte(key))
-	if data == nil {
-		return v, false, nil
+func get[T any](tx kv.Tx, bucket, key string) (v T, ok bool, err error) {
+	data, err := tx.Get(bucket, key)
+	if err != nil || data == nil {
+		return v, false, err
 	}
 	err = decode(bucket, key, data, &v)
 	return v, true, err
 }
 
 // need reads a record that must be there.
-func need[T any](tx *bbolt.Tx, bucket, key string) (T, error) {
+func need[T any](tx kv.Tx, bucket, key string) (T, error) {
 	v, ok, err := get[T](tx, bucket, key)
 	if err == nil && !ok {
 		err = fmt.Errorf("no %s %q: %w", nounOf[bucket], key, ErrNotFound)
@@ -197,20 +170,19 @@ func need[T any](tx *bbolt.Tx, bucket, key string) (T, error) {
 
 var nounOf = map[string]string{
 	bucketMeta: "record", bucketHosts: "host", bucketJobs: "job", bucketEpochs: "epoch", bucketAttempts: "attempt", bucketCuts: "cut",
-	bucketRemoved: "tombstone", bucketEnded: "ended attempt", bucketMarks: "generation",
+	bucketRemoved: "tombstone", bucketEnded: "ended attempt", bucketMarks: "generation", bucketLeases: "lease",
 }
 
 // all reads every record of a bucket whose key begins with prefix, in the keys' order.
-func all[T any](tx *bbolt.Tx, bucket, prefix string) ([]T, error) {
-	var vs []T
-	b := tx.Bucket([]byte(bucket))
-	if b == nil {
-		return nil, nil
+func all[T any](tx kv.Tx, bucket, prefix string) ([]T, error) {
+	pairs, err := tx.List(bucket, prefix, 0)
+	if err != nil {
+		return nil, err
 	}
-	cursor := b.Cursor()
-	for k, data := cursor.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, data = cursor.Next() {
+	var vs []T
+	for _, p := range pairs {
 		var v T
-		if err := decode(bucket, string(k), data, &v); err != nil {
+		if err := decode(bucket, p.Key, p.Value, &v); err != nil {
 			return nil, err
 		}
 		vs = append(vs, v)
@@ -218,38 +190,47 @@ func all[T any](tx *bbolt.Tx, bucket, prefix string) ([]T, error) {
 	return vs, nil
 }
 
-// checkRecords reads everything there is.
-func checkRecords(tx *bbolt.Tx) []error {
-	var errs []error
-	check := func(bucket string, fresh func() any) {
-		b := tx.Bucket([]byte(bucket))
-		if b == nil {
-			return
-		}
-		_ = b.ForEach(func(k, data []byte) error {
-			if bucket == bucketMeta && (string(k) == keyLayout || string(k) == keySealed) {
-				return nil // checkLayout has looked at them
-			}
-			if bucket == bucketMeta && string(k) == keyRemovedHosts {
-				if err := decode(bucket, string(k), data, new(RemovedHosts)); err != nil {
-					errs = append(errs, err)
-				}
-				return nil
-			}
-			if err := decode(bucket, string(k), data, fresh()); err != nil {
-				errs = append(errs, err)
-			}
-			return nil
-		})
+// trim removes the oldest records of a bucket beyond the last keep.
+func trim(tx kv.Tx, bucket string, keep int) error {
+	n, err := tx.Count(bucket)
+	if err != nil || n <= keep {
+		return err
 	}
-	check(bucketMeta, func() any { return new(Cluster) })
-	check(bucketHosts, func() any { return new(Host) })
-	check(bucketJobs, func() any { return new(Job) })
-	check(bucketEpochs, func() any { return new(uint64) })
-	check(bucketAttempts, func() any { return new(Attempt) })
-	check(bucketCuts, func() any { return new(Cut) })
-	check(bucketRemoved, func() any { return new(Removed) })
-	check(bucketEnded, func() any { return new(uint64) })
-	check(bucketMarks, func() any { return new(Mark) })
+	old, err := tx.List(bucket, "", min(n-keep, trimAtOnce))
+	if err != nil {
+		return err
+	}
+	for _, p := range old {
+		if err := tx.Delete(bucket, p.Key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// trimAtOnce bounds what one transaction removes of a bucket that is too full.
+const trimAtOnce = 16
+
+// checkRecords reads everything there is.
+func checkRecords(tx kv.Tx) []error {
+	var errs []error
+	for bucket, fresh := range map[string]func() any{
+		bucketMeta: func() any { return new(Cluster) }, bucketHosts: func() any { return new(Host) }, bucketJobs: func() any { return new(Job) },
+		bucketEpochs: func() any { return new(uint64) }, bucketAttempts: func() any { return new(Attempt) }, bucketCuts: func() any { return new(Cut) },
+		bucketRemoved: func() any { return new(Removed) }, bucketEnded: func() any { return new(uint64) }, bucketMarks: func() any { return new(Mark) },
+		bucketLeases: func() any { return new(lease) },
+	} {
+		pairs, err := tx.List(bucket, "", 0)
+		errs = append(errs, err)
+		for _, p := range pairs {
+			switch {
+			case bucket == bucketMeta && (p.Key == keyLayout || p.Key == keySealed): // checkLayout has looked at them
+			case bucket == bucketMeta && p.Key == keyRemovedHosts:
+				errs = append(errs, decode(bucket, p.Key, p.Value, new(RemovedHosts)))
+			default:
+				errs = append(errs, decode(bucket, p.Key, p.Value, fresh()))
+			}
+		}
+	}
 	return errs
 }

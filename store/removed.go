@@ -1,10 +1,11 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
-	"go.etcd.io/bbolt"
+	"ss/store/kv"
 )
 
 // Removed is the tombstone of a cut, and who has not seen it yet.
@@ -39,7 +40,7 @@ func (r Removed) validate() error {
 	return nil
 }
 
-func putRemoved(tx *bbolt.Tx, r Removed) error {
+func putRemoved(tx kv.Tx, r Removed) error {
 	if err := r.validate(); err != nil {
 		return err
 	}
@@ -48,8 +49,8 @@ func putRemoved(tx *bbolt.Tx, r Removed) error {
 }
 
 // AddTombstone keeps the tombstone of a cut that the catalogue does not know, or no more. One that is there already stays as it is.
-func (c *Catalogue) AddTombstone(r Removed) error {
-	return c.update(func(tx *bbolt.Tx) error {
+func (c *Catalogue) AddTombstone(ctx context.Context, r Removed) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		if _, ok, err := get[Removed](tx, bucketRemoved, r.key()); err != nil || ok {
 			return err
 		}
@@ -58,8 +59,8 @@ func (c *Catalogue) AddTombstone(r Removed) error {
 }
 
 // Tombstones lists the tombstones, by cut.
-func (c *Catalogue) Tombstones() (out []Removed, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) Tombstones(ctx context.Context) (out []Removed, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		out, err = all[Removed](tx, bucketRemoved, "")
 		return err
 	})
@@ -68,11 +69,11 @@ func (c *Catalogue) Tombstones() (out []Removed, err error) {
 
 // Told notes that some hosts and vaults have seen a tombstone, or have forgotten it, if that is what it was at. One that everybody has seen begins
 // to be forgotten; one that everybody has forgotten is no more. One that is not there is no error.
-func (c *Catalogue) Told(r Removed, who []string) error {
+func (c *Catalogue) Told(ctx context.Context, r Removed, who []string) error {
 	if len(who) == 0 {
 		return nil
 	}
-	return c.update(func(tx *bbolt.Tx) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		now, ok, err := get[Removed](tx, bucketRemoved, r.key())
 		if err != nil || !ok || now.Forgetting != r.Forgetting {
 			return err
@@ -81,7 +82,7 @@ func (c *Catalogue) Told(r Removed, who []string) error {
 	})
 }
 
-func settleRemoved(tx *bbolt.Tx, r Removed, who []string) error {
+func settleRemoved(tx kv.Tx, r Removed, who []string) error {
 	r.Pending = slices.DeleteFunc(r.Pending, func(w string) bool { return slices.Contains(who, w) })
 	switch {
 	case len(r.Pending) > 0:
@@ -94,7 +95,7 @@ func settleRemoved(tx *bbolt.Tx, r Removed, who []string) error {
 }
 
 // forgetHolder takes a host that is removed off all tombstones: its certificate counts no more, so nothing that it holds comes back.
-func forgetHolder(tx *bbolt.Tx, host string) error {
+func forgetHolder(tx kv.Tx, host string) error {
 	rs, err := all[Removed](tx, bucketRemoved, "")
 	if err != nil {
 		return err
@@ -115,27 +116,20 @@ func forgetHolder(tx *bbolt.Tx, host string) error {
 const endedKept = 10_000
 
 // noteEnded remembers that a snapshot ended without a cut, so that its images, where they turn up, are known to belong to nothing.
-func noteEnded(tx *bbolt.Tx, a Attempt) error {
+func noteEnded(tx kv.Tx, a Attempt) error {
 	if a.Kind != KindSnapshot {
 		return nil
 	}
 	if err := put(tx, bucketEnded, a.ID, a.Epoch); err != nil {
 		return err
 	}
-	b := tx.Bucket([]byte(bucketEnded))
-	for excess := b.Stats().KeyN - endedKept; excess > 0; excess-- { // ids sort as their times do
-		first, _ := b.Cursor().First()
-		if err := b.Delete(first); err != nil {
-			return err
-		}
-	}
-	return nil
+	return trim(tx, bucketEnded, endedKept) // ids sort as their times do
 }
 
 // EndedWithoutCut says whether this catalogue itself began a snapshot, of that id and epoch, that ended without a cut. What it
 // knows nothing of may be a cut of another catalogue.
-func (c *Catalogue) EndedWithoutCut(id string, epoch uint64) (ended bool, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) EndedWithoutCut(ctx context.Context, id string, epoch uint64) (ended bool, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		if _, ok, err := get[Cut](tx, bucketCuts, id); err != nil || ok {
 			return err
 		}
@@ -144,7 +138,7 @@ func (c *Catalogue) EndedWithoutCut(id string, epoch uint64) (ended bool, err er
 			return err
 		}
 		if ok {
-			live, err := c.live(id)
+			live, err := live(tx, a)
 			ended = !live && a.Kind == KindSnapshot && a.Epoch == epoch
 			return err
 		}

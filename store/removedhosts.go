@@ -1,10 +1,11 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"maps"
 
-	"go.etcd.io/bbolt"
+	"ss/store/kv"
 )
 
 // keyRemovedHosts is where the list of removed hosts is, in the bucket meta.
@@ -18,15 +19,15 @@ type RemovedHosts struct {
 }
 
 // RemovedHosts is the list as it is now.
-func (c *Catalogue) RemovedHosts() (list RemovedHosts, err error) {
-	err = c.view(func(tx *bbolt.Tx) error {
+func (c *Catalogue) RemovedHosts(ctx context.Context) (list RemovedHosts, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
 		list, _, err = get[RemovedHosts](tx, bucketMeta, keyRemovedHosts)
 		return err
 	})
 	return list, err
 }
 
-func changeRemovedHosts(tx *bbolt.Tx, change func(*RemovedHosts)) error {
+func changeRemovedHosts(tx kv.Tx, change func(*RemovedHosts)) error {
 	list, _, err := get[RemovedHosts](tx, bucketMeta, keyRemovedHosts)
 	if err != nil {
 		return err
@@ -40,13 +41,13 @@ func changeRemovedHosts(tx *bbolt.Tx, change func(*RemovedHosts)) error {
 }
 
 // noteRemovedHost puts a host on the list.
-func noteRemovedHost(tx *bbolt.Tx, name string) error {
+func noteRemovedHost(tx kv.Tx, name string) error {
 	return changeRemovedHosts(tx, func(l *RemovedHosts) { l.Hosts[name] = "" })
 }
 
 // CertifyHost notes the certificate of a host that is added: of one that was removed before, it is the only one that counts from now on.
-func (c *Catalogue) CertifyHost(name, serial string) error {
-	return c.update(func(tx *bbolt.Tx) error {
+func (c *Catalogue) CertifyHost(ctx context.Context, name, serial string) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		if _, err := need[Host](tx, bucketHosts, name); err != nil {
 			return err
 		}
@@ -60,11 +61,11 @@ func (c *Catalogue) CertifyHost(name, serial string) error {
 
 // MergeRemovedHosts takes in a list that an agent has and that is newer than the catalogue's: the catalogue was made again, or is an older copy. What the
 // catalogue says of a host that is in both counts if the host is registered here.
-func (c *Catalogue) MergeRemovedHosts(seen RemovedHosts) error {
+func (c *Catalogue) MergeRemovedHosts(ctx context.Context, seen RemovedHosts) error {
 	if seen.Version > maxEpoch {
 		return fmt.Errorf("list of removed hosts of version %d: %w", seen.Version, ErrInvalid)
 	}
-	return c.update(func(tx *bbolt.Tx) error {
+	return c.update(ctx, func(tx kv.Tx) error {
 		own, _, err := get[RemovedHosts](tx, bucketMeta, keyRemovedHosts)
 		if err != nil || own.Version >= seen.Version {
 			return err

@@ -8,12 +8,13 @@ import (
 	"strings"
 
 	"ss/store/internal/disk"
+	"ss/store/kv/bolt"
 )
 
 // SalvageHosts finds the hosts that a damaged catalogue's file still names, by name: those whose records are whole, wherever they lie in the file. They
 // are for asking, and for nothing else: one that was removed may be among them, and the latest address of one may not.
 func SalvageHosts(dir string) []Host {
-	data, err := disk.ReadSmall(filepath.Join(dir, FileName), maxFile)
+	data, err := disk.ReadSmall(filepath.Join(dir, FileName), bolt.MaxFile)
 	if err != nil {
 		return nil
 	}

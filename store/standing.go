@@ -1,17 +1,18 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
-	"go.etcd.io/bbolt"
+	"ss/store/kv"
 )
 
 // SetRestored notes that a job was restored: where its members are, of which epoch they are, and which hosts may have older copies. It is one
 // transaction. A restore that is not newer than the last one changes nothing. The epoch counts as drawn: a catalogue that was rebuilt may not
 // have drawn it.
-func (c *Catalogue) SetRestored(job string, placement map[string][]Placed, epoch uint64, statement []byte, unsettled []Unsettled) error {
-	return c.updateJob(job, false, func(tx *bbolt.Tx, j *Job) error {
+func (c *Catalogue) SetRestored(ctx context.Context, job string, placement map[string][]Placed, epoch uint64, statement []byte, unsettled []Unsettled) error {
+	return c.updateJob(ctx, job, false, func(tx kv.Tx, j *Job) error {
 		if epoch <= j.Restored {
 			return nil
 		}
@@ -34,8 +35,8 @@ func (c *Catalogue) SetRestored(job string, placement map[string][]Placed, epoch
 }
 
 // SetSettled notes that a host has no older copies of a job's members any more, as of a restore.
-func (c *Catalogue) SetSettled(job, host string, epoch uint64) error {
-	return c.changeJob(job, false, func(j *Job) error {
+func (c *Catalogue) SetSettled(ctx context.Context, job, host string, epoch uint64) error {
+	return c.changeJob(ctx, job, false, func(j *Job) error {
 		if epoch == j.Restored {
 			j.Unsettled = slices.DeleteFunc(j.Unsettled, func(u Unsettled) bool { return u.Host == host })
 		}

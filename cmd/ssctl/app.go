@@ -110,7 +110,7 @@ func defaultDir() string {
 
 // with opens the cluster for one command.
 func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.Cluster) error) error {
-	cat, err := store.Open(a.dir)
+	cat, err := store.Open(ctx, a.dir)
 	if err != nil {
 		return a.noCatalogue(err)
 	}
@@ -131,7 +131,7 @@ func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.C
 		// It was not the host that did not answer, but we who did not wait.
 		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "it was still being asked what there is"}
 	}
-	if errors.Is(err, store.ErrCorrupt) && cat.Check() != nil { // the catalogue, and not what hosts or vaults hold
+	if errors.Is(err, store.ErrCorrupt) && cat.Check(ctx) != nil { // the catalogue, and not what hosts or vaults hold
 		return a.noCatalogue(err)
 	}
 	return err

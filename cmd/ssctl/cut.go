@@ -163,15 +163,15 @@ func (a *app) listCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "list [JOB]", Short: "List cuts, oldest first", Args: args(0, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
 				job := ""
 				if len(argv) == 1 {
 					job = argv[0]
-					if _, err := c.Catalogue.Job(job); err != nil {
+					if _, err := c.Catalogue.Job(ctx, job); err != nil {
 						return err
 					}
 				}
-				cuts, err := c.Catalogue.Cuts(job)
+				cuts, err := c.Catalogue.Cuts(ctx, job)
 				if err != nil {
 					return err
 				}
@@ -205,8 +205,8 @@ func (a *app) showCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "show CUT", Short: "Show a cut: members, channels with their bytes in transit, timings", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
-				cut, err := c.Catalogue.Cut("", argv[0])
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				cut, err := c.Catalogue.Cut(ctx, "", argv[0])
 				if err != nil {
 					return err
 				}

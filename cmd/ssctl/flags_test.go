@@ -147,12 +147,12 @@ func TestInitMakesAClusterOnce(t *testing.T) {
 	if err := run("init"); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("again: %v", err)
 	}
-	cat, err := store.Open(dir)
+	cat, err := store.Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cat.Close()
-	cluster, err := cat.Cluster()
+	cluster, err := cat.Cluster(t.Context())
 	if err != nil || len(cluster.Recipients) != 1 || !slices.Equal(cluster.Vaults, []string{"file:///mnt/v"}) || cluster.Open {
 		t.Errorf("%+v, %v", cluster, err)
 	}

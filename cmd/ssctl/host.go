@@ -29,14 +29,14 @@ func (a *app) hostAdd() *cobra.Command {
 	var addr, bundle string
 	cmd := &cobra.Command{
 		Use: "add NAME --addr IP:PORT --bundle DIR", Short: "Register a host and write its agent's configuration, key and certificates", Args: args(1, 1),
-		RunE: func(_ *cobra.Command, argv []string) error {
+		RunE: func(cmd *cobra.Command, argv []string) error {
 			if addr == "" || bundle == "" {
 				return usage("--addr and --bundle are needed")
 			}
 			if err := store.CheckAddr(addr); err != nil {
 				return usage("--addr: %v", err)
 			}
-			return a.addHost(argv[0], addr, bundle)
+			return a.addHost(cmd.Context(), argv[0], addr, bundle)
 		},
 	}
 	cmd.Flags().StringVar(&addr, "addr", "", "where the agent listens, IP:PORT")
@@ -44,8 +44,8 @@ func (a *app) hostAdd() *cobra.Command {
 	return cmd
 }
 
-func (a *app) addHost(name, addr, bundle string) error {
-	cat, err := store.Open(a.dir)
+func (a *app) addHost(ctx context.Context, name, addr, bundle string) error {
+	cat, err := store.Open(ctx, a.dir)
 	if err != nil {
 		return err
 	}
@@ -55,15 +55,15 @@ func (a *app) addHost(name, addr, bundle string) error {
 	if err != nil {
 		return err
 	}
-	if err := cat.AddHost(store.Host{Name: name, Addr: addr}); err != nil {
+	if err := cat.AddHost(ctx, store.Host{Name: name, Addr: addr}); err != nil {
 		return err
 	}
 	serial, err := writeBundle(authority, name, addr, bundle)
 	if err == nil {
-		err = cat.CertifyHost(name, serial)
+		err = cat.CertifyHost(ctx, name, serial)
 	}
 	if err != nil {
-		return errors.Join(err, cat.RemoveHost(name))
+		return errors.Join(err, cat.RemoveHost(ctx, name))
 	}
 	return a.say(map[string]any{"schema": "ss/host-add/1", "host": name, "addr": addr, "bundle": bundle},
 		"%s is registered at %s; its bundle is in %s\nnext: copy that folder to %s as /etc/ss (0700) and start ssagent there\n", name, addr, bundle, name)
@@ -111,7 +111,7 @@ func (a *app) hostRemove() *cobra.Command {
 					return a.say(map[string]any{"schema": "ss/host-rm/1", "host": name, "lost": false, "cuts": []string{}},
 						"%s is forgotten; if it held images, ssctl repair makes other copies of them\n", name)
 				}
-				cuts, err := c.LoseHost(name)
+				cuts, err := c.LoseHost(ctx, name)
 				if err != nil {
 					return err
 				}
@@ -175,7 +175,7 @@ func (a *app) hostList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				unsettled, err := c.Unsettled("")
+				unsettled, err := c.Unsettled(ctx, "")
 				if err != nil {
 					return err
 				}

@@ -124,7 +124,7 @@ func (a *app) psCommand() *cobra.Command {
 				job := ""
 				if len(argv) == 1 {
 					job = argv[0]
-					if _, err := c.Catalogue.Job(job); err != nil {
+					if _, err := c.Catalogue.Job(ctx, job); err != nil {
 						return err
 					}
 				}
@@ -132,7 +132,7 @@ func (a *app) psCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				unsettled, err := c.Unsettled(job)
+				unsettled, err := c.Unsettled(ctx, job)
 				if err != nil {
 					return err
 				}

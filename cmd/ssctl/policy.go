@@ -95,7 +95,7 @@ func (a *app) jobSet() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.showJob(c, argv[0])
+				return a.showJob(ctx, c, argv[0])
 			})
 		},
 	}
@@ -169,21 +169,21 @@ func (a *app) jobShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show JOB", Short: "Show a job: policy, key, where its members are", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error { return a.showJob(c, argv[0]) })
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error { return a.showJob(ctx, c, argv[0]) })
 		},
 	}
 }
 
-func (a *app) showJob(c *orchestrator.Cluster, name string) error {
-	j, err := c.Catalogue.Job(name)
+func (a *app) showJob(ctx context.Context, c *orchestrator.Cluster, name string) error {
+	j, err := c.Catalogue.Job(ctx, name)
 	if err != nil {
 		return err
 	}
-	cluster, err := c.Catalogue.Cluster()
+	cluster, err := c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return err
 	}
-	cuts, err := c.Catalogue.Cuts(name)
+	cuts, err := c.Catalogue.Cuts(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -212,19 +212,19 @@ func (a *app) jobList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the jobs and their policies", Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(cmd.Context(), func(_ context.Context, c *orchestrator.Cluster) error {
-				jobs, err := c.Catalogue.Jobs()
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+				jobs, err := c.Catalogue.Jobs(ctx)
 				if err != nil {
 					return err
 				}
-				cluster, err := c.Catalogue.Cluster()
+				cluster, err := c.Catalogue.Cluster(ctx)
 				if err != nil {
 					return err
 				}
 				out := []jobJSON{}
 				rows := [][]string{{"JOB", "MEMBERS ON", "COPIES", "VAULTS", "KEEP", "CUTS", "PINNED"}}
 				for _, j := range jobs {
-					cuts, err := c.Catalogue.Cuts(j.Name)
+					cuts, err := c.Catalogue.Cuts(ctx, j.Name)
 					if err != nil {
 						return err
 					}

@@ -78,7 +78,7 @@ func New(t *testing.T, id string, names ...string) *Cluster {
 	f := &Cluster{Dir: dir, ID: id, Agents: map[string]*Host{}, Vaults: map[string]*Host{}, recipient: recipient}
 	for i, name := range names {
 		f.Agents[name] = f.NewHost(name)
-		if err := cat.AddHost(store.Host{Name: name, Addr: fmt.Sprintf("192.0.2.%d:7070", i+1)}); err != nil {
+		if err := cat.AddHost(t.Context(), store.Host{Name: name, Addr: fmt.Sprintf("192.0.2.%d:7070", i+1)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -108,10 +108,10 @@ func (f *Cluster) NewHost(name string) *Host {
 // addCut makes a cut of a job, with images of each host on itself and on the copies.
 func (f *Cluster) AddCut(t *testing.T, job string, hosts []string, copies ...string) store.Cut {
 	t.Helper()
-	if err := f.Catalogue.AddMember(job, hosts[0], hosts[0]+"-1"); err != nil {
+	if err := f.Catalogue.AddMember(t.Context(), job, hosts[0], hosts[0]+"-1"); err != nil {
 		t.Fatal(err)
 	}
-	j, err := f.Catalogue.EnsureKey(job, func() (wrapped, id string, err error) {
+	j, err := f.Catalogue.EnsureKey(t.Context(), job, func() (wrapped, id string, err error) {
 		k, err := keys.New()
 		if err != nil {
 			return "", "", err
@@ -122,7 +122,7 @@ func (f *Cluster) AddCut(t *testing.T, job string, hosts []string, copies ...str
 	if err != nil {
 		t.Fatal(err)
 	}
-	at, err := f.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: job, Hosts: hosts})
+	at, err := f.Catalogue.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindSnapshot, Job: job, Hosts: hosts})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func (f *Cluster) AddCut(t *testing.T, job string, hosts []string, copies ...str
 		}
 		cut.Hosts = append(cut.Hosts, ch)
 	}
-	if err := f.Catalogue.CommitCut(cut); err != nil {
+	if err := f.Catalogue.CommitCut(t.Context(), cut); err != nil {
 		t.Fatal(err)
 	}
 	statuses, err := f.Hosts(t.Context())
@@ -188,7 +188,7 @@ func (f *Cluster) CopyOf(t *testing.T) *Cluster {
 // In is the cluster with the catalogue of another folder, or of this one as the next command opens it.
 func (f *Cluster) In(t *testing.T, dir string) *Cluster {
 	t.Helper()
-	cat, err := store.Open(dir)
+	cat, err := store.Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -204,17 +204,17 @@ func newModel(t *testing.T, seed uint64) *model {
 	}
 	defer cat.Close()
 	for _, h := range m.hosts {
-		if err := cat.AddHost(store.Host{Name: h.name, Addr: h.addr}); err != nil {
+		if err := cat.AddHost(t.Context(), store.Host{Name: h.name, Addr: h.addr}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if m.key, err = keys.New(); err != nil {
 		t.Fatal(err)
 	}
-	if err := cat.AddMember(modelJob, "hostA", "hostA-1"); err != nil {
+	if err := cat.AddMember(t.Context(), modelJob, "hostA", "hostA-1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cat.EnsureKey(modelJob, func() (string, string, error) {
+	if _, err := cat.EnsureKey(t.Context(), modelJob, func() (string, string, error) {
 		wrapped, err := m.key.Wrap(recipient)
 		return wrapped, m.key.ID(), err
 	}); err != nil {
@@ -253,7 +253,7 @@ func (m *model) copyFile(t *testing.T, from, to string) {
 // command runs do as one ssctl would, in one of the folders.
 func (m *model) command(t *testing.T, dir string, do func(*orchestrator.Cluster) error) error {
 	t.Helper()
-	cat, err := store.Open(dir)
+	cat, err := store.Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,11 +339,11 @@ func (m *model) snapshot(t *testing.T, dir string) (string, error) {
 		if len(sources) < 2 {
 			return errors.New("too few hosts")
 		}
-		at, err := c.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: modelJob, Hosts: []string{sources[0].name}})
+		at, err := c.Catalogue.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindSnapshot, Job: modelJob, Hosts: []string{sources[0].name}})
 		if err != nil {
 			return err
 		}
-		job, err := c.Catalogue.Job(modelJob)
+		job, err := c.Catalogue.Job(t.Context(), modelJob)
 		if err != nil {
 			return err
 		}
@@ -362,12 +362,12 @@ func (m *model) snapshot(t *testing.T, dir string) (string, error) {
 		switch die {
 		case 0:
 			what = "snapshot aborted"
-			return c.Catalogue.EndAttempt(at.ID)
+			return c.Catalogue.EndAttempt(t.Context(), at.ID)
 		case 1:
 			what = "snapshot died"
 			return nil
 		}
-		if err := c.Catalogue.CommitCut(cut); err != nil {
+		if err := c.Catalogue.CommitCut(t.Context(), cut); err != nil {
 			return err
 		}
 		m.committed[cutKey(cut.ID, cut.Epoch)] = parts
@@ -412,8 +412,8 @@ func (m *model) seal(t *testing.T, h *modelHost, at store.Attempt) images.Manife
 }
 
 // anyCut is a cut that the folder's catalogue has; nil if it has none.
-func (m *model) anyCut(c *orchestrator.Cluster) (*store.Cut, error) {
-	cuts, err := c.Catalogue.Cuts("")
+func (m *model) anyCut(t *testing.T, c *orchestrator.Cluster) (*store.Cut, error) {
+	cuts, err := c.Catalogue.Cuts(t.Context(), "")
 	if err != nil || len(cuts) == 0 {
 		return nil, err
 	}
@@ -422,7 +422,7 @@ func (m *model) anyCut(c *orchestrator.Cluster) (*store.Cut, error) {
 
 func (m *model) remove(t *testing.T, dir string) (string, error) {
 	err := m.command(t, dir, func(c *orchestrator.Cluster) error {
-		cut, err := m.anyCut(c)
+		cut, err := m.anyCut(t, c)
 		if err != nil || cut == nil {
 			return err
 		}
@@ -438,11 +438,11 @@ func (m *model) remove(t *testing.T, dir string) (string, error) {
 // collect runs gc. What its retention names must be what the policy of this catalogue does not keep of what it knows.
 func (m *model) collect(t *testing.T, dir string) (string, error) {
 	err := m.command(t, dir, func(c *orchestrator.Cluster) error {
-		job, err := c.Catalogue.Job(modelJob)
+		job, err := c.Catalogue.Job(t.Context(), modelJob)
 		if err != nil {
 			return err
 		}
-		cuts, err := c.Catalogue.Cuts(modelJob)
+		cuts, err := c.Catalogue.Cuts(t.Context(), modelJob)
 		if err != nil {
 			return err
 		}
@@ -467,7 +467,7 @@ func (m *model) collect(t *testing.T, dir string) (string, error) {
 
 func (m *model) policy(t *testing.T, dir string) (string, error) {
 	return "job set", m.command(t, dir, func(c *orchestrator.Cluster) error {
-		_, err := c.Catalogue.SetPolicy(modelJob, func(p *store.Policy) error {
+		_, err := c.Catalogue.SetPolicy(t.Context(), modelJob, func(p *store.Policy) error {
 			p.Keep = store.Keep{Last: []int{0, 3, 8}[m.pick(3)]}
 			return nil
 		})
@@ -477,7 +477,7 @@ func (m *model) policy(t *testing.T, dir string) (string, error) {
 
 func (m *model) pin(t *testing.T, dir string) (string, error) {
 	return "pin", m.command(t, dir, func(c *orchestrator.Cluster) error {
-		cut, err := m.anyCut(c)
+		cut, err := m.anyCut(t, c)
 		if err != nil || cut == nil {
 			return err
 		}
@@ -489,7 +489,7 @@ func (m *model) pin(t *testing.T, dir string) (string, error) {
 func (m *model) export(t *testing.T, dir string) (string, error) {
 	file := filepath.Join(m.dir, fmt.Sprintf("%d.tar", len(m.archives)))
 	err := m.command(t, dir, func(c *orchestrator.Cluster) error {
-		cut, err := m.anyCut(c)
+		cut, err := m.anyCut(t, c)
 		if err != nil {
 			return err
 		}

@@ -25,15 +25,15 @@ func TestOldCatalogue(t *testing.T) {
 		later = append(later, f.AddCut(t, "ring", []string{"hostA"}, "hostB"))
 	}
 	for range 6 { // refused snapshots draw epochs all the same
-		at, err := old.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}})
+		at, err := old.Catalogue.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := old.Catalogue.EndAttempt(at.ID); err != nil {
+		if err := old.Catalogue.EndAttempt(t.Context(), at.ID); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := old.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Keep.Last = 1; return nil }); err != nil {
+	if _, err := old.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Keep.Last = 1; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	for what, do := range map[string]func() error{
@@ -107,7 +107,7 @@ func TestTwoAdmins(t *testing.T) {
 	f.AddCut(t, "ring", []string{"hostA"})
 	one, two := f.CopyOf(t), f.CopyOf(t)
 	mine := one.AddCut(t, "ring", []string{"hostA"})
-	if _, err := two.Catalogue.SetPolicy("ring", func(p *store.Policy) error { return nil }); err != nil { // it is at a generation of its own, and no host was asked
+	if _, err := two.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { return nil }); err != nil { // it is at a generation of its own, and no host was asked
 		t.Fatal(err)
 	}
 	if _, err := GC(t.Context(), two.Cluster, false); !fault.Is(err, fault.Conflict) {
@@ -135,7 +135,7 @@ func TestSeveralCommandsAtOnceAreOneCatalogue(t *testing.T) {
 	a, b := f.In(t, f.Dir), f.In(t, f.Dir)
 	for range 3 {
 		for _, c := range []*clustertest.Cluster{a, b, f} {
-			if _, err := c.Catalogue.SetPolicy("ring", func(*store.Policy) error { return nil }); err != nil {
+			if _, err := c.Catalogue.SetPolicy(t.Context(), "ring", func(*store.Policy) error { return nil }); err != nil {
 				t.Fatal(err)
 			}
 			statuses, err := c.Hosts(t.Context())
@@ -170,17 +170,17 @@ func TestImportedAgain(t *testing.T) {
 	if res.Cut.Imported == nil || res.Cut.Imported.From != clustertest.ClusterA || !res.Cut.Time.Equal(oldest.Time) || res.Cut.Epoch <= newer[2].Epoch {
 		t.Errorf("%+v, epoch %d", res.Cut.Imported, res.Cut.Epoch)
 	}
-	if latest, err := f.Catalogue.Cut("ring", store.Latest); err != nil || latest.ID != newer[2].ID {
+	if latest, err := f.Catalogue.Cut(t.Context(), "ring", store.Latest); err != nil || latest.ID != newer[2].ID {
 		t.Errorf("the latest is %s, %v", latest.ID, err)
 	}
-	if _, err := f.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Keep = store.Keep{Last: 3}; return nil }); err != nil {
+	if _, err := f.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Keep = store.Keep{Last: 3}; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := GC(t.Context(), f.Cluster, false); err != nil {
 		t.Fatal(err)
 	}
 	f.CheckThere(t, append(newer, res.Cut)...)
-	if cuts, err := f.Catalogue.Cuts("ring"); err != nil || len(cuts) != 4 {
+	if cuts, err := f.Catalogue.Cuts(t.Context(), "ring"); err != nil || len(cuts) != 4 {
 		t.Errorf("%d cuts, %v", len(cuts), err)
 	}
 	if _, err := f.Remove(t.Context(), res.Cut.ID, false); err != nil || len(f.HoldersOf(oldest.ID)) != 0 {
@@ -203,7 +203,7 @@ func TestForeignArchiveNeedsAJob(t *testing.T) {
 	if _, err := to.Import(t.Context(), orchestrator.ImportOptions{File: path, Job: "ring"}); err != nil {
 		t.Fatal(err)
 	}
-	if latest, err := to.Catalogue.Cut("ring", store.Latest); err != nil || latest.ID != own.ID {
+	if latest, err := to.Catalogue.Cut(t.Context(), "ring", store.Latest); err != nil || latest.ID != own.ID {
 		t.Errorf("the latest is %s, %v", latest.ID, err)
 	}
 }

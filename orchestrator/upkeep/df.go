@@ -25,20 +25,20 @@ type PlaceUsage struct {
 
 // UsageOf asks every host and vault what the images of a job ("": of all) take there.
 func UsageOf(ctx context.Context, c *orchestrator.Cluster, job string) (Usage, error) {
-	cluster, err := c.Catalogue.Cluster()
+	cluster, err := c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return Usage{}, err
 	}
-	jobs, err := c.Catalogue.Jobs()
+	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return Usage{}, err
 	}
 	if job != "" {
-		if _, err := c.Catalogue.Job(job); err != nil {
+		if _, err := c.Catalogue.Job(ctx, job); err != nil {
 			return Usage{}, err
 		}
 	}
-	cuts, err := c.Catalogue.Cuts("")
+	cuts, err := c.Catalogue.Cuts(ctx, "")
 	if err != nil {
 		return Usage{}, err
 	}

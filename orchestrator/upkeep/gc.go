@@ -56,31 +56,31 @@ type collection struct {
 
 func (g *collection) run(ctx context.Context) error {
 	if !g.dry {
-		if err := g.c.Catalogue.Advance(); err != nil {
+		if err := g.c.Catalogue.Advance(ctx); err != nil {
 			return err
 		}
 	}
-	cluster, err := g.c.Catalogue.Cluster()
+	cluster, err := g.c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return err
 	}
-	if g.jobs, err = g.c.Catalogue.Jobs(); err != nil {
+	if g.jobs, err = g.c.Catalogue.Jobs(ctx); err != nil {
 		return err
 	}
-	known, err := g.c.Catalogue.Cuts("")
+	known, err := g.c.Catalogue.Cuts(ctx, "")
 	if err != nil {
 		return err
 	}
 	if g.census, err = g.c.TakeCensus(ctx, "", orchestrator.VaultsOf(cluster, g.jobs, known)); err != nil {
 		return err
 	}
-	if err := g.notOld(); err != nil {
+	if err := g.notOld(ctx); err != nil {
 		return err
 	}
 	if err := g.expire(ctx); err != nil {
 		return err
 	}
-	if err := g.lookAgain(); err != nil {
+	if err := g.lookAgain(ctx); err != nil {
 		return err
 	}
 	for _, where := range slices.Sorted(maps.Keys(g.census.Silent)) {
@@ -103,12 +103,12 @@ func (g *collection) run(ctx context.Context) error {
 
 // notOld stops a collection by a catalogue that is not the newest: by what agents have seen of it, and, where those are of an older version or were
 // installed anew, by a cut that is newer than all that the catalogue knows.
-func (g *collection) notOld() error {
+func (g *collection) notOld(ctx context.Context) error {
 	if err := orchestrator.Current(g.census.Statuses); err != nil {
 		return err
 	}
 	var err error
-	if g.graves, err = g.c.OpenGraves(g.census); err != nil {
+	if g.graves, err = g.c.OpenGraves(ctx, g.census); err != nil {
 		return err
 	}
 	epochs := map[string]uint64{}
@@ -146,7 +146,7 @@ func (g *collection) handOut(ctx context.Context) error {
 		if !g.census.LacksCut(cut, g.c.Verifier) {
 			continue
 		}
-		now, err := g.c.Catalogue.Cut("", cut.ID)
+		now, err := g.c.Catalogue.Cut(ctx, "", cut.ID)
 		if errors.Is(err, store.ErrNotFound) || err == nil && now.ID != cut.ID {
 			continue // removed meanwhile
 		}
@@ -164,10 +164,10 @@ func (g *collection) removeOrphan(ctx context.Context, a orchestrator.Agent, vau
 	if o.statement != nil {
 		return a.RemoveImages(ctx, orchestrator.Removal{Vault: vault, Job: o.job, Snapshot: o.snapshot, Tombstone: o.statement})
 	}
-	if live, err := g.c.LiveAttempt(o.snapshot); err != nil || live {
+	if live, err := g.c.LiveAttempt(ctx, o.snapshot); err != nil || live {
 		return err
 	}
-	cut, err := g.c.Catalogue.Cut("", o.snapshot)
+	cut, err := g.c.Catalogue.Cut(ctx, "", o.snapshot)
 	if err == nil && cut.ID == o.snapshot {
 		return nil
 	}
@@ -185,7 +185,7 @@ func (g *collection) expire(ctx context.Context) error {
 			return err
 		}
 	}
-	jobs, err := g.c.Catalogue.Jobs()
+	jobs, err := g.c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (g *collection) expire(ctx context.Context) error {
 			g.res.Expired = append(g.res.Expired, g.c.Retain(ctx, j.Name, statuses)...)
 			continue
 		}
-		expired, err := g.c.Expired(j.Name)
+		expired, err := g.c.Expired(ctx, j.Name)
 		if err != nil {
 			return err
 		}
@@ -204,8 +204,8 @@ func (g *collection) expire(ctx context.Context) error {
 }
 
 // lookAgain reads attempts, and after them cuts. The order matters: an attempt that commits in between is seen twice, and never not at all.
-func (g *collection) lookAgain() error {
-	attempts, err := g.c.Catalogue.Attempts()
+func (g *collection) lookAgain(ctx context.Context) error {
+	attempts, err := g.c.Catalogue.Attempts(ctx)
 	if err != nil {
 		return err
 	}
@@ -219,10 +219,10 @@ func (g *collection) lookAgain() error {
 			g.oldest = at.ID
 		}
 	}
-	if g.cuts, err = g.c.Catalogue.Cuts(""); err != nil {
+	if g.cuts, err = g.c.Catalogue.Cuts(ctx, ""); err != nil {
 		return err
 	}
-	g.jobs, err = g.c.Catalogue.Jobs()
+	g.jobs, err = g.c.Catalogue.Jobs(ctx)
 	return err
 }
 
@@ -237,7 +237,7 @@ type snapshotOf struct{ job, id string }
 
 // orphans finds what may be removed of an inventory: what a tombstone covers, and what this catalogue itself began and did not commit. All else
 // that the catalogue does not know stays: it may be a cut of another copy of the catalogue, or of one that was lost.
-func orphans(inv orchestrator.Inventory, g *collection) (found []orphan, sets []string, doubts []string, err error) {
+func orphans(ctx context.Context, inv orchestrator.Inventory, g *collection) (found []orphan, sets []string, doubts []string, err error) {
 	known := map[string]bool{}
 	for _, cut := range g.cuts {
 		known[cut.ID] = true
@@ -261,7 +261,7 @@ func orphans(inv orchestrator.Inventory, g *collection) (found []orphan, sets []
 		if known[o.id] || g.live[o.job] || g.oldest != "" && o.id >= g.oldest {
 			continue
 		}
-		doubt, err := g.doubtOf(o, byID[o])
+		doubt, err := g.doubtOf(ctx, o, byID[o])
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -283,12 +283,12 @@ func (g *collection) graveOf(s orchestrator.HeldSet) *orchestrator.Grave {
 }
 
 // doubtOf says why sets of a snapshot that the catalogue has no cut of stay; "" where nothing speaks for them.
-func (g *collection) doubtOf(o snapshotOf, sets []orchestrator.HeldSet) (string, error) {
+func (g *collection) doubtOf(ctx context.Context, o snapshotOf, sets []orchestrator.HeldSet) (string, error) {
 	if where := g.existsBy(o); where != "" {
 		return fmt.Sprintf("%s/%s is of a cut that exists, as %s knows, and the catalogue does not know it", o.job, o.id, where), nil
 	}
 	for _, s := range sets {
-		ended, err := g.c.Catalogue.EndedWithoutCut(o.id, s.Epoch)
+		ended, err := g.c.Catalogue.EndedWithoutCut(ctx, o.id, s.Epoch)
 		if err != nil {
 			return "", err
 		}
@@ -328,7 +328,7 @@ func (g *collection) host(ctx context.Context, h orchestrator.HostStatus, inv or
 	if err != nil {
 		return err
 	}
-	found, sets, doubts, err := orphans(inv, g)
+	found, sets, doubts, err := orphans(ctx, inv, g)
 	if err != nil {
 		return err
 	}
@@ -361,7 +361,7 @@ func (g *collection) doubt(where string, doubts []string) {
 
 // vault collects in a vault, job by job.
 func (g *collection) vault(ctx context.Context, vault string) error {
-	found, sets, doubts, err := orphans(g.census.Vaults[vault], g)
+	found, sets, doubts, err := orphans(ctx, g.census.Vaults[vault], g)
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 			return fail(RebuildResult{}, &fault.Error{Kind: fault.Conflict, Err: fmt.Errorf("there is a catalogue in %s", b.Dir),
 				Next: "--replace puts it aside, and takes in what can be read of it"})
 		}
-		if err := g.takeOld(); err != nil {
+		if err := g.takeOld(ctx); err != nil {
 			return fail(RebuildResult{}, err)
 		}
 	}
@@ -83,7 +83,7 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 
 // announce shows the new catalogue's generation to every host, so that whoever goes on with another copy is told.
 func (b *Rebuilder) announce(ctx context.Context) {
-	cat, err := store.Open(b.Dir)
+	cat, err := store.Open(ctx, b.Dir)
 	if err == nil {
 		defer cat.Close()
 		_, err = (&orchestrator.Cluster{Catalogue: cat, Dial: b.Dial, Notice: b.Notice}).Hosts(ctx)
@@ -184,12 +184,12 @@ type gathering struct {
 
 // takeOld reads what can be read of the catalogue that is to be replaced. A copy that is only old is whole; of one that is damaged, its hosts are
 // looked for.
-func (g *gathering) takeOld() error {
-	cat, err := store.Open(g.b.Dir)
+func (g *gathering) takeOld(ctx context.Context) error {
+	cat, err := store.Open(ctx, g.b.Dir)
 	if err == nil {
 		defer cat.Close()
-		if err = cat.Check(); err == nil {
-			return g.takeWhole(cat)
+		if err = cat.Check(ctx); err == nil {
+			return g.takeWhole(ctx, cat)
 		}
 	}
 	if errors.Is(err, store.ErrUnknownVersion) || errors.Is(err, store.ErrLocked) {
@@ -200,8 +200,8 @@ func (g *gathering) takeOld() error {
 	return nil
 }
 
-func (g *gathering) takeWhole(cat *store.Catalogue) (err error) {
-	attempts, err := cat.Attempts()
+func (g *gathering) takeWhole(ctx context.Context, cat *store.Catalogue) (err error) {
+	attempts, err := cat.Attempts(ctx)
 	if err != nil {
 		return err
 	}
@@ -210,24 +210,24 @@ func (g *gathering) takeWhole(cat *store.Catalogue) (err error) {
 			return fault.New(fault.Conflict, fmt.Sprintf("another ssctl is at work with this catalogue (%s of job %s, process %d)", at.Kind, at.Job, at.Pid), "wait for its end")
 		}
 	}
-	if g.old.Cluster, err = cat.Cluster(); err != nil {
+	if g.old.Cluster, err = cat.Cluster(ctx); err != nil {
 		return err
 	}
-	if g.old.Hosts, err = cat.Hosts(); err != nil {
+	if g.old.Hosts, err = cat.Hosts(ctx); err != nil {
 		return err
 	}
-	if g.old.Jobs, err = cat.Jobs(); err != nil {
+	if g.old.Jobs, err = cat.Jobs(ctx); err != nil {
 		return err
 	}
-	if g.old.Cuts, err = cat.Cuts(""); err != nil {
+	if g.old.Cuts, err = cat.Cuts(ctx, ""); err != nil {
 		return err
 	}
-	mark, err := cat.Mark()
+	mark, err := cat.Mark(ctx)
 	if err != nil {
 		return err
 	}
 	g.seen = mark.Generation
-	removed, err := cat.Tombstones()
+	removed, err := cat.Tombstones(ctx)
 	for _, r := range removed {
 		g.addGrave(r.Statement)
 	}

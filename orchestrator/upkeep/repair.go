@@ -74,18 +74,18 @@ type repair struct {
 
 // look finds out what there should be and what there is.
 func (r *repair) look(ctx context.Context) error {
-	cluster, err := r.c.Catalogue.Cluster()
+	cluster, err := r.c.Catalogue.Cluster(ctx)
 	if err != nil {
 		return err
 	}
-	all, err := r.c.Catalogue.Jobs()
+	all, err := r.c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return err
 	}
 	for _, j := range all {
 		r.jobs[j.Name] = j
 	}
-	if r.cuts, err = cutsMeant(r.c, r.opt.Of); err != nil {
+	if r.cuts, err = cutsMeant(ctx, r.c, r.opt.Of); err != nil {
 		return err
 	}
 	job := ""
@@ -113,16 +113,16 @@ func (r *repair) look(ctx context.Context) error {
 }
 
 // cutsMeant are the cuts of a job, one cut, or all.
-func cutsMeant(c *orchestrator.Cluster, ref string) ([]store.Cut, error) {
+func cutsMeant(ctx context.Context, c *orchestrator.Cluster, ref string) ([]store.Cut, error) {
 	if ref == "" {
-		return c.Catalogue.Cuts("")
+		return c.Catalogue.Cuts(ctx, "")
 	}
-	if _, err := c.Catalogue.Job(ref); err == nil {
-		return c.Catalogue.Cuts(ref)
+	if _, err := c.Catalogue.Job(ctx, ref); err == nil {
+		return c.Catalogue.Cuts(ctx, ref)
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	cut, err := c.Catalogue.Cut("", ref)
+	cut, err := c.Catalogue.Cut(ctx, "", ref)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, fmt.Errorf("no job and no cut %q: %w", ref, store.ErrNotFound)
 	}

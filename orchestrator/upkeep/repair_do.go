@@ -23,7 +23,7 @@ func (r *repair) carryOut(ctx context.Context, plans []repairPlan) {
 			if p.State != StateLost && p.State != StateSilent {
 				r.copyOut(ctx, p)
 			}
-			changed = r.writeDown(p) || changed
+			changed = r.writeDown(ctx, p) || changed
 		}
 		r.handOut(ctx, cut.ID, changed)
 	}
@@ -96,14 +96,14 @@ func (r *repair) pushAlone(ctx context.Context, vault string, p repairPart) erro
 }
 
 // writeDown notes in the catalogue who holds a part, if that has changed. What nobody holds any more keeps its record: it may come back.
-func (r *repair) writeDown(p repairPlan) bool {
+func (r *repair) writeDown(ctx context.Context, p repairPlan) bool {
 	out := r.out[p.Key]
 	slices.Sort(out.Copies)
 	slices.Sort(out.Vaults)
 	if len(out.Copies)+len(out.Vaults) == 0 || slices.Equal(out.Copies, p.Copies) && slices.Equal(out.Vaults, p.Vaults) {
 		return false
 	}
-	err := r.c.Catalogue.SetHolders(p.Key.Snapshot, p.Key.Host, out.Copies, out.Vaults)
+	err := r.c.Catalogue.SetHolders(context.WithoutCancel(ctx), p.Key.Snapshot, p.Key.Host, out.Copies, out.Vaults)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		r.c.Noticef("%s was removed meanwhile; what was copied is in doubt and goes with the next snapshot or gc", p.Key.Snapshot)
@@ -116,7 +116,7 @@ func (r *repair) writeDown(p repairPlan) bool {
 
 // handOut gives a cut's manifest to its holders, if it has changed or one of them lacks it.
 func (r *repair) handOut(ctx context.Context, id string, changed bool) {
-	cut, err := r.c.Catalogue.Cut("", id)
+	cut, err := r.c.Catalogue.Cut(ctx, "", id)
 	if err != nil || cut.ID != id {
 		return // it was removed meanwhile
 	}

@@ -26,11 +26,11 @@ func TestGCLeavesWhatItIsNotSureOf(t *testing.T) {
 		h.Committed[k], h.Epochs[k] = committed, epoch
 		return k
 	}
-	failed, err := f.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}})
+	failed, err := f.Catalogue.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Catalogue.EndAttempt(failed.ID); err != nil {
+	if err := f.Catalogue.EndAttempt(t.Context(), failed.ID); err != nil {
 		t.Fatal(err)
 	}
 	// A cut that was removed while the host was away.
@@ -47,7 +47,7 @@ func TestGCLeavesWhatItIsNotSureOf(t *testing.T) {
 	newer := set("ring", "20990101-000000-0000", 99, true)
 	busy := f.AddCut(t, "busy", []string{"hostA"})
 	making := set("busy", "20250101-000000-0001", 1, false)
-	at, err := f.Catalogue.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: "busy", Hosts: []string{"hostA"}})
+	at, err := f.Catalogue.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindSnapshot, Job: "busy", Hosts: []string{"hostA"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,13 +71,13 @@ func TestGCLeavesWhatItIsNotSureOf(t *testing.T) {
 			t.Errorf("%s is gone", k)
 		}
 	}
-	if err := f.Catalogue.EndAttempt(at.ID); err != nil {
+	if err := f.Catalogue.EndAttempt(t.Context(), at.ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := GC(t.Context(), f.Cluster, false); err != nil {
 		t.Fatal(err)
 	}
-	if stones, err := f.Catalogue.Tombstones(); err != nil || len(stones) != 0 || len(h.Graves) != 0 {
+	if stones, err := f.Catalogue.Tombstones(t.Context()); err != nil || len(stones) != 0 || len(h.Graves) != 0 {
 		t.Errorf("everyone has seen the tombstone, and it is not forgotten: %v, %v on the host, %v", stones, h.Graves, err)
 	}
 	// What nobody knows goes on an admin's word.
@@ -97,7 +97,7 @@ func TestRepairMakesCopiesAfterALoss(t *testing.T) {
 		for _, o := range []string{"hostA", "hostB"} {
 			f.Agents[h].Put(images.Key{Job: "ring", Snapshot: cut.ID, Host: o}, clustertest.ExampleSet(o))
 		}
-		if err := f.Catalogue.SetHolders(cut.ID, h, []string{"hostA", "hostB"}, nil); err != nil {
+		if err := f.Catalogue.SetHolders(t.Context(), cut.ID, h, []string{"hostA", "hostB"}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -105,7 +105,7 @@ func TestRepairMakesCopiesAfterALoss(t *testing.T) {
 	if err := f.RemoveHost(t.Context(), "hostA"); !fault.Is(err, fault.Conflict) {
 		t.Fatalf("it has members: %v", err)
 	}
-	if ids, err := f.LoseHost("hostA"); err != nil || !slices.Equal(ids, []string{cut.ID}) {
+	if ids, err := f.LoseHost(t.Context(), "hostA"); err != nil || !slices.Equal(ids, []string{cut.ID}) {
 		t.Fatalf("%v, %v", ids, err)
 	}
 	if _, err := Repair(t.Context(), f.Cluster, RepairOptions{DryRun: true}); err != nil {
@@ -123,7 +123,7 @@ func TestRepairMakesCopiesAfterALoss(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
-	now, err := f.Catalogue.Cut("", cut.ID)
+	now, err := f.Catalogue.Cut(t.Context(), "", cut.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestRepairOfAVault(t *testing.T) {
 	cut := f.AddCut(t, "ring", []string{"hostA"})
 	other := f.AddCut(t, "ring", []string{"hostA"})
 	key := images.Key{Job: "ring", Snapshot: cut.ID, Host: "hostA"}
-	if _, err := f.Catalogue.SetPolicy("ring", func(p *store.Policy) error { p.Vaults = []string{url}; return nil }); err != nil {
+	if _, err := f.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Vaults = []string{url}; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	repair := func(what string, want RepairState) {
@@ -170,7 +170,7 @@ func TestRepairOfAVault(t *testing.T) {
 		if files := v.Files(key); files == nil || clustertest.DigestOf(files) != cut.Hosts[0].Manifest || v.Cuts[cut.ID] == nil {
 			t.Errorf("%s: the vault holds no whole copy with its manifest", what)
 		}
-		if now, err := f.Catalogue.Cut("", cut.ID); err != nil || !slices.Equal(now.Hosts[0].Vaults, []string{url}) {
+		if now, err := f.Catalogue.Cut(t.Context(), "", cut.ID); err != nil || !slices.Equal(now.Hosts[0].Vaults, []string{url}) {
 			t.Errorf("%s: the catalogue has it in %v, %v", what, now.Hosts[0].Vaults, err)
 		}
 	}
@@ -237,12 +237,12 @@ func TestRebuildFindsTheSameCuts(t *testing.T) {
 	if len(res.Asked) != 3 || len(res.Rebuilt.Hosts) != 3 {
 		t.Errorf("asked %v, hosts %v", res.Asked, res.Rebuilt.Hosts)
 	}
-	cat, err := store.Open(dir)
+	cat, err := store.Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cat.Close()
-	cuts, err := cat.Cuts("ring")
+	cuts, err := cat.Cuts(t.Context(), "ring")
 	if err != nil || len(cuts) != 3 {
 		t.Fatalf("%d cuts, %v", len(cuts), err)
 	}
@@ -251,7 +251,7 @@ func TestRebuildFindsTheSameCuts(t *testing.T) {
 			t.Errorf("cut %d: %s on %v", i, c.ID, c.Hosts[0].Copies)
 		}
 	}
-	if h, err := cat.Host("hostA"); err != nil || h.Addr != "192.0.2.9:7070" {
+	if h, err := cat.Host(t.Context(), "hostA"); err != nil || h.Addr != "192.0.2.9:7070" {
 		t.Errorf("hostA is at %s, %v", h.Addr, err)
 	}
 	if _, err := b.Rebuild(t.Context()); !fault.Is(err, fault.Conflict) {
@@ -266,11 +266,11 @@ func TestGCHandsOutManifests(t *testing.T) {
 	for _, h := range f.Agents {
 		clear(h.Cuts)
 	}
-	dead, err := store.Open(f.Dir)
+	dead, err := store.Open(t.Context(), f.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dead.BeginAttempt(store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}}); err != nil {
+	if _, err := dead.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := dead.Close(); err != nil { // as the end of its process does
@@ -284,7 +284,7 @@ func TestGCHandsOutManifests(t *testing.T) {
 			t.Errorf("%s has no manifest", name)
 		}
 	}
-	if attempts, err := f.Catalogue.Attempts(); err != nil || len(attempts) > 0 {
+	if attempts, err := f.Catalogue.Attempts(t.Context()); err != nil || len(attempts) > 0 {
 		t.Errorf("attempts of nobody: %v, %v", attempts, err)
 	}
 }

@@ -45,7 +45,7 @@ type CopyResult struct {
 // Verify reads every byte of every copy of a cut, and checks M8 anew from the images. All copies are looked at, whatever is found; the
 // result says of each what it is.
 func Verify(ctx context.Context, c *orchestrator.Cluster, opt VerifyOptions) (VerifyResult, error) {
-	cut, err := c.Catalogue.Cut("", opt.Cut)
+	cut, err := c.Catalogue.Cut(ctx, "", opt.Cut)
 	if err != nil {
 		return VerifyResult{}, err
 	}

@@ -1,0 +1,89 @@
+package bolt
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ss/store/internal/disk"
+	"ss/store/kv"
+)
+
+// Beside the file lies its sum, SHA-256 of all its bytes: so a flipped bit is found, wherever it is, without knowing what bbolt means by it. A
+// writer first makes the sum unknown, durably, and writes the new one when bbolt is done. After a crash in between it stays unknown until the next
+// transaction: bbolt's own order of writing has kept the file whole then.
+const (
+	sumSuffix  = ".sha256"
+	sumUnknown = "unknown"
+	sumLength  = 2 * sha256.Size
+)
+
+// checkSum compares an open, locked file with its sum, if that is known.
+func checkSum(f *os.File) error {
+	data, err := disk.ReadSmall(f.Name()+sumSuffix, 4096)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // an older program's, or a copy without it
+	}
+	if err != nil {
+		return err
+	}
+	want := strings.TrimRight(string(bytes.TrimSpace(data)), " ")
+	if want == "" || want == sumUnknown {
+		return nil
+	}
+	is, err := sumOf(f)
+	if err != nil {
+		return err
+	}
+	if is != want {
+		return fmt.Errorf("%s has SHA-256 %s, and it was written with %s: %w; put a copy of the folder back, or ssctl catalog rebuild --replace", f.Name(), is, want, kv.ErrCorrupt)
+	}
+	return nil
+}
+
+func sumOf(f *os.File) (string, error) {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, MaxFile)); err != nil {
+		return "", fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// unseal makes the sum unknown. It is durable before the file changes: else a sum from before the change might outlive it.
+func unseal(path string) error { return putSum(path, sumUnknown, true) }
+
+// seal writes the sum of the file as it is now. It need not be durable: without it the sum is unknown.
+func seal(path string) error {
+	f, _, err := disk.OpenRegular(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum, err := sumOf(f)
+	if err != nil {
+		return err
+	}
+	return putSum(path, sum, false)
+}
+
+// putSum writes the sum in place, always as many bytes.
+func putSum(path, sum string, durable bool) error {
+	f, err := os.OpenFile(path+sumSuffix, os.O_WRONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(fmt.Appendf(nil, "%-*s\n", sumLength, sum), 0)
+	if err == nil && durable {
+		err = unix.Fdatasync(int(f.Fd()))
+	}
+	return errors.Join(err, f.Close())
+}
