@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"ss/agent/custody"
@@ -81,12 +80,9 @@ type PhaseTiming struct {
 
 // Attempt is the coordinator's line to this host for one attempt.
 type Attempt struct {
+	*line[Out]
 	r    *runner
 	open Open
-
-	mu    sync.Mutex
-	queue []Out
-	wake  chan struct{}
 }
 
 // Join opens the line for an attempt. The caller must Hangup.
@@ -98,7 +94,7 @@ func (a *Agent) Join(open Open) (*Attempt, error) {
 	if err != nil {
 		return nil, a.fail("snapshot", string(open.Key.Job), err)
 	}
-	at := &Attempt{r: r, open: open, wake: make(chan struct{}, 1)}
+	at := &Attempt{line: newLine[Out](), r: r, open: open}
 	r.put(input{opened: at})
 	return at, nil
 }
@@ -121,28 +117,6 @@ func (at *Attempt) Receive(m marker.Message) { at.r.post(marker.Received{Message
 // Hangup says that the coordinator's line is closed, and with it that the coordinator is gone.
 func (at *Attempt) Hangup() {
 	at.r.put(input{closed: at.open.Key, event: marker.Orphaned{Key: at.open.Key}})
-}
-
-// Wake is signalled when there is something to Take.
-func (at *Attempt) Wake() <-chan struct{} { return at.wake }
-
-// Take gives what has come for the coordinator since the last call.
-func (at *Attempt) Take() []Out {
-	at.mu.Lock()
-	defer at.mu.Unlock()
-	q := at.queue
-	at.queue = nil
-	return q
-}
-
-func (at *Attempt) put(o Out) {
-	at.mu.Lock()
-	at.queue = append(at.queue, o)
-	at.mu.Unlock()
-	select {
-	case at.wake <- struct{}{}:
-	default:
-	}
 }
 
 func (at *Attempt) putFailure(err error) { at.put(Out{Failure: err}) }

@@ -256,7 +256,7 @@ func settleUndo(undo *files.Undo, final bool) error {
 	return nil
 }
 
-// dumpOne lets CRIU dump a member. CRIU gives a file whose name was removed while it has others a name for as long as it dumps, beside the
+// dumpOne lets CRIU dump the units of a member. CRIU gives a file whose name was removed while it has others a name for as long as it dumps, beside the
 // removed one, and numbers these names for itself: so only one of such members is dumped at a time.
 func (w *work) dumpOne(ctx context.Context, i int, m Member, announce func()) (DumpResult, error) {
 	if w.files.Removed(m.Name) {
@@ -265,7 +265,15 @@ func (w *work) dumpOne(ctx context.Context, i int, m Member, announce func()) (D
 		w.files.Sweep(m.Name)
 		defer w.files.Sweep(m.Name)
 	}
-	return w.dumps[i].Run(ctx, w.conns[i], announce)
+	var sum DumpResult
+	for _, d := range w.dumps[i] {
+		res, err := d.Run(ctx, w.conns[i], announce)
+		if err != nil {
+			return sum, err
+		}
+		sum.Bytes, sum.Frozen = sum.Bytes+res.Bytes, max(sum.Frozen, res.Frozen)
+	}
+	return sum, nil
 }
 
 // hand chooses the files that CRIU gets as descriptors: those whose names were removed, and those to whose names, or to a folder on the way, a user

@@ -170,7 +170,7 @@ func (a *Agent) Attach(ctx context.Context, job, name string, pid int, epoch uin
 	if err := a.vacant(ctx, job, name); err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
-	m := Member{Job: job, Name: name, Pid: pid, Epoch: epoch}
+	m := Member{Job: job, Name: name, Tree: Tree{Pid: pid}, Epoch: epoch}
 	if err := a.standings.admit(m); err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -256,10 +257,8 @@ func (w *work) rollback(ctx context.Context, reason string) marker.Event {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 	}
-	for _, d := range w.dumps {
-		if d != nil {
-			try("cancel the dump", d.Cancel(ctx))
-		}
+	for _, d := range slices.Concat(w.dumps...) {
+		try("cancel the dump", d.Cancel(ctx))
 	}
 	try("let the members run", w.run(ctx))
 	try("discard the images", w.discard(ctx))

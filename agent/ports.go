@@ -8,7 +8,8 @@ import (
 	"ss/marker"
 )
 
-// Member is one process tree of a job on this host.
+// Member is one program of a job on this host, with all that it has started. What it is stands in the Member itself; where it lives is its Cell;
+// what CRIU dumps of it, and restores, are its Units.
 type Member struct {
 	Job  string
 	Name string // unique in the job, for its whole life: the host it was started on, a dash, a number
@@ -18,14 +19,10 @@ type Member struct {
 	Dir     string   // working directory; "" means /
 	Log     string   // where standard output and error go, appended; "" means a file that Agent.Run makes below its state folder
 
-	Attached bool // taken over while it ran: no cell of its own until it is restored
-	Pid      int  // the tree's root, as this host sees it; 0 when it has ended
-	InnerPid int  // the root in its own PID namespace; Pid for attached trees
-	InitPid  int  // the cell's PID 1, as this host sees it; 0 for attached trees
+	Attached bool // taken over while it ran: no PID 1 of its own until it is restored
 
-	Cgroup   string // folder of the cgroup that holds the tree and nothing else
-	CgroupID uint64 // its inode number in the v2 hierarchy, 0 where there is none: what nftables matches sockets with
-	JobGroup uint64 // that of the folder which holds the cgroups of all the job's members here
+	Cell
+	Tree
 
 	// Epoch is that of the restore that the member belongs to: it made the member, or was the job's last when the member was started. 0
 	// if the job had not been restored by then.
@@ -34,6 +31,33 @@ type Member struct {
 	State  MemberState
 	Exit   string // of an ended member: "exit status 0", "signal: killed"
 	Frozen bool
+}
+
+// Cell is where a member lives on its host. It is there before a member is restored into it, and may outlive the member: what the
+// kernel keeps of a member that has ended is in it until Forget.
+type Cell struct {
+	InitPid  int    // its PID 1, as this host sees it; 0 if there is none, as for attached trees
+	Cgroup   string // folder of the cgroup that holds the member and nothing else
+	CgroupID uint64 // its inode number in the v2 hierarchy, 0 where there is none: what nftables matches sockets with
+	JobGroup uint64 // that of the folder which holds the cgroups of all the job's members here
+}
+
+// Tree is a process with all its descendants.
+type Tree struct {
+	Pid      int // the root, as this host sees it; 0 when it has ended
+	InnerPid int // the root in its own PID namespace; Pid for attached trees
+}
+
+// Unit is what one CRIU dumps, or restores into a cell: one process tree.
+type Unit struct {
+	Job, Member string
+	Cell
+	Tree
+}
+
+// Units are those of a member. Today it has one; who dumps or restores goes through all that there are.
+func (m Member) Units() []Unit {
+	return []Unit{{Job: m.Job, Member: m.Name, Cell: m.Cell, Tree: m.Tree}}
 }
 
 // MemberState is what a member does.
@@ -86,18 +110,21 @@ type Wait struct {
 	Restarts bool   // a signal whose handler says so (SA_RESTART) does not end it
 }
 
-// Cells starts, finds, freezes and ends members. agent/cell implements it.
+// Cells is all that agent/cell does for the agent. Each part of the agent uses one or two of its interfaces.
 type Cells interface {
+	Members
+	CellMaker
+	Freezer
+	Observer
+	Host
+}
+
+// Members starts, finds and ends members.
+type Members interface {
 	// Start makes a cell and starts m in it. It fills in all that m does not say.
 	Start(ctx context.Context, m Member) (Member, error)
 	// Attach takes the running tree whose root is m.Pid in: into a cgroup of its own.
 	Attach(ctx context.Context, m Member) (Member, error)
-	// NewCell makes a cell with nothing in it, for CRIU to restore m into.
-	NewCell(ctx context.Context, m Member) (Member, error)
-	// Vacant returns nil if nothing lives in the cgroup that m's cell would have, or what lives there is a member of this host, and else what it is.
-	Vacant(ctx context.Context, m Member) error
-	// Adopt records that the tree restored into m's cell has the root innerPid.
-	Adopt(ctx context.Context, m Member, innerPid int) (Member, error)
 	// Members lists what lives on this host, ended members too until Forget. It finds what an earlier agent left.
 	Members(ctx context.Context) ([]Member, error)
 	// Kill ends the whole tree, frozen or not, waits until it is gone, and removes cell and cgroup.
@@ -107,7 +134,20 @@ type Cells interface {
 	Forget(ctx context.Context, m Member) error
 	// AwaitEnd returns m as it is when it has ended, or when ctx ends.
 	AwaitEnd(ctx context.Context, m Member) (Member, error)
+}
 
+// CellMaker makes cells for members that are restored.
+type CellMaker interface {
+	// NewCell makes a cell with nothing in it, for CRIU to restore m into.
+	NewCell(ctx context.Context, m Member) (Member, error)
+	// Vacant returns nil if nothing lives in the cgroup that m's cell would have, or what lives there is a member of this host, and else what it is.
+	Vacant(ctx context.Context, m Member) error
+	// Adopt records that the tree restored into m's cell has the root innerPid.
+	Adopt(ctx context.Context, m Member, innerPid int) (Member, error)
+}
+
+// Freezer makes members stand still and lets them run again.
+type Freezer interface {
 	// Freeze returns when every task of m stands still.
 	Freeze(ctx context.Context, m Member) error
 	// Thaw lets m run. Thawing a running member is no error.
@@ -117,22 +157,28 @@ type Cells interface {
 	// Watch starts a process that outlives this agent: when the agent ends without having called stop,
 	// it waits until no CRIU holds lockFile (flock), heals the members and thaws them.
 	Watch(ctx context.Context, members []Member, lockFile string) (stop func() error, err error)
-
 	// Waits lists the system calls that m's threads stood in when it was frozen last, those that a signal would interrupt.
 	Waits(ctx context.Context, m Member) ([]Wait, error)
+}
 
+// Observer looks into members.
+type Observer interface {
 	Processes(ctx context.Context, m Member) ([]Process, error)
 	Sockets(ctx context.Context, m Member) ([]Socket, error)
 	// PushAcks makes the kernel send the acknowledgements it is delaying for m's connections, and lists these.
 	PushAcks(ctx context.Context, m Member) ([]Flow, error)
+	// Obstacles lists what CRIU could not dump of m, each with the process and what to do about it.
+	Obstacles(ctx context.Context, m Member) ([]string, error)
+}
+
+// Host looks at what lives on the host beside the members.
+type Host interface {
 	// Objects lists what lives on this host that a restore of the job could be in the way of.
 	Objects(ctx context.Context, job string) (HostObjects, error)
 	// Holders names the processes that hold sockets, by inode.
 	Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error)
 	// Clear destroys TCP sockets that no program holds any more and that stand in the way of those that are to come (FIN-WAIT, TIME-WAIT and so on).
 	Clear(ctx context.Context, coming []NeededSocket) error
-	// Obstacles lists what CRIU could not dump of m, each with the process and what to do about it.
-	Obstacles(ctx context.Context, m Member) ([]string, error)
 }
 
 // Conn is one TCP connection as this host sees it.
@@ -187,15 +233,13 @@ type Gates interface {
 	// Block makes blocks all that there are, of all jobs, in one atomic step. When it returns, no packet that they describe passes. Blocks
 	// outlive this agent.
 	Block(ctx context.Context, blocks []Block) error
-	// Held is the number of packets that the job's gates hold now.
-	Held(job string) int
 	// Mode says how packets are held here: "nft-queue", "xt-queue", or "drop".
 	Mode() string
 }
 
 // DumpSpec says what CRIU is to dump and where to.
 type DumpSpec struct {
-	Member   Member
+	Unit     Unit
 	Dir      string // images and log; made by the caller, 0700
 	LockFile string // CRIU holds a shared flock on it while it lives
 }
@@ -206,7 +250,7 @@ type DumpResult struct {
 	Frozen time.Duration // as CRIU's own statistics have it
 }
 
-// Dump is one CRIU on its way to dump one member.
+// Dump is one CRIU on its way to dump one unit.
 type Dump interface {
 	// Run lets CRIU go on and returns when the images are complete and CRIU is gone. The member is left frozen as
 	// it was before. conns are the inodes of the TCP connections that the member has: captured is called, at most once and before
@@ -218,7 +262,7 @@ type Dump interface {
 
 // RestoreSpec says what CRIU is to restore and from where.
 type RestoreSpec struct {
-	Member   Member // with a cell: InitPid, Cgroup
+	Unit     Unit   // its Cell is there, its Tree is not yet
 	Dir      string // images, rewritten already
 	LogDir   string // CRIU's log goes here
 	LockFile string
@@ -241,7 +285,7 @@ type Handed struct {
 	AnySize  bool   // it may have another size than at the dump
 }
 
-// Restore is one CRIU that has restored a member and stands at its post-restore notification:
+// Restore is one CRIU that has restored a unit and stands at its post-restore notification:
 // no task runs, sockets are still in repair mode.
 type Restore interface {
 	InnerPid() int

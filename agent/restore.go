@@ -88,9 +88,11 @@ type restoring struct {
 	criu   Restore
 }
 
-// restoreEvent is something for the loop.
+// restoreEvent is something for the loop: an event of the protocol, or that ActRelease is done, of which the protocol need not know.
 type restoreEvent struct {
-	ev    restoration.Event
+	ev       restoration.Event
+	released bool
+
 	line  *RestoreLine               // ev is about this line
 	asker restoration.HostID         // whom reply answers
 	reply chan<- restoration.Message // gets the host's report after ev; it has room for it
@@ -132,7 +134,7 @@ func (a *Agent) StartRestore(plan RestorePlan) (*RestoreLine, error) {
 		free()
 		return nil, a.fail("restore", job, fault.New(fault.Usage, err.Error(), "use an ssctl of the agent's version"))
 	}
-	r.line = &RestoreLine{r: r, wake: make(chan struct{}, 1)}
+	r.line = &RestoreLine{line: newLine[RestoreOut](), r: r}
 	r.start()
 	return r.line, nil
 }
@@ -225,10 +227,11 @@ func (r *Restoration) loop() {
 }
 
 func (r *Restoration) handle(ev restoreEvent) {
-	switch e := ev.ev.(type) {
-	case released:
+	if ev.released {
 		r.release = true
 		return
+	}
+	switch e := ev.ev.(type) {
 	case restoration.Gone:
 		if ev.line != r.line {
 			return
@@ -243,9 +246,6 @@ func (r *Restoration) handle(ev restoreEvent) {
 		ev.reply <- r.t.Report(ev.asker)
 	}
 }
-
-// released says that ActRelease is done. It is no event of the protocol.
-type released struct{ restoration.Event }
 
 func (r *Restoration) step(ev restoration.Event) {
 	before := r.t.Phase()
@@ -371,7 +371,7 @@ func (r *Restoration) act(act restoration.ActionType) {
 			}
 			r.free()
 			close(r.rest)
-			r.post(restoreEvent{ev: released{}})
+			r.post(restoreEvent{released: true})
 		})
 	}
 }

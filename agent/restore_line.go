@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"ss/restoration"
@@ -18,11 +17,8 @@ type RestoreOut struct {
 
 // RestoreLine is the coordinator's line to this host for one restore.
 type RestoreLine struct {
+	*line[RestoreOut]
 	r *Restoration
-
-	mu    sync.Mutex
-	queue []RestoreOut
-	wake  chan struct{}
 }
 
 // Receive takes an order of the coordinator.
@@ -51,25 +47,3 @@ func (l *RestoreLine) Hangup(ctx context.Context) {
 
 // hangupLook is how often a line that ends looks whether its host is in doubt.
 const hangupLook = 20 * time.Millisecond
-
-// Wake is signalled when there is something to Take.
-func (l *RestoreLine) Wake() <-chan struct{} { return l.wake }
-
-// Take gives what has come for the coordinator since the last call.
-func (l *RestoreLine) Take() []RestoreOut {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	q := l.queue
-	l.queue = nil
-	return q
-}
-
-func (l *RestoreLine) put(o RestoreOut) {
-	l.mu.Lock()
-	l.queue = append(l.queue, o)
-	l.mu.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}

@@ -109,7 +109,7 @@ func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string
 	if err != nil {
 		return fmt.Errorf("%s: %w", rm.member.Name, err)
 	}
-	rm.criu, err = r.a.cfg.CRIU.StartRestore(ctx, RestoreSpec{Member: m, Dir: rm.images, LogDir: filepath.Dir(rm.images), LockFile: lock, Hand: hand})
+	rm.criu, err = r.a.cfg.CRIU.StartRestore(ctx, RestoreSpec{Unit: m.Units()[0], Dir: rm.images, LogDir: filepath.Dir(rm.images), LockFile: lock, Hand: hand})
 	if err != nil {
 		return fmt.Errorf("%s: %w", rm.member.Name, err)
 	}

@@ -40,7 +40,7 @@ type work struct {
 	free     func() // lets the job go
 	members  []Member
 	lockFile string
-	dumps    []Dump
+	dumps    [][]Dump              // by member, then by unit
 	files    *files.Capture        // of the members, from the freeze on until they are stored
 	holdings []inventory.Inventory // what else each member held when it was recorded
 	conns    [][]uint64            // the inodes of the connections that each member had when it was recorded
@@ -50,7 +50,6 @@ type work struct {
 	dumping  bool   // a CRIU has been let go: its end may leave something to heal
 	calm     func() // ends the attempt's hold of Agent.Quiet
 	copies   *custody.Copies
-	logSizes map[string]int64
 
 	mu       sync.Mutex
 	begun    time.Time
@@ -68,7 +67,7 @@ type work struct {
 func (r *runner) newWork(key marker.Key) *work {
 	w := &work{
 		a: r.a, key: key, free: func() {}, calm: func() {}, begun: time.Now(),
-		gates: map[string]bool{}, logSizes: map[string]int64{}, settled: map[string]bool{},
+		gates: map[string]bool{}, settled: map[string]bool{},
 		lockFile: filepath.Join(r.a.cfg.StateDir, "locks", r.job+".criu"),
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
@@ -168,14 +167,20 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	})
 	wg.Go(func() { unreached = w.reachPeers(ctx) })
 	wg.Go(func() { w.unwatch, watched = w.a.cfg.Cells.Watch(ctx, w.members, w.lockFile) })
-	w.dumps = make([]Dump, len(w.members))
+	w.dumps = make([][]Dump, len(w.members))
 	err = w.each(func(i int, m Member) error {
 		dir, err := w.imageDir(m)
 		if err != nil {
 			return err
 		}
-		w.dumps[i], err = w.a.cfg.CRIU.StartDump(ctx, DumpSpec{Member: m, Dir: dir, LockFile: w.lockFile})
-		return err
+		for _, u := range m.Units() {
+			d, err := w.a.cfg.CRIU.StartDump(ctx, DumpSpec{Unit: u, Dir: dir, LockFile: w.lockFile})
+			if err != nil {
+				return err
+			}
+			w.dumps[i] = append(w.dumps[i], d)
+		}
+		return nil
 	})
 	wg.Wait()
 	if err := cmp.Or(refused, unreached); err != nil {
@@ -339,7 +344,7 @@ func (w *work) sockets(ctx context.Context) ([]Socket, error) {
 // again (M6).
 func (w *work) announcer(ctx context.Context, captured func()) func() {
 	var left atomic.Int64
-	left.Store(int64(len(w.members)))
+	left.Store(int64(len(slices.Concat(w.dumps...))))
 	return func() {
 		if left.Add(-1) > 0 {
 			return

@@ -35,7 +35,7 @@ func TestAttachTakesTheWholeTree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "hostA-1", Pid: pid})
+		m, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "hostA-1", Tree: agent.Tree{Pid: pid}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestAttachTakesTheWholeTree(t *testing.T) {
 		if o, err := g.Obstacles(limit(t), m); err != nil || len(o) != 0 {
 			t.Errorf("obstacles %v, %v", o, err)
 		}
-		if _, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "hostA-1", Pid: pid}); err == nil || !strings.Contains(err.Error(), "already") {
+		if _, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "hostA-1", Tree: agent.Tree{Pid: pid}}); err == nil || !strings.Contains(err.Error(), "already") {
 			t.Errorf("attached twice: %v", err)
 		}
 		again := newManager(t, g.cfg)
@@ -73,7 +73,7 @@ func TestAttachTakesTheWholeTree(t *testing.T) {
 func TestAttachedTreeEnds(t *testing.T) {
 	g := newManager(t, Config{})
 	pid := outsider(t, "sleep", "1000")
-	m, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "s", Pid: pid})
+	m, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "s", Tree: agent.Tree{Pid: pid}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestAttachRefuses(t *testing.T) {
 			dead.Process.Pid:  "has ended",
 			netns.Process.Pid: "net namespace",
 		} {
-			_, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "x", Pid: pid})
+			_, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "x", Tree: agent.Tree{Pid: pid}})
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("attach %d: %v, want %q", pid, err, want)
 			}
@@ -142,7 +142,7 @@ func TestAttachedTreeIsGatheredAfterACrash(t *testing.T) {
 	b := newBell(t)
 	pid := outsider(t, member("tree", b.path)...)
 	b.wait(t)
-	m, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "m", Pid: pid})
+	m, err := g.Attach(limit(t), agent.Member{Job: "job", Name: "m", Tree: agent.Tree{Pid: pid}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,7 @@ func (g *Manager) inspect(r record) (agent.Member, error) {
 	gr := g.cg.group(r.Job, r.Name)
 	m := agent.Member{
 		Job: r.Job, Name: r.Name, Command: r.Command, Env: r.Env, Dir: r.Dir, Log: r.Log,
-		Attached: r.Kind == attached, Cgroup: gr.dir(), CgroupID: gr.id(), JobGroup: gr.jobID(), State: agent.Running, Epoch: r.Epoch,
+		Attached: r.Kind == attached, Cell: agent.Cell{Cgroup: gr.dir(), CgroupID: gr.id(), JobGroup: gr.jobID()}, State: agent.Running, Epoch: r.Epoch,
 	}
 	if r.damage != nil {
 		return m, r.damage

@@ -41,7 +41,7 @@ func TestFailedStartTouchesNothingElse(t *testing.T) {
 				return err
 			},
 			"attach": func() error {
-				_, err := other.Attach(limit(t), agent.Member{Job: "job", Name: "hostA-1", Pid: pid})
+				_, err := other.Attach(limit(t), agent.Member{Job: "job", Name: "hostA-1", Tree: agent.Tree{Pid: pid}})
 				return err
 			},
 		} {

@@ -57,7 +57,7 @@ func timedDump(b *testing.B, r *Runner, c *cell) (run, frozen time.Duration) {
 	b.Helper()
 	dir := memoryDir(b)
 	defer os.RemoveAll(dir)
-	d, err := r.StartDump(testContext(b), agent.DumpSpec{Member: c.member, Dir: dir, LockFile: lockFile(b)})
+	d, err := r.StartDump(testContext(b), agent.DumpSpec{Unit: unit(c.member), Dir: dir, LockFile: lockFile(b)})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func (s *subject) inode() uint64 {
 func TestCaptured(t *testing.T) {
 	r, s := newRunner(t), newSubject(t)
 	dir := imageDir(t)
-	d, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: dir, LockFile: lockFile(t)})
+	d, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(s.member), Dir: dir, LockFile: lockFile(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestCaptured(t *testing.T) {
 // A dump that holds more connections than were listed might hold one that was read after the gates had opened.
 func TestCapturedTooFew(t *testing.T) {
 	r, s := newRunner(t), newSubject(t)
-	d, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lockFile(t)})
+	d, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(s.member), Dir: imageDir(t), LockFile: lockFile(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestCapturedListener(t *testing.T) {
 		return err
 	})
 	c := startIn(t, n, false, []*os.File{end}, "hold", "64")
-	d, err := r.StartDump(testContext(t), agent.DumpSpec{Member: c.member, Dir: imageDir(t), LockFile: lockFile(t)})
+	d, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(c.member), Dir: imageDir(t), LockFile: lockFile(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -236,7 +236,7 @@ func newCell(t testing.TB, n *namespace, v1 bool, files ...*os.File) *cell {
 	t.Helper()
 	c := &cell{t: t, dir: t.TempDir()}
 	name := fmt.Sprintf("criu-test-%d-%d", os.Getpid(), cellNumber.Add(1))
-	c.member = agent.Member{Job: "test", Name: name, Cgroup: filepath.Join(freezer(t, v1), name)}
+	c.member = agent.Member{Job: "test", Name: name, Cell: agent.Cell{Cgroup: filepath.Join(freezer(t, v1), name)}}
 	if err := os.Mkdir(c.member.Cgroup, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -429,7 +429,7 @@ func locked(t testing.TB, path string) bool {
 func startDump(t testing.TB, r *Runner, c *cell) (run func() string) {
 	t.Helper()
 	dir := imageDir(t)
-	d, err := r.StartDump(testContext(t), agent.DumpSpec{Member: c.member, Dir: dir, LockFile: lockFile(t)})
+	d, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(c.member), Dir: dir, LockFile: lockFile(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -458,7 +458,7 @@ func dumpCell(t testing.TB, r *Runner, c *cell) string {
 func restoreCell(t testing.TB, r *Runner, n *namespace, v1 bool, dir string) (*cell, agent.Restore) {
 	t.Helper()
 	c := newCell(t, n, v1)
-	s, err := r.StartRestore(testContext(t), agent.RestoreSpec{Member: c.member, Dir: dir, LogDir: t.TempDir(), LockFile: lockFile(t)})
+	s, err := r.StartRestore(testContext(t), agent.RestoreSpec{Unit: unit(c.member), Dir: dir, LogDir: t.TempDir(), LockFile: lockFile(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,3 +467,6 @@ func restoreCell(t testing.TB, r *Runner, n *namespace, v1 bool, dir string) (*c
 
 // debugLog has CRIU say where it is: tests wait for its words.
 const debugLog = 4
+
+// unit is the one unit of a member.
+func unit(m agent.Member) agent.Unit { return m.Units()[0] }

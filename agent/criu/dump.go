@@ -71,11 +71,11 @@ func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump
 	d := &dump{dir: spec.Dir, ready: make(chan struct{}), answer: make(chan error, 1)}
 	opts, err := dumpOptions(spec)
 	if err != nil {
-		return nil, &Error{Op: "dump", Job: spec.Member.Job, Member: spec.Member.Name, Pid: spec.Member.Pid, Err: err}
+		return nil, &Error{Op: "dump", Job: spec.Unit.Job, Member: spec.Unit.Member, Pid: spec.Unit.Pid, Err: err}
 	}
 	opts.LogLevel = r.cfg.logLevel()
-	o := order{Dump: true, InitPid: spec.Member.InitPid, Cgroup: spec.Member.Cgroup, LockFile: spec.LockFile}
-	d.operation, err = r.begin("dump", spec.Member, o, spec.Dir, dumpLog, opts, d)
+	o := order{Dump: true, InitPid: spec.Unit.InitPid, Cgroup: spec.Unit.Cgroup, LockFile: spec.LockFile}
+	d.operation, err = r.begin("dump", spec.Unit, o, spec.Dir, dumpLog, opts, d)
 	if err != nil {
 		return nil, err
 	}
@@ -104,11 +104,11 @@ const startLimit = 20 * time.Second
 var errNotReady = errors.New("criu did not become ready to dump")
 
 func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
-	m := spec.Member
-	if m.InnerPid <= 0 {
+	u := spec.Unit
+	if u.InnerPid <= 0 {
 		return nil, errors.New("the member has no process")
 	}
-	shellJob, err := foreignSession(m)
+	shellJob, err := foreignSession(u)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
 		// has no PID that it can see from inside the cell.
 		ImagesDirFd:       proto.Int32(-1),
 		ImagesDir:         proto.String(spec.Dir),
-		Pid:               proto.Int32(int32(m.InnerPid)),
+		Pid:               proto.Int32(int32(u.InnerPid)),
 		LeaveRunning:      proto.Bool(true),
 		TcpEstablished:    proto.Bool(true),
 		FileLocks:         proto.Bool(true),
@@ -129,7 +129,7 @@ func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
 		ManageCgroupsMode: rpc.CriuCgMode_IGNORE.Enum(),
 		// Tasks that are frozen already can only be dumped by a CRIU that knows by whom: it thaws them
 		// when it holds them itself, and freezes them again before it lets them go.
-		FreezeCgroup: proto.String(m.Cgroup),
+		FreezeCgroup: proto.String(u.Cgroup),
 		GhostLimit:   proto.Uint32(ghostLimit),
 		Timeout:      proto.Uint32(seizeTimeout),
 		LogFile:      proto.String(dumpLog),
@@ -138,12 +138,12 @@ func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
 
 // foreignSession says whether the leader of the root's session is outside the tree, as with a command
 // that was started from a shell.
-func foreignSession(m agent.Member) (bool, error) {
-	root, err := proc.ReadStat(m.Pid)
+func foreignSession(u agent.Unit) (bool, error) {
+	root, err := proc.ReadStat(u.Pid)
 	if err != nil {
 		return false, fmt.Errorf("the member's root: %w", err)
 	}
-	return root.Session != m.Pid, nil
+	return root.Session != u.Pid, nil
 }
 
 // Run lets CRIU dump. The member must be frozen. When ctx ends before CRIU does, the dump is cancelled.
@@ -151,7 +151,7 @@ func (d *dump) Run(ctx context.Context, conns []uint64, captured func()) (agent.
 	early := false
 	watch, err := d.letGo(conns, func() { early = true; captured() })
 	if err != nil {
-		return agent.DumpResult{}, &Error{Op: "dump", Job: d.member.Job, Member: d.member.Name, Pid: d.member.Pid, Err: err}
+		return agent.DumpResult{}, &Error{Op: "dump", Job: d.unit.Job, Member: d.unit.Member, Pid: d.unit.Pid, Err: err}
 	}
 	defer watch.close()
 

@@ -74,7 +74,7 @@ func TestCheckSaysWhatToDo(t *testing.T) {
 // failedDump dumps a member that cannot be dumped, and returns the error.
 func failedDump(t *testing.T, r *Runner, c *cell) *Error {
 	t.Helper()
-	d, err := r.StartDump(testContext(t), agent.DumpSpec{Member: c.member, Dir: imageDir(t), LockFile: lockFile(t)})
+	d, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(c.member), Dir: imageDir(t), LockFile: lockFile(t)})
 	if err == nil {
 		c.freeze()
 		_, err = d.Run(testContext(t), uncounted, func() {})
@@ -162,7 +162,7 @@ func TestDumpErrors(t *testing.T) {
 		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 			t.Fatal(err)
 		}
-		_, err = r.StartDump(testContext(t), agent.DumpSpec{Member: c.member, Dir: imageDir(t), LockFile: lock.Name()})
+		_, err = r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(c.member), Dir: imageDir(t), LockFile: lock.Name()})
 		if err == nil || !strings.Contains(err.Error(), "lock") {
 			t.Errorf("the error: %v", err)
 		}
@@ -186,7 +186,7 @@ func TestRestoreErrors(t *testing.T) {
 	restore := func(t *testing.T, m agent.Member) *Error {
 		t.Helper()
 		logs := t.TempDir()
-		s, err := r.StartRestore(testContext(t), agent.RestoreSpec{Member: m, Dir: dir, LogDir: logs, LockFile: lockFile(t)})
+		s, err := r.StartRestore(testContext(t), agent.RestoreSpec{Unit: unit(m), Dir: dir, LogDir: logs, LockFile: lockFile(t)})
 		if err == nil {
 			_ = s.Cancel(testContext(t))
 			t.Fatal("restored")

@@ -131,7 +131,7 @@ func TestCancelDump(t *testing.T) {
 		t.Run(string(at), func(t *testing.T) {
 			r, s := newRunner(t), newSubject(t)
 			lock := lockFile(t)
-			started, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lock})
+			started, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(s.member), Dir: imageDir(t), LockFile: lock})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -176,7 +176,7 @@ func TestStartDumpCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	lock := lockFile(t)
-	_, err := r.StartDump(ctx, agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lock})
+	_, err := r.StartDump(ctx, agent.DumpSpec{Unit: unit(s.member), Dir: imageDir(t), LockFile: lock})
 	if !errors.Is(err, ErrCancelled) {
 		t.Fatalf("StartDump with a context that has ended: %v", err)
 	}
@@ -194,7 +194,7 @@ func TestKilledWhileItTries(t *testing.T) {
 	r := newRunner(t)
 	for i := range 80 {
 		ctx, cancel := context.WithTimeout(testContext(t), time.Duration(i)*500*time.Microsecond)
-		d, err := r.StartDump(ctx, agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lockFile(t)})
+		d, err := r.StartDump(ctx, agent.DumpSpec{Unit: unit(s.member), Dir: imageDir(t), LockFile: lockFile(t)})
 		cancel()
 		if err == nil {
 			if err := d.Cancel(testContext(t)); err != nil {
@@ -223,7 +223,7 @@ func TestKilledCriu(t *testing.T) {
 		t.Run(string(at), func(t *testing.T) {
 			r, s := newRunner(t), newSubject(t)
 			lock := lockFile(t)
-			started, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lock})
+			started, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(s.member), Dir: imageDir(t), LockFile: lock})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -279,7 +279,7 @@ func TestHungStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	lock := lockFile(t)
-	_, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lock})
+	_, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(s.member), Dir: imageDir(t), LockFile: lock})
 	hung(t, err, "criu did not become ready to dump within 100ms: try again")
 	if locked(t, lock) {
 		t.Error("the lock is held after the end")
@@ -296,7 +296,7 @@ func TestHungKeeper(t *testing.T) {
 	if err := unix.Mkfifo(filepath.Join(dir, "dump.out"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: dir, LockFile: lockFile(t)})
+	_, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(s.member), Dir: dir, LockFile: lockFile(t)})
 	hung(t, err, "criu had not been started")
 	s.freeze()
 	s.unharmed()
@@ -305,7 +305,7 @@ func TestHungKeeper(t *testing.T) {
 // A CRIU that does not give up when it is told to is killed, and the error says where it hung.
 func TestHungCancel(t *testing.T) {
 	r, s := newRunner(t), newSubject(t)
-	started, err := r.StartDump(testContext(t), agent.DumpSpec{Member: s.member, Dir: imageDir(t), LockFile: lockFile(t)})
+	started, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(s.member), Dir: imageDir(t), LockFile: lockFile(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -368,11 +368,11 @@ func agentProgram(args []string) int {
 	}
 	ctx := context.Background()
 	if o.Restore {
-		_, err := r.StartRestore(ctx, agent.RestoreSpec{Member: o.Member, Dir: o.Dir, LogDir: o.Work, LockFile: o.Lock})
+		_, err := r.StartRestore(ctx, agent.RestoreSpec{Unit: unit(o.Member), Dir: o.Dir, LogDir: o.Work, LockFile: o.Lock})
 		fmt.Println("there", err)
 		select {}
 	}
-	started, err := r.StartDump(ctx, agent.DumpSpec{Member: o.Member, Dir: o.Dir, LockFile: o.Lock})
+	started, err := r.StartDump(ctx, agent.DumpSpec{Unit: unit(o.Member), Dir: o.Dir, LockFile: o.Lock})
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -36,7 +36,7 @@ const killGrace = 3 * time.Second
 // operation is one CRIU, from its start to its end.
 type operation struct {
 	op     string // "dump" or "restore"
-	member agent.Member
+	unit   agent.Unit
 	log    string // CRIU's log
 	keep   string // where the log of a failure is kept
 	output string // its standard error
@@ -56,20 +56,20 @@ type operation struct {
 }
 
 // begin writes what the keeper needs and starts CRIU with the request.
-func (r *Runner) begin(op string, m agent.Member, o order, logDir, logName string,
+func (r *Runner) begin(op string, u agent.Unit, o order, logDir, logName string,
 	opts *rpc.CriuOpts, hooks gocriu.Notify,
 ) (*operation, error) {
 	fail := func(err error) (*operation, error) {
-		return nil, &Error{Op: op, Job: m.Job, Member: m.Name, Pid: m.Pid, Err: err}
+		return nil, &Error{Op: op, Job: u.Job, Member: u.Member, Pid: u.Pid, Err: err}
 	}
 	dir, err := os.MkdirTemp(r.cfg.WorkDir, opPattern())
 	if err != nil {
 		return fail(fmt.Errorf("make a work folder: %w", err))
 	}
 	p := &operation{
-		op: op, member: m, dir: dir, pidfd: -1, keeper: -1, started: make(chan struct{}), done: make(chan struct{}),
+		op: op, unit: u, dir: dir, pidfd: -1, keeper: -1, started: make(chan struct{}), done: make(chan struct{}),
 		log: filepath.Join(logDir, logName), output: filepath.Join(logDir, op+".out"),
-		keep: filepath.Join(r.cfg.WorkDir, failedDir, op+"-"+m.Job+"-"+m.Name+".log"),
+		keep: filepath.Join(r.cfg.WorkDir, failedDir, op+"-"+u.Job+"-"+u.Member+".log"),
 	}
 	o.Criu, o.Output, o.Pipe = r.cfg.Path, p.output, filepath.Join(dir, "pipe")
 	// CRIU before 4.2 reads the path of the images as a link (readlink(2)), and fails where it is none.
@@ -299,7 +299,7 @@ func (p *operation) failure(err error) *Error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := &Error{
-		Op: p.op, Job: p.member.Job, Member: p.member.Name, Pid: p.member.Pid,
+		Op: p.op, Job: p.unit.Job, Member: p.unit.Member, Pid: p.unit.Pid,
 		Criu: p.news.Criu, Exit: p.news.Exit, Stood: p.stood, Log: p.log, Err: err,
 	}
 	select {

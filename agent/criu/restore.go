@@ -51,14 +51,14 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 	s := &restore{ready: make(chan struct{}), answer: make(chan error, 1)}
 	opts, err := restoreOptions(spec)
 	if err != nil {
-		return nil, &Error{Op: "restore", Job: spec.Member.Job, Member: spec.Member.Name, Err: err}
+		return nil, &Error{Op: "restore", Job: spec.Unit.Job, Member: spec.Unit.Member, Err: err}
 	}
 	opts.LogLevel = r.cfg.logLevel()
-	o := order{InitPid: spec.Member.InitPid, Cgroup: spec.Member.Cgroup, LockFile: spec.LockFile}
+	o := order{InitPid: spec.Unit.InitPid, Cgroup: spec.Unit.Cgroup, LockFile: spec.LockFile}
 	if o.Hand, opts.InheritFd, err = giveFiles(spec.Dir, spec.Hand); err != nil {
-		return nil, &Error{Op: "restore", Job: spec.Member.Job, Member: spec.Member.Name, Err: err}
+		return nil, &Error{Op: "restore", Job: spec.Unit.Job, Member: spec.Unit.Member, Err: err}
 	}
-	s.operation, err = r.begin("restore", spec.Member, o, spec.LogDir, restoreLog, opts, s)
+	s.operation, err = r.begin("restore", spec.Unit, o, spec.LogDir, restoreLog, opts, s)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func (s *restore) reply(err error) bool {
 // Resume lets the tree run. If CRIU fails or ctx ends before it is gone, nothing of the tree is left.
 func (s *restore) Resume(ctx context.Context) error {
 	if !s.reply(nil) {
-		return &Error{Op: "restore", Job: s.member.Job, Member: s.member.Name, Err: ErrCancelled}
+		return &Error{Op: "restore", Job: s.unit.Job, Member: s.unit.Member, Err: ErrCancelled}
 	}
 	var err error
 	select {
@@ -157,22 +157,22 @@ func (s *restore) Cancel(ctx context.Context) error {
 
 // killTree kills every process in the member's cgroup, and waits until it is empty.
 func (s *restore) killTree(ctx context.Context) error {
-	if s.member.Cgroup == "" {
+	if s.unit.Cgroup == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, killWait)
 	defer cancel()
 	for {
-		tasks := cgroupTasks(s.member.Cgroup)
+		tasks := cgroupTasks(s.unit.Cgroup)
 		if len(tasks) == 0 {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("kill what was restored of %s/%s: processes %v are still there", s.member.Job, s.member.Name, tasks)
+			return fmt.Errorf("kill what was restored of %s/%s: processes %v are still there", s.unit.Job, s.unit.Member, tasks)
 		}
 		for _, pid := range tasks {
 			if err := killAndWait(ctx, pid); err != nil {
-				return fmt.Errorf("kill what was restored of %s/%s: process %d: %w", s.member.Job, s.member.Name, pid, err)
+				return fmt.Errorf("kill what was restored of %s/%s: process %d: %w", s.unit.Job, s.unit.Member, pid, err)
 			}
 		}
 	}

@@ -317,7 +317,7 @@ func TestAttached(t *testing.T) {
 
 	for range 2 {
 		fresh, lock := newCell(t, nil, false), lockFile(t)
-		s, err := r.StartRestore(testContext(t), agent.RestoreSpec{Member: fresh.member, Dir: dir, LogDir: t.TempDir(), LockFile: lock})
+		s, err := r.StartRestore(testContext(t), agent.RestoreSpec{Unit: unit(fresh.member), Dir: dir, LogDir: t.TempDir(), LockFile: lock})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -229,30 +229,34 @@ func (k *Keeper) open(which func(gateKey) bool) error {
 	if err := k.table.apply(c); err != nil {
 		return errors.Join(errs, err)
 	}
-	var queues []*queue
+	var queued []*gate
 	for key, g := range opening {
 		delete(k.gates, key)
 		if g.queue != nil {
-			queues = append(queues, g.queue)
+			queued = append(queued, g)
 		}
 	}
-	if len(queues) > 0 {
-		k.drains.Go(func() { k.retire(queues) })
+	if len(queued) > 0 {
+		k.drains.Go(func() { k.retire(queued) })
 	}
 	return errs
 }
 
-// retire unbinds queues that no rule leads to any more, once the last packet that met such a rule is through.
-func (k *Keeper) retire(queues []*queue) {
+// retire unbinds the queues of gates that no rule leads to any more, once the last packet that met such a rule is through.
+func (k *Keeper) retire(gates []*gate) {
 	err := grace()
-	for _, q := range queues {
-		err = errors.Join(err, q.close())
+	for _, g := range gates {
+		err = errors.Join(err, g.queue.close())
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, q := range queues {
-		k.lost += q.lostSoFar()
-		k.queues.give(q.num)
+	for _, g := range gates {
+		if n := g.queue.lostSoFar(); n > 0 {
+			k.lost += n
+			k.opts.Log.Warn("packets were dropped that a gate should have held: connections wait until TCP sends them again",
+				"job", g.key.job, "peer", g.key.peer, "packets", n)
+		}
+		k.queues.give(g.queue.num)
 	}
 	if err != nil {
 		k.drain = fmt.Errorf("empty the queue of an open gate: %w", err)

@@ -1,6 +1,9 @@
 package gate
 
-import "fmt"
+import (
+	"fmt"
+	"log/slog"
+)
 
 // The modes of holding, as Mode reports and Options.Mode forces them.
 const (
@@ -30,9 +33,14 @@ type Options struct {
 	FirstQueue, LastQueue uint16
 	// Mode forces a mode. "" means the best one that the kernel has.
 	Mode string
+	// Log gets what a person should know and no caller hears. nil: nobody does.
+	Log *slog.Logger
 }
 
 func (o Options) withDefaults() (Options, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	if o.FirstQueue == 0 && o.LastQueue == 0 {
 		o.FirstQueue, o.LastQueue = 4096, 8191
 	}

@@ -103,7 +103,7 @@ func run(cfg config) error {
 	if err != nil {
 		return err
 	}
-	gates, err := gate.New(gate.Options{Host: cfg.Host})
+	gates, err := gate.New(gate.Options{Host: cfg.Host, Log: log})
 	if err != nil {
 		return fmt.Errorf("gates: %w", err)
 	}
