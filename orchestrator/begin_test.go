@@ -2,8 +2,10 @@ package orchestrator_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
+	"ss/fault"
 	. "ss/orchestrator"
 	"ss/orchestrator/clustertest"
 	"ss/standing"
@@ -60,5 +62,45 @@ func TestRestoreWithoutItsSsctl(t *testing.T) {
 				t.Errorf("hostA-2, which had done its work before the cut: %+v, %v", p, ok)
 			}
 		})
+	}
+}
+
+// TestJobWithOldCopiesStays: a job that was restored without a host cannot be removed before that host has ended its old copies, or is known to be gone for good. What has its
+// name afterwards is newer than all that was.
+func TestJobWithOldCopiesStays(t *testing.T) {
+	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	f.Agents["hostA"].Away = true
+	cluster, err := f.Catalogue.Cluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := standing.Statement{Cluster: cluster.ID, Job: "ring", Epoch: 7, Hosts: []standing.Host{{Name: "hostB", Endpoint: "192.0.2.1:2", Members: []string{"hostA-1"}}},
+		Superseded: []standing.Host{{Name: "hostA", Members: []string{"hostA-1"}}}}
+	encoded, err := s.Encode(f.Statements)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Agents["hostB"].Standings = []Standing{{Job: "ring", Epoch: 7, Statement: encoded, InForce: true}}
+	err = f.Catalogue.AddMember("ring", "hostA", "hostA-1")
+	if _, herr := f.Hosts(t.Context()); err != nil || herr != nil {
+		t.Fatal(err, herr)
+	}
+	if err := f.Catalogue.ClearHosts("ring", "hostB"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.RemoveJob(t.Context(), "ring"); !fault.Is(err, fault.Unreachable) || !strings.Contains(err.Error(), "hostA-1 on hostA") {
+		t.Fatalf("with an old copy that may live: %v", err)
+	}
+	if _, err := f.LoseHost("hostA"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.RemoveJob(t.Context(), "ring"); err != nil {
+		t.Fatalf("after its host was given up: %v", err)
+	}
+	if err := f.Catalogue.AddMember("ring", "hostB", "hostB-1"); err != nil {
+		t.Fatal(err)
+	}
+	if j, err := f.Catalogue.Job("ring"); err != nil || j.Restored <= 7 {
+		t.Errorf("a job of that name: epoch %d, %v", j.Restored, err)
 	}
 }

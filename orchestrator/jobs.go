@@ -79,6 +79,9 @@ func (c *Cluster) RemoveJob(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if j, err = c.Catalogue.Job(name); err != nil { // the survey may have settled a host
+		return err
+	}
 	if err := nobodyLives(j, s); err != nil {
 		return err
 	}
@@ -105,12 +108,18 @@ func nobodyLives(j store.Job, s survey) error {
 				unknown = append(unknown, p.Name+" on "+h.Name)
 			}
 		}
+		// A job of that name that is made later would meet these copies, and nobody would know that they are old.
+		for _, u := range j.Unsettled {
+			if u.Host == h.Name {
+				unknown = append(unknown, strings.Join(u.Members, ", ")+" on "+h.Name)
+			}
+		}
 	}
 	switch {
 	case len(living) > 0:
 		return fault.New(fault.Conflict, "members live: "+strings.Join(living, ", "), "end them first with ssctl kill "+j.Name)
 	case len(unknown) > 0:
-		return fault.New(fault.Unreachable, "whether these live is not known, their hosts do not answer: "+strings.Join(unknown, ", "),
+		return fault.New(fault.Unreachable, "whether these live is not known, their hosts do not answer, or have just begun to: "+strings.Join(unknown, ", "),
 			"try again when they do; of a host that is gone for good, say so with ssctl host rm HOST --lost")
 	}
 	return nil

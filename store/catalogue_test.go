@@ -235,8 +235,8 @@ func TestJobs(t *testing.T) {
 	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
 	jobs, err := c.Jobs(t.Context())
 	check(t, err)
-	if len(jobs) != 1 || jobs[0].Epoch != 4 {
-		t.Fatalf("a job made anew starts at epoch %+v, want 4", jobs)
+	if len(jobs) != 1 || jobs[0].Epoch != 5 || jobs[0].Restored != 5 {
+		t.Fatalf("a job that has its name afterwards starts at epoch %+v, want 5: its members are newer than all before", jobs)
 	}
 	check(t, c.Check(t.Context()))
 }

@@ -199,12 +199,15 @@ func (c *Catalogue) updateJob(ctx context.Context, name string, create bool, f f
 			if !create {
 				return fmt.Errorf("no job %q: %w", name, ErrNotFound)
 			}
-			// Hosts may remember a restore of a job that had this name: the members of the new one are newer.
-			last, _, err := get[uint64](tx, bucketEpochs, name)
+			// Hosts may remember a restore of a job that had this name, or have members of it still: those of the new one are newer.
+			epoch, _, err := get[uint64](tx, bucketEpochs, name)
+			if err == nil && epoch > 0 {
+				epoch, err = drawEpoch(tx, name)
+			}
 			if err != nil {
 				return err
 			}
-			j = Job{Name: name, Created: now(), Restored: last}
+			j = Job{Name: name, Created: now(), Restored: epoch}
 		}
 		if j.Placement == nil {
 			j.Placement = map[string][]Placed{}
