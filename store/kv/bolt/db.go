@@ -245,7 +245,9 @@ func (d *DB) Replace(ctx context.Context, aside string, fn func(old, fresh kv.Tx
 		}
 	}()
 	db, err := bbolt.Open(d.path(), 0o600, &bbolt.Options{
-		OpenFile: func(path string, flag int, _ os.FileMode) (*os.File, error) { return d.openLocked(ctx, path, flag, true) },
+		OpenFile: func(path string, flag int, _ os.FileMode) (*os.File, error) {
+			return d.openLocked(ctx, path, flag, true)
+		},
 	})
 	if err != nil {
 		return d.openError(err)

@@ -1,7 +1,6 @@
 package bolt
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -20,11 +20,12 @@ import (
 
 // Beside the file lies its sum, SHA-256 of all its bytes: so a flipped bit is found, wherever it is, without knowing what bbolt means by it. A
 // writer first makes the sum unknown, durably, and writes the new one when bbolt is done. After a crash in between it stays unknown until the next
-// transaction: bbolt's own order of writing has kept the file whole then.
+// transaction: bbolt's own order of writing has kept the file whole then. The file's time of modification is noted with it: where that is another one,
+// somebody has put a copy there, and the sum says nothing of it. A disk that loses bits changes no times.
 const (
 	sumSuffix  = ".sha256"
 	sumUnknown = "unknown"
-	sumLength  = 2 * sha256.Size
+	sumLength  = 2*sha256.Size + 1 + 20 // with the time, in nanoseconds
 )
 
 // checkSum compares an open, locked file with its sum, if that is known.
@@ -36,9 +37,12 @@ func checkSum(f *os.File) error {
 	if err != nil {
 		return err
 	}
-	want := strings.TrimRight(string(bytes.TrimSpace(data)), " ")
-	if want == "" || want == sumUnknown {
+	want, written, ok := strings.Cut(strings.TrimSpace(string(data)), " ")
+	if !ok || want == sumUnknown {
 		return nil
+	}
+	if at, err := writtenAt(f); err != nil || at != strings.TrimSpace(written) {
+		return err // another program has put another file there: a copy that somebody made
 	}
 	is, err := sumOf(f)
 	if err != nil {
@@ -50,6 +54,15 @@ func checkSum(f *os.File) error {
 	return nil
 }
 
+// writtenAt is a file's time of modification.
+func writtenAt(f *os.File) (string, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	return strconv.FormatInt(info.ModTime().UnixNano(), 10), nil
+}
+
 func sumOf(f *os.File) (string, error) {
 	sum := sha256.New()
 	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, MaxFile)); err != nil {
@@ -59,7 +72,7 @@ func sumOf(f *os.File) (string, error) {
 }
 
 // unseal makes the sum unknown. It is durable before the file changes: else a sum from before the change might outlive it.
-func unseal(path string) error { return putSum(path, sumUnknown, true) }
+func unseal(path string) error { return putSum(path, sumUnknown+" ", true) }
 
 // seal writes the sum of the file as it is now. It need not be durable: without it the sum is unknown.
 func seal(path string) error {
@@ -72,7 +85,11 @@ func seal(path string) error {
 	if err != nil {
 		return err
 	}
-	return putSum(path, sum, false)
+	at, err := writtenAt(f)
+	if err != nil {
+		return err
+	}
+	return putSum(path, sum+" "+at, false)
 }
 
 // putSum writes the sum in place, always as many bytes.
