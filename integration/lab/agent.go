@@ -26,6 +26,8 @@ const (
 type Agent struct {
 	// Env is added to the agent's environment at its next Start.
 	Env []string
+	// Bin is the folder of the ssagent that the next Start runs; empty for the program under test.
+	Bin string
 
 	host   *Host
 	bundle string
@@ -72,7 +74,7 @@ func (l *Lab) Init() {
 		if err := l.adapt(h, filepath.Join(bundle, "agent.yaml")); err != nil {
 			l.tb.Fatalf("lab: %v", err)
 		}
-		l.agents[h.Name] = &Agent{host: h, bundle: bundle}
+		l.agents[h.Name] = &Agent{host: h, bundle: bundle, Bin: l.Bin}
 	}
 }
 
@@ -203,7 +205,7 @@ func (a *Agent) start() error {
 		return fmt.Errorf("start agent of %s: %w", a.host.Name, err)
 	}
 	defer log.Close()
-	bin, err := Binary("ssagent")
+	bin, err := binaryIn(a.Bin, "ssagent")
 	if err != nil {
 		return err
 	}

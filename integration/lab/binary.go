@@ -64,6 +64,16 @@ func Binary(name string) (string, error) {
 	return path, err
 }
 
+// binaryIn returns the path of a program in a folder, or what Binary returns if the folder is empty.
+func binaryIn(folder, name string) (string, error) {
+	if folder == "" {
+		return Binary(name)
+	}
+	path := filepath.Join(folder, name)
+	_, err := os.Stat(path)
+	return path, err
+}
+
 // build compiles a program into a folder of this process, which the next lab's Clean removes when this process is dead.
 func build(name string) (string, error) {
 	source, ok := sources[name]

@@ -53,7 +53,7 @@ func (l *Lab) CtlJSON(v any, args ...string) {
 // CtlCommand prepares an ssctl on the host "admin", for a test that wants to signal it or read along.
 func (l *Lab) CtlCommand(ctx context.Context, args ...string) *Cmd {
 	l.tb.Helper()
-	bin, err := Binary("ssctl")
+	bin, err := binaryIn(l.Bin, "ssctl")
 	if err != nil {
 		l.tb.Fatalf("%v", err)
 	}

@@ -26,6 +26,8 @@ const KeepVariable = "SSLAB_KEEP"
 type Lab struct {
 	// AgentConfig is added to every agent's agent.yaml by Init.
 	AgentConfig string
+	// Bin is the folder of the ssctl that the lab runs from now on, and of the agents that Init makes; empty for the programs under test.
+	Bin string
 
 	tb      TB
 	id      string
