@@ -67,6 +67,14 @@ soak: ## take 200 snapshots of one job and move it 50 times (root; SS_SOAK_SNAPS
 	@SS_SOAK_SNAPSHOTS=$${SS_SOAK_SNAPSHOTS:-200} SS_SOAK_RESTORES=$${SS_SOAK_RESTORES:-50} SS_SOAK_SEED=$${SS_SOAK_SEED:-$$(date +%s)} SS_BIN=$(CURDIR)/.build/bin \
 	  $(GO) test ./integration -count=1 -v -run '^TestSoak$$' -timeout 2h
 
+# 94ec08b is the last version that says nothing of its protocol. OLD names another one.
+.PHONY: upgrade
+upgrade: ## upgrade a cluster of the programs of 94ec08b, and in the midst of its work (root; needs the history)
+	@scripts/setup test
+	@$(MAKE) --no-print-directory build programs
+	@scripts/build-old $${OLD:-94ec08b} $(CURDIR)/.build/old
+	@SS_OLD_BIN=$(CURDIR)/.build/old SS_BIN=$(CURDIR)/.build/bin $(GO) test -tags upgrade ./integration -count=1 -v -run '^TestUpgrade' -timeout 30m
+
 .PHONY: build
 build: ## build ssagent and ssctl into bin/
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(PRODUCTS)

@@ -28,7 +28,20 @@ const (
 	Interrupted             // the user gave up
 	Unsettled               // it came at the wrong moment, nothing was harmed: try again
 	InDoubt                 // it is not known how it ended: a host that decides does not answer. Unknown is not failed
+	Outdated                // ssctl or an agent is of a version that the other does not talk to: upgrade the older one
 )
+
+// kindNames are in the JSON that ssctl prints: a name never changes its meaning.
+var kindNames = [...]string{"failed", "usage", "refused", "unreachable", "denied", "integrity", "conflict", "rolled_back", "not_found",
+	"interrupted", "unsettled", "in_doubt", "outdated"}
+
+// String is the kind's name, in lower case with underscores.
+func (k Kind) String() string {
+	if k >= 0 && int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind_%d", int(k))
+}
 
 // Error is an error with what its reader needs. Fields that say nothing are empty.
 type Error struct {

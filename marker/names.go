@@ -1,6 +1,9 @@
 package marker
 
-import "strconv"
+import (
+	"slices"
+	"strconv"
+)
 
 // name returns the i-th of names, or kind and the number where there is none.
 func name(names []string, kind string, i int) string {
@@ -15,6 +18,7 @@ var (
 		"Prepared", "Recorded", "Complete", "Failed", "Aborted", "Done", "Marker", "Dumped", "Captured", "Lacks", "Hold", "Calm"}
 	actionNames = []string{"", "Prepare", "Record", "Settle", "Dump", "Thaw", "Open", "Store",
 		"Rollback", "Finish", "Release", "Discard", "OpenRest", "Hold"}
+	// phaseNames are on disk: a name never changes its meaning.
 	phaseNames = []string{"idle", "preparing", "prepared", "recording", "settling", "dumping",
 		"storing", "complete", "finishing", "rolling back"}
 	causeNames = []string{"none", "refused", "conflict", "stale epoch", "action failed", "lease ran out",
@@ -32,6 +36,12 @@ func (t ActionType) String() string { return name(actionNames, "Action", int(t))
 
 // String is the phase in lower case.
 func (p Phase) String() string { return name(phaseNames, "Phase", int(p)) }
+
+// ParsePhase is the phase of a name. ok is false if there is none.
+func ParsePhase(s string) (p Phase, ok bool) {
+	i := slices.Index(phaseNames, s)
+	return Phase(max(i, 0)), i >= 0
+}
 
 // String is the cause in a few words.
 func (c Cause) String() string { return name(causeNames, "Cause", int(c)) }

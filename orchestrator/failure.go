@@ -22,6 +22,14 @@ func (t told) Unwrap() error { return t.error }
 // outside is a cut that was refused for connections whose other end nobody has.
 type outside struct{ error }
 
+// unanswered is why a host cannot take part: it does not answer, and next says what to do, or it is of another version, and its error says what to upgrade.
+func unanswered(host string, err error, next string) error {
+	if fault.Is(err, fault.Outdated) {
+		return &fault.Error{Kind: fault.Outdated, Err: err}
+	}
+	return &fault.Error{Kind: fault.Unreachable, Host: host, Err: err, Next: next}
+}
+
 // failure says why the attempt did not commit, and which hosts are not known to run again.
 func (a *attempt) failure(out marker.Outcome, ended []string) error {
 	a.mu.Lock()

@@ -108,8 +108,8 @@ func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err er
 		case len(placed) == 0:
 			c.Noticef("%s does not answer; the catalogue knows of no member there", h.Name)
 		default:
-			errs = append(errs, &fault.Error{Kind: fault.Unreachable, Err: fmt.Errorf("%s may still run on %s: %w", strings.Join(placed, ", "), h.Name, h.Err),
-				Next: "kill again when it answers; if it is gone for good, ssctl host rm " + h.Name + " --lost"})
+			errs = append(errs, unanswered("", fmt.Errorf("%s may still run on %s: %w", strings.Join(placed, ", "), h.Name, h.Err),
+				"kill again when it answers; if it is gone for good, ssctl host rm "+h.Name+" --lost"))
 		}
 	}
 	for i, k := range c.killOn(ctx, job, hosts) {

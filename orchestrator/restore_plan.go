@@ -144,7 +144,7 @@ func (r *restore) planPart(ch store.CutHost, to string) error {
 		return fault.New(fault.NotFound, fmt.Sprintf("host %s of the cut is not registered any more", to), fmt.Sprintf("give --remap %s=HOST", ch.Host))
 	}
 	if target.Err != nil {
-		return &fault.Error{Kind: fault.Unreachable, Host: to, Err: target.Err, Next: fmt.Sprintf("if it is gone, give --remap %s=HOST", ch.Host)}
+		return unanswered(to, target.Err, fmt.Sprintf("if it is gone, give --remap %s=HOST", ch.Host))
 	}
 	part := PlannedPart{From: ch.Host, To: to, Members: ch.Members, Vaults: ch.Vaults}
 	for _, name := range ch.Copies {

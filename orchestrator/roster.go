@@ -67,7 +67,7 @@ func (r *roster) add(host string, p store.Placed, s survey, leftOut bool) (lack 
 	case there && now.State == store.PlacedRunning && leftOut:
 		return "", fault.New(fault.Refused, fmt.Sprintf("%s runs on %s: a cut can only be taken without what has ended", p.Name, host), "end it first, or leave it in")
 	case silent != nil && now.State != store.PlacedEnded:
-		return "", &fault.Error{Kind: fault.Unreachable, Host: host, Err: silent, Next: fmt.Sprintf("%s is there: a cut needs every host of the job", p.Name)}
+		return "", unanswered(host, silent, fmt.Sprintf("%s is there: a cut needs every host of the job", p.Name))
 	case there && now.State == store.PlacedRunning:
 		r.members[host] = append(r.members[host], p.Name)
 		r.rss[host] += s.rss(host, p.Name)

@@ -77,7 +77,7 @@ func (a *attempt) choose(all []HostStatus) error {
 				a.hosts = append(a.hosts, h)
 			}
 		case len(a.roster.members[h.Name]) > 0:
-			return &fault.Error{Kind: fault.Unreachable, Err: h.Err, Next: "a cut needs every host of the job"}
+			return unanswered("", h.Err, "a cut needs every host of the job")
 		default:
 			silent = append(silent, h.Name)
 		}

@@ -5,31 +5,51 @@ import (
 	"errors"
 	"io"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
+	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
 	"ss/fault"
 	"ss/store/blob"
 	"ss/store/images"
 )
 
-// objectCodes is how errors of objects travel, the first that fits. Other calls send the code of an error's kind (api/wire), which
-// agrees with this table where both have the code.
-var objectCodes = []struct {
+// objectFailures is how errors about objects travel, beside their kind: the first that fits.
+var objectFailures = []struct {
 	err  error
-	code codes.Code
+	what ssv1.ObjectFailure
+	kind fault.Kind
 }{
-	{images.ErrMissing, codes.FailedPrecondition},
-	{blob.ErrNotFound, codes.NotFound},
-	{blob.ErrExists, codes.AlreadyExists},
-	{blob.ErrDenied, codes.PermissionDenied},
-	{blob.ErrFull, codes.ResourceExhausted},
-	{blob.ErrDamaged, codes.DataLoss},
-	{blob.ErrInvalid, codes.InvalidArgument},
-	{io.ErrUnexpectedEOF, codes.OutOfRange},
-	{context.Canceled, codes.Canceled},
-	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{images.ErrNoSpace, ssv1.ObjectFailure_OBJECT_FAILURE_FULL, fault.Failed},
+	{images.ErrNotFound, ssv1.ObjectFailure_OBJECT_FAILURE_NOT_FOUND, fault.NotFound},
+	{images.ErrInvalid, ssv1.ObjectFailure_OBJECT_FAILURE_INVALID, fault.Usage},
+	{images.ErrMissing, ssv1.ObjectFailure_OBJECT_FAILURE_MISSING, fault.Refused},
+	{blob.ErrNotFound, ssv1.ObjectFailure_OBJECT_FAILURE_NOT_FOUND, fault.NotFound},
+	{blob.ErrExists, ssv1.ObjectFailure_OBJECT_FAILURE_EXISTS, fault.Conflict},
+	{blob.ErrDenied, ssv1.ObjectFailure_OBJECT_FAILURE_DENIED, fault.Denied},
+	{blob.ErrFull, ssv1.ObjectFailure_OBJECT_FAILURE_FULL, fault.Failed},
+	{blob.ErrDamaged, ssv1.ObjectFailure_OBJECT_FAILURE_DAMAGED, fault.Integrity},
+	{blob.ErrInvalid, ssv1.ObjectFailure_OBJECT_FAILURE_INVALID, fault.Usage},
+	{io.ErrUnexpectedEOF, ssv1.ObjectFailure_OBJECT_FAILURE_SHORT, fault.Unsettled},
+	{context.Canceled, ssv1.ObjectFailure_OBJECT_FAILURE_CANCELED, fault.Interrupted},
+	{context.DeadlineExceeded, ssv1.ObjectFailure_OBJECT_FAILURE_TIMEOUT, fault.Unreachable},
+}
+
+// fromObjectFailure is the error that stands for a failure on this side.
+var fromObjectFailure = map[ssv1.ObjectFailure]error{
+	ssv1.ObjectFailure_OBJECT_FAILURE_MISSING:   images.ErrMissing,
+	ssv1.ObjectFailure_OBJECT_FAILURE_NOT_FOUND: blob.ErrNotFound,
+	ssv1.ObjectFailure_OBJECT_FAILURE_EXISTS:    blob.ErrExists,
+	ssv1.ObjectFailure_OBJECT_FAILURE_DENIED:    blob.ErrDenied,
+	ssv1.ObjectFailure_OBJECT_FAILURE_FULL:      blob.ErrFull,
+	ssv1.ObjectFailure_OBJECT_FAILURE_DAMAGED:   blob.ErrDamaged,
+	ssv1.ObjectFailure_OBJECT_FAILURE_INVALID:   blob.ErrInvalid,
+	ssv1.ObjectFailure_OBJECT_FAILURE_SHORT:     io.ErrUnexpectedEOF,
+	ssv1.ObjectFailure_OBJECT_FAILURE_CANCELED:  context.Canceled,
+	ssv1.ObjectFailure_OBJECT_FAILURE_TIMEOUT:   context.DeadlineExceeded,
+}
+
+// ofKind is what an answer about an object means that says no more than its kind.
+var ofKind = map[fault.Kind]error{
+	fault.Denied: blob.ErrDenied, fault.NotFound: blob.ErrNotFound, fault.Conflict: blob.ErrExists, fault.Integrity: blob.ErrDamaged, fault.Usage: blob.ErrInvalid,
 }
 
 // objectStatus is an error about an object as it goes over gRPC. Nil stays nil.
@@ -37,45 +57,49 @@ func objectStatus(err error) error {
 	if err == nil {
 		return nil
 	}
-	var bad *images.IntegrityError
-	switch {
-	case errors.As(err, &bad):
-		return status.Error(codes.DataLoss, err.Error())
-	case errors.Is(err, images.ErrNoSpace):
-		return status.Error(codes.ResourceExhausted, err.Error())
-	case errors.Is(err, images.ErrNotFound):
-		return status.Error(codes.NotFound, err.Error())
-	case errors.Is(err, images.ErrInvalid):
-		return status.Error(codes.InvalidArgument, err.Error())
+	what, kind := objectFailure(err)
+	if fault.KindOf(err) == fault.Failed && kind != fault.Failed {
+		err = &fault.Error{Kind: kind, Err: err}
 	}
-	for _, o := range objectCodes {
-		if errors.Is(err, o.err) {
-			return status.Error(o.code, err.Error())
-		}
-	}
-	return wire.Status(err)
+	return wire.StatusOfObject(err, what)
 }
 
-// objectError is what came back from host about an object: a fault that says what the store there said, for errors.Is, too.
-// Nil stays nil.
+func objectFailure(err error) (ssv1.ObjectFailure, fault.Kind) {
+	if _, ok := errors.AsType[*images.IntegrityError](err); ok {
+		return ssv1.ObjectFailure_OBJECT_FAILURE_DAMAGED, fault.Integrity
+	}
+	for _, o := range objectFailures {
+		if errors.Is(err, o.err) {
+			return o.what, o.kind
+		}
+	}
+	return ssv1.ObjectFailure_OBJECT_FAILURE_UNSPECIFIED, fault.Failed
+}
+
+// objectError is what came back from host about an object: a fault that is, for errors.Is, what the store there said. An answer that gRPC cut short
+// is its context's end. Nil stays nil.
 func objectError(host string, err error) error {
 	if err == nil {
 		return nil
 	}
-	s, _ := status.FromError(err)
-	for _, o := range objectCodes {
-		if s.Code() == o.code {
-			return &fault.Error{Kind: fault.KindOf(wire.Error(host, err)), Err: &remoteError{text: s.Message(), is: o.err}}
-		}
+	is := fromObjectFailure[wire.ObjectFailure(err)]
+	if is == nil {
+		is = wire.ContextError(err)
 	}
-	return wire.Error(host, err)
+	out := wire.Error(host, err)
+	if is == nil {
+		is = ofKind[fault.KindOf(out)]
+	}
+	if is == nil {
+		return out
+	}
+	return &fault.Error{Kind: fault.KindOf(out), Err: &remoteError{error: out, is: is}}
 }
 
 // remoteError is an error of another host's store.
 type remoteError struct {
-	text string
-	is   error
+	error
+	is error
 }
 
-func (e *remoteError) Error() string { return e.text }
-func (e *remoteError) Unwrap() error { return e.is }
+func (e *remoteError) Unwrap() []error { return []error{e.error, e.is} }

@@ -16,6 +16,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"ss/agent/custody"
 	"ss/api/identity"
@@ -259,10 +261,11 @@ func serveLiar(t *testing.T, get func(grpc.ServerStreamingServer[ssv1.ObjectFram
 	if err != nil {
 		t.Fatal(err)
 	}
-	unary, stream := wire.ServerProtocol("the agent of hostA")
+	unary, stream := wire.ServerProtocol("the agent of hostA", callerName)
 	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(issue(t, authority, identity.RoleAgent, "hostA").Server())),
 		grpc.UnaryInterceptor(unary), grpc.StreamInterceptor(stream))
 	ssv1.RegisterPeerServer(s, liar{get: get})
+	healthpb.RegisterHealthServer(s, health.NewServer())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() { s.Stop(); <-served })

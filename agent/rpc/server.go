@@ -65,7 +65,7 @@ func Policy() identity.Policy {
 // NewServer makes the agent's gRPC server: mutual TLS, the Policy, health. It is to serve a Door.
 func NewServer(a *agent.Agent, held *custody.Holder, creds *identity.Credentials, version string) *grpc.Server {
 	policy := Policy()
-	unary, stream := wire.ServerProtocol("the agent of " + a.Host())
+	unary, stream := wire.ServerProtocol("the agent of "+a.Host(), callerName)
 	s := grpc.NewServer(
 		grpc.Creds(guard{credentials.NewTLS(creds.Server())}),
 		grpc.ConnectionTimeout(handshakeMax),
@@ -84,6 +84,19 @@ func NewServer(a *agent.Agent, held *custody.Holder, creds *identity.Credentials
 	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(s, h)
 	return s
+}
+
+// callerName is what a call's errors call the one that calls.
+func callerName(ctx context.Context) string {
+	id, err := identity.FromContext(ctx)
+	switch {
+	case err != nil:
+		return "the caller"
+	case id.Role == identity.RoleAgent:
+		return "the agent of " + id.Name
+	default:
+		return "this ssctl"
+	}
 }
 
 type agentServer struct {

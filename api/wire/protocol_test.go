@@ -4,10 +4,13 @@ import (
 	"context"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/test/bufconn"
 
@@ -15,25 +18,33 @@ import (
 	"ss/fault"
 )
 
-type infoServer struct{ ssv1.UnimplementedAgentServer }
+// infoServer counts the calls that it carries out.
+type infoServer struct {
+	ssv1.UnimplementedAgentServer
+	carried *atomic.Int32
+}
 
-func (infoServer) Info(context.Context, *ssv1.InfoRequest) (*ssv1.InfoResponse, error) {
+func (i infoServer) Info(context.Context, *ssv1.InfoRequest) (*ssv1.InfoResponse, error) {
+	i.carried.Add(1)
 	return &ssv1.InfoResponse{Host: "hostB"}, nil
 }
 
-func (infoServer) Snapshot(s ssv1.Agent_SnapshotServer) error {
+func (i infoServer) Snapshot(s ssv1.Agent_SnapshotServer) error {
+	i.carried.Add(1)
 	if _, err := s.Recv(); err != nil {
 		return err
 	}
 	return s.Send(&ssv1.SnapshotResponse{})
 }
 
-// pair connects a client with a server over memory.
-func pair(t *testing.T, server []grpc.ServerOption, client []grpc.DialOption) ssv1.AgentClient {
+// pair connects a client with a server over memory. Carried counts the calls that the server carries out.
+func pair(t *testing.T, server []grpc.ServerOption, client []grpc.DialOption) (c ssv1.AgentClient, carried *atomic.Int32) {
 	t.Helper()
 	l := bufconn.Listen(1 << 16)
 	s := grpc.NewServer(server...)
-	ssv1.RegisterAgentServer(s, infoServer{})
+	carried = new(atomic.Int32)
+	ssv1.RegisterAgentServer(s, infoServer{carried: carried})
+	healthpb.RegisterHealthServer(s, health.NewServer())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() { s.Stop(); <-served })
@@ -43,7 +54,7 @@ func pair(t *testing.T, server []grpc.ServerOption, client []grpc.DialOption) ss
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return ssv1.NewAgentClient(conn)
+	return ssv1.NewAgentClient(conn), carried
 }
 
 // calls makes a unary call and one over a stream.
@@ -60,33 +71,38 @@ func calls(c ssv1.AgentClient) [2]error {
 }
 
 func today() []grpc.ServerOption {
-	unary, stream := ServerProtocol("the agent of hostB")
+	unary, stream := ServerProtocol("the agent of hostB", func(context.Context) string { return "this ssctl" })
 	return []grpc.ServerOption{grpc.UnaryInterceptor(unary), grpc.StreamInterceptor(stream)}
 }
 
 // TestProtocolVersions: two of one version talk; of two versions, whichever end is the older, the call is refused with what to upgrade.
 func TestProtocolVersions(t *testing.T) {
-	for i, err := range calls(pair(t, today(), WithProtocol("this ssctl", "hostB"))) {
+	equal, _ := pair(t, today(), WithProtocol("this ssctl", "hostB"))
+	for i, err := range calls(equal) {
 		if err != nil {
 			t.Errorf("call %d between equals: %v", i, err)
 		}
 	}
-	refused := func(c ssv1.AgentClient, words string) {
+	refused := func(words string, server []grpc.ServerOption, client []grpc.DialOption) {
 		t.Helper()
+		c, carried := pair(t, server, client)
 		for i, err := range calls(c) {
 			err = Error("hostB", err)
-			if !fault.Is(err, fault.Refused) || !strings.Contains(err.Error(), words) {
+			if !fault.Is(err, fault.Outdated) || !strings.Contains(err.Error(), words) {
 				t.Errorf("call %d: %v, want %q", i, err, words)
 			}
 		}
+		if n := carried.Load(); n != 0 {
+			t.Errorf("%d calls of another version were carried out", n)
+		}
 	}
 	// An ssctl of before says nothing of its version, and prints what the agent answers.
-	refused(pair(t, today(), nil), "speaks version 1; upgrade the caller")
+	refused("speaks version 1; upgrade this ssctl", today(), nil)
 	// Neither does an agent of before.
-	refused(pair(t, nil, WithProtocol("this ssctl", "hostB")), "speaks version 1; upgrade the agent of hostB")
+	refused("speaks version 1; upgrade the agent of hostB", nil, WithProtocol("this ssctl", "hostB"))
 	// Tomorrow's, both ways.
 	future := metadata.Pairs(protocolKey, "99")
-	refused(pair(t, []grpc.ServerOption{
+	refused("upgrade this ssctl", []grpc.ServerOption{
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 			if err := grpc.SetHeader(ctx, future); err != nil {
 				return nil, err
@@ -99,5 +115,5 @@ func TestProtocolVersions(t *testing.T) {
 			}
 			return h(srv, s)
 		}),
-	}, WithProtocol("this ssctl", "hostB")), "upgrade this ssctl")
+	}, WithProtocol("this ssctl", "hostB"))
 }

@@ -36,7 +36,7 @@ func exitCode(err error, interrupted bool) int {
 	switch kindOf(err) {
 	case fault.Usage:
 		return 2
-	case fault.Refused:
+	case fault.Refused, fault.Outdated:
 		return 4
 	case fault.Unreachable:
 		return 5

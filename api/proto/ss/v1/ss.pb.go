@@ -23,6 +23,193 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// MarkerMessageType is marker.MessageType.
+type MarkerMessageType int32
+
+const (
+	MarkerMessageType_MARKER_MESSAGE_TYPE_UNSPECIFIED  MarkerMessageType = 0
+	MarkerMessageType_MARKER_MESSAGE_TYPE_PREPARE      MarkerMessageType = 1
+	MarkerMessageType_MARKER_MESSAGE_TYPE_START        MarkerMessageType = 2
+	MarkerMessageType_MARKER_MESSAGE_TYPE_RENEW        MarkerMessageType = 3
+	MarkerMessageType_MARKER_MESSAGE_TYPE_ALL_RECORDED MarkerMessageType = 4
+	MarkerMessageType_MARKER_MESSAGE_TYPE_COMMIT       MarkerMessageType = 5
+	MarkerMessageType_MARKER_MESSAGE_TYPE_ABORT        MarkerMessageType = 6
+	MarkerMessageType_MARKER_MESSAGE_TYPE_PREPARED     MarkerMessageType = 7
+	MarkerMessageType_MARKER_MESSAGE_TYPE_RECORDED     MarkerMessageType = 8
+	MarkerMessageType_MARKER_MESSAGE_TYPE_COMPLETE     MarkerMessageType = 9
+	MarkerMessageType_MARKER_MESSAGE_TYPE_FAILED       MarkerMessageType = 10
+	MarkerMessageType_MARKER_MESSAGE_TYPE_ABORTED      MarkerMessageType = 11
+	MarkerMessageType_MARKER_MESSAGE_TYPE_DONE         MarkerMessageType = 12
+	MarkerMessageType_MARKER_MESSAGE_TYPE_MARKER       MarkerMessageType = 13
+	MarkerMessageType_MARKER_MESSAGE_TYPE_DUMPED       MarkerMessageType = 14
+	MarkerMessageType_MARKER_MESSAGE_TYPE_CAPTURED     MarkerMessageType = 15
+	MarkerMessageType_MARKER_MESSAGE_TYPE_LACKS        MarkerMessageType = 16
+	MarkerMessageType_MARKER_MESSAGE_TYPE_HOLD         MarkerMessageType = 17
+	MarkerMessageType_MARKER_MESSAGE_TYPE_CALM         MarkerMessageType = 18
+)
+
+// Enum value maps for MarkerMessageType.
+var (
+	MarkerMessageType_name = map[int32]string{
+		0:  "MARKER_MESSAGE_TYPE_UNSPECIFIED",
+		1:  "MARKER_MESSAGE_TYPE_PREPARE",
+		2:  "MARKER_MESSAGE_TYPE_START",
+		3:  "MARKER_MESSAGE_TYPE_RENEW",
+		4:  "MARKER_MESSAGE_TYPE_ALL_RECORDED",
+		5:  "MARKER_MESSAGE_TYPE_COMMIT",
+		6:  "MARKER_MESSAGE_TYPE_ABORT",
+		7:  "MARKER_MESSAGE_TYPE_PREPARED",
+		8:  "MARKER_MESSAGE_TYPE_RECORDED",
+		9:  "MARKER_MESSAGE_TYPE_COMPLETE",
+		10: "MARKER_MESSAGE_TYPE_FAILED",
+		11: "MARKER_MESSAGE_TYPE_ABORTED",
+		12: "MARKER_MESSAGE_TYPE_DONE",
+		13: "MARKER_MESSAGE_TYPE_MARKER",
+		14: "MARKER_MESSAGE_TYPE_DUMPED",
+		15: "MARKER_MESSAGE_TYPE_CAPTURED",
+		16: "MARKER_MESSAGE_TYPE_LACKS",
+		17: "MARKER_MESSAGE_TYPE_HOLD",
+		18: "MARKER_MESSAGE_TYPE_CALM",
+	}
+	MarkerMessageType_value = map[string]int32{
+		"MARKER_MESSAGE_TYPE_UNSPECIFIED":  0,
+		"MARKER_MESSAGE_TYPE_PREPARE":      1,
+		"MARKER_MESSAGE_TYPE_START":        2,
+		"MARKER_MESSAGE_TYPE_RENEW":        3,
+		"MARKER_MESSAGE_TYPE_ALL_RECORDED": 4,
+		"MARKER_MESSAGE_TYPE_COMMIT":       5,
+		"MARKER_MESSAGE_TYPE_ABORT":        6,
+		"MARKER_MESSAGE_TYPE_PREPARED":     7,
+		"MARKER_MESSAGE_TYPE_RECORDED":     8,
+		"MARKER_MESSAGE_TYPE_COMPLETE":     9,
+		"MARKER_MESSAGE_TYPE_FAILED":       10,
+		"MARKER_MESSAGE_TYPE_ABORTED":      11,
+		"MARKER_MESSAGE_TYPE_DONE":         12,
+		"MARKER_MESSAGE_TYPE_MARKER":       13,
+		"MARKER_MESSAGE_TYPE_DUMPED":       14,
+		"MARKER_MESSAGE_TYPE_CAPTURED":     15,
+		"MARKER_MESSAGE_TYPE_LACKS":        16,
+		"MARKER_MESSAGE_TYPE_HOLD":         17,
+		"MARKER_MESSAGE_TYPE_CALM":         18,
+	}
+)
+
+func (x MarkerMessageType) Enum() *MarkerMessageType {
+	p := new(MarkerMessageType)
+	*p = x
+	return p
+}
+
+func (x MarkerMessageType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MarkerMessageType) Descriptor() protoreflect.EnumDescriptor {
+	return file_ss_v1_ss_proto_enumTypes[0].Descriptor()
+}
+
+func (MarkerMessageType) Type() protoreflect.EnumType {
+	return &file_ss_v1_ss_proto_enumTypes[0]
+}
+
+func (x MarkerMessageType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MarkerMessageType.Descriptor instead.
+func (MarkerMessageType) EnumDescriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{0}
+}
+
+// MarkerCause is marker.Cause: why an attempt fails. Unspecified: it does not fail.
+type MarkerCause int32
+
+const (
+	MarkerCause_MARKER_CAUSE_UNSPECIFIED MarkerCause = 0
+	MarkerCause_MARKER_CAUSE_REFUSED     MarkerCause = 1
+	MarkerCause_MARKER_CAUSE_CONFLICT    MarkerCause = 2
+	MarkerCause_MARKER_CAUSE_STALE       MarkerCause = 3
+	MarkerCause_MARKER_CAUSE_ACTION      MarkerCause = 4
+	MarkerCause_MARKER_CAUSE_LEASE       MarkerCause = 5
+	MarkerCause_MARKER_CAUSE_RESTART     MarkerCause = 6
+	MarkerCause_MARKER_CAUSE_PEER        MarkerCause = 7
+	MarkerCause_MARKER_CAUSE_UNREACHABLE MarkerCause = 8
+	MarkerCause_MARKER_CAUSE_TIMEOUT     MarkerCause = 9
+	MarkerCause_MARKER_CAUSE_INTERRUPT   MarkerCause = 10
+	MarkerCause_MARKER_CAUSE_CHECK       MarkerCause = 11
+	MarkerCause_MARKER_CAUSE_COMMIT      MarkerCause = 12
+	MarkerCause_MARKER_CAUSE_CONFIG      MarkerCause = 13
+	MarkerCause_MARKER_CAUSE_RESOLVED    MarkerCause = 14
+	MarkerCause_MARKER_CAUSE_OUTSIDE     MarkerCause = 15
+)
+
+// Enum value maps for MarkerCause.
+var (
+	MarkerCause_name = map[int32]string{
+		0:  "MARKER_CAUSE_UNSPECIFIED",
+		1:  "MARKER_CAUSE_REFUSED",
+		2:  "MARKER_CAUSE_CONFLICT",
+		3:  "MARKER_CAUSE_STALE",
+		4:  "MARKER_CAUSE_ACTION",
+		5:  "MARKER_CAUSE_LEASE",
+		6:  "MARKER_CAUSE_RESTART",
+		7:  "MARKER_CAUSE_PEER",
+		8:  "MARKER_CAUSE_UNREACHABLE",
+		9:  "MARKER_CAUSE_TIMEOUT",
+		10: "MARKER_CAUSE_INTERRUPT",
+		11: "MARKER_CAUSE_CHECK",
+		12: "MARKER_CAUSE_COMMIT",
+		13: "MARKER_CAUSE_CONFIG",
+		14: "MARKER_CAUSE_RESOLVED",
+		15: "MARKER_CAUSE_OUTSIDE",
+	}
+	MarkerCause_value = map[string]int32{
+		"MARKER_CAUSE_UNSPECIFIED": 0,
+		"MARKER_CAUSE_REFUSED":     1,
+		"MARKER_CAUSE_CONFLICT":    2,
+		"MARKER_CAUSE_STALE":       3,
+		"MARKER_CAUSE_ACTION":      4,
+		"MARKER_CAUSE_LEASE":       5,
+		"MARKER_CAUSE_RESTART":     6,
+		"MARKER_CAUSE_PEER":        7,
+		"MARKER_CAUSE_UNREACHABLE": 8,
+		"MARKER_CAUSE_TIMEOUT":     9,
+		"MARKER_CAUSE_INTERRUPT":   10,
+		"MARKER_CAUSE_CHECK":       11,
+		"MARKER_CAUSE_COMMIT":      12,
+		"MARKER_CAUSE_CONFIG":      13,
+		"MARKER_CAUSE_RESOLVED":    14,
+		"MARKER_CAUSE_OUTSIDE":     15,
+	}
+)
+
+func (x MarkerCause) Enum() *MarkerCause {
+	p := new(MarkerCause)
+	*p = x
+	return p
+}
+
+func (x MarkerCause) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MarkerCause) Descriptor() protoreflect.EnumDescriptor {
+	return file_ss_v1_ss_proto_enumTypes[1].Descriptor()
+}
+
+func (MarkerCause) Type() protoreflect.EnumType {
+	return &file_ss_v1_ss_proto_enumTypes[1]
+}
+
+func (x MarkerCause) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MarkerCause.Descriptor instead.
+func (MarkerCause) EnumDescriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{1}
+}
+
 // RestoreMessageType is restoration.MessageType.
 type RestoreMessageType int32
 
@@ -78,11 +265,11 @@ func (x RestoreMessageType) String() string {
 }
 
 func (RestoreMessageType) Descriptor() protoreflect.EnumDescriptor {
-	return file_ss_v1_ss_proto_enumTypes[0].Descriptor()
+	return file_ss_v1_ss_proto_enumTypes[2].Descriptor()
 }
 
 func (RestoreMessageType) Type() protoreflect.EnumType {
-	return &file_ss_v1_ss_proto_enumTypes[0]
+	return &file_ss_v1_ss_proto_enumTypes[2]
 }
 
 func (x RestoreMessageType) Number() protoreflect.EnumNumber {
@@ -91,7 +278,7 @@ func (x RestoreMessageType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestoreMessageType.Descriptor instead.
 func (RestoreMessageType) EnumDescriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{0}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{2}
 }
 
 // RestorePhase is restoration.Phase: where a host stands in a restore. Unspecified: it knows nothing of it.
@@ -167,11 +354,11 @@ func (x RestorePhase) String() string {
 }
 
 func (RestorePhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_ss_v1_ss_proto_enumTypes[1].Descriptor()
+	return file_ss_v1_ss_proto_enumTypes[3].Descriptor()
 }
 
 func (RestorePhase) Type() protoreflect.EnumType {
-	return &file_ss_v1_ss_proto_enumTypes[1]
+	return &file_ss_v1_ss_proto_enumTypes[3]
 }
 
 func (x RestorePhase) Number() protoreflect.EnumNumber {
@@ -180,7 +367,164 @@ func (x RestorePhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestorePhase.Descriptor instead.
 func (RestorePhase) EnumDescriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{1}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{3}
+}
+
+// FailureKind is fault.Kind.
+type FailureKind int32
+
+const (
+	FailureKind_FAILURE_KIND_UNSPECIFIED FailureKind = 0
+	FailureKind_FAILURE_KIND_FAILED      FailureKind = 1
+	FailureKind_FAILURE_KIND_USAGE       FailureKind = 2
+	FailureKind_FAILURE_KIND_REFUSED     FailureKind = 3
+	FailureKind_FAILURE_KIND_UNREACHABLE FailureKind = 4
+	FailureKind_FAILURE_KIND_DENIED      FailureKind = 5
+	FailureKind_FAILURE_KIND_INTEGRITY   FailureKind = 6
+	FailureKind_FAILURE_KIND_CONFLICT    FailureKind = 7
+	FailureKind_FAILURE_KIND_ROLLED_BACK FailureKind = 8
+	FailureKind_FAILURE_KIND_NOT_FOUND   FailureKind = 9
+	FailureKind_FAILURE_KIND_INTERRUPTED FailureKind = 10
+	FailureKind_FAILURE_KIND_UNSETTLED   FailureKind = 11
+	FailureKind_FAILURE_KIND_IN_DOUBT    FailureKind = 12
+	FailureKind_FAILURE_KIND_OUTDATED    FailureKind = 13
+)
+
+// Enum value maps for FailureKind.
+var (
+	FailureKind_name = map[int32]string{
+		0:  "FAILURE_KIND_UNSPECIFIED",
+		1:  "FAILURE_KIND_FAILED",
+		2:  "FAILURE_KIND_USAGE",
+		3:  "FAILURE_KIND_REFUSED",
+		4:  "FAILURE_KIND_UNREACHABLE",
+		5:  "FAILURE_KIND_DENIED",
+		6:  "FAILURE_KIND_INTEGRITY",
+		7:  "FAILURE_KIND_CONFLICT",
+		8:  "FAILURE_KIND_ROLLED_BACK",
+		9:  "FAILURE_KIND_NOT_FOUND",
+		10: "FAILURE_KIND_INTERRUPTED",
+		11: "FAILURE_KIND_UNSETTLED",
+		12: "FAILURE_KIND_IN_DOUBT",
+		13: "FAILURE_KIND_OUTDATED",
+	}
+	FailureKind_value = map[string]int32{
+		"FAILURE_KIND_UNSPECIFIED": 0,
+		"FAILURE_KIND_FAILED":      1,
+		"FAILURE_KIND_USAGE":       2,
+		"FAILURE_KIND_REFUSED":     3,
+		"FAILURE_KIND_UNREACHABLE": 4,
+		"FAILURE_KIND_DENIED":      5,
+		"FAILURE_KIND_INTEGRITY":   6,
+		"FAILURE_KIND_CONFLICT":    7,
+		"FAILURE_KIND_ROLLED_BACK": 8,
+		"FAILURE_KIND_NOT_FOUND":   9,
+		"FAILURE_KIND_INTERRUPTED": 10,
+		"FAILURE_KIND_UNSETTLED":   11,
+		"FAILURE_KIND_IN_DOUBT":    12,
+		"FAILURE_KIND_OUTDATED":    13,
+	}
+)
+
+func (x FailureKind) Enum() *FailureKind {
+	p := new(FailureKind)
+	*p = x
+	return p
+}
+
+func (x FailureKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FailureKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_ss_v1_ss_proto_enumTypes[4].Descriptor()
+}
+
+func (FailureKind) Type() protoreflect.EnumType {
+	return &file_ss_v1_ss_proto_enumTypes[4]
+}
+
+func (x FailureKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FailureKind.Descriptor instead.
+func (FailureKind) EnumDescriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{4}
+}
+
+// ObjectFailure is what a store says of an object: the errors of store/blob and store/images.
+type ObjectFailure int32
+
+const (
+	ObjectFailure_OBJECT_FAILURE_UNSPECIFIED ObjectFailure = 0
+	ObjectFailure_OBJECT_FAILURE_MISSING     ObjectFailure = 1
+	ObjectFailure_OBJECT_FAILURE_NOT_FOUND   ObjectFailure = 2
+	ObjectFailure_OBJECT_FAILURE_EXISTS      ObjectFailure = 3
+	ObjectFailure_OBJECT_FAILURE_DENIED      ObjectFailure = 4
+	ObjectFailure_OBJECT_FAILURE_FULL        ObjectFailure = 5
+	ObjectFailure_OBJECT_FAILURE_DAMAGED     ObjectFailure = 6
+	ObjectFailure_OBJECT_FAILURE_INVALID     ObjectFailure = 7
+	ObjectFailure_OBJECT_FAILURE_SHORT       ObjectFailure = 8
+	ObjectFailure_OBJECT_FAILURE_CANCELED    ObjectFailure = 9
+	ObjectFailure_OBJECT_FAILURE_TIMEOUT     ObjectFailure = 10
+)
+
+// Enum value maps for ObjectFailure.
+var (
+	ObjectFailure_name = map[int32]string{
+		0:  "OBJECT_FAILURE_UNSPECIFIED",
+		1:  "OBJECT_FAILURE_MISSING",
+		2:  "OBJECT_FAILURE_NOT_FOUND",
+		3:  "OBJECT_FAILURE_EXISTS",
+		4:  "OBJECT_FAILURE_DENIED",
+		5:  "OBJECT_FAILURE_FULL",
+		6:  "OBJECT_FAILURE_DAMAGED",
+		7:  "OBJECT_FAILURE_INVALID",
+		8:  "OBJECT_FAILURE_SHORT",
+		9:  "OBJECT_FAILURE_CANCELED",
+		10: "OBJECT_FAILURE_TIMEOUT",
+	}
+	ObjectFailure_value = map[string]int32{
+		"OBJECT_FAILURE_UNSPECIFIED": 0,
+		"OBJECT_FAILURE_MISSING":     1,
+		"OBJECT_FAILURE_NOT_FOUND":   2,
+		"OBJECT_FAILURE_EXISTS":      3,
+		"OBJECT_FAILURE_DENIED":      4,
+		"OBJECT_FAILURE_FULL":        5,
+		"OBJECT_FAILURE_DAMAGED":     6,
+		"OBJECT_FAILURE_INVALID":     7,
+		"OBJECT_FAILURE_SHORT":       8,
+		"OBJECT_FAILURE_CANCELED":    9,
+		"OBJECT_FAILURE_TIMEOUT":     10,
+	}
+)
+
+func (x ObjectFailure) Enum() *ObjectFailure {
+	p := new(ObjectFailure)
+	*p = x
+	return p
+}
+
+func (x ObjectFailure) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ObjectFailure) Descriptor() protoreflect.EnumDescriptor {
+	return file_ss_v1_ss_proto_enumTypes[5].Descriptor()
+}
+
+func (ObjectFailure) Type() protoreflect.EnumType {
+	return &file_ss_v1_ss_proto_enumTypes[5]
+}
+
+func (x ObjectFailure) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ObjectFailure.Descriptor instead.
+func (ObjectFailure) EnumDescriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{5}
 }
 
 // InfoRequest tells the agent what it should know of the catalogue. What an observer says counts for nothing.
@@ -1817,7 +2161,7 @@ func (x *End) GetEnded() bool {
 // MarkerMessage is marker.Message.
 type MarkerMessage struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
-	Type         int32                  `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"`
+	Type         MarkerMessageType      `protobuf:"varint,1,opt,name=type,proto3,enum=ss.v1.MarkerMessageType" json:"type,omitempty"`
 	Key          *Key                   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	From         string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	To           string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
@@ -1829,7 +2173,7 @@ type MarkerMessage struct {
 	Channels     []string               `protobuf:"bytes,10,rep,name=channels,proto3" json:"channels,omitempty"`
 	Ends         []*End                 `protobuf:"bytes,11,rep,name=ends,proto3" json:"ends,omitempty"`
 	Reason       string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
-	Cause        int32                  `protobuf:"varint,13,opt,name=cause,proto3" json:"cause,omitempty"`
+	Cause        MarkerCause            `protobuf:"varint,13,opt,name=cause,proto3,enum=ss.v1.MarkerCause" json:"cause,omitempty"`
 	// group is the SHA-256 that names the list of participants; the list itself goes only to a host that lacks it.
 	Group         []byte `protobuf:"bytes,14,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1866,11 +2210,11 @@ func (*MarkerMessage) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{24}
 }
 
-func (x *MarkerMessage) GetType() int32 {
+func (x *MarkerMessage) GetType() MarkerMessageType {
 	if x != nil {
 		return x.Type
 	}
-	return 0
+	return MarkerMessageType_MARKER_MESSAGE_TYPE_UNSPECIFIED
 }
 
 func (x *MarkerMessage) GetKey() *Key {
@@ -1950,11 +2294,11 @@ func (x *MarkerMessage) GetReason() string {
 	return ""
 }
 
-func (x *MarkerMessage) GetCause() int32 {
+func (x *MarkerMessage) GetCause() MarkerCause {
 	if x != nil {
 		return x.Cause
 	}
-	return 0
+	return MarkerCause_MARKER_CAUSE_UNSPECIFIED
 }
 
 func (x *MarkerMessage) GetGroup() []byte {
@@ -3640,11 +3984,20 @@ func (x *RestoreResponse) GetNotices() []string {
 	return nil
 }
 
-// Failure is an error on its way: what kind it is (a gRPC status code), and what a person should read.
+// Failure is an error on its way, in a message or in the details of a call's status.
 type Failure struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Code          uint32                 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// text is all of the error, as a person reads it. The fields that follow are parts of it, and may be empty.
+	Text     string      `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	Kind     FailureKind `protobuf:"varint,3,opt,name=kind,proto3,enum=ss.v1.FailureKind" json:"kind,omitempty"`
+	Op       string      `protobuf:"bytes,4,opt,name=op,proto3" json:"op,omitempty"`
+	Host     string      `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
+	Job      string      `protobuf:"bytes,6,opt,name=job,proto3" json:"job,omitempty"`
+	Snapshot string      `protobuf:"bytes,7,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Phase    string      `protobuf:"bytes,8,opt,name=phase,proto3" json:"phase,omitempty"`
+	Next     string      `protobuf:"bytes,9,opt,name=next,proto3" json:"next,omitempty"`
+	// object: what is wrong with an object of an image set.
+	Object        ObjectFailure `protobuf:"varint,10,opt,name=object,proto3,enum=ss.v1.ObjectFailure" json:"object,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3679,18 +4032,67 @@ func (*Failure) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
-func (x *Failure) GetCode() uint32 {
-	if x != nil {
-		return x.Code
-	}
-	return 0
-}
-
 func (x *Failure) GetText() string {
 	if x != nil {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *Failure) GetKind() FailureKind {
+	if x != nil {
+		return x.Kind
+	}
+	return FailureKind_FAILURE_KIND_UNSPECIFIED
+}
+
+func (x *Failure) GetOp() string {
+	if x != nil {
+		return x.Op
+	}
+	return ""
+}
+
+func (x *Failure) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Failure) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *Failure) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *Failure) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Failure) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *Failure) GetObject() ObjectFailure {
+	if x != nil {
+		return x.Object
+	}
+	return ObjectFailure_OBJECT_FAILURE_UNSPECIFIED
 }
 
 type ExchangeRequest struct {
@@ -5661,9 +6063,9 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\twrite_seq\x18\x06 \x01(\rR\bwriteSeq\x12\x17\n" +
 	"\arcv_nxt\x18\a \x01(\rR\x06rcvNxt\x12\x16\n" +
 	"\x06unsent\x18\b \x01(\rR\x06unsent\x12\x14\n" +
-	"\x05ended\x18\t \x01(\bR\x05ended\"\xf3\x02\n" +
-	"\rMarkerMessage\x12\x12\n" +
-	"\x04type\x18\x01 \x01(\x05R\x04type\x12\x1c\n" +
+	"\x05ended\x18\t \x01(\bR\x05ended\"\xa1\x03\n" +
+	"\rMarkerMessage\x12,\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x18.ss.v1.MarkerMessageTypeR\x04type\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
 	".ss.v1.KeyR\x03key\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
@@ -5677,8 +6079,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	" \x03(\tR\bchannels\x12\x1e\n" +
 	"\x04ends\x18\v \x03(\v2\n" +
 	".ss.v1.EndR\x04ends\x12\x16\n" +
-	"\x06reason\x18\f \x01(\tR\x06reason\x12\x14\n" +
-	"\x05cause\x18\r \x01(\x05R\x05cause\x12\x14\n" +
+	"\x06reason\x18\f \x01(\tR\x06reason\x12(\n" +
+	"\x05cause\x18\r \x01(\x0e2\x12.ss.v1.MarkerCauseR\x05cause\x12\x14\n" +
 	"\x05group\x18\x0e \x01(\fR\x05group\"v\n" +
 	"\x0fSnapshotRequest\x12)\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenH\x00R\x04open\x120\n" +
@@ -5809,10 +6211,18 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06faults\x18\x02 \x03(\tR\x06faults\x12(\n" +
 	"\afailure\x18\x03 \x01(\v2\x0e.ss.v1.FailureR\afailure\x12/\n" +
 	"\amessage\x18\x04 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\x12\x18\n" +
-	"\anotices\x18\x05 \x03(\tR\anoticesJ\x04\b\x01\x10\x02\"1\n" +
+	"\anotices\x18\x05 \x03(\tR\anoticesJ\x04\b\x01\x10\x02\"\xf5\x01\n" +
 	"\aFailure\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\rR\x04code\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"6\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12&\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x12.ss.v1.FailureKindR\x04kind\x12\x0e\n" +
+	"\x02op\x18\x04 \x01(\tR\x02op\x12\x12\n" +
+	"\x04host\x18\x05 \x01(\tR\x04host\x12\x10\n" +
+	"\x03job\x18\x06 \x01(\tR\x03job\x12\x1a\n" +
+	"\bsnapshot\x18\a \x01(\tR\bsnapshot\x12\x14\n" +
+	"\x05phase\x18\b \x01(\tR\x05phase\x12\x12\n" +
+	"\x04next\x18\t \x01(\tR\x04next\x12,\n" +
+	"\x06object\x18\n" +
+	" \x01(\x0e2\x14.ss.v1.ObjectFailureR\x06objectJ\x04\b\x01\x10\x02\"6\n" +
 	"\x0fExchangeRequest\x12#\n" +
 	"\rremoved_hosts\x18\x01 \x01(\fR\fremovedHosts\"7\n" +
 	"\x10ExchangeResponse\x12#\n" +
@@ -5932,7 +6342,46 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12/\n" +
 	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"E\n" +
 	"\x12AskRestoreResponse\x12/\n" +
-	"\amessage\x18\x01 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage*\xdd\x02\n" +
+	"\amessage\x18\x01 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage*\xfe\x04\n" +
+	"\x11MarkerMessageType\x12#\n" +
+	"\x1fMARKER_MESSAGE_TYPE_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bMARKER_MESSAGE_TYPE_PREPARE\x10\x01\x12\x1d\n" +
+	"\x19MARKER_MESSAGE_TYPE_START\x10\x02\x12\x1d\n" +
+	"\x19MARKER_MESSAGE_TYPE_RENEW\x10\x03\x12$\n" +
+	" MARKER_MESSAGE_TYPE_ALL_RECORDED\x10\x04\x12\x1e\n" +
+	"\x1aMARKER_MESSAGE_TYPE_COMMIT\x10\x05\x12\x1d\n" +
+	"\x19MARKER_MESSAGE_TYPE_ABORT\x10\x06\x12 \n" +
+	"\x1cMARKER_MESSAGE_TYPE_PREPARED\x10\a\x12 \n" +
+	"\x1cMARKER_MESSAGE_TYPE_RECORDED\x10\b\x12 \n" +
+	"\x1cMARKER_MESSAGE_TYPE_COMPLETE\x10\t\x12\x1e\n" +
+	"\x1aMARKER_MESSAGE_TYPE_FAILED\x10\n" +
+	"\x12\x1f\n" +
+	"\x1bMARKER_MESSAGE_TYPE_ABORTED\x10\v\x12\x1c\n" +
+	"\x18MARKER_MESSAGE_TYPE_DONE\x10\f\x12\x1e\n" +
+	"\x1aMARKER_MESSAGE_TYPE_MARKER\x10\r\x12\x1e\n" +
+	"\x1aMARKER_MESSAGE_TYPE_DUMPED\x10\x0e\x12 \n" +
+	"\x1cMARKER_MESSAGE_TYPE_CAPTURED\x10\x0f\x12\x1d\n" +
+	"\x19MARKER_MESSAGE_TYPE_LACKS\x10\x10\x12\x1c\n" +
+	"\x18MARKER_MESSAGE_TYPE_HOLD\x10\x11\x12\x1c\n" +
+	"\x18MARKER_MESSAGE_TYPE_CALM\x10\x12*\xad\x03\n" +
+	"\vMarkerCause\x12\x1c\n" +
+	"\x18MARKER_CAUSE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14MARKER_CAUSE_REFUSED\x10\x01\x12\x19\n" +
+	"\x15MARKER_CAUSE_CONFLICT\x10\x02\x12\x16\n" +
+	"\x12MARKER_CAUSE_STALE\x10\x03\x12\x17\n" +
+	"\x13MARKER_CAUSE_ACTION\x10\x04\x12\x16\n" +
+	"\x12MARKER_CAUSE_LEASE\x10\x05\x12\x18\n" +
+	"\x14MARKER_CAUSE_RESTART\x10\x06\x12\x15\n" +
+	"\x11MARKER_CAUSE_PEER\x10\a\x12\x1c\n" +
+	"\x18MARKER_CAUSE_UNREACHABLE\x10\b\x12\x18\n" +
+	"\x14MARKER_CAUSE_TIMEOUT\x10\t\x12\x1a\n" +
+	"\x16MARKER_CAUSE_INTERRUPT\x10\n" +
+	"\x12\x16\n" +
+	"\x12MARKER_CAUSE_CHECK\x10\v\x12\x17\n" +
+	"\x13MARKER_CAUSE_COMMIT\x10\f\x12\x17\n" +
+	"\x13MARKER_CAUSE_CONFIG\x10\r\x12\x19\n" +
+	"\x15MARKER_CAUSE_RESOLVED\x10\x0e\x12\x18\n" +
+	"\x14MARKER_CAUSE_OUTSIDE\x10\x0f*\xdd\x02\n" +
 	"\x12RestoreMessageType\x12$\n" +
 	" RESTORE_MESSAGE_TYPE_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aRESTORE_MESSAGE_TYPE_CHECK\x10\x01\x12\x1e\n" +
@@ -5961,7 +6410,36 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x13RESTORE_PHASE_WHOLE\x10\f\x12\x1a\n" +
 	"\x16RESTORE_PHASE_STOPPING\x10\r\x12\x19\n" +
 	"\x15RESTORE_PHASE_STOPPED\x10\x0e\x12\x16\n" +
-	"\x12RESTORE_PHASE_LEFT\x10\x0f2\x89\n" +
+	"\x12RESTORE_PHASE_LEFT\x10\x0f*\x8e\x03\n" +
+	"\vFailureKind\x12\x1c\n" +
+	"\x18FAILURE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13FAILURE_KIND_FAILED\x10\x01\x12\x16\n" +
+	"\x12FAILURE_KIND_USAGE\x10\x02\x12\x18\n" +
+	"\x14FAILURE_KIND_REFUSED\x10\x03\x12\x1c\n" +
+	"\x18FAILURE_KIND_UNREACHABLE\x10\x04\x12\x17\n" +
+	"\x13FAILURE_KIND_DENIED\x10\x05\x12\x1a\n" +
+	"\x16FAILURE_KIND_INTEGRITY\x10\x06\x12\x19\n" +
+	"\x15FAILURE_KIND_CONFLICT\x10\a\x12\x1c\n" +
+	"\x18FAILURE_KIND_ROLLED_BACK\x10\b\x12\x1a\n" +
+	"\x16FAILURE_KIND_NOT_FOUND\x10\t\x12\x1c\n" +
+	"\x18FAILURE_KIND_INTERRUPTED\x10\n" +
+	"\x12\x1a\n" +
+	"\x16FAILURE_KIND_UNSETTLED\x10\v\x12\x19\n" +
+	"\x15FAILURE_KIND_IN_DOUBT\x10\f\x12\x19\n" +
+	"\x15FAILURE_KIND_OUTDATED\x10\r*\xc3\x02\n" +
+	"\rObjectFailure\x12\x1e\n" +
+	"\x1aOBJECT_FAILURE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16OBJECT_FAILURE_MISSING\x10\x01\x12\x1c\n" +
+	"\x18OBJECT_FAILURE_NOT_FOUND\x10\x02\x12\x19\n" +
+	"\x15OBJECT_FAILURE_EXISTS\x10\x03\x12\x19\n" +
+	"\x15OBJECT_FAILURE_DENIED\x10\x04\x12\x17\n" +
+	"\x13OBJECT_FAILURE_FULL\x10\x05\x12\x1a\n" +
+	"\x16OBJECT_FAILURE_DAMAGED\x10\x06\x12\x1a\n" +
+	"\x16OBJECT_FAILURE_INVALID\x10\a\x12\x18\n" +
+	"\x14OBJECT_FAILURE_SHORT\x10\b\x12\x1b\n" +
+	"\x17OBJECT_FAILURE_CANCELED\x10\t\x12\x1a\n" +
+	"\x16OBJECT_FAILURE_TIMEOUT\x10\n" +
+	"2\x89\n" +
 	"\n" +
 	"\x05Agent\x12/\n" +
 	"\x04Info\x12\x12.ss.v1.InfoRequest\x1a\x13.ss.v1.InfoResponse\x128\n" +
@@ -6011,221 +6489,229 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 	return file_ss_v1_ss_proto_rawDescData
 }
 
-var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
 var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
 var file_ss_v1_ss_proto_goTypes = []any{
-	(RestoreMessageType)(0),       // 0: ss.v1.RestoreMessageType
-	(RestorePhase)(0),             // 1: ss.v1.RestorePhase
-	(*InfoRequest)(nil),           // 2: ss.v1.InfoRequest
-	(*CatalogueMark)(nil),         // 3: ss.v1.CatalogueMark
-	(*SetAside)(nil),              // 4: ss.v1.SetAside
-	(*InfoResponse)(nil),          // 5: ss.v1.InfoResponse
-	(*Standing)(nil),              // 6: ss.v1.Standing
-	(*StandRequest)(nil),          // 7: ss.v1.StandRequest
-	(*StandResponse)(nil),         // 8: ss.v1.StandResponse
-	(*Damage)(nil),                // 9: ss.v1.Damage
-	(*Member)(nil),                // 10: ss.v1.Member
-	(*MembersRequest)(nil),        // 11: ss.v1.MembersRequest
-	(*MembersResponse)(nil),       // 12: ss.v1.MembersResponse
-	(*RunRequest)(nil),            // 13: ss.v1.RunRequest
-	(*RunResponse)(nil),           // 14: ss.v1.RunResponse
-	(*AttachRequest)(nil),         // 15: ss.v1.AttachRequest
-	(*AttachResponse)(nil),        // 16: ss.v1.AttachResponse
-	(*ForgetJobRequest)(nil),      // 17: ss.v1.ForgetJobRequest
-	(*ForgetJobResponse)(nil),     // 18: ss.v1.ForgetJobResponse
-	(*LogsRequest)(nil),           // 19: ss.v1.LogsRequest
-	(*LogsResponse)(nil),          // 20: ss.v1.LogsResponse
-	(*KillRequest)(nil),           // 21: ss.v1.KillRequest
-	(*KillResponse)(nil),          // 22: ss.v1.KillResponse
-	(*Key)(nil),                   // 23: ss.v1.Key
-	(*Participant)(nil),           // 24: ss.v1.Participant
-	(*End)(nil),                   // 25: ss.v1.End
-	(*MarkerMessage)(nil),         // 26: ss.v1.MarkerMessage
-	(*SnapshotRequest)(nil),       // 27: ss.v1.SnapshotRequest
-	(*SnapshotOpen)(nil),          // 28: ss.v1.SnapshotOpen
-	(*SnapshotResponse)(nil),      // 29: ss.v1.SnapshotResponse
-	(*Progress)(nil),              // 30: ss.v1.Progress
-	(*HostReport)(nil),            // 31: ss.v1.HostReport
-	(*MemberReport)(nil),          // 32: ss.v1.MemberReport
-	(*PhaseTiming)(nil),           // 33: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 34: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 35: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 36: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 37: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 38: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 39: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 40: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 41: ss.v1.RestoreRequest
-	(*RestoreMessage)(nil),        // 42: ss.v1.RestoreMessage
-	(*RestoreWordRequest)(nil),    // 43: ss.v1.RestoreWordRequest
-	(*RestorePlan)(nil),           // 44: ss.v1.RestorePlan
-	(*Transit)(nil),               // 45: ss.v1.Transit
-	(*RestorePart)(nil),           // 46: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 47: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 48: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 49: ss.v1.Failure
-	(*ExchangeRequest)(nil),       // 50: ss.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 51: ss.v1.ExchangeResponse
-	(*DeliverRequest)(nil),        // 52: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 53: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 54: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 55: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 56: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 57: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 58: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 59: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 60: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 61: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 62: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 63: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 64: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 65: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 66: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 67: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 68: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 69: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 70: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 71: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 72: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 73: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 74: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 75: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 76: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 77: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 78: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 79: ss.v1.ImportImagesResponse
-	(*AskRestoreRequest)(nil),     // 80: ss.v1.AskRestoreRequest
-	(*AskRestoreResponse)(nil),    // 81: ss.v1.AskRestoreResponse
+	(MarkerMessageType)(0),        // 0: ss.v1.MarkerMessageType
+	(MarkerCause)(0),              // 1: ss.v1.MarkerCause
+	(RestoreMessageType)(0),       // 2: ss.v1.RestoreMessageType
+	(RestorePhase)(0),             // 3: ss.v1.RestorePhase
+	(FailureKind)(0),              // 4: ss.v1.FailureKind
+	(ObjectFailure)(0),            // 5: ss.v1.ObjectFailure
+	(*InfoRequest)(nil),           // 6: ss.v1.InfoRequest
+	(*CatalogueMark)(nil),         // 7: ss.v1.CatalogueMark
+	(*SetAside)(nil),              // 8: ss.v1.SetAside
+	(*InfoResponse)(nil),          // 9: ss.v1.InfoResponse
+	(*Standing)(nil),              // 10: ss.v1.Standing
+	(*StandRequest)(nil),          // 11: ss.v1.StandRequest
+	(*StandResponse)(nil),         // 12: ss.v1.StandResponse
+	(*Damage)(nil),                // 13: ss.v1.Damage
+	(*Member)(nil),                // 14: ss.v1.Member
+	(*MembersRequest)(nil),        // 15: ss.v1.MembersRequest
+	(*MembersResponse)(nil),       // 16: ss.v1.MembersResponse
+	(*RunRequest)(nil),            // 17: ss.v1.RunRequest
+	(*RunResponse)(nil),           // 18: ss.v1.RunResponse
+	(*AttachRequest)(nil),         // 19: ss.v1.AttachRequest
+	(*AttachResponse)(nil),        // 20: ss.v1.AttachResponse
+	(*ForgetJobRequest)(nil),      // 21: ss.v1.ForgetJobRequest
+	(*ForgetJobResponse)(nil),     // 22: ss.v1.ForgetJobResponse
+	(*LogsRequest)(nil),           // 23: ss.v1.LogsRequest
+	(*LogsResponse)(nil),          // 24: ss.v1.LogsResponse
+	(*KillRequest)(nil),           // 25: ss.v1.KillRequest
+	(*KillResponse)(nil),          // 26: ss.v1.KillResponse
+	(*Key)(nil),                   // 27: ss.v1.Key
+	(*Participant)(nil),           // 28: ss.v1.Participant
+	(*End)(nil),                   // 29: ss.v1.End
+	(*MarkerMessage)(nil),         // 30: ss.v1.MarkerMessage
+	(*SnapshotRequest)(nil),       // 31: ss.v1.SnapshotRequest
+	(*SnapshotOpen)(nil),          // 32: ss.v1.SnapshotOpen
+	(*SnapshotResponse)(nil),      // 33: ss.v1.SnapshotResponse
+	(*Progress)(nil),              // 34: ss.v1.Progress
+	(*HostReport)(nil),            // 35: ss.v1.HostReport
+	(*MemberReport)(nil),          // 36: ss.v1.MemberReport
+	(*PhaseTiming)(nil),           // 37: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 38: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 39: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 40: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 41: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 42: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 43: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 44: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 45: ss.v1.RestoreRequest
+	(*RestoreMessage)(nil),        // 46: ss.v1.RestoreMessage
+	(*RestoreWordRequest)(nil),    // 47: ss.v1.RestoreWordRequest
+	(*RestorePlan)(nil),           // 48: ss.v1.RestorePlan
+	(*Transit)(nil),               // 49: ss.v1.Transit
+	(*RestorePart)(nil),           // 50: ss.v1.RestorePart
+	(*AddrMove)(nil),              // 51: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 52: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 53: ss.v1.Failure
+	(*ExchangeRequest)(nil),       // 54: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 55: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 56: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 57: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 58: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 59: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 60: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 61: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 62: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 63: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 64: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 65: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 66: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 67: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 68: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 69: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 70: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 71: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 72: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 73: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 74: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 75: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 76: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 77: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 78: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 79: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 80: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 81: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 82: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 83: ss.v1.ImportImagesResponse
+	(*AskRestoreRequest)(nil),     // 84: ss.v1.AskRestoreRequest
+	(*AskRestoreResponse)(nil),    // 85: ss.v1.AskRestoreResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
-	3,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
-	3,  // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
-	34, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
-	9,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
-	3,  // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
-	4,  // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
-	6,  // 6: ss.v1.InfoResponse.standings:type_name -> ss.v1.Standing
-	6,  // 7: ss.v1.StandRequest.standing:type_name -> ss.v1.Standing
-	6,  // 8: ss.v1.StandResponse.standing:type_name -> ss.v1.Standing
-	10, // 9: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
-	10, // 10: ss.v1.RunResponse.member:type_name -> ss.v1.Member
-	10, // 11: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
-	23, // 12: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
-	25, // 13: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
-	28, // 14: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
-	26, // 15: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	23, // 16: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	24, // 17: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
-	24, // 18: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	26, // 19: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	30, // 20: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	31, // 21: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	49, // 22: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	32, // 23: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	33, // 24: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	10, // 25: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	34, // 26: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	25, // 27: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	34, // 28: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	34, // 29: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	44, // 30: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	42, // 31: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	0,  // 32: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
-	1,  // 33: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
-	42, // 34: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
-	23, // 35: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	46, // 36: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	47, // 37: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	24, // 38: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	45, // 39: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
-	10, // 40: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	24, // 41: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	49, // 42: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	42, // 43: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	26, // 44: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	34, // 45: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	64, // 46: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	65, // 47: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	66, // 48: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	9,  // 49: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	65, // 50: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	34, // 51: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	34, // 52: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	24, // 53: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	34, // 54: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	34, // 55: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	24, // 56: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	78, // 57: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	77, // 58: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	34, // 59: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	24, // 60: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	42, // 61: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	42, // 62: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	2,  // 63: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	11, // 64: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	13, // 65: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	15, // 66: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	7,  // 67: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	21, // 68: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	17, // 69: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	19, // 70: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	27, // 71: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	41, // 72: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	43, // 73: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	35, // 74: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	37, // 75: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	39, // 76: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	62, // 77: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	67, // 78: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	69, // 79: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	71, // 80: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	73, // 81: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	75, // 82: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	76, // 83: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	52, // 84: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	54, // 85: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	60, // 86: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	56, // 87: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	57, // 88: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	59, // 89: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	7,  // 90: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	50, // 91: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	80, // 92: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	5,  // 93: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	12, // 94: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	14, // 95: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	16, // 96: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	8,  // 97: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	22, // 98: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	18, // 99: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	20, // 100: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	29, // 101: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	48, // 102: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	48, // 103: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	36, // 104: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	38, // 105: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	40, // 106: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	63, // 107: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	68, // 108: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	70, // 109: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	72, // 110: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	74, // 111: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	76, // 112: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	79, // 113: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	53, // 114: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	55, // 115: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	61, // 116: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	54, // 117: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	58, // 118: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	58, // 119: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	8,  // 120: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	51, // 121: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	81, // 122: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	93, // [93:123] is the sub-list for method output_type
-	63, // [63:93] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	7,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
+	7,  // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
+	38, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	13, // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
+	7,  // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
+	8,  // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
+	10, // 6: ss.v1.InfoResponse.standings:type_name -> ss.v1.Standing
+	10, // 7: ss.v1.StandRequest.standing:type_name -> ss.v1.Standing
+	10, // 8: ss.v1.StandResponse.standing:type_name -> ss.v1.Standing
+	14, // 9: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
+	14, // 10: ss.v1.RunResponse.member:type_name -> ss.v1.Member
+	14, // 11: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
+	0,  // 12: ss.v1.MarkerMessage.type:type_name -> ss.v1.MarkerMessageType
+	27, // 13: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
+	29, // 14: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
+	1,  // 15: ss.v1.MarkerMessage.cause:type_name -> ss.v1.MarkerCause
+	32, // 16: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	30, // 17: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
+	27, // 18: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	28, // 19: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
+	28, // 20: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	30, // 21: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	34, // 22: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	35, // 23: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	53, // 24: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	36, // 25: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	37, // 26: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	14, // 27: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	38, // 28: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	29, // 29: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	38, // 30: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	38, // 31: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	48, // 32: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	46, // 33: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	2,  // 34: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
+	3,  // 35: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
+	46, // 36: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
+	27, // 37: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	50, // 38: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	51, // 39: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	28, // 40: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	49, // 41: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
+	14, // 42: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	28, // 43: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	53, // 44: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	46, // 45: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	4,  // 46: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
+	5,  // 47: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
+	30, // 48: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	38, // 49: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	68, // 50: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	69, // 51: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	70, // 52: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	13, // 53: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	69, // 54: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	38, // 55: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	38, // 56: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	28, // 57: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	38, // 58: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	38, // 59: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	28, // 60: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	82, // 61: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	81, // 62: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	38, // 63: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	28, // 64: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	46, // 65: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	46, // 66: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	6,  // 67: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	15, // 68: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	17, // 69: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	19, // 70: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11, // 71: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	25, // 72: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	21, // 73: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	23, // 74: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	31, // 75: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	45, // 76: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	47, // 77: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	39, // 78: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	41, // 79: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	43, // 80: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	66, // 81: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	71, // 82: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	73, // 83: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	75, // 84: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	77, // 85: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	79, // 86: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	80, // 87: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	56, // 88: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	58, // 89: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	64, // 90: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	60, // 91: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	61, // 92: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	63, // 93: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	11, // 94: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	54, // 95: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	84, // 96: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	9,  // 97: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	16, // 98: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	18, // 99: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	20, // 100: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12, // 101: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	26, // 102: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22, // 103: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	24, // 104: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	33, // 105: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	52, // 106: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	52, // 107: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	40, // 108: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	42, // 109: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	44, // 110: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	67, // 111: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	72, // 112: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	74, // 113: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	76, // 114: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	78, // 115: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	80, // 116: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	83, // 117: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	57, // 118: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	59, // 119: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	65, // 120: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	58, // 121: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	62, // 122: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	62, // 123: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	12, // 124: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	55, // 125: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	85, // 126: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	97, // [97:127] is the sub-list for method output_type
+	67, // [67:97] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -6257,7 +6743,7 @@ func file_ss_v1_ss_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      6,
 			NumMessages:   80,
 			NumExtensions: 0,
 			NumServices:   2,
