@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"ss/agent/proc"
 )
 
 // TestMembersOf94ec08b: what an agent of that version, and the PID 1 of its cells, wrote of a member is read, with all that it says. It needs no root.
@@ -22,7 +24,7 @@ func TestMembersOf94ec08b(t *testing.T) {
 		t.Errorf("record %+v", r)
 	}
 	folder := filepath.Join(dir, "members", "words", "hostB-1")
-	var init identity
+	var init proc.Identity
 	var root rootRecord
 	var exit exitRecord
 	for name, v := range map[string]any{initFile: &init, rootFile: &root, exitFile: &exit} {
@@ -30,7 +32,7 @@ func TestMembersOf94ec08b(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if init.alive() || root.InnerPid != 1001 || exit.Status != "signal: killed" {
+	if init.Alive() || root.InnerPid != 1001 || exit.Status != "signal: killed" {
 		t.Errorf("init %+v, root %+v, exit %+v", init, root, exit)
 	}
 }
