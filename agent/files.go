@@ -271,7 +271,7 @@ func (w *work) dumpOne(ctx context.Context, i int, m Member, announce func()) (D
 		if err != nil {
 			return sum, err
 		}
-		sum.Bytes, sum.Frozen = sum.Bytes+res.Bytes, max(sum.Frozen, res.Frozen)
+		sum.Bytes, sum.Frozen, sum.Ends = sum.Bytes+res.Bytes, max(sum.Frozen, res.Frozen), append(sum.Ends, res.Ends...)
 	}
 	return sum, nil
 }

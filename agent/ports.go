@@ -248,6 +248,7 @@ type DumpSpec struct {
 type DumpResult struct {
 	Bytes  int64         // of the images
 	Frozen time.Duration // as CRIU's own statistics have it
+	Ends   []marker.End  // the connections in the images, as Checkpointer.Ends reads them
 }
 
 // Dump is one CRIU on its way to dump one unit.

@@ -392,9 +392,7 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 		if err != nil {
 			return err
 		}
-		if ends[i], err = w.a.cfg.CRIU.Ends(dir); err != nil {
-			return fmt.Errorf("read the connections in the images: %w", err)
-		}
+		ends[i] = res.Ends
 		for j := range ends[i] {
 			ends[i][j].Host, ends[i][j].Member = marker.HostID(w.a.cfg.Host), m.Name
 		}

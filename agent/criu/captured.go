@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
+	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	"golang.org/x/sys/unix"
 )
 
@@ -94,17 +94,17 @@ func fileEvents(b []byte) []fileEvent {
 	return events
 }
 
-// unlisted counts the connections of the images that are not among the inodes.
-func unlisted(dir string, inodes []uint64) (int, error) {
-	sockets, err := inetSockets(dir)
-	if err != nil {
-		return 0, err
+// unlisted counts the connections among the sockets of images that are not among the inodes.
+func unlisted(sockets []*sk_inet.InetSkEntry, inodes []uint64) int {
+	listed := make(map[uint64]bool, len(inodes))
+	for _, ino := range inodes {
+		listed[ino] = true
 	}
 	n := 0
 	for _, sk := range sockets {
-		if connected(sk) && !slices.Contains(inodes, uint64(sk.GetIno())) {
+		if connected(sk) && !listed[uint64(sk.GetIno())] {
 			n++
 		}
 	}
-	return n, nil
+	return n
 }

@@ -17,6 +17,7 @@ import (
 
 	"ss/agent"
 	"ss/agent/proc"
+	"ss/marker"
 )
 
 const (
@@ -173,19 +174,31 @@ func (d *dump) Run(ctx context.Context, conns []uint64, captured func()) (agent.
 		return agent.DumpResult{}, d.failure(d.err)
 	}
 	watch.close()
-	n, err := unlisted(d.dir, conns)
-	if err == nil && early && n > 0 {
-		// The gates may have opened while CRIU still read a connection that nobody knew of.
-		err = fmt.Errorf("the images hold %d connections that were not listed: try again", n)
-	}
-	if err != nil {
-		return agent.DumpResult{}, d.failure(err)
-	}
 	result, err := dumpResult(d.dir)
+	if err == nil {
+		result.Ends, err = d.ends(conns, early)
+	}
 	if err != nil {
 		return agent.DumpResult{}, d.failure(err)
 	}
 	return result, nil
+}
+
+// ends reads the connections that the images hold. early says that captured was called.
+func (d *dump) ends(conns []uint64, early bool) ([]marker.End, error) {
+	files, err := readFiles(d.dir)
+	if err != nil {
+		return nil, err
+	}
+	sockets, err := socketsOf(files)
+	if err != nil {
+		return nil, err
+	}
+	if n := unlisted(sockets, conns); early && n > 0 {
+		// The gates may have opened while CRIU still read a connection that nobody knew of.
+		return nil, fmt.Errorf("the images hold %d connections that were not listed: try again", n)
+	}
+	return endsOf(d.dir, sockets)
 }
 
 // letGo answers the pre-dump notification, with the images under watch.

@@ -32,15 +32,20 @@ const (
 // /proc and /sys make, and deleted files that the images hold themselves.
 func (r *Runner) Needs(dir string) (agent.Needs, error) {
 	var n agent.Needs
-	files, err := neededFiles(dir)
+	entries, err := readFiles(dir)
 	if err != nil {
 		return n, fmt.Errorf("what the images need: %w", err)
 	}
+	ghosts, err := ghostFiles(dir)
+	if err != nil {
+		return n, fmt.Errorf("what the images need: %w", err)
+	}
+	files := neededFiles(entries, ghosts)
 	if n.Pids, err = files.readTree(dir); err != nil {
 		return n, fmt.Errorf("what the images need: %w", err)
 	}
 	n.Files, n.Dirs = files.list()
-	sockets, err := inetSockets(dir)
+	sockets, err := socketsOf(entries)
 	if err != nil {
 		return n, fmt.Errorf("what the images need: %w", err)
 	}
@@ -55,7 +60,7 @@ func (r *Runner) Needs(dir string) (agent.Needs, error) {
 			n.Conns = append(n.Conns, agent.Conn{Local: local, Remote: remote})
 		}
 	}
-	if n.Objects, err = neededObjects(dir); err != nil {
+	if n.Objects, err = neededObjects(dir, entries, ghosts); err != nil {
 		return n, fmt.Errorf("what the images need: %w", err)
 	}
 	return n, nil
@@ -68,15 +73,7 @@ type fileSet struct {
 	used  map[string]bool // folders: working directories, roots, opened ones
 }
 
-func neededFiles(dir string) (*fileSet, error) {
-	entries, err := readAll(filepath.Join(dir, "files.img"), "files", &fdinfo.FileEntry{})
-	if err != nil {
-		return nil, err
-	}
-	ghosts, err := ghostFiles(dir)
-	if err != nil {
-		return nil, err
-	}
+func neededFiles(entries []*fdinfo.FileEntry, ghosts map[uint32]bool) *fileSet {
 	set := &fileSet{files: map[uint32]*agent.NeededFile{}, dirs: map[uint32]string{}, used: map[string]bool{}}
 	for _, e := range entries {
 		reg := e.GetReg()
@@ -96,7 +93,7 @@ func neededFiles(dir string) (*fileSet, error) {
 			}
 		}
 	}
-	return set, nil
+	return set
 }
 
 func kernelMade(path string) bool {

@@ -20,16 +20,9 @@ import (
 )
 
 // neededObjects reads the kernel objects and paths that CRIU will make or open anew.
-func neededObjects(dir string) (agent.NeededObjects, error) {
+func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool) (agent.NeededObjects, error) {
 	var n agent.NeededObjects
-	files, err := readAll(filepath.Join(dir, "files.img"), "files", &fdinfo.FileEntry{})
-	if err != nil {
-		return n, err
-	}
-	ghosts, err := ghostFiles(dir)
-	if err != nil {
-		return n, err
-	}
+	var err error
 	for _, f := range files {
 		if err := addObject(&n, f, ghosts); err != nil {
 			return n, err

@@ -43,6 +43,11 @@ func (r *Runner) Ends(dir string) ([]marker.End, error) {
 	if err != nil {
 		return nil, err
 	}
+	return endsOf(dir, sockets)
+}
+
+// endsOf is Ends of images whose sockets are read already.
+func endsOf(dir string, sockets []*sk_inet.InetSkEntry) ([]marker.End, error) {
 	var ends []marker.End
 	for _, sk := range sockets {
 		if !connected(sk) {
@@ -100,12 +105,22 @@ func listening(sk *sk_inet.InetSkEntry) bool {
 	return sk.GetProto() == unix.IPPROTO_TCP && sk.GetType() == unix.SOCK_STREAM && sk.GetState() == tcpListen
 }
 
+// readFiles reads what the processes of the images in dir have open. Of many connections this is long, so one operation reads it once.
+func readFiles(dir string) ([]*fdinfo.FileEntry, error) {
+	return readAll(filepath.Join(dir, "files.img"), "files", &fdinfo.FileEntry{})
+}
+
 // inetSockets reads the IPv4 and IPv6 sockets of the images in dir, of whatever protocol.
 func inetSockets(dir string) ([]*sk_inet.InetSkEntry, error) {
-	files, err := readAll(filepath.Join(dir, "files.img"), "files", &fdinfo.FileEntry{})
+	files, err := readFiles(dir)
 	if err != nil {
 		return nil, err
 	}
+	return socketsOf(files)
+}
+
+// socketsOf are the IPv4 and IPv6 sockets among files that are read already.
+func socketsOf(files []*fdinfo.FileEntry) ([]*sk_inet.InetSkEntry, error) {
 	var sockets []*sk_inet.InetSkEntry
 	for _, file := range files {
 		if file.GetType() != fdinfo.FdTypes_INETSK {
