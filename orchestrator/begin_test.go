@@ -70,7 +70,7 @@ func TestRestoreWithoutItsSsctl(t *testing.T) {
 func TestJobWithOldCopiesStays(t *testing.T) {
 	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
 	f.Agents["hostA"].Away = true
-	cluster, err := f.Catalogue.Cluster()
+	cluster, err := f.Catalogue.Cluster(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,26 +81,26 @@ func TestJobWithOldCopiesStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Agents["hostB"].Standings = []Standing{{Job: "ring", Epoch: 7, Statement: encoded, InForce: true}}
-	err = f.Catalogue.AddMember("ring", "hostA", "hostA-1")
+	err = f.Catalogue.AddMember(t.Context(), "ring", "hostA", "hostA-1")
 	if _, herr := f.Hosts(t.Context()); err != nil || herr != nil {
 		t.Fatal(err, herr)
 	}
-	if err := f.Catalogue.ClearHosts("ring", "hostB"); err != nil {
+	if err := f.Catalogue.ClearHosts(t.Context(), "ring", "hostB"); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.RemoveJob(t.Context(), "ring"); !fault.Is(err, fault.Unreachable) || !strings.Contains(err.Error(), "hostA-1 on hostA") {
 		t.Fatalf("with an old copy that may live: %v", err)
 	}
-	if _, err := f.LoseHost("hostA"); err != nil {
+	if _, err := f.LoseHost(t.Context(), "hostA"); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.RemoveJob(t.Context(), "ring"); err != nil {
 		t.Fatalf("after its host was given up: %v", err)
 	}
-	if err := f.Catalogue.AddMember("ring", "hostB", "hostB-1"); err != nil {
+	if err := f.Catalogue.AddMember(t.Context(), "ring", "hostB", "hostB-1"); err != nil {
 		t.Fatal(err)
 	}
-	if j, err := f.Catalogue.Job("ring"); err != nil || j.Restored <= 7 {
+	if j, err := f.Catalogue.Job(t.Context(), "ring"); err != nil || j.Restored <= 7 {
 		t.Errorf("a job of that name: epoch %d, %v", j.Restored, err)
 	}
 }

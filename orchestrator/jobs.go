@@ -79,7 +79,7 @@ func (c *Cluster) RemoveJob(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if j, err = c.Catalogue.Job(name); err != nil { // the survey may have settled a host
+	if j, err = c.Catalogue.Job(ctx, name); err != nil { // the survey may have settled a host
 		return err
 	}
 	if err := nobodyLives(j, s); err != nil {
