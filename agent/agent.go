@@ -45,6 +45,7 @@ type Config struct {
 	Gates    Gates
 	CRIU     Checkpointer
 	Peers    Peers
+	Memory   Memory          // nil: members' memory is copied by CRIU, while they stand still
 	Images   *custody.Holder // the Agent serves it
 	Quiet    *Quiet          // the same that the store of Images waits for (images.Options.Pause); nil: its own
 	Log      *slog.Logger
@@ -171,6 +172,7 @@ type Info struct {
 	CRIU      string
 	CRIUError string
 	Gate      string
+	Memory    string // why members' memory is copied while they stand still; "": it is copied while they run
 	custody.State
 	SetAside  []SetAside // state files that are damaged
 	Standings []Standing // of every job that was restored, as far as this host knows
@@ -182,7 +184,7 @@ func (a *Agent) Info(ctx context.Context) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	info := Info{Host: a.cfg.Host, Kernel: proc.Sysctl("kernel/osrelease"), Addrs: addrsOf(networks), Networks: networks, Gate: a.cfg.Gates.Mode()}
+	info := Info{Host: a.cfg.Host, Kernel: proc.Sysctl("kernel/osrelease"), Addrs: addrsOf(networks), Networks: networks, Gate: a.cfg.Gates.Mode(), Memory: a.untracked()}
 	if info.CRIU, err = a.cfg.CRIU.Check(ctx); err != nil {
 		info.CRIUError = err.Error()
 	}

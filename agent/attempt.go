@@ -70,6 +70,7 @@ type MemberReport struct {
 	ImageBytes int64
 	Frozen     time.Duration // from the freeze until it ran again
 	Stall      time.Duration // from the freeze until its last gate opened
+	Memory     MemoryReport
 }
 
 // PhaseTiming is when a phase began, counted from the attempt's first action on this host, and how long it took.

@@ -266,8 +266,8 @@ func (w *work) dumpOne(ctx context.Context, i int, m Member, announce func()) (D
 		defer w.files.Sweep(m.Name)
 	}
 	var sum DumpResult
-	for _, d := range w.dumps[i] {
-		res, err := d.Run(ctx, w.conns[i], announce)
+	for j := range w.dumps[i] {
+		res, err := w.dumpUnit(ctx, i, j, announce)
 		if err != nil {
 			return sum, err
 		}

@@ -55,6 +55,9 @@ type MemberMeta struct {
 func (w *work) store(ctx context.Context) (marker.Event, error) {
 	// Members that --stop will end stand still from here on: nobody waits for them, and their images must not wait for that.
 	w.calm()
+	if err := w.addMemory(); err != nil {
+		return nil, w.a.cfg.Images.Staged(err)
+	}
 	meta, size, err := w.describe(ctx)
 	if err != nil {
 		return nil, w.a.cfg.Images.Staged(err)
@@ -251,6 +254,7 @@ func (w *work) rollback(ctx context.Context, reason string) marker.Event {
 	w.a.log.Info("rolling back", "job", w.job(), "snapshot", w.key.Snapshot, "reason", reason)
 	w.cancel()
 	w.running.Wait()
+	w.endMemory()
 	var errs []error
 	try := func(what string, err error) {
 		if err != nil {
@@ -322,6 +326,7 @@ func (w *work) discard(ctx context.Context) error {
 // over ends the attempt on this host.
 func (w *work) over() {
 	w.calm()
+	w.endMemory()
 	if err := w.closeFiles(); err != nil {
 		w.a.log.Warn("let go of the members' files", "job", w.job(), "error", err)
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"io"
 	"net/netip"
 	"time"
 
@@ -242,6 +243,7 @@ type DumpSpec struct {
 	Unit     Unit
 	Dir      string // images and log; made by the caller, 0700
 	LockFile string // CRIU holds a shared flock on it while it lives
+	Omits    bool   // Omit may be called. No process of the unit may have a seccomp filter then: CRIU could not look at it
 }
 
 // DumpResult says what a finished dump was.
@@ -253,12 +255,64 @@ type DumpResult struct {
 
 // Dump is one CRIU on its way to dump one unit.
 type Dump interface {
+	// Omit makes the ranges, by the PIDs that CRIU sees, look empty to it. To be called before Run, if at all.
+	Omit(ranges map[int][]PageRange) error
 	// Run lets CRIU go on and returns when the images are complete and CRIU is gone. The member is left frozen as
 	// it was before. conns are the inodes of the TCP connections that the member has: captured is called, at most once and before
 	// Run returns, when the images hold the state of all of them. CRIU goes on with the memory then.
 	Run(ctx context.Context, conns []uint64, captured func()) (DumpResult, error)
 	// Cancel ends it, before, in or after Run, and returns when CRIU is gone. The member is left as a failed dump leaves it: unharmed, frozen.
 	Cancel(ctx context.Context) error
+}
+
+// PageRange is a range of addresses of one process, in whole pages.
+type PageRange struct{ Start, End uint64 }
+
+// ProcessPages are pages of one process that go into its images.
+type ProcessPages struct {
+	InnerPid int         // as CRIU sees it
+	Ranges   []PageRange // mappings that CRIU was to find empty
+	Runs     []PageRange // pages in a row, in the order of the addresses; whatever else is in Ranges is zero
+	// Write writes the contents of Runs[i].
+	Write func(w io.Writer, i int) error
+}
+
+// Memory copies the memory of members while they run. agent/memory implements it.
+type Memory interface {
+	// Mode says whether it can, and if not, why.
+	Mode() (tracked bool, reason string)
+	// Omits says whether CRIU may be kept from memory of u: no process of it has a seccomp filter, which CRIU could not read then.
+	Omits(u Unit) bool
+	// Track begins to copy the memory of a running unit to files in dir, and returns when what is left to copy is small, or does not become
+	// less. It goes on until Settle. What cannot be copied so is left to CRIU.
+	Track(ctx context.Context, u Unit, dir string) TrackedMemory
+}
+
+// TrackedMemory is the memory of one unit, on its way into a cut. One goroutine at a time calls its methods, in this order; Close may come
+// at any time, and more than once.
+type TrackedMemory interface {
+	// Halt ends the copying before the freeze.
+	Halt()
+	// Settle says, of the frozen unit, which memory is copied here and not by CRIU (Dump.Omit).
+	Settle() (map[int][]PageRange, error)
+	// CopyRest copies what is left of it while the unit is frozen. CRIU may dump meanwhile.
+	CopyRest(ctx context.Context) error
+	// Pages are for Checkpointer.AddPages, when the member runs again.
+	Pages() ([]ProcessPages, error)
+	// Report says what became of it.
+	Report() MemoryReport
+	// Close ends the tracking and removes the copies.
+	Close() error
+}
+
+// MemoryReport says how the memory of a member came into a cut.
+type MemoryReport struct {
+	Tracked      bool     // some of it was copied while the member ran
+	Rounds       int      // of copying before the freeze
+	Copied       int64    // bytes, before the freeze; a page may count more than once
+	CopiedFrozen int64    // bytes, by us during the freeze
+	Pages        int64    // that we put into the images, of 4 KiB
+	Left         []string // what was left to CRIU, and why
 }
 
 // RestoreSpec says what CRIU is to restore and from where.
@@ -304,6 +358,9 @@ type Checkpointer interface {
 	StartDump(ctx context.Context, spec DumpSpec) (Dump, error)
 	// StartRestore returns when the member stands restored and waits for Resume.
 	StartRestore(ctx context.Context, spec RestoreSpec) (Restore, error)
+	// AddPages puts pages into the images that a dump has left without them (Dump.Omit). Whoever reads the images finds them as if CRIU had
+	// dumped the pages itself. It fails where the pages and what CRIU did not look at do not match exactly.
+	AddPages(dir string, pages []ProcessPages) error
 	// Ends reads the connections of an image folder. Host and Member are left for the caller to fill in.
 	Ends(dir string) ([]marker.End, error)
 	// Needs reads what the images need of the host they are restored on.

@@ -41,6 +41,9 @@ type work struct {
 	members  []Member
 	lockFile string
 	dumps    [][]Dump              // by member, then by unit
+	size     int64                 // of what is dumped, about, in bytes
+	memory   [][]TrackedMemory     // by member, then by unit; nil: CRIU copies all of it
+	frozen   string                // why CRIU copies all memory; "": memory says it
 	files    *files.Capture        // of the members, from the freeze on until they are stored
 	holdings []inventory.Inventory // what else each member held when it was recorded
 	conns    [][]uint64            // the inodes of the connections that each member had when it was recorded
@@ -174,7 +177,7 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 			return err
 		}
 		for _, u := range m.Units() {
-			d, err := w.a.cfg.CRIU.StartDump(ctx, DumpSpec{Unit: u, Dir: dir, LockFile: w.lockFile})
+			d, err := w.a.cfg.CRIU.StartDump(ctx, w.dumpSpec(u, dir))
 			if err != nil {
 				return err
 			}
@@ -191,6 +194,9 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	}
 	if err != nil {
 		return nil, w.a.cfg.Images.Staged(err)
+	}
+	if err := w.trackMemory(ctx); err != nil {
+		return nil, err
 	}
 	return marker.PrepareDone{Key: w.key}, nil
 }
@@ -266,7 +272,8 @@ func (w *work) preflight(ctx context.Context) error {
 	if len(obstacles) > 0 {
 		return &fault.Error{Kind: fault.Refused, Err: errors.New(fault.Problems(obstacles))}
 	}
-	return w.a.cfg.Images.Fits(size + size/10 + 16<<20)
+	w.size = size + size/10 + 16<<20
+	return w.a.cfg.Images.Fits(w.size)
 }
 
 // stillOutside is outside for members that run: they may make and end connections while their sockets are listed, one member after
@@ -387,7 +394,7 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 		if err != nil {
 			return err
 		}
-		reports[i] = MemberReport{Member: m, ImageBytes: res.Bytes}
+		reports[i] = MemberReport{Member: m, ImageBytes: res.Bytes, Memory: MemoryReport{Left: w.left()}}
 		dir, err := w.imageDir(m)
 		if err != nil {
 			return err

@@ -26,6 +26,7 @@ type HostInfo struct {
 	Networks  []netip.Prefix // each of Addrs with the length of its network's prefix
 	CRIU      string
 	CRIUError string
+	Memory    string // why members' memory is copied while they stand still; "": it is copied while they run
 	Gate      string
 	FreeBytes int64
 	InDoubt   []InDoubt
@@ -169,6 +170,7 @@ type MemberReport struct {
 	ImageBytes int64
 	FrozenMs   float64
 	StallMs    float64
+	Memory     store.CutMemory
 }
 
 // RestoreLine is the line to one host of a restore. One goroutine sends on it, another one receives.

@@ -356,7 +356,7 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 		for _, m := range rep.Members {
 			ch.Members = append(ch.Members, store.CutMember{
 				Name: m.Member.Name, Command: m.Member.Command, Env: m.Member.Env, Dir: m.Member.Dir, Log: m.Member.Log,
-				Pid: m.Member.Pid, ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs,
+				Pid: m.Member.Pid, ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs, Memory: m.Memory,
 			})
 		}
 		for _, p := range rep.Phases {

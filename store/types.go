@@ -150,6 +150,18 @@ type CutMember struct {
 	ImageBytes int64    `json:"image_bytes"`
 	FrozenMs   float64  `json:"frozen_ms"` // how long it stood still
 	StallMs    float64  `json:"stall_ms"`  // how long its channels did
+
+	Memory CutMemory `json:"memory,omitzero"` // absent from cuts of earlier versions
+}
+
+// CutMemory says how a member's memory came into a cut.
+type CutMemory struct {
+	Tracked     bool     `json:"tracked"`        // some of it was copied while the member ran
+	Rounds      int64    `json:"rounds"`         // of copying, before it stood still
+	CopiedBytes int64    `json:"copied_bytes"`   // while it ran, a page as often as it was
+	FrozenBytes int64    `json:"frozen_bytes"`   // while it stood still, without what CRIU copied
+	Pages       int64    `json:"pages"`          // of 4 KiB, in the images; all others are what CRIU copied
+	Left        []string `json:"left,omitempty"` // what was left to CRIU, and why
 }
 
 // CutPhase is one phase of a host's snapshot. The offset counts from the attempt's start.

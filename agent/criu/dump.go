@@ -40,7 +40,8 @@ const (
 type dump struct {
 	gocriu.NoNotify
 	*operation
-	dir string // images
+	dir   string // images
+	omits bool   // see agent.DumpSpec.Omits
 
 	ready  chan struct{} // closed at the pre-dump notification
 	answer chan error    // Run's or Cancel's answer to it
@@ -69,13 +70,16 @@ func (d *dump) PostDump() error {
 // StartDump starts CRIU in the member's namespaces up to its pre-dump notification, where it has read its options
 // and learned what the kernel can do, and has not touched the member. spec.Dir is where images and log go.
 func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump, error) {
-	d := &dump{dir: spec.Dir, ready: make(chan struct{}), answer: make(chan error, 1)}
+	d := &dump{dir: spec.Dir, omits: spec.Omits, ready: make(chan struct{}), answer: make(chan error, 1)}
 	opts, err := dumpOptions(spec)
 	if err != nil {
 		return nil, &Error{Op: "dump", Job: spec.Unit.Job, Member: spec.Unit.Member, Pid: spec.Unit.Pid, Err: err}
 	}
 	opts.LogLevel = r.cfg.logLevel()
 	o := order{Dump: true, InitPid: spec.Unit.InitPid, Cgroup: spec.Unit.Cgroup, LockFile: spec.LockFile}
+	if spec.Omits {
+		o.Omitted = filepath.Join(spec.Dir, omittedName)
+	}
 	d.operation, err = r.begin("dump", spec.Unit, o, spec.Dir, dumpLog, opts, d)
 	if err != nil {
 		return nil, err

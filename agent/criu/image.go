@@ -20,6 +20,7 @@ var magicOf = map[string]string{
 	"files":       "FILES",
 	"pstree":      "PSTREE",
 	"mm":          "MM",
+	"pagemap":     "PAGEMAP",
 	"fs":          "FS",
 	"remap-fpath": "REMAP_FPATH",
 	"tcp-stream":  "TCP_STREAM",

@@ -30,6 +30,8 @@ type order struct {
 	Output   string   // file for what CRIU writes to its standard error before it has a log
 	Pipe     string   // FIFO to the agent
 	Hand     []handed // files that CRIU gets as descriptors
+	Omit     string   // the file that will say which memory CRIU is to find empty; "": its scans are the kernel's to answer
+	Omitted  string   // the file to write what it has found empty to
 }
 
 // news is what the keeper tells the agent, one JSON object a line.
@@ -100,6 +102,7 @@ type keeper struct {
 	socket int
 	pipe   *os.File
 	pid    atomic.Int64 // CRIU's
+	omit   *omitter     // nil: nothing is omitted
 }
 
 func (k *keeper) tell(n news) {
@@ -135,6 +138,11 @@ func (k *keeper) run() (int, error) {
 	go k.watchAgent()
 
 	status := k.attend(pid)
+	if k.omit != nil {
+		if err := k.omit.finish(); err != nil {
+			fmt.Fprintln(os.Stderr, "criu keeper:", err) // the agent finds that memory is missing
+		}
+	}
 	_ = unix.Shutdown(k.socket, unix.SHUT_RDWR)
 	k.tell(news{Exit: describe(status)})
 	if status.Exited() {
@@ -179,6 +187,15 @@ func (k *keeper) start() error {
 	}
 	if err := hold(k.Hand); err != nil {
 		return err
+	}
+	if k.Omit != "" {
+		// This thread is under the filter too, which does not matter: it makes no such call.
+		listener, err := installFilter()
+		if err != nil {
+			return err
+		}
+		k.omit = &omitter{listener: listener, file: k.Omit, report: k.Omitted}
+		go k.omit.answer()
 	}
 	proc, err := syscall.ForkExec(k.Criu, []string{k.Criu, "--no-default-config", "swrk", strconv.Itoa(k.socket)},
 		&syscall.ProcAttr{Dir: "/", Env: keeperEnv(), Files: []uintptr{null.Fd(), out.Fd(), out.Fd()}, Sys: attr})

@@ -72,6 +72,9 @@ func (r *Runner) begin(op string, u agent.Unit, o order, logDir, logName string,
 		keep: filepath.Join(r.cfg.WorkDir, failedDir, op+"-"+u.Job+"-"+u.Member+".log"),
 	}
 	o.Criu, o.Output, o.Pipe = r.cfg.Path, p.output, filepath.Join(dir, "pipe")
+	if o.Omitted != "" {
+		o.Omit = filepath.Join(dir, omitName)
+	}
 	// CRIU before 4.2 reads the path of the images as a link (readlink(2)), and fails where it is none.
 	images := filepath.Join(dir, "images")
 	if err := os.Symlink(opts.GetImagesDir(), images); err != nil {

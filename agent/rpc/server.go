@@ -116,7 +116,7 @@ func (s *agentServer) Info(ctx context.Context, req *ssv1.InfoRequest) (*ssv1.In
 		return nil, wire.Status(err)
 	}
 	resp := &ssv1.InfoResponse{
-		Host: i.Host, Version: s.version, Kernel: i.Kernel, Addrs: wire.ToAddrs(i.Addrs), Criu: i.CRIU, CriuError: i.CRIUError,
+		Host: i.Host, Version: s.version, Kernel: i.Kernel, Addrs: wire.ToAddrs(i.Addrs), Criu: i.CRIU, CriuError: i.CRIUError, Memory: i.Memory,
 		Gate: i.Gate, FreeBytes: i.FreeBytes, Networks: wire.ToNetworks(i.Networks),
 	}
 	for _, k := range i.InDoubt {

@@ -199,7 +199,9 @@ func toReport(r *agent.HostReport) *ssv1.HostReport {
 	}
 	for _, m := range r.Members {
 		pm := toMember(m.Member)
-		out.Members = append(out.Members, &ssv1.MemberReport{Member: pm, ImageBytes: m.ImageBytes, FrozenMs: ms(m.Frozen), StallMs: ms(m.Stall)})
+		out.Members = append(out.Members, &ssv1.MemberReport{
+			Member: pm, ImageBytes: m.ImageBytes, FrozenMs: ms(m.Frozen), StallMs: ms(m.Stall), Memory: fromMemory(m.Memory),
+		})
 	}
 	for _, p := range r.Phases {
 		out.Phases = append(out.Phases, &ssv1.PhaseTiming{Name: p.Name, StartMs: ms(p.Start), DurationMs: ms(p.Duration)})
@@ -208,3 +210,9 @@ func toReport(r *agent.HostReport) *ssv1.HostReport {
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func fromMemory(m agent.MemoryReport) *ssv1.MemoryReport {
+	return &ssv1.MemoryReport{
+		Tracked: m.Tracked, Rounds: int64(m.Rounds), CopiedBytes: m.Copied, FrozenBytes: m.CopiedFrozen, Pages: m.Pages, Left: m.Left,
+	}
+}

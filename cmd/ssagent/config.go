@@ -21,6 +21,7 @@ type config struct {
 	StateDir string `yaml:"state_dir"`
 	CRIU     string `yaml:"criu"`
 	Cgroup   string `yaml:"cgroup"`
+	Memory   string `yaml:"memory"` // memoryTracked or memoryFrozen
 
 	Staging          string        `yaml:"staging"`           // folder that dumps land in; "": in StateDir
 	KeepDumps        bool          `yaml:"keep_dumps"`        // leave each job's last dump there, as it is
@@ -30,6 +31,12 @@ type config struct {
 	ScrubRate        size          `yaml:"scrub_rate"`        // bytes per second; 0: no scrub
 	ScrubPause       time.Duration `yaml:"scrub_pause"`       // between two rounds
 }
+
+// How the memory of members is copied: while they run, where the kernel can tell what they write meanwhile, or while they stand still.
+const (
+	memoryTracked = "tracked"
+	memoryFrozen  = "frozen"
+)
 
 func loadConfig(path string) (config, error) {
 	b, err := os.ReadFile(path)
@@ -46,7 +53,7 @@ func loadConfig(path string) (config, error) {
 
 // parseConfig reads a configuration whose relative paths count from dir. A key that it does not know is an error.
 func parseConfig(b []byte, dir string) (config, error) {
-	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
+	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", Memory: memoryFrozen, ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
 	if err := dec.Decode(&cfg); err != nil {
@@ -58,6 +65,9 @@ func parseConfig(b []byte, dir string) (config, error) {
 		if f.value == "" {
 			return config{}, fmt.Errorf("%s is missing", f.name)
 		}
+	}
+	if cfg.Memory != memoryTracked && cfg.Memory != memoryFrozen {
+		return config{}, fmt.Errorf("memory: %q is neither %s nor %s", cfg.Memory, memoryTracked, memoryFrozen)
 	}
 	if cfg.ScrubPause <= 0 {
 		return config{}, fmt.Errorf("scrub_pause: %s is no pause; write one like 24h, or scrub_rate: 0 for no scrub", cfg.ScrubPause)

@@ -22,6 +22,7 @@ import (
 	"ss/agent/criu"
 	"ss/agent/custody"
 	"ss/agent/gate"
+	"ss/agent/memory"
 	"ss/agent/rpc"
 	"ss/api/identity"
 	"ss/fault"
@@ -36,6 +37,7 @@ const (
 	cellInit  = "cell-init"
 	cellWatch = "cell-watch"
 	criuExec  = "criu-exec"
+	memHelper = "memory-helper"
 )
 
 func main() {
@@ -47,6 +49,8 @@ func main() {
 			os.Exit(cell.WatchMain(os.Args[2:]))
 		case criuExec:
 			os.Exit(criu.ExecMain(os.Args[2:]))
+		case memHelper:
+			os.Exit(memory.HelperMain(os.Args[2:]))
 		}
 	}
 	if err := command().Execute(); err != nil {
@@ -122,6 +126,7 @@ func run(cfg config) error {
 	}
 	// What can wait does, while members stand still: the store and the agent get the same gate.
 	quiet := &agent.Quiet{}
+	tracker := memory.New(memory.Config{Exe: []string{exe, memHelper}, Off: cfg.Memory == memoryFrozen, Pause: quiet.Wait})
 	peers := rpc.NewPeers(creds)
 	defer peers.Close()
 	held, err := openImages(cfg, quiet, peers, runner, creds, log)
@@ -129,7 +134,7 @@ func run(cfg config) error {
 		return fmt.Errorf("images: %w", err)
 	}
 	a, err := agent.New(ctx, agent.Config{
-		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Peers: peers, Images: held, Quiet: quiet,
+		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Memory: tracker, Peers: peers, Images: held, Quiet: quiet,
 		Log: log, Verifier: creds, Members: creds,
 	})
 	if err != nil {

@@ -22,6 +22,8 @@ type cutMemberJSON struct {
 	ImageBytes int64    `json:"image_bytes"`
 	FrozenMs   float64  `json:"frozen_ms"`
 	StallMs    float64  `json:"stall_ms"`
+
+	Memory store.CutMemory `json:"memory"`
 }
 
 type channelJSON struct {
@@ -80,7 +82,7 @@ func toCutJSON(c store.Cut) cutJSON {
 			Vaults: some(h.Vaults), NewBytes: h.NewBytes, WroteBytes: h.WroteBytes, MovedBytes: h.MovedBytes})
 		for _, m := range h.Members {
 			out.Members = append(out.Members, cutMemberJSON{Host: h.Host, Name: m.Name, Pid: m.Pid, Command: m.Command,
-				ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs})
+				ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs, Memory: m.Memory})
 		}
 	}
 	for _, ch := range c.Channels {
@@ -224,14 +226,21 @@ func (a *app) showCommand() *cobra.Command {
 func (a *app) showCut(c store.Cut) error {
 	fmt.Fprintf(a.stdout, "cut %s of job %s, epoch %d, %s%s\n", c.ID, c.Job, c.Epoch, c.Time.Local().Format(time.RFC1123), fault.Field(labelled(c)))
 	fmt.Fprintf(a.stdout, "%s of images, %s in transit, all running again after %s, CRIU %s\n\n", size(c.Bytes()), size(c.InTransit()), ms(c.TotalMs), c.CRIUVersion)
-	rows := [][]string{{"MEMBER", "HOST", "PID", "IMAGES", "FROZEN", "STALL", "COMMAND"}}
+	rows := [][]string{{"MEMBER", "HOST", "PID", "IMAGES", "MEMORY", "FROZEN", "STALL", "COMMAND"}}
 	for _, h := range c.Hosts {
 		for _, m := range h.Members {
-			rows = append(rows, []string{m.Name, h.Host, fmt.Sprint(m.Pid), size(m.ImageBytes), ms(m.FrozenMs), ms(m.StallMs), short(strings.Join(m.Command, " "), 50)})
+			rows = append(rows, []string{m.Name, h.Host, fmt.Sprint(m.Pid), size(m.ImageBytes), memoryOf(m.Memory), ms(m.FrozenMs), ms(m.StallMs), short(strings.Join(m.Command, " "), 50)})
 		}
 	}
 	if err := a.table(rows); err != nil {
 		return err
+	}
+	for _, h := range c.Hosts {
+		for _, m := range h.Members {
+			for _, why := range m.Memory.Left {
+				fmt.Fprintf(a.stdout, "%s: copied while it stood still: %s\n", m.Name, fault.Printable(why))
+			}
+		}
 	}
 	fmt.Fprintln(a.stdout)
 	rows = [][]string{{"CHANNEL", "FROM", "TO", "IN TRANSIT", "SND_UNA", "RCV_NXT", "WRITE_SEQ"}}
@@ -269,4 +278,12 @@ func labelled(c store.Cut) string {
 		s += ", " + c.Label
 	}
 	return s
+}
+
+// memoryOf says how a member's memory was copied.
+func memoryOf(m store.CutMemory) string {
+	if m.Tracked {
+		return "tracked"
+	}
+	return "frozen"
 }

@@ -136,6 +136,8 @@ type hostJSON struct {
 	Addrs     []string     `json:"addrs,omitempty"`
 	CRIU      string       `json:"criu"`
 	Gate      string       `json:"gate"`
+	Memory    string       `json:"memory"`
+	MemoryWhy string       `json:"memory_reason"`
 	FreeBytes int64        `json:"free_bytes"`
 	Error     string       `json:"error,omitempty"`
 	Damage    []damageJSON `json:"damage"`
@@ -187,7 +189,7 @@ func (a *app) hostList() *cobra.Command {
 
 func (a *app) showHosts(hosts []orchestrator.HostStatus, unsettled []orchestrator.Unsettled) error {
 	out := []hostJSON{}
-	rows := [][]string{{"HOST", "ADDR", "STATE", "VERSION", "KERNEL", "CRIU", "GATE", "FREE"}}
+	rows := [][]string{{"HOST", "ADDR", "STATE", "VERSION", "KERNEL", "CRIU", "GATE", "MEMORY", "FREE"}}
 	var problems []string
 	for _, h := range hosts {
 		j := hostJSON{Host: h.Name, Addr: h.Addr, Reachable: h.Err == nil, Version: h.Info.Version, Kernel: h.Info.Kernel,
@@ -200,6 +202,10 @@ func (a *app) showHosts(hosts []orchestrator.HostStatus, unsettled []orchestrato
 			state, j.Error = "unreachable", h.Err.Error()
 		} else if h.Info.CRIUError != "" {
 			criu, j.Error = "unusable", h.Info.CRIUError
+		}
+		j.Memory, j.MemoryWhy = memoryMode(h), h.Info.Memory
+		if j.MemoryWhy != "" {
+			problems = append(problems, h.Name+": memory is "+j.Memory+": "+j.MemoryWhy)
 		}
 		if j.Error != "" {
 			problems = append(problems, h.Name+": "+j.Error)
@@ -223,7 +229,7 @@ func (a *app) showHosts(hosts []orchestrator.HostStatus, unsettled []orchestrato
 			}
 		}
 		out = append(out, j)
-		rows = append(rows, []string{h.Name, h.Addr, state, j.Version, j.Kernel, criu, j.Gate, size(j.FreeBytes)})
+		rows = append(rows, []string{h.Name, h.Addr, state, j.Version, j.Kernel, criu, j.Gate, j.Memory, size(j.FreeBytes)})
 	}
 	if a.json() {
 		return a.print(map[string]any{"schema": "ss/host-list/1", "hosts": out})
@@ -235,4 +241,15 @@ func (a *app) showHosts(hosts []orchestrator.HostStatus, unsettled []orchestrato
 		fmt.Fprintln(a.stdout, fault.Printable(strings.TrimSpace(p)))
 	}
 	return nil
+}
+
+// memoryMode says how a host copies the memory of members; nothing where nobody knows.
+func memoryMode(h orchestrator.HostStatus) string {
+	switch {
+	case h.Err != nil:
+		return ""
+	case h.Info.Memory != "":
+		return "copied while frozen"
+	}
+	return "tracked"
 }

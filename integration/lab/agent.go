@@ -115,6 +115,9 @@ func (l *Lab) adapt(h *Host, config string) error {
 		return err
 	}
 	extra := fmt.Sprintf("cgroup: %s\n%s", h.cgroup(), l.AgentConfig)
+	if mode := os.Getenv(MemoryVariable); mode != "" {
+		extra += fmt.Sprintf("memory: %s\n", mode)
+	}
 	criu, err := l.criu()
 	if criu != "" {
 		extra += fmt.Sprintf("criu: %s\n", criu)

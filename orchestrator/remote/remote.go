@@ -83,7 +83,7 @@ func (a *agent) Info(ctx context.Context, word orchestrator.Word) (orchestrator.
 		return orchestrator.HostInfo{}, err
 	}
 	info := orchestrator.HostInfo{
-		Host: r.GetHost(), Version: r.GetVersion(), Kernel: r.GetKernel(), Addrs: addrs, CRIU: r.GetCriu(), CRIUError: r.GetCriuError(),
+		Host: r.GetHost(), Version: r.GetVersion(), Kernel: r.GetKernel(), Addrs: addrs, CRIU: r.GetCriu(), CRIUError: r.GetCriuError(), Memory: r.GetMemory(),
 		Gate: r.GetGate(), FreeBytes: r.GetFreeBytes(), Damage: fromDamage(r.GetDamage()),
 		Catalogue: fromMark(r.GetCatalogue()), RemovedHosts: r.GetRemovedHosts(),
 	}

@@ -59,7 +59,7 @@ func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
 		Vaults: r.GetVaults(), NewBytes: r.GetNewBytes(), WroteBytes: r.GetWroteBytes(), MovedBytes: r.GetMovedBytes()}
 	for _, m := range r.GetMembers() {
 		out.Members = append(out.Members, orchestrator.MemberReport{
-			Member: a.member(m.GetMember()), ImageBytes: m.GetImageBytes(), FrozenMs: m.GetFrozenMs(), StallMs: m.GetStallMs(),
+			Member: a.member(m.GetMember()), ImageBytes: m.GetImageBytes(), FrozenMs: m.GetFrozenMs(), StallMs: m.GetStallMs(), Memory: toMemory(m.GetMemory()),
 		})
 	}
 	for _, p := range r.GetPhases() {
@@ -90,4 +90,10 @@ func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
 		out.Parts = append(out.Parts, pp)
 	}
 	return out
+}
+
+func toMemory(m *ssv1.MemoryReport) store.CutMemory {
+	return store.CutMemory{
+		Tracked: m.GetTracked(), Rounds: m.GetRounds(), CopiedBytes: m.GetCopiedBytes(), FrozenBytes: m.GetFrozenBytes(), Pages: m.GetPages(), Left: m.GetLeft(),
+	}
 }

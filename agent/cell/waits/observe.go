@@ -18,14 +18,15 @@ type sight struct {
 
 // Observation says since when threads wait. The zero value knows of none.
 type Observation struct {
-	seen map[int]sight
-	at   time.Duration // when it was made, on CLOCK_MONOTONIC
+	seen  map[int]sight
+	stops uint64        // how often the threads go to sleep, from then on, until elapsed is asked for
+	at    time.Duration // when it was made, on CLOCK_MONOTONIC
 }
 
 // Observe looks at the threads of running processes. What cannot be known is left out: such a wait is taken to begin when it is
 // frozen, so that no wait ends before its time. To be called right before the freeze; it takes some 10 µs a thread.
 func Observe(pids []int) Observation {
-	o := Observation{seen: map[int]sight{}}
+	o := Observation{seen: map[int]sight{}, stops: 2} // the freezer wakes them and they go to sleep there; then the tracer does
 	zeros := map[int]time.Duration{}
 	for _, pid := range pids {
 		all, err := proc.Threads(pid)
@@ -33,30 +34,43 @@ func Observe(pids []int) Observation {
 			continue
 		}
 		for _, tid := range all {
-			s, ok, err := proc.ReadSyscall(pid, tid)
-			if err != nil || !ok || s.Number != restartSyscallNr && !formOf(s.Number, s.Args).timed(s.Args) {
-				continue
-			}
-			ran, sleeps, err := proc.Scheduled(pid, tid)
-			if err != nil {
-				continue
-			}
-			st, err := proc.ThreadStat(pid, tid)
-			if err != nil {
-				continue
-			}
-			zero, known := zeros[st.CPU]
-			if !known {
-				zero = schedulerZero(st.CPU)
-				zeros[st.CPU] = zero
-			}
-			if zero != 0 {
-				o.seen[tid] = sight{start: st.Start, sleeps: sleeps, since: ran + zero}
-			}
+			o.look(pid, tid, zeros)
 		}
 	}
 	o.at = monotonic()
 	return o
+}
+
+// ObserveThread looks at one thread, which a tracer will stop and no freezer.
+func ObserveThread(pid, tid int) Observation {
+	o := Observation{seen: map[int]sight{}, stops: 1}
+	o.look(pid, tid, map[int]time.Duration{})
+	o.at = monotonic()
+	return o
+}
+
+// look looks at one thread. zeros are the zeros of the processors' clocks that are known.
+func (o *Observation) look(pid, tid int, zeros map[int]time.Duration) {
+	s, ok, err := proc.ReadSyscall(pid, tid)
+	if err != nil || !ok || s.Number != restartSyscallNr && !formOf(s.Number, s.Args).timed(s.Args) {
+		return
+	}
+	ran, sleeps, err := proc.Scheduled(pid, tid)
+	if err != nil {
+		return
+	}
+	st, err := proc.ThreadStat(pid, tid)
+	if err != nil {
+		return
+	}
+	zero, known := zeros[st.CPU]
+	if !known {
+		zero = schedulerZero(st.CPU)
+		zeros[st.CPU] = zero
+	}
+	if zero != 0 {
+		o.seen[tid] = sight{start: st.Start, sleeps: sleeps, since: ran + zero}
+	}
 }
 
 // monotonic is the time on CLOCK_MONOTONIC, which the kernel measures waits by.
@@ -100,9 +114,9 @@ func (o Observation) elapsed(pid, tid int, start uint64, now time.Duration) time
 	if !ok || seen.start != start {
 		return 0
 	}
-	// The freezer woke it and it went to sleep there; then the tracer did. Neither more nor less.
+	// Neither more nor less.
 	_, sleeps, err := proc.Scheduled(pid, tid)
-	if err != nil || sleeps != seen.sleeps+2 {
+	if err != nil || sleeps != seen.sleeps+o.stops {
 		return 0
 	}
 	// The two clocks may run apart by 500 parts in a million (adjtimex(2)).

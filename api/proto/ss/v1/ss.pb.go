@@ -757,7 +757,9 @@ type InfoResponse struct {
 	// standings has an entry for every job of whose restore this host knows.
 	Standings []*Standing `protobuf:"bytes,16,rep,name=standings,proto3" json:"standings,omitempty"`
 	// removed_hosts is the newest signed list of removed hosts that the agent knows.
-	RemovedHosts  []byte `protobuf:"bytes,14,opt,name=removed_hosts,json=removedHosts,proto3" json:"removed_hosts,omitempty"`
+	RemovedHosts []byte `protobuf:"bytes,14,opt,name=removed_hosts,json=removedHosts,proto3" json:"removed_hosts,omitempty"`
+	// memory says why the memory of members is copied while they stand still; empty where it is copied while they run.
+	Memory        string `protobuf:"bytes,17,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -895,6 +897,13 @@ func (x *InfoResponse) GetRemovedHosts() []byte {
 		return x.RemovedHosts
 	}
 	return nil
+}
+
+func (x *InfoResponse) GetMemory() string {
+	if x != nil {
+		return x.Memory
+	}
+	return ""
 }
 
 // Standing is what a host knows of the last restore of a job.
@@ -2812,6 +2821,7 @@ type MemberReport struct {
 	ImageBytes    int64                  `protobuf:"varint,2,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
 	FrozenMs      float64                `protobuf:"fixed64,3,opt,name=frozen_ms,json=frozenMs,proto3" json:"frozen_ms,omitempty"`
 	StallMs       float64                `protobuf:"fixed64,4,opt,name=stall_ms,json=stallMs,proto3" json:"stall_ms,omitempty"`
+	Memory        *MemoryReport          `protobuf:"bytes,5,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2874,6 +2884,102 @@ func (x *MemberReport) GetStallMs() float64 {
 	return 0
 }
 
+func (x *MemberReport) GetMemory() *MemoryReport {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+// MemoryReport says how a member's memory came into a cut.
+type MemoryReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tracked: some of it was copied while the member ran.
+	Tracked bool  `protobuf:"varint,1,opt,name=tracked,proto3" json:"tracked,omitempty"`
+	Rounds  int64 `protobuf:"varint,2,opt,name=rounds,proto3" json:"rounds,omitempty"`
+	// copied_bytes were copied while it ran, a page as often as it was; frozen_bytes while it stood still, by the agent.
+	CopiedBytes int64 `protobuf:"varint,3,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	FrozenBytes int64 `protobuf:"varint,4,opt,name=frozen_bytes,json=frozenBytes,proto3" json:"frozen_bytes,omitempty"`
+	// pages of 4 KiB in the images that the agent copied. All others are CRIU's.
+	Pages int64 `protobuf:"varint,5,opt,name=pages,proto3" json:"pages,omitempty"`
+	// left is what was left to CRIU, and why.
+	Left          []string `protobuf:"bytes,6,rep,name=left,proto3" json:"left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemoryReport) Reset() {
+	*x = MemoryReport{}
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemoryReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemoryReport) ProtoMessage() {}
+
+func (x *MemoryReport) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemoryReport.ProtoReflect.Descriptor instead.
+func (*MemoryReport) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *MemoryReport) GetTracked() bool {
+	if x != nil {
+		return x.Tracked
+	}
+	return false
+}
+
+func (x *MemoryReport) GetRounds() int64 {
+	if x != nil {
+		return x.Rounds
+	}
+	return 0
+}
+
+func (x *MemoryReport) GetCopiedBytes() int64 {
+	if x != nil {
+		return x.CopiedBytes
+	}
+	return 0
+}
+
+func (x *MemoryReport) GetFrozenBytes() int64 {
+	if x != nil {
+		return x.FrozenBytes
+	}
+	return 0
+}
+
+func (x *MemoryReport) GetPages() int64 {
+	if x != nil {
+		return x.Pages
+	}
+	return 0
+}
+
+func (x *MemoryReport) GetLeft() []string {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
 type PhaseTiming struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2885,7 +2991,7 @@ type PhaseTiming struct {
 
 func (x *PhaseTiming) Reset() {
 	*x = PhaseTiming{}
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3003,7 @@ func (x *PhaseTiming) String() string {
 func (*PhaseTiming) ProtoMessage() {}
 
 func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3016,7 @@ func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTiming.ProtoReflect.Descriptor instead.
 func (*PhaseTiming) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PhaseTiming) GetName() string {
@@ -2947,7 +3053,7 @@ type ImageKey struct {
 
 func (x *ImageKey) Reset() {
 	*x = ImageKey{}
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3065,7 @@ func (x *ImageKey) String() string {
 func (*ImageKey) ProtoMessage() {}
 
 func (x *ImageKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3078,7 @@ func (x *ImageKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageKey.ProtoReflect.Descriptor instead.
 func (*ImageKey) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ImageKey) GetJob() string {
@@ -3018,7 +3124,7 @@ type VerifyImagesRequest struct {
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3136,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3149,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VerifyImagesRequest) GetKey() *ImageKey {
@@ -3092,7 +3198,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3104,7 +3210,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3117,7 +3223,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VerifyImagesResponse) GetEnds() []*End {
@@ -3158,7 +3264,7 @@ type RemoveImagesRequest struct {
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3276,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3289,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveImagesRequest) GetJob() string {
@@ -3237,7 +3343,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3249,7 +3355,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3262,7 +3368,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveImagesResponse) GetRemoved() int32 {
@@ -3283,7 +3389,7 @@ type ResolveImagesRequest struct {
 
 func (x *ResolveImagesRequest) Reset() {
 	*x = ResolveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3401,7 @@ func (x *ResolveImagesRequest) String() string {
 func (*ResolveImagesRequest) ProtoMessage() {}
 
 func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3414,7 @@ func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResolveImagesRequest) GetCommitted() []*ImageKey {
@@ -3333,7 +3439,7 @@ type ResolveImagesResponse struct {
 
 func (x *ResolveImagesResponse) Reset() {
 	*x = ResolveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3451,7 @@ func (x *ResolveImagesResponse) String() string {
 func (*ResolveImagesResponse) ProtoMessage() {}
 
 func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3464,7 @@ func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
 }
 
 type RestoreRequest struct {
@@ -3374,7 +3480,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3386,7 +3492,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3399,7 +3505,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RestoreRequest) GetKind() isRestoreRequest_Kind {
@@ -3461,7 +3567,7 @@ type RestoreMessage struct {
 
 func (x *RestoreMessage) Reset() {
 	*x = RestoreMessage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3473,7 +3579,7 @@ func (x *RestoreMessage) String() string {
 func (*RestoreMessage) ProtoMessage() {}
 
 func (x *RestoreMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3486,7 +3592,7 @@ func (x *RestoreMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreMessage.ProtoReflect.Descriptor instead.
 func (*RestoreMessage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RestoreMessage) GetType() RestoreMessageType {
@@ -3562,7 +3668,7 @@ type RestoreWordRequest struct {
 
 func (x *RestoreWordRequest) Reset() {
 	*x = RestoreWordRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3574,7 +3680,7 @@ func (x *RestoreWordRequest) String() string {
 func (*RestoreWordRequest) ProtoMessage() {}
 
 func (x *RestoreWordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3587,7 +3693,7 @@ func (x *RestoreWordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreWordRequest.ProtoReflect.Descriptor instead.
 func (*RestoreWordRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RestoreWordRequest) GetJob() string {
@@ -3626,7 +3732,7 @@ type RestorePlan struct {
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3638,7 +3744,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3651,7 +3757,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RestorePlan) GetId() string {
@@ -3736,7 +3842,7 @@ type Transit struct {
 
 func (x *Transit) Reset() {
 	*x = Transit{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3748,7 +3854,7 @@ func (x *Transit) String() string {
 func (*Transit) ProtoMessage() {}
 
 func (x *Transit) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3761,7 +3867,7 @@ func (x *Transit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transit.ProtoReflect.Descriptor instead.
 func (*Transit) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Transit) GetLocal() string {
@@ -3799,7 +3905,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3811,7 +3917,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3824,7 +3930,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -3872,7 +3978,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +3990,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3897,7 +4003,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -3928,7 +4034,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3940,7 +4046,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3953,7 +4059,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestoreResponse) GetFaults() []string {
@@ -4004,7 +4110,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4016,7 +4122,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4029,7 +4135,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Failure) GetText() string {
@@ -4104,7 +4210,7 @@ type ExchangeRequest struct {
 
 func (x *ExchangeRequest) Reset() {
 	*x = ExchangeRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4116,7 +4222,7 @@ func (x *ExchangeRequest) String() string {
 func (*ExchangeRequest) ProtoMessage() {}
 
 func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4129,7 +4235,7 @@ func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ExchangeRequest) GetRemovedHosts() []byte {
@@ -4148,7 +4254,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4160,7 +4266,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4173,7 +4279,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ExchangeResponse) GetRemovedHosts() []byte {
@@ -4192,7 +4298,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4204,7 +4310,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4217,7 +4323,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -4235,7 +4341,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4247,7 +4353,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4260,7 +4366,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -4275,7 +4381,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4287,7 +4393,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4300,7 +4406,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -4332,7 +4438,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4344,7 +4450,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4357,7 +4463,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 type GetObjectRequest struct {
@@ -4372,7 +4478,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4384,7 +4490,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4397,7 +4503,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -4430,7 +4536,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4442,7 +4548,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4455,7 +4561,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -4476,7 +4582,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4488,7 +4594,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4501,7 +4607,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -4534,7 +4640,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4546,7 +4652,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4559,7 +4665,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -4579,7 +4685,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4591,7 +4697,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4604,7 +4710,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -4629,7 +4735,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4641,7 +4747,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4654,7 +4760,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 type InventoryRequest struct {
@@ -4669,7 +4775,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4681,7 +4787,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4694,7 +4800,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -4724,7 +4830,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4736,7 +4842,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4749,7 +4855,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -4802,7 +4908,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4814,7 +4920,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4827,7 +4933,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -4883,7 +4989,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4895,7 +5001,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4908,7 +5014,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -4944,7 +5050,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4956,7 +5062,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4969,7 +5075,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -5012,7 +5118,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5024,7 +5130,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5037,7 +5143,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -5076,7 +5182,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5088,7 +5194,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5101,7 +5207,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 type FetchImagesRequest struct {
@@ -5116,7 +5222,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5128,7 +5234,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5141,7 +5247,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -5182,7 +5288,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5194,7 +5300,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5207,7 +5313,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -5235,7 +5341,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5247,7 +5353,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5260,7 +5366,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -5294,7 +5400,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5306,7 +5412,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5319,7 +5425,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -5348,7 +5454,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5360,7 +5466,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5373,7 +5479,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -5407,7 +5513,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5419,7 +5525,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5432,7 +5538,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -5462,7 +5568,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5474,7 +5580,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5487,7 +5593,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -5540,7 +5646,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5552,7 +5658,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5565,7 +5671,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -5636,7 +5742,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5648,7 +5754,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5661,7 +5767,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -5701,7 +5807,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5713,7 +5819,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5726,7 +5832,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -5789,7 +5895,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5801,7 +5907,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5814,7 +5920,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -5848,7 +5954,7 @@ type AskRestoreRequest struct {
 
 func (x *AskRestoreRequest) Reset() {
 	*x = AskRestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5860,7 +5966,7 @@ func (x *AskRestoreRequest) String() string {
 func (*AskRestoreRequest) ProtoMessage() {}
 
 func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5873,7 +5979,7 @@ func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreRequest.ProtoReflect.Descriptor instead.
 func (*AskRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *AskRestoreRequest) GetJob() string {
@@ -5899,7 +6005,7 @@ type AskRestoreResponse struct {
 
 func (x *AskRestoreResponse) Reset() {
 	*x = AskRestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5911,7 +6017,7 @@ func (x *AskRestoreResponse) String() string {
 func (*AskRestoreResponse) ProtoMessage() {}
 
 func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5924,7 +6030,7 @@ func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreResponse.ProtoReflect.Descriptor instead.
 func (*AskRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *AskRestoreResponse) GetMessage() *RestoreMessage {
@@ -5956,7 +6062,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04next\x18\x04 \x01(\tR\x04next\"\xf5\x03\n" +
+	"\x04next\x18\x04 \x01(\tR\x04next\"\x8d\x04\n" +
 	"\fInfoResponse\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -5975,7 +6081,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\tset_aside\x18\f \x03(\v2\x0f.ss.v1.SetAsideR\bsetAside\x12\x1a\n" +
 	"\bnetworks\x18\r \x03(\tR\bnetworks\x12-\n" +
 	"\tstandings\x18\x10 \x03(\v2\x0f.ss.v1.StandingR\tstandings\x12#\n" +
-	"\rremoved_hosts\x18\x0e \x01(\fR\fremovedHosts\"\x85\x01\n" +
+	"\rremoved_hosts\x18\x0e \x01(\fR\fremovedHosts\x12\x16\n" +
+	"\x06memory\x18\x11 \x01(\tR\x06memory\"\x85\x01\n" +
 	"\bStanding\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1c\n" +
@@ -6122,13 +6229,21 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"wroteBytes\x12\x1f\n" +
 	"\vmoved_bytes\x18\n" +
 	" \x01(\x03R\n" +
-	"movedBytes\"\x8e\x01\n" +
+	"movedBytes\"\xbb\x01\n" +
 	"\fMemberReport\x12%\n" +
 	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\x12\x1f\n" +
 	"\vimage_bytes\x18\x02 \x01(\x03R\n" +
 	"imageBytes\x12\x1b\n" +
 	"\tfrozen_ms\x18\x03 \x01(\x01R\bfrozenMs\x12\x19\n" +
-	"\bstall_ms\x18\x04 \x01(\x01R\astallMs\"]\n" +
+	"\bstall_ms\x18\x04 \x01(\x01R\astallMs\x12+\n" +
+	"\x06memory\x18\x05 \x01(\v2\x13.ss.v1.MemoryReportR\x06memory\"\xb0\x01\n" +
+	"\fMemoryReport\x12\x18\n" +
+	"\atracked\x18\x01 \x01(\bR\atracked\x12\x16\n" +
+	"\x06rounds\x18\x02 \x01(\x03R\x06rounds\x12!\n" +
+	"\fcopied_bytes\x18\x03 \x01(\x03R\vcopiedBytes\x12!\n" +
+	"\ffrozen_bytes\x18\x04 \x01(\x03R\vfrozenBytes\x12\x14\n" +
+	"\x05pages\x18\x05 \x01(\x03R\x05pages\x12\x12\n" +
+	"\x04left\x18\x06 \x03(\tR\x04left\"]\n" +
 	"\vPhaseTiming\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bstart_ms\x18\x02 \x01(\x01R\astartMs\x12\x1f\n" +
@@ -6490,7 +6605,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(MarkerMessageType)(0),        // 0: ss.v1.MarkerMessageType
 	(MarkerCause)(0),              // 1: ss.v1.MarkerCause
@@ -6529,60 +6644,61 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*Progress)(nil),              // 34: ss.v1.Progress
 	(*HostReport)(nil),            // 35: ss.v1.HostReport
 	(*MemberReport)(nil),          // 36: ss.v1.MemberReport
-	(*PhaseTiming)(nil),           // 37: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 38: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 39: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 40: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 41: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 42: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 43: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 44: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 45: ss.v1.RestoreRequest
-	(*RestoreMessage)(nil),        // 46: ss.v1.RestoreMessage
-	(*RestoreWordRequest)(nil),    // 47: ss.v1.RestoreWordRequest
-	(*RestorePlan)(nil),           // 48: ss.v1.RestorePlan
-	(*Transit)(nil),               // 49: ss.v1.Transit
-	(*RestorePart)(nil),           // 50: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 51: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 52: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 53: ss.v1.Failure
-	(*ExchangeRequest)(nil),       // 54: ss.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 55: ss.v1.ExchangeResponse
-	(*DeliverRequest)(nil),        // 56: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 57: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 58: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 59: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 60: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 61: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 62: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 63: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 64: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 65: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 66: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 67: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 68: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 69: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 70: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 71: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 72: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 73: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 74: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 75: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 76: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 77: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 78: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 79: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 80: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 81: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 82: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 83: ss.v1.ImportImagesResponse
-	(*AskRestoreRequest)(nil),     // 84: ss.v1.AskRestoreRequest
-	(*AskRestoreResponse)(nil),    // 85: ss.v1.AskRestoreResponse
+	(*MemoryReport)(nil),          // 37: ss.v1.MemoryReport
+	(*PhaseTiming)(nil),           // 38: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 39: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 40: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 41: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 42: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 43: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 44: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 45: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 46: ss.v1.RestoreRequest
+	(*RestoreMessage)(nil),        // 47: ss.v1.RestoreMessage
+	(*RestoreWordRequest)(nil),    // 48: ss.v1.RestoreWordRequest
+	(*RestorePlan)(nil),           // 49: ss.v1.RestorePlan
+	(*Transit)(nil),               // 50: ss.v1.Transit
+	(*RestorePart)(nil),           // 51: ss.v1.RestorePart
+	(*AddrMove)(nil),              // 52: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 53: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 54: ss.v1.Failure
+	(*ExchangeRequest)(nil),       // 55: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 56: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 57: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 58: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 59: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 60: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 61: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 62: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 63: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 64: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 65: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 66: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 67: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 68: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 69: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 70: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 71: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 72: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 73: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 74: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 75: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 76: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 77: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 78: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 79: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 80: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 81: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 82: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 83: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 84: ss.v1.ImportImagesResponse
+	(*AskRestoreRequest)(nil),     // 85: ss.v1.AskRestoreRequest
+	(*AskRestoreResponse)(nil),    // 86: ss.v1.AskRestoreResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	7,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
 	7,  // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
-	38, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	39, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
 	13, // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
 	7,  // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
 	8,  // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
@@ -6604,114 +6720,115 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	30, // 21: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
 	34, // 22: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
 	35, // 23: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	53, // 24: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	54, // 24: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
 	36, // 25: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	37, // 26: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	38, // 26: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
 	14, // 27: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	38, // 28: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	29, // 29: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	38, // 30: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	38, // 31: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	48, // 32: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	46, // 33: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	2,  // 34: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
-	3,  // 35: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
-	46, // 36: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
-	27, // 37: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	50, // 38: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	51, // 39: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	28, // 40: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	49, // 41: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
-	14, // 42: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	28, // 43: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	53, // 44: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	46, // 45: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	4,  // 46: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
-	5,  // 47: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
-	30, // 48: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	38, // 49: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	68, // 50: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	69, // 51: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	70, // 52: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	13, // 53: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	69, // 54: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	38, // 55: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	38, // 56: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	28, // 57: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	38, // 58: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	38, // 59: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	28, // 60: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	82, // 61: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	81, // 62: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	38, // 63: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	28, // 64: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	46, // 65: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	46, // 66: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	6,  // 67: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	15, // 68: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	17, // 69: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	19, // 70: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11, // 71: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	25, // 72: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	21, // 73: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	23, // 74: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	31, // 75: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	45, // 76: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	47, // 77: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	39, // 78: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	41, // 79: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	43, // 80: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	66, // 81: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	71, // 82: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	73, // 83: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	75, // 84: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	77, // 85: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	79, // 86: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	80, // 87: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	56, // 88: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	58, // 89: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	64, // 90: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	60, // 91: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	61, // 92: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	63, // 93: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	11, // 94: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	54, // 95: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	84, // 96: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	9,  // 97: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	16, // 98: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	18, // 99: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	20, // 100: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12, // 101: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	26, // 102: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22, // 103: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	24, // 104: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	33, // 105: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	52, // 106: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	52, // 107: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	40, // 108: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	42, // 109: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	44, // 110: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	67, // 111: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	72, // 112: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	74, // 113: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	76, // 114: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	78, // 115: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	80, // 116: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	83, // 117: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	57, // 118: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	59, // 119: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	65, // 120: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	58, // 121: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	62, // 122: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	62, // 123: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	12, // 124: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	55, // 125: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	85, // 126: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	97, // [97:127] is the sub-list for method output_type
-	67, // [67:97] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	37, // 28: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
+	39, // 29: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	29, // 30: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	39, // 31: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	39, // 32: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	49, // 33: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	47, // 34: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	2,  // 35: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
+	3,  // 36: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
+	47, // 37: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
+	27, // 38: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	51, // 39: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	52, // 40: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	28, // 41: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	50, // 42: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
+	14, // 43: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	28, // 44: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	54, // 45: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	47, // 46: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	4,  // 47: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
+	5,  // 48: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
+	30, // 49: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	39, // 50: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	69, // 51: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	70, // 52: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	71, // 53: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	13, // 54: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	70, // 55: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	39, // 56: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	39, // 57: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	28, // 58: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	39, // 59: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	39, // 60: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	28, // 61: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	83, // 62: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	82, // 63: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	39, // 64: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	28, // 65: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	47, // 66: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	47, // 67: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	6,  // 68: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	15, // 69: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	17, // 70: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	19, // 71: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11, // 72: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	25, // 73: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	21, // 74: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	23, // 75: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	31, // 76: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	46, // 77: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	48, // 78: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	40, // 79: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	42, // 80: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	44, // 81: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	67, // 82: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	72, // 83: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	74, // 84: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	76, // 85: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	78, // 86: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	80, // 87: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	81, // 88: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	57, // 89: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	59, // 90: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	65, // 91: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	61, // 92: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	62, // 93: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	64, // 94: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	11, // 95: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	55, // 96: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	85, // 97: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	9,  // 98: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	16, // 99: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	18, // 100: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	20, // 101: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12, // 102: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	26, // 103: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22, // 104: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	24, // 105: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	33, // 106: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	53, // 107: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	53, // 108: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	41, // 109: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	43, // 110: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	45, // 111: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	68, // 112: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	73, // 113: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	75, // 114: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	77, // 115: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	79, // 116: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	81, // 117: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	84, // 118: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	58, // 119: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	60, // 120: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	66, // 121: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	59, // 122: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	63, // 123: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	63, // 124: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	12, // 125: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	56, // 126: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	86, // 127: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	98, // [98:128] is the sub-list for method output_type
+	68, // [68:98] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -6729,11 +6846,11 @@ func file_ss_v1_ss_proto_init() {
 		(*SnapshotResponse_Report)(nil),
 		(*SnapshotResponse_Failure)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[39].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[40].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[74].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[75].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -6744,7 +6861,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   80,
+			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

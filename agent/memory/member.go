@@ -1,0 +1,383 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
+	"ss/agent/proc"
+)
+
+const (
+	// approachLimit bounds the rounds before the freeze. The coordinator waits for no host much longer than a minute.
+	approachLimit = 20 * time.Second
+	// smallRest is what is left for the freeze without a further round, in bytes: it takes a millisecond.
+	smallRest = 4 << 20
+	// maxRounds bounds the rounds of a member that writes about as fast as it is copied.
+	maxRounds = 8
+	// between is the pause between the rounds that go on until the freeze.
+	between = 100 * time.Millisecond
+	// The memory for what is copied during the freeze.
+	lateMin, lateMax = 16 << 20, 128 << 20
+)
+
+// tracked is a member whose memory is tracked. It implements agent.TrackedMemory. Until Settle one goroutine uses it, first that of Track
+// and then that of goOn; from Settle on its callers, one after the other.
+type tracked struct {
+	t      *Tracker
+	member agent.Unit
+	dir    string
+	helper *helper
+	late   *lateStore
+
+	ctx    context.Context // ends when the rounds are to end
+	cancel context.CancelFunc
+	done   chan struct{} // closed when they have
+
+	procs map[int]*process
+	left  map[int]string // processes that are CRIU's, and why
+	whole string         // why the whole member is
+	last  int64          // bytes of the last round
+	rep   agent.MemoryReport
+}
+
+// approach makes rounds until the rest is small or does not become smaller.
+func (k *tracked) approach(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, approachLimit)
+	defer cancel()
+	before := int64(-1)
+	for n := 0; n < maxRounds && ctx.Err() == nil && k.whole == ""; n++ {
+		k.round(ctx)
+		if k.last <= smallRest || before >= 0 && k.last > before*7/10 {
+			return
+		}
+		before = k.last
+	}
+}
+
+// goOn makes further rounds until the freeze: other hosts may not be prepared yet.
+func (k *tracked) goOn() {
+	defer close(k.done)
+	for {
+		select {
+		case <-time.After(between):
+		case <-k.ctx.Done():
+			return
+		}
+		k.round(k.ctx)
+	}
+}
+
+// round makes one round of every process, and takes in those that are new.
+func (k *tracked) round(ctx context.Context) {
+	k.last = 0
+	all, err := pids(k.member)
+	if err != nil {
+		k.giveUp(err.Error())
+		return
+	}
+	for _, pid := range all {
+		if ctx.Err() != nil {
+			return
+		}
+		p := k.take(pid)
+		if p == nil {
+			continue
+		}
+		n, err := p.round(ctx, k.t.cfg.Pause)
+		k.last += n
+		k.rep.Copied += n
+		if err == nil {
+			err = bypasses(pid)
+		}
+		if err != nil {
+			k.leave(p, err)
+		}
+	}
+	k.rep.Rounds++
+	for pid, p := range k.procs {
+		if !slices.Contains(all, pid) {
+			_ = p.close() // it has ended
+			delete(k.procs, pid)
+		}
+	}
+}
+
+// take returns the process as tracked, or nil if it is not.
+func (k *tracked) take(pid int) *process {
+	born, err := startOf(pid)
+	if err != nil {
+		return nil
+	}
+	if p := k.procs[pid]; p != nil {
+		if p.born == born {
+			return p
+		}
+		_ = p.close()
+		delete(k.procs, pid)
+		delete(k.left, pid)
+	}
+	if _, known := k.left[pid]; known {
+		return nil
+	}
+	p, err := k.begin(pid, born)
+	if err != nil {
+		if !proc.Gone(err) {
+			k.left[pid] = err.Error()
+		}
+		return nil
+	}
+	k.procs[pid] = p
+	return p
+}
+
+// begin makes a process tracked.
+func (k *tracked) begin(pid int, born uint64) (*process, error) {
+	if err := k.closeLeaked(pid); err != nil {
+		return nil, err
+	}
+	if err := bypasses(pid); err != nil {
+		return nil, err
+	}
+	inner, err := innerPid(k.member, pid)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := k.helper.ask(request{Pid: pid})
+	if err != nil {
+		return nil, err
+	}
+	p := &process{
+		pid: pid, inner: inner, born: born, guard: k.t.guard, uffd: uffd(fd),
+		plant: k.t.plant, slots: slots{}, buf: make([]byte, batchSize), refused: map[agent.PageRange]string{},
+	}
+	if err = p.uffd.enable(); err == nil {
+		p.staging, err = newStaging(filepath.Join(k.dir, fmt.Sprintf("memory-%d-%d", pid, born)))
+	}
+	if err != nil {
+		p.uffd.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// closeLeaked closes the userfaultfd that a process inherited, which was forked in the 0.1 ms between the making of its parent's and its end there. A
+// userfaultfd of its own makes the member one that is not dumped, long before it comes to this.
+func (k *tracked) closeLeaked(pid int) error {
+	var theirs []int
+	err := proc.EachFd([]int{pid}, func(_, fd int, link string) {
+		if link == uffdLink {
+			theirs = append(theirs, fd)
+		}
+	})
+	for _, fd := range theirs {
+		if _, err := k.helper.ask(request{Pid: pid, Close: fd}); err != nil {
+			return fmt.Errorf("close the userfaultfd that it inherited: %w", err)
+		}
+	}
+	return err
+}
+
+// bypasses refuses a process whose memory may be written around its page tables: by a device, for a file that is open with O_DIRECT, or by the
+// kernel's asynchronous I/O. The kernel notes no write then.
+func bypasses(pid int) error {
+	var direct error
+	err := proc.EachFd([]int{pid}, func(_, fd int, link string) {
+		if !strings.HasPrefix(link, "/") {
+			return // no file
+		}
+		if info, err := proc.ReadFdInfo(pid, fd); err == nil && info.Flags&unix.O_DIRECT != 0 {
+			direct = fmt.Errorf("its descriptor %d is open with O_DIRECT, whose reads show in no page table", fd)
+		}
+	})
+	if err := errors.Join(err, direct); err != nil {
+		return err
+	}
+	maps, err := mappings(pid)
+	if err != nil {
+		return err
+	}
+	for _, m := range maps {
+		if strings.HasPrefix(m.name, "/[aio]") || strings.HasPrefix(m.name, "anon_inode:[io_uring]") {
+			return errors.New("it uses asynchronous I/O, whose reads show in no page table")
+		}
+	}
+	return nil
+}
+
+// leave gives a process back to CRIU.
+func (k *tracked) leave(p *process, why error) {
+	_ = p.close()
+	delete(k.procs, p.pid)
+	k.left[p.pid] = why.Error()
+}
+
+// giveUp gives the whole member back to CRIU.
+func (k *tracked) giveUp(why string) {
+	k.whole = why
+	for _, p := range k.procs {
+		_ = p.close()
+	}
+	clear(k.procs)
+}
+
+// lateSize is how much memory is kept for the pages that are copied during the freeze: twice what the last round found.
+func (k *tracked) lateSize() int { return int(min(max(2*k.last, lateMin), lateMax)) }
+
+// Halt ends the rounds.
+func (k *tracked) Halt() {
+	k.cancel()
+	<-k.done
+}
+
+// Settle says, of a frozen member, which of its memory we copy, by the PIDs that CRIU sees. CRIU is to find nothing there.
+func (k *tracked) Settle() (map[int][]agent.PageRange, error) {
+	k.Halt()
+	all, err := pids(k.member)
+	if err != nil {
+		k.giveUp(err.Error())
+	}
+	out := map[int][]agent.PageRange{}
+	for _, pid := range all {
+		p := k.procs[pid]
+		if p == nil {
+			if k.whole == "" && k.left[pid] == "" {
+				k.left[pid] = "it was born after the last round"
+			}
+			continue
+		}
+		born, err := startOf(pid)
+		if err == nil && born != p.born {
+			err = errors.New("it was born after the last round")
+		}
+		if err == nil {
+			err = bypasses(pid)
+		}
+		var ranges []agent.PageRange
+		if err == nil {
+			ranges, err = p.settle()
+		}
+		if err == nil && len(ranges) == 0 {
+			err = errors.New("it has ended, or has started another program, since the last round")
+		}
+		if err != nil {
+			k.leave(p, err)
+			continue
+		}
+		out[p.inner] = ranges
+	}
+	return out, nil
+}
+
+// CopyRest copies what was written since the last round, while the member is frozen. After an error there is no cut.
+func (k *tracked) CopyRest(ctx context.Context) error {
+	for _, p := range k.procs {
+		if p.scan == nil {
+			continue // it has ended
+		}
+		n, err := p.copyRest(ctx, k.late)
+		k.rep.CopiedFrozen += n
+		if ctx.Err() == nil && err != nil && hasEnded(p.pid) {
+			k.leave(p, errors.New("it was about to end when it was frozen"))
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Pages are the pages that the cut holds of the memory that Settle named. To be called when the member runs again.
+func (k *tracked) Pages() ([]agent.ProcessPages, error) {
+	var out []agent.ProcessPages
+	for _, p := range k.procs {
+		if p.scan == nil {
+			continue
+		}
+		if err := p.expand(); err != nil {
+			return nil, err
+		}
+		pp := agent.ProcessPages{InnerPid: p.inner, Ranges: p.known}
+		for _, r := range p.runs {
+			pp.Runs = append(pp.Runs, agent.PageRange{Start: r.start, End: r.end()})
+			k.rep.Pages += int64(r.pages)
+		}
+		pp.Write = func(w io.Writer, i int) error { return p.write(w, p.runs[i], k.late) }
+		out = append(out, pp)
+	}
+	k.rep.Tracked = len(out) > 0
+	return out, nil
+}
+
+// Report says what was tracked and what was not, and why.
+func (k *tracked) Report() agent.MemoryReport {
+	r := k.rep
+	if k.whole != "" {
+		r.Left = append(r.Left, k.whole)
+	}
+	for pid, why := range k.left {
+		r.Left = append(r.Left, fmt.Sprintf("process %d: %s", pid, why))
+	}
+	for pid, p := range k.procs {
+		for at, why := range p.refused {
+			r.Left = append(r.Left, fmt.Sprintf("process %d: mapping %#x-%#x: %s", pid, at.Start, at.End, why))
+		}
+	}
+	slices.Sort(r.Left)
+	const most = 20
+	if n := len(r.Left); n > most {
+		r.Left = append(r.Left[:most], fmt.Sprintf("and %d more", n-most))
+	}
+	return r
+}
+
+// Close ends the tracking and removes the copies. It may be called more than once.
+func (k *tracked) Close() error {
+	k.Halt()
+	var errs []error
+	for _, p := range k.procs {
+		errs = append(errs, p.close())
+	}
+	clear(k.procs)
+	if k.late != nil {
+		k.late.close()
+	}
+	if k.helper != nil {
+		k.helper.stop()
+		k.helper = nil
+	}
+	return errors.Join(errs...)
+}
+
+// startOf is when a process began: with its PID it names one process for good.
+func startOf(pid int) (uint64, error) {
+	st, err := proc.ReadStat(pid)
+	return st.Start, err
+}
+
+// hasEnded says whether a process has no memory any more. Freezing does not stop one that is about to end.
+func hasEnded(pid int) bool {
+	st, err := proc.ReadStat(pid)
+	return err == nil && st.Dead() || proc.Gone(err)
+}
+
+// innerPid is a process's PID as CRIU sees it: in the namespace of the cell, or on this host.
+func innerPid(m agent.Unit, pid int) (int, error) {
+	if m.InitPid == 0 {
+		return pid, nil
+	}
+	all, err := proc.NSPids(pid)
+	if err != nil {
+		return 0, err
+	}
+	return all[len(all)-1], nil
+}

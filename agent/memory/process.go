@@ -1,0 +1,362 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
+)
+
+const (
+	// pieceSize is what a scan covers at once: between two of them the copying can be stopped.
+	pieceSize = 64 << 20
+	// lag is how long a page that was protected is left before it is copied. A system call that writes to memory which it has
+	// pinned (process_vm_writev(2), say) shows as a write when it pins, and its data may come later.
+	lag = 20 * time.Millisecond
+)
+
+// plant is a mistake that a test makes on purpose, to see that the comparison of both ways finds it. It is empty but in tests.
+type plant string
+
+const (
+	plantUnarmed plant = "a page is taken as unwritten that was not protected again"
+	plantZapped  plant = "a range that was given back is taken as unwritten"
+	plantOld     plant = "an old copy is used instead of the newest"
+	plantSkip    plant = "a mapping is skipped"
+)
+
+// process is one process whose memory is tracked.
+type process struct {
+	pid, inner int
+	born       uint64 // proc.Stat.Start
+	guard      uint64
+
+	uffd    uffd
+	known   []agent.PageRange // mappings that are registered, as of the last round
+	slots   slots
+	staging *staging
+	buf     []byte
+	refused map[agent.PageRange]string // mappings that could not be registered
+
+	plant plant // see there
+
+	scan *scanner // at the freeze
+	runs []run    // what the cut holds of it, in the order of the addresses
+}
+
+func (p *process) close() error {
+	if p.scan != nil {
+		p.scan.close()
+	}
+	for _, r := range p.known {
+		_ = p.uffd.unprotect(r) // it may have changed; closing the descriptor does the rest
+	}
+	p.uffd.close()
+	return p.staging.close()
+}
+
+// round finds what was written since the last round, and copies that. It returns the number of bytes. When ctx ends it stops, and what is not copied then is
+// copied at the freeze.
+func (p *process) round(ctx context.Context, pause func(context.Context) error) (int64, error) {
+	s, err := openScanner(p.pid, p.guard)
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
+	regions, err := p.protect(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-time.After(lag):
+	case <-ctx.Done():
+		return 0, nil
+	}
+	var sum int64
+	b := batch{p: p}
+	for _, r := range regions {
+		for at := r.Start; at < r.End; at += pageSize {
+			if b.add(at) {
+				continue
+			}
+			if pause(ctx) != nil || ctx.Err() != nil {
+				return sum, nil
+			}
+			n, err := b.toFile()
+			sum += n
+			if err != nil {
+				return sum, err
+			}
+			b.add(at)
+		}
+	}
+	n, err := b.toFile()
+	return sum + n, err
+}
+
+// protect registers mappings that are new, protects what was written, and lists that. No copy of these pages counts any more.
+func (p *process) protect(ctx context.Context, s *scanner) ([]agent.PageRange, error) {
+	maps, err := mappings(p.pid)
+	if err != nil {
+		return nil, err
+	}
+	p.known = p.known[:0]
+	for _, m := range maps {
+		if !m.ours() || !s.registered(m.Start) && !p.register(m.PageRange) {
+			continue
+		}
+		p.known = append(p.known, m.PageRange)
+	}
+	var regions []agent.PageRange
+	for _, m := range p.known {
+		for at := m.Start; at < m.End && ctx.Err() == nil; at += pieceSize {
+			err := s.written(agent.PageRange{Start: at, End: min(at+pieceSize, m.End)}, func(r region) error {
+				found := agent.PageRange{Start: r.start, End: r.end}
+				if p.plant != plantOld {
+					p.staging.forget(p.slots, found)
+				} else if p.slots.count(found.Start, found.End) > 0 {
+					return nil
+				}
+				regions = append(regions, found)
+				return nil
+			})
+			if errors.Is(err, errUnregistered) {
+				break // it changes at this moment: the next round sees, or the freeze
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return regions, nil
+}
+
+// register makes writes to a mapping be noted. Whatever was copied at these addresses before was of another mapping.
+func (p *process) register(r agent.PageRange) bool {
+	p.staging.forget(p.slots, r)
+	err := p.uffd.register(r)
+	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it is not there any more
+		p.refused[r] = err.Error()
+	}
+	return err == nil
+}
+
+// batch is pages that are copied at once.
+type batch struct {
+	p     *process
+	pages []uint64
+	to    []run // where they go, during the freeze
+}
+
+// add puts a page in, unless the batch is full.
+func (b *batch) add(page uint64) bool {
+	if len(b.pages) == batchPages {
+		return false
+	}
+	b.pages = append(b.pages, page)
+	return true
+}
+
+// toFile copies the pages to the staging file. Those that cannot be read any more have no copy.
+func (b *batch) toFile() (int64, error) {
+	pages := b.pages
+	b.pages = b.pages[:0]
+	var sum int64
+	for len(pages) > 0 {
+		n, err := b.p.read(pages, b.p.buf)
+		if err != nil {
+			return sum, err
+		}
+		to, err := b.p.staging.take(n)
+		if err == nil {
+			err = b.p.staging.put(to, b.p.buf)
+		}
+		if err != nil {
+			return sum, err
+		}
+		for i, slot := range to {
+			b.p.slots.set(pages[i], slot)
+		}
+		sum += int64(n) * pageSize
+		pages = pages[min(n+1, len(pages)):] // the one after those could not be read
+	}
+	return sum, nil
+}
+
+// read copies pages into buf and says how many there are, counted from the first: the next one cannot be read.
+func (p *process) read(pages []uint64, buf []byte) (int, error) {
+	var remote []unix.RemoteIovec
+	for _, page := range pages {
+		if n := len(remote); n > 0 && remote[n-1].Base+uintptr(remote[n-1].Len) == uintptr(page) {
+			remote[n-1].Len += pageSize
+			continue
+		}
+		remote = append(remote, unix.RemoteIovec{Base: uintptr(page), Len: pageSize})
+	}
+	for {
+		n, err := unix.ProcessVMReadv(p.pid, []unix.Iovec{{Base: &buf[0], Len: uint64(len(pages) * pageSize)}}, remote, 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EFAULT):
+			return 0, nil
+		case err != nil:
+			return 0, fmt.Errorf("read the memory of process %d: %w", p.pid, err)
+		default:
+			return n / pageSize, nil
+		}
+	}
+}
+
+// settle says which mappings of the frozen process are copied by us: those that are tracked.
+func (p *process) settle() ([]agent.PageRange, error) {
+	var err error
+	if p.scan, err = openScanner(p.pid, p.guard); err != nil {
+		return nil, err
+	}
+	maps, err := mappings(p.pid)
+	if err != nil {
+		return nil, err
+	}
+	p.known = p.known[:0]
+	for _, m := range maps {
+		if m.ours() && p.scan.registered(m.Start) {
+			p.known = append(p.known, m.PageRange)
+		}
+	}
+	return p.known, nil
+}
+
+// copyRest makes the list of all pages that the cut holds of the frozen process, and copies those of which there is no good copy. It returns the number
+// of bytes that it copied.
+func (p *process) copyRest(ctx context.Context, late *lateStore) (copied int64, err error) {
+	b := batch{p: p}
+	for i, m := range p.known {
+		if p.plant == plantSkip && i == len(p.known)/2 {
+			continue
+		}
+		present := false
+		err := p.scan.all(m, func(r region) error {
+			present = true
+			if p.plant == plantUnarmed {
+				r.categories = 0
+			}
+			for page := r.start; page < r.end; {
+				n := 0
+				if r.categories&pageWritten == 0 {
+					n = p.slots.count(page, r.end)
+				}
+				if n > 0 {
+					p.runs = join(p.runs, run{start: page, pages: n, slot: staged})
+					page += uint64(n) * pageSize
+					continue
+				}
+				if !b.add(page) {
+					n, err := b.keep(late)
+					copied += n
+					if err = errors.Join(err, ctx.Err()); err != nil {
+						return err
+					}
+					b.add(page)
+				}
+				to, err := p.place(page, late)
+				if err != nil {
+					return err
+				}
+				b.to = append(b.to, to)
+				p.runs = join(p.runs, to)
+				page += pageSize
+			}
+			return nil
+		})
+		if err != nil {
+			return copied, fmt.Errorf("copy the memory of process %d at %#x: %w", p.pid, m.Start, err)
+		}
+		if p.plant == plantZapped && !present {
+			if n := p.slots.count(m.Start, m.End); n > 0 {
+				p.runs = join(p.runs, run{start: m.Start, pages: n, slot: staged})
+			}
+		}
+	}
+	n, err := b.keep(late)
+	return copied + n, err
+}
+
+// expand finds the slots of the pages that were copied before the freeze. The member runs meanwhile.
+func (p *process) expand() error {
+	var out []run
+	for _, r := range p.runs {
+		if r.slot != staged {
+			out = join(out, r)
+			continue
+		}
+		for page := r.start; page < r.end(); page += pageSize {
+			out = join(out, run{start: page, pages: 1, slot: p.slots.at(page)})
+		}
+	}
+	p.runs = out
+	if !sorted(out) {
+		return fmt.Errorf("the pages of process %d are not in order", p.pid)
+	}
+	return nil
+}
+
+// place says where a page goes that is copied during the freeze.
+func (p *process) place(page uint64, late *lateStore) (run, error) {
+	if late.used+pageSize <= len(late.buf) {
+		late.used += pageSize
+		return run{start: page, pages: 1, late: late.used - pageSize}, nil
+	}
+	slot, err := p.staging.take(1)
+	if err != nil {
+		return run{}, err
+	}
+	return run{start: page, pages: 1, slot: slot[0]}, nil
+}
+
+// keep copies the pages of a frozen process to their places. All of them are there to be read.
+func (b *batch) keep(late *lateStore) (int64, error) {
+	pages, to := b.pages, b.to
+	b.pages, b.to = pages[:0], to[:0]
+	if len(pages) == 0 {
+		return 0, nil
+	}
+	buf := b.p.buf
+	direct := to[len(to)-1].slot == 0 // places in memory are given first, and one after the other
+	if direct {
+		buf = late.buf[to[0].late:]
+	}
+	n, err := b.p.read(pages, buf)
+	if err != nil {
+		return 0, err
+	}
+	if n != len(pages) {
+		return 0, fmt.Errorf("read the memory of process %d: page %#x cannot be read", b.p.pid, pages[n])
+	}
+	for i, r := range to {
+		from := buf[i*pageSize : (i+1)*pageSize]
+		switch {
+		case direct:
+		case r.slot == 0:
+			copy(late.buf[r.late:], from)
+		default:
+			if err := b.p.staging.put([]uint32{r.slot}, from); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return int64(n) * pageSize, nil
+}
+
+// write writes one of the runs.
+func (p *process) write(w io.Writer, r run, late *lateStore) error {
+	if r.slot != 0 {
+		return p.staging.writeTo(w, r)
+	}
+	_, err := w.Write(late.buf[r.late : r.late+r.pages*pageSize])
+	return err
+}

@@ -1,0 +1,187 @@
+package memory
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent"
+	"ss/agent/proc"
+)
+
+// Config says how members' memory is tracked.
+type Config struct {
+	// Exe is the command that runs HelperMain, e.g. {"/usr/sbin/ssagent", "memory-helper"}.
+	Exe []string
+	// Off turns tracking off.
+	Off bool
+	// Pause waits until nothing on this host stands still; copying waits for it between two small pieces. nil: no wait.
+	Pause func(context.Context) error
+}
+
+// Tracker tracks members' memory. Its methods are safe for concurrent use.
+type Tracker struct {
+	cfg    Config
+	reason string // why nothing is tracked; "": it is
+	guard  uint64
+	plant  plant
+}
+
+var _ agent.Memory = (*Tracker)(nil)
+
+// New finds out, by trying, whether this kernel can track writes.
+func New(cfg Config) *Tracker {
+	t := &Tracker{cfg: cfg}
+	if t.cfg.Pause == nil {
+		t.cfg.Pause = func(context.Context) error { return nil }
+	}
+	switch {
+	case cfg.Off:
+		t.reason = errTurnedOff
+	case runtime.GOARCH != "amd64":
+		t.reason = errOtherMachine
+	default:
+		var err error
+		if t.guard, err = try(); err != nil {
+			t.reason = err.Error()
+		}
+	}
+	return t
+}
+
+// Mode says whether memory is tracked here, and if not, why.
+func (t *Tracker) Mode() (tracked bool, reason string) { return t.reason == "", t.reason }
+
+// Omits says whether CRIU may be kept from memory of m.
+func (t *Tracker) Omits(m agent.Unit) bool {
+	if t.reason != "" {
+		return false
+	}
+	all, err := pids(m)
+	for _, pid := range all {
+		if filtered(pid) {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// filtered says whether a process has a seccomp filter. One that is gone has none.
+func filtered(pid int) bool {
+	mode, err := proc.StatusField(pid, "Seccomp")
+	return err == nil && mode != "0"
+}
+
+// try tracks a page of our own.
+func try() (guard uint64, err error) {
+	fd, _, errno := unix.Syscall(sysUserfaultfd, uffdFlags, 0, 0)
+	if errno != 0 {
+		return 0, fmt.Errorf("%s: %w", errNoTracking, errno)
+	}
+	u := uffd(fd)
+	defer u.close()
+	if err := u.enable(); err != nil {
+		return 0, err
+	}
+	mem, err := unix.Mmap(-1, 0, 2*pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = unix.Munmap(mem) }()
+	mem[0] = 1
+	start := uint64(uintptr(unsafe.Pointer(&mem[0])))
+	all := agent.PageRange{Start: start, End: start + 2*pageSize}
+	if err := u.register(all); err != nil {
+		return 0, fmt.Errorf("%s: %w", errNoTracking, err)
+	}
+	for _, guard := range []uint64{pageGuard, 0} {
+		s, err := openScanner(proc.Self, guard)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", errNoScan, err)
+		}
+		defer s.close()
+		n := 0
+		count := func(region) error { n++; return nil }
+		err = s.written(all, count)
+		if errors.Is(err, unix.EINVAL) && guard != 0 {
+			continue // it does not know guards
+		}
+		if err == nil && n == 1 {
+			n = 0
+			err = s.written(all, count)
+		} else if err == nil {
+			err = fmt.Errorf("it found %d written regions instead of one", n)
+		}
+		if err == nil && n == 0 {
+			mem[0] = 2
+			if err = s.written(all, count); err == nil && n == 1 {
+				return guard, nil
+			}
+		}
+		return 0, fmt.Errorf("%s: %w", errNoScan, cmp.Or(err, errors.New("it does not say what was written")))
+	}
+	return 0, errors.New(errNoScan)
+}
+
+// Track begins to track a running member and copies its memory to files in dir. It returns when the rest is small, when it does not become
+// smaller, or when the time is up; copying goes on until Settle. Whatever cannot be tracked is left to CRIU, so there is no error.
+func (t *Tracker) Track(ctx context.Context, m agent.Unit, dir string) agent.TrackedMemory {
+	k := &tracked{t: t, member: m, dir: dir, procs: map[int]*process{}, left: map[int]string{}, done: make(chan struct{})}
+	k.ctx, k.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	close(k.done) // nothing goes on yet
+	if t.reason != "" {
+		k.whole = t.reason
+		return k
+	}
+	var err error
+	if k.helper, err = startHelper(t.cfg.Exe); err != nil {
+		k.whole = err.Error()
+		return k
+	}
+	k.approach(ctx)
+	k.late, err = newLateStore(k.lateSize())
+	if err != nil {
+		k.giveUp(err.Error())
+		return k
+	}
+	k.done = make(chan struct{})
+	go k.goOn()
+	return k
+}
+
+// pids lists the processes of a member, as this host sees them.
+func pids(m agent.Unit) ([]int, error) {
+	var out []int
+	err := filepath.WalkDir(m.Cgroup, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		for at := 0; at < len(text); {
+			var pid, n int
+			if n, err = fmt.Sscan(string(text[at:]), &pid); n != 1 {
+				break
+			}
+			out = append(out, pid)
+			for at < len(text) && text[at] != '\n' {
+				at++
+			}
+			at++
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the processes of %s: %w", m.Member, err)
+	}
+	return out, nil
+}

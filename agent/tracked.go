@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// memoryFolder is where copies of a member's memory lie, in its part of a partial image set, until they are in its images.
+const memoryFolder = "memory"
+
+// untracked says why members' memory is copied while they stand still, or "" if it is not.
+func (a *Agent) untracked() string {
+	if a.cfg.Memory == nil {
+		return "memory is not tracked here"
+	}
+	_, reason := a.cfg.Memory.Mode()
+	return reason
+}
+
+// left is what a report says of memory that nobody has tracked.
+func (w *work) left() []string {
+	if w.frozen == "" {
+		return nil
+	}
+	return []string{w.frozen}
+}
+
+// dumpSpec describes the dump of one unit.
+func (w *work) dumpSpec(u Unit, dir string) DumpSpec {
+	return DumpSpec{Unit: u, Dir: dir, LockFile: w.lockFile, Omits: w.a.cfg.Memory != nil && w.a.cfg.Memory.Omits(u)}
+}
+
+// trackMemory copies the members' memory while they run. It is the last that is done before the freeze, since it is the first that touches a member.
+func (w *work) trackMemory(ctx context.Context) error {
+	if w.frozen = w.a.untracked(); w.frozen != "" {
+		return nil
+	}
+	if err := w.a.cfg.Images.Fits(2 * w.size); err != nil {
+		w.frozen = "there is no room for copies: " + err.Error()
+		return nil
+	}
+	w.enter("copying memory")
+	tracked := make([][]TrackedMemory, len(w.members))
+	err := w.each(func(i int, m Member) error {
+		dir, err := w.memoryDir(m)
+		if err != nil {
+			return err
+		}
+		for _, u := range m.Units() {
+			tracked[i] = append(tracked[i], w.a.cfg.Memory.Track(ctx, u, dir))
+		}
+		return nil
+	})
+	w.mu.Lock()
+	w.memory = tracked
+	w.mu.Unlock()
+	return err
+}
+
+func (w *work) memoryDir(m Member) (string, error) {
+	dir, err := w.partial.Dir(m.Name)
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, memoryFolder)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make a folder for copies of memory: %w", err)
+	}
+	return dir, nil
+}
+
+// tracked are the members' memories, by member and unit. Actions and the end of an attempt may ask at once.
+func (w *work) tracked(member int) []TrackedMemory {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if member >= len(w.memory) {
+		return nil
+	}
+	return w.memory[member]
+}
+
+// haltMemory ends the copying before the freeze: a freeze would find the helper at work in a member.
+func (w *work) haltMemory() {
+	for i := range w.members {
+		for _, t := range w.tracked(i) {
+			t.Halt()
+		}
+	}
+}
+
+// dumpUnit dumps a frozen unit: CRIU what it can be seen by, and we its tracked memory at the same time.
+func (w *work) dumpUnit(ctx context.Context, i, j int, announce func()) (DumpResult, error) {
+	all, u := w.tracked(i), w.members[i].Units()[j]
+	if j >= len(all) || !w.a.cfg.Memory.Omits(u) {
+		if j < len(all) {
+			if err := w.dumpWithout(ctx, i, j); err != nil {
+				return DumpResult{}, err
+			}
+		}
+		return w.dumps[i][j].Run(ctx, w.conns[i], announce)
+	}
+	ranges, err := all[j].Settle()
+	if err == nil {
+		err = w.dumps[i][j].Omit(ranges)
+	}
+	if err != nil {
+		return DumpResult{}, err
+	}
+	copied := make(chan error, 1)
+	go func() { copied <- all[j].CopyRest(ctx) }()
+	res, err := w.dumps[i][j].Run(ctx, w.conns[i], announce)
+	return res, errors.Join(err, <-copied)
+}
+
+// dumpWithout makes sure that CRIU looks at all memory of a unit of which a process has a seccomp filter: a CRIU that is kept from memory could not
+// read the filter. One that was started before the filter was set is started anew.
+func (w *work) dumpWithout(ctx context.Context, i, j int) error {
+	m := w.members[i]
+	dir, err := w.imageDir(m)
+	if err != nil {
+		return err
+	}
+	if err := w.dumps[i][j].Cancel(ctx); err != nil {
+		return err
+	}
+	if err = errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
+		return fmt.Errorf("empty the folder for images: %w", err)
+	}
+	w.dumps[i][j], err = w.a.cfg.CRIU.StartDump(ctx, w.dumpSpec(m.Units()[j], dir))
+	return err
+}
+
+// addMemory puts the tracked memory into the images that CRIU has left without it. The members run.
+func (w *work) addMemory() error {
+	return w.each(func(i int, m Member) error {
+		dir, err := w.imageDir(m)
+		if err != nil {
+			return err
+		}
+		for _, t := range w.tracked(i) {
+			pages, err := t.Pages()
+			if err == nil {
+				err = w.a.cfg.CRIU.AddPages(dir, pages)
+			}
+			report := t.Report()
+			if err == nil {
+				err = t.Close()
+			}
+			if err == nil {
+				err = os.Remove(filepath.Join(filepath.Dir(dir), memoryFolder)) // empty: nothing but images goes into the cut
+			}
+			if err != nil {
+				return err
+			}
+			w.mu.Lock()
+			w.reports[i].Memory = report
+			w.reports[i].ImageBytes += report.Pages * int64(os.Getpagesize())
+			w.mu.Unlock()
+		}
+		return nil
+	})
+}
+
+// endMemory ends all tracking. It may be called more than once.
+func (w *work) endMemory() {
+	for i := range w.members {
+		for _, t := range w.tracked(i) {
+			if err := t.Close(); err != nil {
+				w.a.log.Warn("end the tracking of memory", "job", w.job(), "snapshot", w.key.Snapshot, "error", err)
+			}
+		}
+	}
+}
