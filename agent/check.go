@@ -118,7 +118,7 @@ func (t *target) files() {
 	for _, c := range t.coming {
 		stored := c.meta.storedPaths()
 		for _, f := range c.meta.Needs.Files {
-			if !stored[f.Path] && !grown(f.Path, c.meta.Seen) {
+			if !stored[f.Path] && !rewritten(f.Path, c.meta.Seen) {
 				if err := checkFile(f); err != nil {
 					t.add(c, "%v", err)
 				}
@@ -165,6 +165,9 @@ func orNone(s string) string {
 func (mm MemberMeta) storedPaths() map[string]bool {
 	out := map[string]bool{}
 	for _, f := range mm.Files {
+		if f.Deleted {
+			continue
+		}
 		for _, name := range f.Names() {
 			out[name] = true
 		}

@@ -57,6 +57,7 @@ func (part RestorePart) wants(p string) bool {
 
 func (r *Restoration) rewrite() error {
 	for _, part := range r.plan.Parts {
+		var dirs []string
 		for _, m := range part.Members {
 			src := filepath.Join(r.unpacked(part.Host), m.Name, custody.ImagesFolder)
 			dst := filepath.Join(r.dir, "rewritten", m.Name, custody.ImagesFolder)
@@ -70,6 +71,10 @@ func (r *Restoration) rewrite() error {
 				return custody.DiskFull(r.dir, fmt.Errorf("bytes in transit of %s: %w", m.Name, err))
 			}
 			r.members = append(r.members, restoring{part: part, member: m, images: dst})
+			dirs = append(dirs, dst)
+		}
+		if err := r.a.cfg.CRIU.ShareFIFOs(dirs); err != nil {
+			return custody.DiskFull(r.dir, err)
 		}
 	}
 	return nil

@@ -58,22 +58,17 @@ func (w *work) surveyFiles(ctx context.Context) (refused []string, size int64, e
 		return nil, 0, err
 	}
 	for _, t := range trees {
-		not, _, frozen, err := files.Survey(ctx, []files.Tree{t})
+		s, err := files.Survey(ctx, []files.Tree{t})
 		if err != nil {
 			return nil, 0, err
 		}
-		refused = append(refused, not...)
-		if frozen > frozenCopyMax {
-			refused = append(refused, tooMuchFrozen(t.Member, frozen))
+		if s.Frozen > frozenCopyMax {
+			refused = append(refused, tooMuchFrozen(t.Member, s.Frozen))
 		}
 	}
-	all, size, _, err := files.Survey(ctx, trees) // a file that two members hold is stored once
-	for _, r := range all {
-		if !slices.Contains(refused, r) {
-			refused = append(refused, r)
-		}
-	}
-	return refused, size, err
+	all, err := files.Survey(ctx, trees) // a file that two members hold is stored once
+	w.names = all.Names
+	return append(refused, all.Refused...), all.Size, err
 }
 
 func tooMuchFrozen(member string, frozen int64) string {
@@ -86,7 +81,7 @@ func (w *work) takeFiles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := files.Take(ctx, trees, ReadBuildID)
+	c, err := files.Take(ctx, trees, w.names, ReadBuildID)
 	if err != nil {
 		return fmt.Errorf("the open files: %w", err)
 	}
@@ -288,7 +283,7 @@ func (r *Restoration) hand(rm *restoring) (func(ImageFile) (*Handed, error), err
 		was[s.Path] = s
 	}
 	return func(f ImageFile) (*Handed, error) {
-		if p, ok := r.undo.Placed(f.Name, f.Removed); ok {
+		if p, ok := r.undo.Placed(f.Name, f.Removed, f.Ino); ok {
 			trusted, err := files.Trusted(p.Path)
 			if err != nil || trusted && !f.Removed {
 				return nil, err
@@ -306,7 +301,7 @@ func (r *Restoration) hand(rm *restoring) (func(ImageFile) (*Handed, error), err
 func handSeen(f ImageFile, was map[string]files.Seen) (*Handed, error) {
 	trusted, err := files.Trusted(f.Name)
 	old, known := was[f.Name]
-	more := known && grown(f.Name, []files.Seen{old})
+	more := known && rewritten(f.Name, []files.Seen{old})
 	if err != nil || trusted && !more {
 		return nil, ignoreGone(err) // CRIU says what is missing
 	}
@@ -323,15 +318,15 @@ func handSeen(f ImageFile, was map[string]files.Seen) (*Handed, error) {
 	return &Handed{Path: f.Name, Dev: st.Dev, Ino: st.Ino, AnySize: more}, nil
 }
 
-// grown says whether path is still the very file that a member only read at the cut, on the host of the cut, and that others have added to since. The
-// member goes on reading where it was.
-func grown(path string, seen []files.Seen) bool {
+// rewritten says whether path is still the very file that a member only read at the cut, on the host of the cut, and that others have made longer or shorter
+// since. The member goes on reading where it was, as it would have if it had run on.
+func rewritten(path string, seen []files.Seen) bool {
 	i := slices.IndexFunc(seen, func(s files.Seen) bool { return s.Path == path })
 	if i < 0 || seen[i].Mode&unix.S_IFMT != unix.S_IFREG || seen[i].BuildID != "" {
 		return false
 	}
 	st, err := files.Stat(path)
-	return err == nil && st.Dev == seen[i].Dev && st.Ino == seen[i].Ino && st.Size > seen[i].Size
+	return err == nil && st.Dev == seen[i].Dev && st.Ino == seen[i].Ino && st.Size != seen[i].Size
 }
 
 // addBuildIDs completes what the images need by what was read of the programs that the member ran. CRIU does not note it.

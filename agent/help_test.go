@@ -29,6 +29,7 @@ func (noGates) Mode() string                                  { return "drop" }
 func (noCRIU) Check(context.Context) (string, error)          { return "4.0", nil }
 func (noGates) Block(context.Context, []Block) error          { return nil }
 func (noCRIU) Unsend(string, []Transit) error                 { return nil }
+func (noCRIU) ShareFIFOs([]string) error                      { return nil }
 func (noCRIU) Rewrite(src, dst string, _ map[netip.Addr]netip.Addr) error {
 	return os.CopyFS(dst, os.DirFS(src))
 }

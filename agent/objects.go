@@ -9,6 +9,7 @@ type NeededObjects struct {
 	Sockets   []NeededSocket `json:"sockets,omitempty"`
 	Unix      []NeededUnix   `json:"unix,omitempty"`
 	Watched   []string       `json:"watched,omitempty"`   // paths of inotify and fanotify watches; "" is one that has none
+	Ended     []string       `json:"ended,omitempty"`     // files in /proc of processes that had ended
 	Terminals []int          `json:"terminals,omitempty"` // numbers of pseudoterminals
 }
 

@@ -330,7 +330,8 @@ type RestoreSpec struct {
 type ImageFile struct {
 	Name    string
 	Mode    uint32 // with the type
-	Removed bool   // the name was removed at the dump, while the file had others
+	Removed bool   // the name was removed at the dump
+	Ino     uint64 // the file's number at the dump, if it had no name at all; else 0
 }
 
 // Handed is a file that CRIU's keeper opens, in the member's cell, and CRIU does not.
@@ -371,6 +372,8 @@ type Checkpointer interface {
 	Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 	// Unsend makes the images of dir, which it may change, hold bytes in transit as bytes that were never sent.
 	Unsend(dir string, transit []Transit) error
+	// ShareFIFOs has what a FIFO held restored once, if several of the image folders, all of one host, have it. It changes them.
+	ShareFIFOs(dirs []string) error
 }
 
 // Needs is what an image folder needs of a host.

@@ -45,6 +45,7 @@ type work struct {
 	memory   [][]TrackedMemory     // by member, then by unit; nil: CRIU copies all of it
 	frozen   string                // why CRIU copies all memory; "": memory says it
 	files    *files.Capture        // of the members, from the freeze on until they are stored
+	names    files.Names           // of those, found before the freeze
 	holdings []inventory.Inventory // what else each member held when it was recorded
 	conns    [][]uint64            // the inodes of the connections that each member had when it was recorded
 	partial  *images.Partial

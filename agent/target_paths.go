@@ -33,9 +33,12 @@ func (t *target) paths() {
 			listed[d] = true
 		}
 		for _, p := range c.meta.Needs.Objects.Paths {
-			if !stored[p.Path] && !grown(p.Path, c.meta.Seen) {
+			if !stored[p.Path] && !rewritten(p.Path, c.meta.Seen) {
 				t.opened(c, p, listed[p.Path])
 			}
+		}
+		for _, path := range c.meta.Needs.Objects.Ended {
+			t.add(c, "it has %s open, of a process that has ended: close it", path)
 		}
 		for _, w := range c.meta.Needs.Objects.Watched {
 			t.watched(c, w)

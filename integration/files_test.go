@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -75,6 +76,11 @@ func TestFilesOfACut(t *testing.T) {
 		{name: "two named semaphores", members: [][]string{{"semaphore", "/ss-one"}, {"semaphore", "/ss-two"}}},
 		{name: "removed name, another beside it", members: [][]string{{"linked", "/srv/user"}}},
 		{name: "removed name, another elsewhere", members: [][]string{{"elsewhere", "/srv/user"}}},
+		{name: "read by a removed name, another elsewhere", members: [][]string{{"reader", "/srv/user"}}},
+		{name: "log that is cut off", members: [][]string{{"cutoff", "/srv/user/f"}}},
+		{name: "two write a file without a name", members: [][]string{{"both_write", "/srv/user/f", "one"}, {"both_write", "/srv/user/f", "two"}}},
+		{name: "two map memory without a name", members: [][]string{{"share", "/dev/shm/f", "one"}, {"share", "/dev/shm/f", "two"}}},
+		{name: "two have one FIFO", members: [][]string{{"fifo", "/srv/user/f", "one"}, {"fifo", "/srv/user/f", "two"}}, here: true},
 		{name: "two names of one file", members: [][]string{{"hardlinks", "/srv/user"}}},
 		{name: "shared mapping of a file", members: [][]string{{"map", "/srv/user/m"}}},
 		{name: "shared mapping of shared memory", members: [][]string{{"map", "shm:/ss-map"}}},
@@ -96,8 +102,16 @@ func TestFilesOfACut(t *testing.T) {
 			j := r.newJob("files")
 			for i, args := range kind.members {
 				j.serve(strconv.Itoa(i), "hostA", append([]string{holder}, args...)...)
-				j.awaitProgress()
 			}
+			await(t, "all members to begin", func() string {
+				for _, m := range j.members {
+					if log := j.log(m); !strings.Contains(log, "progress ") {
+						return m.name + ": " + log
+					}
+				}
+				return ""
+			})
+			j.awaitProgress()
 			defer j.end()
 			for range filesRounds(t) {
 				cut := j.snapshot().Cut

@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -93,17 +92,6 @@ func path1(d *drawer, m *randomMember, id string) []string { return []string{d.p
 func path2(d *drawer, m *randomMember, id string) []string {
 	return []string{d.path(m, id), d.path(m, id) + ".other"}
 }
-
-// beside is path2 with both names in one folder: a file that has lost the name that it was opened by is found again by a name in that folder
-// only (docs/limits.md).
-func beside(d *drawer, m *randomMember, id string) []string {
-	names := path2(d, m, id)
-	if filepath.Dir(names[0]) != filepath.Dir(names[1]) {
-		own := d.folder(m) + "/" + id
-		return []string{own, own + ".other"}
-	}
-	return names
-}
 func none(*drawer, *randomMember, string) []string { return nil }
 
 var drawn = []kind{
@@ -111,7 +99,7 @@ var drawn = []kind{
 	{"inplace", 4, true, true, path1},
 	{"both", 4, true, true, path1},
 	{"deleted", 4, true, true, path1},
-	{"linked", 4, true, true, beside},
+	{"linked", 4, true, true, path2},
 	{"hard", 4, true, true, path2},
 	{"mode", 4, true, true, func(d *drawer, m *randomMember, id string) []string {
 		return []string{d.path(m, id), d.one("02664", "04755", "06755", "0600", "02755", "01666")}

@@ -185,6 +185,12 @@ func TestObjectsComeBack(t *testing.T) {
 		{kind: "serve-reuseaddr", argument: "0.0.0.0:PORT"},
 		{kind: "serve-reuseport", argument: "0.0.0.0:PORT"},
 		{kind: "udp", argument: "0.0.0.0:PORT"},
+		{kind: "bound", argument: "PORT"},
+		{kind: "sysv-semaphores", refused: []string{"System V semaphore set", "POSIX semaphores"}},
+		{kind: "sysv-messages", refused: []string{"System V message queue"}},
+		{kind: "mqueue", refused: []string{"POSIX message queue /ss-object", "close it"}},
+		{kind: "packets", refused: []string{"pipe of packets"}},
+		{kind: "unspeakable", refused: []string{`"/srv/\xff\xfe"`, "not UTF-8", "rename it"}},
 	} {
 		c.play(t, tt.kind+strings.ReplaceAll(tt.argument, "/", "_"), func(c *targets) {
 			j := c.hold("hostA", tt.kind, strings.Replace(tt.argument, "PORT", c.port(), 1))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -87,7 +88,61 @@ func hostSockets(ours map[uint64]holder) ([]agent.HostSocket, error) {
 		}
 	}
 	markPending(out)
-	return out, nil
+	return append(out, boundSockets(ours, out)...), nil
+}
+
+// boundSockets are the TCP sockets that the job's members have bound, and that neither listen nor are connected. The kernel does not list them (before Linux
+// 6.8 not even if asked to), so the sockets themselves are asked.
+func boundSockets(ours map[uint64]holder, listed []agent.HostSocket) []agent.HostSocket {
+	known := map[uint64]bool{}
+	for _, s := range listed {
+		known[s.Inode] = true
+	}
+	var out []agent.HostSocket
+	for inode, h := range ours {
+		if known[inode] || !strings.HasPrefix(sockProtocol(h), "TCP") {
+			continue
+		}
+		if local, err := localAddr(h); err == nil && local.Port() != 0 {
+			out = append(out, agent.HostSocket{NeededSocket: agent.NeededSocket{Protocol: "tcp", Local: local}, Inode: inode, Ours: true})
+		}
+	}
+	return out
+}
+
+// sockProtocol is the name that the kernel has for the protocol of a socket ("TCP", "TCPv6", "UNIX"), "" if it does not say.
+func sockProtocol(h holder) string {
+	var buf [32]byte
+	n, err := unix.Getxattr(proc.FdPath(h.pid, h.fd), "system.sockprotoname", buf[:])
+	if err != nil {
+		return ""
+	}
+	return string(buf[:n])
+}
+
+// localAddr asks a socket of a process what it is bound to.
+func localAddr(h holder) (netip.AddrPort, error) {
+	pidfd, err := unix.PidfdOpen(h.pid, 0)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, h.fd, 0)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	defer unix.Close(fd)
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)), nil
+	}
+	return netip.AddrPort{}, nil
 }
 
 func hostSocket(s diagSocket, protocol string, ours map[uint64]holder) agent.HostSocket {

@@ -40,7 +40,7 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 		s.mappings(pid)
 		s.sealed(pid)
 	}
-	err = errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), ctx.Err())
+	err = errors.Join(s.descriptors(), s.systemV(), s.sockets(ctx), s.unixSockets(), ctx.Err())
 	if err != nil {
 		return nil, fmt.Errorf("look for what CRIU could not dump of %s/%s: %w", m.Job, m.Name, err)
 	}
@@ -164,6 +164,12 @@ func (s *survey) descriptors() error {
 			}
 		case isDevice(f.link):
 			s.add(f.pid, "has the device %s open (descriptor %d), whose state CRIU can't save: close it before the snapshot", f.link, f.fd)
+		case strings.HasPrefix(f.link, "pipe:["):
+			if info, err := proc.ReadFdInfo(f.pid, f.fd); err == nil && info.Flags&unix.O_DIRECT != 0 {
+				s.add(f.pid, "has a pipe of packets open (descriptor %d, O_DIRECT), which CRIU can't dump: have it use a pipe without, or a SOCK_SEQPACKET socket pair", f.fd)
+			}
+		case strings.HasPrefix(f.link, "/") && onFileSystem(f.pid, f.fd, mqueueMagic):
+			s.add(f.pid, "has the POSIX message queue %s open (descriptor %d), which CRIU can't dump: close it before the snapshot", f.link, f.fd)
 		case strings.HasPrefix(f.link, "/") && !strings.HasSuffix(f.link, " (deleted)"):
 			if mounts[f.pid] == nil {
 				mounts[f.pid] = proc.MountIDs(f.pid)
@@ -174,6 +180,15 @@ func (s *survey) descriptors() error {
 		}
 	}
 	return err
+}
+
+// mqueueMagic is MQUEUE_MAGIC of ipc/mqueue.c.
+const mqueueMagic = 0x19800202
+
+// onFileSystem says whether a descriptor is of a file on a file system of that kind (statfs(2)). It opens nothing.
+func onFileSystem(pid, fd int, magic int64) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(proc.FdPath(pid, fd), &st) == nil && st.Type == magic
 }
 
 // sockets looks at every socket's family and protocol.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/crit"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
+	ghost_file "github.com/checkpoint-restore/go-criu/v7/crit/images/ghost-file"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
 	remap_file_path "github.com/checkpoint-restore/go-criu/v7/crit/images/remap-file-path"
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
@@ -59,10 +60,14 @@ func giveFiles(dir string, hand func(agent.ImageFile) (*agent.Handed, error)) ([
 		}
 		reg := entry.GetReg()
 		removed := remaps.linked(reg.GetId())
-		if remaps.has(reg.GetId()) && !removed || remaps.isLink(reg.GetId()) || kernelMade(reg.GetName()) || !filepath.IsAbs(reg.GetName()) {
+		ino, err := remaps.ghost(dir, reg.GetId())
+		if err != nil {
+			return nil, nil, err
+		}
+		if remaps.has(reg.GetId()) && !removed && ino == 0 || remaps.isLink(reg.GetId()) || kernelMade(reg.GetName()) || !filepath.IsAbs(reg.GetName()) {
 			continue
 		}
-		h, err := hand(agent.ImageFile{Name: filepath.Clean(reg.GetName()), Mode: reg.GetMode(), Removed: removed})
+		h, err := hand(agent.ImageFile{Name: filepath.Clean(reg.GetName()), Mode: reg.GetMode(), Removed: removed || ino != 0, Ino: ino})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -189,6 +194,21 @@ func (r *remaps) renumber(dir string) error {
 		e.RemapId, r.changed = proto.Uint32(to), true
 	}
 	return nil
+}
+
+// ghost is the number that a file without any name had at the dump; 0 if it had a name.
+func (r *remaps) ghost(dir string, id uint32) (uint64, error) {
+	for _, e := range r.entries() {
+		if e.GetOrigId() != id || e.GetRemapType() != remap_file_path.RemapType_GHOST {
+			continue
+		}
+		ghost, err := readHead(ghostFile(dir, e.GetRemapId()), "ghost-file", &ghost_file.GhostFileEntry{})
+		if err != nil {
+			return 0, err
+		}
+		return ghost.GetIno(), nil
+	}
+	return 0, nil
 }
 
 func ghostFile(dir string, id uint32) string {

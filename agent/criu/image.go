@@ -25,6 +25,8 @@ var magicOf = map[string]string{
 	"remap-fpath": "REMAP_FPATH",
 	"tcp-stream":  "TCP_STREAM",
 	"tty-info":    "TTY_INFO",
+	"fifo-data":   "FIFO_DATA",
+	"ghost-file":  "GHOST_FILE",
 	"stats-dump":  "STATS",
 }
 
@@ -53,7 +55,7 @@ func decode(path, kind string, like proto.Message) (img *crit.CriuImage, err err
 }
 
 // checkFrames checks the magic numbers and that the frames (a length of 4 bytes, little-endian, and as many bytes)
-// fill the file exactly. A TCP stream has one frame, which the queues follow. f is left at its start.
+// fill the file exactly. In a TCP stream, in what FIFOs hold and in a file without a name, data follow the first frame. f is left at its start.
 func checkFrames(f *os.File, kind string) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -84,7 +86,7 @@ func checkFrames(f *os.File, kind string) error {
 		if _, err := f.Seek(at, io.SeekStart); err != nil {
 			return err
 		}
-		if kind == "tcp-stream" {
+		if kind == "tcp-stream" || kind == "fifo-data" || kind == "ghost-file" {
 			break
 		}
 	}
@@ -107,6 +109,31 @@ func readAll[T proto.Message](path, kind string, like T) ([]T, error) {
 		entries = append(entries, entry)
 	}
 	return entries, nil
+}
+
+// readHead reads the first entry of an image and nothing of what follows.
+func readHead[T proto.Message](path, kind string, entry T) (T, error) {
+	var none T
+	f, err := os.Open(path)
+	if err != nil {
+		return none, fmt.Errorf("image: %w", err)
+	}
+	defer f.Close()
+	if err := checkFrames(f, kind); err != nil {
+		return none, fmt.Errorf("image %s: %w", filepath.Base(path), err)
+	}
+	var head [12]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil {
+		return none, fmt.Errorf("image %s: %w", filepath.Base(path), err)
+	}
+	frame := make([]byte, binary.LittleEndian.Uint32(head[8:])) // checkFrames has seen that it is there
+	if _, err := io.ReadFull(f, frame); err != nil {
+		return none, fmt.Errorf("image %s: %w", filepath.Base(path), err)
+	}
+	if err := proto.Unmarshal(frame, entry); err != nil {
+		return none, fmt.Errorf("image %s cannot be decoded: %w", filepath.Base(path), err)
+	}
+	return entry, nil
 }
 
 // readOne reads the first entry of an image of which it is the only one that counts. The kind is the name's.

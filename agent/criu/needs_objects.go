@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
@@ -22,9 +23,19 @@ import (
 // neededObjects reads the kernel objects and paths that CRIU will make or open anew.
 func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool) (agent.NeededObjects, error) {
 	var n agent.NeededObjects
-	var err error
+	tree, err := readTree(dir)
+	if err != nil {
+		return n, err
+	}
+	pids := map[int]bool{1: true} // the cell's own PID 1 is there as well
+	for _, p := range tree {
+		pids[int(p.GetPid())] = true
+		for _, th := range p.GetThreads() {
+			pids[int(th)] = true
+		}
+	}
 	for _, f := range files {
-		if err := addObject(&n, f, ghosts); err != nil {
+		if err := addObject(&n, f, ghosts, pids); err != nil {
 			return n, err
 		}
 	}
@@ -35,11 +46,14 @@ func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool
 	return n, nil
 }
 
-func addObject(n *agent.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]bool) error {
+func addObject(n *agent.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]bool, pids map[int]bool) error {
 	switch f.GetType() {
 	case fdinfo.FdTypes_REG:
 		if reg := f.GetReg(); reg != nil && !ghosts[reg.GetId()] {
 			addPath(n, reg)
+			if pid, ok := processFile(reg.GetName()); ok && !pids[pid] {
+				n.Ended = append(n.Ended, filepath.Join("/", reg.GetName()))
+			}
 		}
 	case fdinfo.FdTypes_INETSK:
 		return addSocket(n, f.GetIsk())
@@ -72,6 +86,17 @@ func addPath(n *agent.NeededObjects, reg *regfile.RegFileEntry) {
 		p.Size = int64(reg.GetSize())
 	}
 	n.Paths = append(n.Paths, p)
+}
+
+// processFile says of which process a file in /proc tells.
+func processFile(name string) (pid int, ok bool) {
+	rest, ok := strings.CutPrefix(filepath.Join("/", name), "/proc/")
+	if !ok {
+		return 0, false
+	}
+	first, _, _ := strings.Cut(rest, "/")
+	pid, err := strconv.Atoi(first)
+	return pid, err == nil
 }
 
 // terminal says whether a path is that of a terminal, which CRIU makes by its number.
@@ -166,6 +191,8 @@ func sortUnique(n *agent.NeededObjects) {
 		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Abstract, b.Abstract))
 	})
 	n.Unix = slices.CompactFunc(n.Unix, func(a, b agent.NeededUnix) bool { return a.Path == b.Path && a.Abstract == b.Abstract })
+	slices.Sort(n.Ended)
+	n.Ended = slices.Compact(n.Ended)
 	slices.Sort(n.Watched)
 	n.Watched = slices.Compact(n.Watched)
 	slices.Sort(n.Terminals)

@@ -12,7 +12,7 @@ import (
 
 // copyTo makes dst hold the first Size bytes of the file.
 func (f *held) copyTo(dst string) (err error) {
-	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	out, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -24,7 +24,14 @@ func (f *held) copyTo(dst string) (err error) {
 	if st.Size < f.Size {
 		return fmt.Errorf("it has shrunk from %d to %d bytes since the cut: it was open for appending, and was truncated; try again", f.Size, st.Size)
 	}
-	return copyData(out, f.file, 0, f.Size, !f.shared)
+	if err := copyData(out, f.file, 0, f.Size, !f.shared); err != nil || !f.After {
+		return err
+	}
+	begins, ends, err := edges(out, f.Size)
+	if err == nil && !(bytes.Equal(begins, f.begins) && bytes.Equal(ends, f.ends)) {
+		err = errors.New("it was written again since the cut: it was open for appending, and was truncated; try again")
+	}
+	return err
 }
 
 // blockSize is what holes are looked for in, where the kernel does not tell of them.

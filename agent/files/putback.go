@@ -66,6 +66,9 @@ func (u *Undo) putBack(s Source) error {
 		names = names[:0]
 	}
 	file, at, err := u.findRight(s, names)
+	if err == nil && file == nil && s.InPlace && s.Path == "" && s.Handle != "" {
+		file, at, err = u.findNameless(s)
+	}
 	if err != nil {
 		return err
 	}
@@ -151,7 +154,7 @@ func (u *Undo) record(s Source, file *os.File) error {
 		if s.Path != "" && !slices.Contains(s.Gone, name) {
 			at = name
 		}
-		u.placed[placedKey{name, slices.Contains(s.Gone, name)}] = Placed{Path: at, Dev: st.Dev, Ino: st.Ino}
+		u.placed[s.key(name, slices.Contains(s.Gone, name))] = Placed{Path: at, Dev: st.Dev, Ino: st.Ino}
 	}
 	return nil
 }
@@ -159,11 +162,19 @@ func (u *Undo) record(s Source, file *os.File) error {
 type placedKey struct {
 	name string
 	gone bool
+	ino  uint64 // of a file without a name at the cut, as several may have lost the same; 0 of others
 }
 
-// Placed tells where a file of the cut is now, by a name that it had, or by one that was removed.
-func (u *Undo) Placed(name string, gone bool) (Placed, bool) {
-	p, ok := u.placed[placedKey{name, gone}]
+func (s Stored) key(name string, gone bool) placedKey {
+	if s.Deleted {
+		return placedKey{name, true, s.Ino}
+	}
+	return placedKey{name, gone, 0}
+}
+
+// Placed tells where a file of the cut is now, by a name that it had, or by one that was removed. ino is that of the cut if it had no name then, else 0.
+func (u *Undo) Placed(name string, gone bool, ino uint64) (Placed, bool) {
+	p, ok := u.placed[placedKey{name, gone, ino}]
 	return p, ok
 }
 
@@ -184,6 +195,43 @@ func (u *Undo) findRight(s Source, names []string) (*os.File, string, error) {
 		}
 	}
 	return nil, "", nil
+}
+
+// findNameless opens the file of the cut if it still lives, by whatever name, and gives it one of ours beside the one that it has lost.
+func (u *Undo) findNameless(s Source) (*os.File, string, error) {
+	p, err := locate("/", s.Gone[0], nil)
+	if err != nil {
+		return nil, "", ignoreGone(err)
+	}
+	defer p.close()
+	file, err := p.openHandle(s.Handle)
+	if file == nil || err != nil {
+		return nil, "", err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(file.Fd()), &st)
+	if err != nil || idOf(&st) != (id{s.Dev, s.Ino}) || st.Nlink == 0 || int(st.Uid) != s.UID || int(st.Gid) != s.GID {
+		return nil, "", errors.Join(err, file.Close())
+	}
+	tmp := temporaryName()
+	if err := u.linkAs(s, p, tmp, file, &st); err != nil {
+		return nil, "", errors.Join(err, file.Close())
+	}
+	return file, filepath.Join(p.dir, tmp), nil
+}
+
+// linkAs gives the file a name of ours in the folder of the place.
+func (u *Undo) linkAs(s Source, p *place, tmp string, file *os.File, st *unix.Stat_t) error {
+	if err := u.made(p, tmp, st); err != nil {
+		return err
+	}
+	err := p.as(s, func() error {
+		return unix.Linkat(unix.AT_FDCWD, proc.OwnFd(int(file.Fd())), p.fd, tmp, unix.AT_SYMLINK_FOLLOW)
+	})
+	if err != nil {
+		return p.advise(s, &os.PathError{Op: "link", Path: p.path(), Err: err})
+	}
+	return nil
 }
 
 // right opens the file if it is the one that was in the cut: on its own host by its identity; elsewhere, where none can be, a file of the
@@ -319,14 +367,8 @@ func (u *Undo) link(s Source, file *os.File, path string) error {
 		return nil
 	}
 	tmp := temporaryName()
-	if err := u.made(p, tmp, &want); err != nil {
+	if err := u.linkAs(s, p, tmp, file, &want); err != nil {
 		return err
-	}
-	err = p.as(s, func() error {
-		return unix.Linkat(unix.AT_FDCWD, proc.OwnFd(int(file.Fd())), p.fd, tmp, unix.AT_SYMLINK_FOLLOW)
-	})
-	if err != nil {
-		return p.advise(s, &os.PathError{Op: "link", Path: p.path(), Err: err})
 	}
 	return u.rename(s, p, tmp, &want)
 }

@@ -47,11 +47,32 @@ type held struct {
 	leased  bool
 	file    *os.File
 	shared  bool // file is the member's own open file: its position must not move
+
+	begins, ends []byte // the first and last block, where the copy is made when the members run again
 }
 
 // written says whether a member can change the file.
 func (h *held) written() bool {
 	return slices.ContainsFunc(h.handles, func(x handle) bool { return x.write })
+}
+
+// kept says whether the content is to be in the cut: of what members can write, and of what is not found by its name because that was removed. What has no
+// name at all, CRIU keeps in the images of each member. Only what two members share has to come back as one.
+func (h *held) kept() bool {
+	if h.st.Nlink == 0 {
+		return h.written() && len(h.members) > 1
+	}
+	return h.written() || h.nameless()
+}
+
+// nameless says whether members hold the file by names alone that it has not any more, though it has others.
+func (h *held) nameless() bool {
+	for link, root := range h.links {
+		if !strings.HasSuffix(link, deleted) || h.is(root, link) {
+			return false
+		}
+	}
+	return len(h.handles) > 0
 }
 
 // appended says whether all that members can do to it is to write at its end. A leased one is not held longer than its owner stands
@@ -138,8 +159,8 @@ func (s *scan) note(t Tree, h handle, link string) (*held, error) {
 		return nil, ignoreGone(err)
 	}
 	s.see(t, Seen{Path: link, Mode: st.Mode, UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino, Size: st.Size})
-	if kind != unix.S_IFREG || st.Nlink == 0 {
-		return nil, nil // what has no name any more, CRIU keeps in its own images
+	if kind != unix.S_IFREG {
+		return nil, nil
 	}
 	key := idOf(&st)
 	f := s.files[key]

@@ -16,6 +16,11 @@ type Stored struct {
 	Links []string `json:"links,omitempty"` // further names of the same file (hard links)
 	Gone  []string `json:"gone,omitempty"`  // names under which it was opened and which were removed while it had others
 
+	// Deleted: it had no name at all, and two members shared it.
+	Deleted bool `json:"deleted,omitempty"`
+	// Handle finds the file on the host of the cut where no name does; "" where its file system has no such.
+	Handle string `json:"handle,omitempty"`
+
 	Name   string `json:"name"`             // of its content, in the files folder of Holder
 	Holder string `json:"holder,omitempty"` // the member whose folder holds the content; "" is the member itself
 	Size   int64  `json:"size"`             // bytes
@@ -25,7 +30,7 @@ type Stored struct {
 	GID    int    `json:"gid"`
 	Dev    uint64 `json:"dev,omitempty"` // with Ino, the file's identity on the host of the cut
 	Ino    uint64 `json:"ino,omitempty"`
-	After  bool   `json:"after"` // only ever appended to: its head was copied after the thaw
+	After  bool   `json:"after"` // only ever appended to, and large: its head was copied after the thaw
 }
 
 // Names are all that the file had and has, removed ones too.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,33 +25,94 @@ type Capture struct {
 	seen   map[string][]Seen
 }
 
-// Survey looks at what running members hold. refused are the reasons for which Take could not do its work; size is
-// what the files take on their disks, and frozen how much of that would be copied while the members stand still, in bytes.
-func Survey(ctx context.Context, trees []Tree) (refused []string, size, frozen int64, err error) {
+// Surveyed is what Survey has seen.
+type Surveyed struct {
+	Refused []string // why Take could not do its work
+	Size    int64    // bytes that the files take on their disks
+	Frozen  int64    // how many of them would be copied while the members stand still
+	Names   Names    // for Take
+}
+
+// Survey looks at what running members hold.
+func Survey(ctx context.Context, trees []Tree) (Surveyed, error) {
 	s, err := look(ctx, trees, nil)
 	if err != nil {
-		return nil, 0, 0, err
+		return Surveyed{}, err
+	}
+	out := Surveyed{Names: Names{}}
+	if err := out.Names.find(ctx, s); err != nil {
+		return Surveyed{}, err
+	}
+	out.Refused = s.sameLostName()
+	for _, t := range trees {
+		out.Refused = append(out.Refused, unspeakable(t.Member, s.seen[t.Member])...)
 	}
 	if err := s.tooMany(); err != nil {
-		refused = append(refused, err.Error())
+		out.Refused = append(out.Refused, err.Error())
 	}
 	for _, key := range s.order {
 		f := s.files[key]
-		if !f.written() {
+		if !f.kept() {
 			continue
 		}
+		if why := f.lost(out.Names[key]); why != "" {
+			out.Refused = append(out.Refused, why)
+		}
 		taken := f.st.Blocks * 512
-		size += taken
+		out.Size += taken
 		if !f.appended() && !inMemory(f) {
-			frozen += taken
+			out.Frozen += taken
 		}
 		if f.leased && !slices.ContainsFunc(f.handles, func(h handle) bool { return h.read && h.fd >= 0 }) {
 			h := f.handles[0]
 			link, _ := os.Readlink(h.path())
-			refused = append(refused, fmt.Sprintf("process %d holds a lease on %s, which it can only write: reading it would break the lease; give up the lease (F_UNLCK), or open the file for reading as well", h.pid, link))
+			out.Refused = append(out.Refused, fmt.Sprintf("process %d holds a lease on %s, which it can only write: reading it would break the lease; give up the lease (F_UNLCK), or open the file for reading as well", h.pid, link))
 		}
 	}
-	return refused, size, frozen, nil
+	return out, nil
+}
+
+// unspeakable refuses names that are not UTF-8: no list of a cut can hold them.
+func unspeakable(member string, seen []Seen) []string {
+	var out []string
+	for _, s := range seen {
+		if !utf8.ValidString(s.Path) {
+			out = append(out, fmt.Sprintf("%s has %q open, or works in it, and that name is not UTF-8: rename it", member, s.Path))
+		}
+	}
+	return out
+}
+
+// sameLostName refuses two files that were opened by one name, which each has lost while it has others: the images name both alike.
+func (s *scan) sameLostName() []string {
+	var out []string
+	seen := map[string]bool{}
+	for _, key := range s.order {
+		f := s.files[key]
+		if f.st.Nlink == 0 || !f.kept() {
+			continue
+		}
+		for link, root := range f.links {
+			if !strings.HasSuffix(link, deleted) || f.is(root, link) {
+				continue
+			}
+			if seen[link] {
+				out = append(out, fmt.Sprintf("process %d holds one of two files that were opened as %s and lost that name while they have others: open each by the name that it has", f.handles[0].pid, strings.TrimSuffix(link, deleted)))
+			}
+			seen[link] = true
+		}
+	}
+	return out
+}
+
+// lost says why the file could not be found again in place, "" if it could: it has no name that is known, and its file system knows no other way.
+func (f *held) lost(names []string) string {
+	h := f.handles[0]
+	link, err := os.Readlink(h.path())
+	if f.st.Nlink == 0 || err != nil || !strings.HasSuffix(link, deleted) || len(f.live()) > 0 || len(names) > 0 || handleOf(h.path()) != "" {
+		return ""
+	}
+	return fmt.Sprintf("process %d opened %s by a name that was removed, and which other name the file has is not to be found: open it by the name that it has", h.pid, strings.TrimSuffix(link, deleted))
 }
 
 // tooMany says if members hold more files that they can write than this process may hold with them: a descriptor is needed for each, and
@@ -62,7 +124,7 @@ func (s *scan) tooMany() error {
 	}
 	n := 0
 	for _, f := range s.files {
-		if f.written() {
+		if f.kept() {
 			n++
 		}
 	}
@@ -79,8 +141,9 @@ func inMemory(f *held) bool {
 }
 
 // Take takes hold of the files that the members, which stand still, can write. It opens none of their paths: a descriptor that
-// can be read is copied (pidfd_getfd(2)), and only one without a lease is opened again. buildID reads what Seen tells of programs.
-func Take(ctx context.Context, trees []Tree, buildID func(io.ReaderAt) string) (*Capture, error) {
+// can be read is copied (pidfd_getfd(2)), and only one without a lease is opened again. buildID reads what Seen tells of programs, and
+// names are those that Survey found.
+func Take(ctx context.Context, trees []Tree, names Names, buildID func(io.ReaderAt) string) (*Capture, error) {
 	s, err := look(ctx, trees, buildID)
 	if err != nil {
 		return nil, err
@@ -89,12 +152,13 @@ func Take(ctx context.Context, trees []Tree, buildID func(io.ReaderAt) string) (
 		return nil, err
 	}
 	c := &Capture{seen: s.seen}
+	early := int64(earlyMax)
 	for _, key := range s.order {
 		f := s.files[key]
-		if !f.written() {
+		if !f.kept() {
 			continue
 		}
-		if err := f.take(len(c.stored)); err != nil {
+		if err := f.take(len(c.stored), names[key], &early); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
 		c.stored = append(c.stored, f)
@@ -102,13 +166,19 @@ func Take(ctx context.Context, trees []Tree, buildID func(io.ReaderAt) string) (
 	return c, nil
 }
 
-// take opens the file and says what it is.
-func (f *held) take(number int) error {
-	f.name()
+// earlyMax is how many bytes of files that are only appended to are copied while the members stand still. That takes 0.3 ms a MiB, and keeps the many small
+// logs of this world safe from being truncated (logrotate's copytruncate) before they are copied.
+const earlyMax = 8 << 20
+
+// take opens the file and says what it is. names are some that it may have,
+// early is how much may still be copied early, and is lowered by what will be.
+func (f *held) take(number int, names []string, early *int64) error {
+	f.name(names)
 	if len(f.Names()) == 0 {
 		return fmt.Errorf("%s: its name changed while it was looked at: try again", f.handles[0].path())
 	}
-	if err := f.open(); err != nil {
+	err := f.open()
+	if err != nil {
 		return fmt.Errorf("%s: %w", f.any(), err)
 	}
 	if err := unix.Fstat(int(f.file.Fd()), &f.st); err != nil {
@@ -116,9 +186,30 @@ func (f *held) take(number int) error {
 	}
 	f.Name, f.Holder = strconv.Itoa(number), f.members[0]
 	f.Size, f.Blocks, f.Mode = f.st.Size, min(f.st.Blocks*512, f.st.Size), f.st.Mode&0o7777
+	f.Deleted = f.st.Nlink == 0
 	f.UID, f.GID, f.Dev, f.Ino = int(f.st.Uid), int(f.st.Gid), f.st.Dev, f.st.Ino
-	f.After = f.appended()
+	if f.After = f.appended(); f.After && f.Blocks <= *early {
+		*early -= f.Blocks
+		f.After = false
+	}
+	if !f.After {
+		return nil
+	}
+	if f.begins, f.ends, err = edges(f.file, f.Size); err != nil {
+		return fmt.Errorf("%s: %w", f.any(), err)
+	}
 	return nil
+}
+
+// edges are the first and the last block of what a file holds up to size.
+func edges(file io.ReaderAt, size int64) (first, last []byte, err error) {
+	n := min(size, blockSize)
+	first, last = make([]byte, n), make([]byte, n)
+	_, err = io.ReadFull(io.NewSectionReader(file, 0, n), first)
+	if err == nil {
+		_, err = io.ReadFull(io.NewSectionReader(file, size-n, n), last)
+	}
+	return first, last, err
 }
 
 func (f *held) any() string { return cmp.Or(append(f.Names(), f.handles[0].path())...) }
@@ -165,30 +256,26 @@ func (h handle) borrow() (*os.File, error) {
 	return os.NewFile(uintptr(fd), h.path()), nil
 }
 
-// name finds out what the file is called now.
-func (f *held) name() {
-	live := map[string]bool{}
+// name finds out what the file is called now, and how it is found again in place if that is not known.
+func (f *held) name(others []string) {
+	f.Links = f.live()
 	for link, root := range f.links {
-		if f.is(root, link) {
-			live[link] = true
-			continue
+		if was, ok := strings.CutSuffix(link, deleted); ok && !f.is(root, link) { // else it has moved since, by a process that runs
+			f.Gone = append(f.Gone, was)
 		}
-		was, ok := strings.CutSuffix(link, deleted)
-		if !ok {
-			continue // moved since, by a process that runs
+		for _, other := range others {
+			if f.is(root, other) {
+				f.Links = append(f.Links, other)
+			}
 		}
-		f.Gone = append(f.Gone, was)
-		for _, sibling := range siblings(root, was, &f.st) {
-			live[sibling] = true
-		}
-	}
-	for path := range live {
-		f.Links = append(f.Links, path)
 	}
 	slices.Sort(f.Links)
+	f.Links = slices.Compact(f.Links)
 	slices.Sort(f.Gone)
 	if len(f.Links) > 0 {
 		f.Path, f.Links = f.Links[0], f.Links[1:]
+	} else if f.st.Nlink > 0 {
+		f.Handle = handleOf(f.handles[0].path())
 	}
 }
 
@@ -197,9 +284,6 @@ func (f *held) is(root, path string) bool {
 	var st unix.Stat_t
 	return unix.Lstat(filepath.Join(root, path), &st) == nil && idOf(&st) == idOf(&f.st)
 }
-
-// maxEntries bounds the search for another name of a file in a folder.
-const maxEntries = 100_000
 
 // siblings are the names that a file has in the folder of one that was removed: sem_open(3) and all who link a complete file to its
 // name and remove the first one leave such.
@@ -257,7 +341,7 @@ func (c *Capture) Seen(member string) []Seen { return c.seen[member] }
 // Removed says whether the member holds a file by a name that was removed while the file has others. CRIU links such a file
 // to a name of its own in that folder while it dumps.
 func (c *Capture) Removed(member string) bool {
-	return slices.ContainsFunc(c.stored, func(f *held) bool { return len(f.Gone) > 0 && slices.Contains(f.members, member) })
+	return slices.ContainsFunc(c.stored, func(f *held) bool { return len(f.Gone) > 0 && !f.Deleted && slices.Contains(f.members, member) })
 }
 
 // Sweep removes the names that a CRIU which was killed has left of the member's files. No CRIU may be at it.
@@ -285,11 +369,12 @@ func (c *Capture) Sweep(member string) {
 	}
 }
 
-// Frozen is how many bytes are to be copied while the members stand still, by the member whose folder they go to. Memory (tmpfs) does not count.
+// Frozen is how many bytes are to be copied while the members stand still, by the member whose folder they go to. Memory (tmpfs) does not count, nor does
+// what is only appended to: little of that is copied so early.
 func (c *Capture) Frozen() map[string]int64 {
 	out := map[string]int64{}
 	for _, f := range c.stored {
-		if !f.After && !inMemory(f) {
+		if !f.appended() && !inMemory(f) {
 			out[f.Holder] += f.Blocks
 		}
 	}

@@ -195,10 +195,144 @@ static void elsewhere(char **arg)
 	must(link("a/first", "b/second"), "link");
 	must(unlink("a/first"), "unlink");
 	for (long n = 1;; n++) {
+		struct stat a, b;
+		must(fstat(fd, &a), "fstat");
+		must(stat("b/second", &b), "second");
+		if (a.st_ino != b.st_ino || a.st_dev != b.st_dev)
+			fail("second is another file");
 		if (n > 1 && (pread(fd, &was, sizeof(was), 0) != sizeof(was) || was != n - 1))
 			fail("the file holds %ld, not %ld", was, n - 1);
 		must(pwrite(fd, &n, sizeof(n), 0), "write");
 		tick(n);
+	}
+}
+
+/* reader FOLDER: a file that it only reads, and whose first name is removed; it has another in another folder. */
+static void reader(char **arg)
+{
+	char c = 0;
+
+	must(chdir(arg[0]), arg[0]);
+	mkdir("a", 0755);
+	mkdir("b", 0755);
+	unlink("b/second");
+	close(must(open("a/first", O_RDWR | O_CREAT | O_TRUNC, 0644), "first"));
+	must(truncate("a/first", 100), "truncate");
+	int fd = must(open("a/first", O_RDONLY), "first");
+	must(link("a/first", "b/second"), "link");
+	must(unlink("a/first"), "unlink");
+	for (long n = 1;; n++) {
+		if (pread(fd, &c, 1, 99) != 1)
+			fail("the file is shorter than it was");
+		tick(n);
+	}
+}
+
+/* One of two members that share what has no name any more: both have it before the name goes. They count in turn, so each sees what the other writes. */
+static void take_turns(volatile long *mine, volatile long *other, int first)
+{
+	for (long n = 1;; n++) {
+		for (long waited = 0; *other != (first ? n - 1 : n); waited++) {
+			if (*other > n || waited > 15000)
+				fail("the other's count is %ld, and mine %ld", *other, n - 1);
+			tick(1);
+		}
+		*mine = n;
+		tick(n);
+	}
+}
+
+static int shared_file(const char *path, int first)
+{
+	char met[4096];
+	int fd;
+
+	snprintf(met, sizeof(met), "%s.met", path);
+	if (first) {
+		fd = must(open(path, O_RDWR | O_CREAT | O_EXCL, 0666), path);
+		must(ftruncate(fd, 8192), "ftruncate");
+		while (access(met, F_OK))
+			tick(1);
+		must(unlink(path), path);
+	} else {
+		struct stat st;
+		do
+			tick(1);
+		while ((fd = open(path, O_RDWR)) < 0 || fstat(fd, &st) || st.st_size < 8192);
+		close(must(open(met, O_RDWR | O_CREAT, 0666), met));
+		while (!access(path, F_OK))
+			tick(1);
+	}
+	return fd;
+}
+
+/* share PATH one|two: memory that two members have mapped from a file which has no name, and no descriptor, any more. */
+static void share(char **arg)
+{
+	int first = !strcmp(arg[1], "one");
+	int fd = shared_file(arg[0], first);
+	volatile long *m = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (m == MAP_FAILED)
+		fail("mmap: %s", strerror(errno));
+	must(close(fd), "close");
+	take_turns(m + (first ? 0 : 600), m + (first ? 600 : 0), first);
+}
+
+/* both_write PATH one|two: a file without a name that two members write. */
+static void both_write(char **arg)
+{
+	int first = !strcmp(arg[1], "one");
+	int fd = shared_file(arg[0], first);
+	long other = 0;
+
+	for (long n = 1;; n++) {
+		for (long waited = 0; other != (first ? n - 1 : n); waited++) {
+			if (pread(fd, &other, sizeof(other), first ? 8 : 0) != sizeof(other) || other > n || waited > 15000)
+				fail("the other's count is %ld, and mine %ld", other, n - 1);
+			tick(1);
+		}
+		must(pwrite(fd, &n, sizeof(n), first ? 0 : 8), "write");
+		tick(n);
+	}
+}
+
+/* fifo PATH one|two: one writes numbers into a FIFO, the other reads them; some are always in it. */
+static void fifo(char **arg)
+{
+	int first = !strcmp(arg[1], "one");
+	long got, n = 0;
+
+	if (mkfifo(arg[0], 0600) && errno != EEXIST)
+		fail("mkfifo: %s", strerror(errno));
+	int fd = must(open(arg[0], O_RDWR), arg[0]);
+	for (;;) {
+		n++;
+		if (first)
+			must(write(fd, &n, sizeof(n)), "write");
+		else if (read(fd, &got, sizeof(got)) != sizeof(got) || got != n)
+			fail("number %ld came, not %ld", got, n);
+		if (first || n % 100 == 0)
+			tick(n - n % 40);
+	}
+}
+
+/* cutoff FILE: a log that is cut off now and then and written again (copytruncate). */
+static void cutoff(char **arg)
+{
+	char line[64], back[64];
+	int fd = must(open(arg[0], O_RDWR | O_CREAT | O_APPEND | O_TRUNC, 0644), arg[0]);
+
+	for (long n = 1;; n++) {
+		struct stat st;
+		int len = snprintf(line, sizeof(line), "line %ld\n", n);
+		if (n % 3 == 0)
+			must(ftruncate(fd, 0), "ftruncate");
+		must(write(fd, line, len), "write");
+		tick(n);
+		must(fstat(fd, &st), "fstat");
+		if (pread(fd, back, len, st.st_size - len) != len || memcmp(back, line, len))
+			fail("the log does not end with line %ld", n);
 	}
 }
 
@@ -390,6 +524,7 @@ int main(int argc, char **argv)
 		{ "semaphore", 1, semaphore }, { "linked", 1, linked }, { "elsewhere", 1, elsewhere }, { "hardlinks", 1, hardlinks },
 		{ "map", 1, map }, { "both", 1, both }, { "append", 2, append }, { "follow", 1, follow }, { "mode", 2, mode },
 		{ "root", 1, root }, { "sparse", 3, sparse }, { "replaced", 0, replaced }, { "unlinked", 1, unlinked },
+		{ "reader", 1, reader }, { "share", 2, share }, { "both_write", 2, both_write }, { "fifo", 2, fifo }, { "cutoff", 1, cutoff },
 	};
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)

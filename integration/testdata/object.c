@@ -13,8 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/msg.h>
 #include <sys/prctl.h>
+#include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -419,6 +422,57 @@ static void udp(void)
 	tell(check_udp);
 }
 
+/* bound holds a socket that has a port, and neither listens nor is connected. */
+static void check_bound(void)
+{
+	struct sockaddr_in now;
+	socklen_t size = sizeof(now);
+	must(getsockname(one, (struct sockaddr *)&now, &size), "getsockname");
+	errno = 0;
+	if (now.sin_port != htons(atoi(argument)))
+		fail("it is bound to another port");
+}
+
+static void bound(void)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(atoi(argument)) };
+	one = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	must(bind(one, (struct sockaddr *)&a, sizeof(a)), "bind");
+	tell(check_bound);
+}
+
+static void semaphores(void)
+{
+	must(semget(IPC_PRIVATE, 1, 0600), "semget");
+	tell(nothing);
+}
+
+static void messages(void)
+{
+	must(msgget(IPC_PRIVATE, 0600), "msgget");
+	tell(nothing);
+}
+
+static void queue(void)
+{
+	must(syscall(SYS_mq_open, "ss-object", O_RDWR | O_CREAT, 0600, NULL), "mq_open");
+	tell(nothing);
+}
+
+static void packets(void)
+{
+	int p[2];
+	must(pipe2(p, O_DIRECT), "pipe2");
+	tell(nothing);
+}
+
+/* unspeakable holds a file whose name is no text. */
+static void unspeakable(void)
+{
+	must(open("/srv/\xff\xfe", O_RDWR | O_CREAT, 0600), "open");
+	tell(nothing);
+}
+
 static void idle(void) { tell(nothing); }
 
 int main(int argc, char **argv)
@@ -468,6 +522,12 @@ int main(int argc, char **argv)
 	/* Whoever shares the port may get a client: this one has none. */
 	KIND("listen-reuseport", serve(1, 1, nothing));
 	KIND("udp", udp());
+	KIND("bound", bound());
+	KIND("sysv-semaphores", semaphores());
+	KIND("sysv-messages", messages());
+	KIND("mqueue", queue());
+	KIND("packets", packets());
+	KIND("unspeakable", unspeakable());
 	errno = EINVAL;
 	fail(kind);
 }
