@@ -66,7 +66,7 @@ func (u *Undo) putBack(s Source) error {
 		names = names[:0]
 	}
 	file, at, err := u.findRight(s, names)
-	if err == nil && file == nil && s.InPlace && s.Path == "" && s.Handle != "" {
+	if err == nil && file == nil && s.InPlace && s.Path == "" && s.Handle != "" && len(s.Gone) > 0 {
 		file, at, err = u.findNameless(s)
 	}
 	if err != nil {
