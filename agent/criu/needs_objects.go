@@ -90,7 +90,7 @@ func addPath(n *agent.NeededObjects, reg *regfile.RegFileEntry) {
 
 // processFile says of which process a file in /proc tells.
 func processFile(name string) (pid int, ok bool) {
-	rest, ok := strings.CutPrefix(filepath.Join("/", name), "/proc/")
+	rest, ok := strings.CutPrefix(strings.TrimPrefix(name, "/"), "proc/")
 	if !ok {
 		return 0, false
 	}
