@@ -161,7 +161,7 @@ func TestImportRulesFind(t *testing.T) {
 		{"/store/pack/pack.go", "ss/marker", true},
 		{"/store/kv/kv.go", "ss/store/kv/bolt", true},
 		{"/store/kv/bolt/db.go", "ss/store", true},
-		{"/store/kv/bolt/db.go", "ss/store/internal/disk", false},
+		{"/store/kv/bolt/db.go", "ss/internal/disk", false},
 		{"/store/cuts.go", "go.etcd.io/bbolt", true},
 		{"/store/blob/dir.go", "ss/agent/cell", true},
 		{"/store/blob/dir.go", "github.com/minio/minio-go/v7", true},

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"ss/store/internal/disk"
+	"ss/internal/disk"
 	"ss/store/kv/bolt"
 )
 

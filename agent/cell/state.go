@@ -9,6 +9,7 @@ import (
 
 	"ss/agent"
 	"ss/agent/proc"
+	"ss/internal/disk"
 	"ss/store/sealed"
 )
 
@@ -76,14 +77,6 @@ func readState(dir, name string, v any) error {
 	return err
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // makeDir makes the member's folder. ErrExists if it is there already.
 func (g *Manager) makeDir(job, name string) (string, error) {
 	dir := g.dir(job, name)
@@ -95,7 +88,7 @@ func (g *Manager) makeDir(job, name string) (string, error) {
 		err := os.Mkdir(dir, 0o700)
 		switch {
 		case err == nil:
-			return dir, syncDir(filepath.Dir(dir))
+			return dir, disk.SyncDir(filepath.Dir(dir))
 		case errors.Is(err, fs.ErrExist):
 			return "", fmt.Errorf("member %s of job %s: %w", name, job, ErrExists)
 		case !errors.Is(err, fs.ErrNotExist):

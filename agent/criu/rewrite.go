@@ -10,6 +10,8 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"golang.org/x/sys/unix"
+
+	"ss/internal/disk"
 )
 
 // Rewrite makes dst, 0700, hold the images of src with every address in moved replaced by what it maps to: both ends
@@ -56,7 +58,10 @@ func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 			return fmt.Errorf("rewrite images: %w", err)
 		}
 	}
-	return syncDir(dst)
+	if err := disk.SyncDir(dst); err != nil {
+		return fmt.Errorf("rewrite images: %w", err)
+	}
+	return nil
 }
 
 func rewriteFiles(from, to string, moved map[netip.Addr]netip.Addr) error {
@@ -143,16 +148,4 @@ func sameErr(same bool, dir string) error {
 		return nil
 	}
 	return fmt.Errorf("rewrite images: %s onto itself", dir)
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("rewrite images: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("rewrite images: %w", err)
-	}
-	return nil
 }

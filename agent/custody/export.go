@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"ss/fault"
+	"ss/internal/disk"
 	"ss/store/images"
 	"ss/store/keys"
 	"ss/store/pack"
@@ -94,7 +95,7 @@ func (h *Holder) fitsInScratch(key images.Key) error {
 	if err != nil {
 		return err
 	}
-	free, err := freeIn(h.cfg.Scratch)
+	free, err := disk.Free(h.cfg.Scratch)
 	if err != nil {
 		return err
 	}

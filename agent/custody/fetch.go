@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ss/fault"
+	"ss/internal/disk"
 	"ss/store/images"
 	"ss/store/keys"
 	"ss/store/pack"
@@ -50,7 +51,7 @@ func (h *Holder) Count(ctx context.Context, room *Room, man images.Manifest) err
 
 // Lacking says which disks have not room enough for images that are unpacked in dir. nil: all have.
 func (h *Holder) Lacking(dir string, room Room) ([]string, error) {
-	free, err := freeIn(dir)
+	free, err := disk.Free(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,8 @@ package custody
 import (
 	"strings"
 	"testing"
+
+	"ss/internal/disk"
 )
 
 func TestRoomOfARestore(t *testing.T) {
@@ -12,7 +14,7 @@ func TestRoomOfARestore(t *testing.T) {
 		t.Errorf("%q, %v", lacks, err)
 	}
 	// Both lie on one disk, which has room for the one or the other.
-	free, err := freeIn(h.dir)
+	free, err := disk.Free(h.dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/fault"
+	"ss/internal/disk"
 	"ss/store/blob"
 	"ss/store/images"
 )
@@ -109,15 +110,6 @@ func diskOf(dir string) (uint64, error) {
 	}
 }
 
-// freeIn is the number of bytes that can still be written to a folder's disk.
-func freeIn(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("free space in %s: %w", dir, err)
-	}
-	return int64(st.Bavail) * st.Bsize, nil
-}
-
 // fullBelow is so little room that whatever failed meanwhile failed for want of it: CRIU's log, which would say so, has no room
 // either.
 const fullBelow = 256 << 10
@@ -139,7 +131,7 @@ func DiskFull(dir string, err error) error {
 	case isFull(err):
 		return &fault.Error{Err: &fullError{"the disk of " + dir, err}, Next: roomNext}
 	}
-	if free, ferr := freeIn(dir); ferr != nil || free >= fullBelow {
+	if free, ferr := disk.Free(dir); ferr != nil || free >= fullBelow {
 		return err
 	}
 	return &fault.Error{Err: fmt.Errorf("the disk of %s is full: %w", dir, err), Next: roomNext}

@@ -151,7 +151,12 @@ func Mounts(types ...string) ([]*mountinfo.Info, error) {
 
 // MountIDs are the mounts of a process's mount namespace; nil if it has ended.
 func MountIDs(pid int) map[int]bool {
-	mounts, err := mountinfo.PidMountInfo(pid)
+	f, err := os.Open(Path(pid, "mountinfo"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, nil)
 	if err != nil {
 		return nil
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"ss/internal/disk"
 )
 
 // maxFile bounds what is read from a certificate or key file.
@@ -100,15 +102,7 @@ func writeFile(path string, data []byte, mode os.FileMode, replace bool) (err er
 	if err != nil {
 		return err
 	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return disk.SyncDir(dir)
 }
 
 func exists(path string) (bool, error) {

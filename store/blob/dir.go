@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"ss/store/internal/disk"
+	"ss/internal/disk"
 )
 
 // incomingName is the folder, below the root and so on the same file system, of what has no name yet. It begins with a dot, so it is no

@@ -2,5 +2,5 @@
 // on another host. It knows nothing of what is in them. Suite in blobtest is the contract that all of them keep.
 //
 // It may import the standard library, minio-go (s3*.go only), yaml for credentials, and nothing of ours but
-// store/internal/disk.
+// internal/disk.
 package blob

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	"ss/store/internal/disk"
+	"ss/internal/disk"
 )
 
 // The operations of a Dir whose order decides what a crash leaves behind. Each asks d.Step first, which tests set: to

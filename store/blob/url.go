@@ -15,7 +15,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"ss/store/internal/disk"
+	"ss/internal/disk"
 )
 
 // Options are what a vault needs beside its URL.

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"sync"
 
-	"ss/store/internal/disk"
+	"ss/internal/disk"
 )
 
 // A kept dump is what was staged of a set that is whole: the files as CRIU wrote them, not encrypted, so that a restore on this host

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"ss/internal/disk"
 	"ss/store/blob"
-	"ss/store/internal/disk"
 	"ss/store/keys"
 	"ss/store/pack"
 )

@@ -17,8 +17,8 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"ss/internal/disk"
 	"ss/store/blob"
-	"ss/store/internal/disk"
 )
 
 // piece is how much is read, hashed and moved at a time, in bytes.

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"ss/store/internal/disk"
+	"ss/internal/disk"
 )
 
 // Operations on the file system that are done beside blob.Dir: in the staging folder, in the quarantine, and on what is replaced under its

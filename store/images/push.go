@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"ss/internal/disk"
 	"ss/store/blob"
-	"ss/store/internal/disk"
 	"ss/store/internal/yield"
 )
 

@@ -13,9 +13,9 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"ss/internal/disk"
 	"ss/names"
 	"ss/store/blob"
-	"ss/store/internal/disk"
 )
 
 // Options are how a store treats its host.

@@ -8,8 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"ss/internal/disk"
 	"ss/store/blob"
-	"ss/store/internal/disk"
 	"ss/store/keys"
 	"ss/store/pack"
 )

@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"ss/store/internal/disk"
+	"ss/internal/disk"
 )
 
 // Errors; test with errors.Is.

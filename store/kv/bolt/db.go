@@ -15,7 +15,7 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
-	"ss/store/internal/disk"
+	"ss/internal/disk"
 	"ss/store/kv"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ss/store/internal/disk"
+	"ss/internal/disk"
 	"ss/store/kv"
 )
 
