@@ -68,7 +68,7 @@ func (c *Cluster) Inventories(ctx context.Context, job string, statuses []HostSt
 	return s
 }
 
-// vaultsOf lists every vault that a cluster, its jobs or its cuts name.
+// VaultsOf lists every vault that a cluster, its jobs or its cuts name.
 func VaultsOf(cluster store.Cluster, jobs []store.Job, cuts []store.Cut) []string {
 	names := map[string]bool{}
 	add := func(urls []string) {

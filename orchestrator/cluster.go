@@ -34,12 +34,14 @@ type Cluster struct {
 // askTimeout bounds a question to an agent that does no work for it.
 const askTimeout = 10 * time.Second
 
+// Doing tells Progress what a host is at.
 func (c *Cluster) Doing(host, phase string) {
 	if c.Progress != nil {
 		c.Progress(Progress{Host: host, Phase: phase})
 	}
 }
 
+// Noticef tells a person what no command can fail for.
 func (c *Cluster) Noticef(format string, args ...any) {
 	if c.Notice != nil {
 		c.Notice(fmt.Sprintf(format, args...))
@@ -63,6 +65,7 @@ func (h HostStatus) participant() Participant {
 	return Participant{Host: Host{Name: h.Name, Endpoint: h.Addr}, Addrs: h.Info.Addrs}
 }
 
+// Ask asks a host what it is, and tells its agent what it should know of the catalogue.
 func (c *Cluster) Ask(ctx context.Context, h store.Host, word Word) (HostInfo, error) {
 	a, err := c.AgentOf(h)
 	if err != nil {
@@ -77,6 +80,7 @@ func (c *Cluster) Ask(ctx context.Context, h store.Host, word Word) (HostInfo, e
 	return info, err
 }
 
+// AgentOf reaches the agent of a registered host.
 func (c *Cluster) AgentOf(h store.Host) (Agent, error) {
 	return c.Dial(Host{Name: h.Name, Endpoint: h.Addr})
 }
@@ -106,6 +110,7 @@ func orNone(s string) string {
 	return s
 }
 
+// MembersOf lists the members of a job ("": of all) on a host.
 func (c *Cluster) MembersOf(ctx context.Context, h store.Host, job string) ([]Member, error) {
 	a, err := c.AgentOf(h)
 	if err != nil {

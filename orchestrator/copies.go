@@ -12,11 +12,11 @@ type Candidate struct {
 	Free int64 // bytes of room for images
 }
 
-// hostCopies is how many hosts hold each set where copies are wanted and so many vaults have one: at least one, for a host restores faster
+// HostCopies is how many hosts hold each set where copies are wanted and so many vaults have one: at least one, for a host restores faster
 // from itself.
 func HostCopies(copies, vaults int) int { return max(1, copies-vaults) }
 
-// order ranks the hosts that may hold a copy of source's images of a job: those with room for need bytes first.
+// OrderHolders ranks the hosts that may hold a copy of source's images of a job: those with room for need bytes first.
 func OrderHolders(job, source string, hosts []Candidate, need int64) []string {
 	free := map[string]int64{}
 	var names []string
@@ -36,7 +36,7 @@ func tight(free, need int64) int {
 	return 0
 }
 
-// holders are the hosts and the vaults that hold any part of a cut, as the catalogue has it.
+// Holders are the hosts and the vaults that hold any part of a cut, as the catalogue has it.
 func Holders(cut store.Cut) (hosts, vaults []string) {
 	for _, h := range cut.Hosts {
 		hosts = append(hosts, h.Copies...)

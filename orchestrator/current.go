@@ -101,7 +101,7 @@ func (c *Cluster) greet(ctx context.Context, h store.Host, word Word) HostStatus
 	return st
 }
 
-// current refuses to go on with a catalogue that is not the newest: an older copy of it, put back, or one of two copies that are used at once. What
+// Current refuses to go on with a catalogue that is not the newest: an older copy of it, put back, or one of two copies that are used at once. What
 // it does not know it must not remove, nor replace.
 func Current(statuses []HostStatus) error {
 	for _, h := range statuses {

@@ -164,6 +164,7 @@ func (c *Cluster) Retain(ctx context.Context, job string, statuses []HostStatus)
 	return gone
 }
 
+// Expired lists the cuts of a job that its policy does not keep.
 func (c *Cluster) Expired(ctx context.Context, job string) ([]store.Cut, error) {
 	j, err := c.Catalogue.Job(ctx, job)
 	if err != nil {

@@ -293,6 +293,7 @@ type Unsettled struct {
 	Since     time.Time // of the restore
 }
 
+// String says all of it in a line.
 func (u Unsettled) String() string {
 	return fmt.Sprintf("%s of job %s on %s: superseded by epoch %d, not reached since %s; what that host sends does not reach the job until its agent has answered",
 		strings.Join(u.Members, ", "), u.Job, u.Host, u.Epoch, u.Since.Local().Format(time.DateTime))

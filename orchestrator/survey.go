@@ -279,7 +279,7 @@ func (c *Cluster) learn(ctx context.Context, members []Member) error {
 	return nil
 }
 
-// placedOf is what the catalogue keeps of a member that its host tells of.
+// PlacedOf is what the catalogue keeps of a member that its host tells of.
 func PlacedOf(m Member) store.Placed {
 	p := store.Placed{Name: m.Name}
 	if m.State != StateRunning {
@@ -288,6 +288,7 @@ func PlacedOf(m Member) store.Placed {
 	return p
 }
 
+// SortMembers sorts by job, host and name.
 func SortMembers(members []Member) {
 	slices.SortFunc(members, func(a, b Member) int {
 		return strings.Compare(a.Job+"\x00"+a.Host+"\x00"+a.Name, b.Job+"\x00"+b.Host+"\x00"+b.Name)

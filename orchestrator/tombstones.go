@@ -47,6 +47,7 @@ func tombstoneOf(cut store.Cut) tombstone.Tombstone {
 	return t
 }
 
+// IsVault says whether a place is a vault, by its URL, and not a host.
 func IsVault(place string) bool { return strings.Contains(place, "://") }
 
 // bury shows a tombstone to those who have not seen it and can be reached, and has them remove what it covers; or, where everyone has seen it, has
@@ -178,6 +179,7 @@ func (c *Cluster) removeUnknown(ctx context.Context, id string, force bool, notF
 	return gone, nil
 }
 
+// LiveAttempt says whether an attempt is under way: its ssctl lives.
 func (c *Cluster) LiveAttempt(ctx context.Context, id string) (bool, error) {
 	attempts, err := c.Catalogue.Attempts(ctx)
 	return slices.ContainsFunc(attempts, func(at store.Attempt) bool { return at.Live && at.ID == id }), err

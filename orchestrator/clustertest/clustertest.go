@@ -22,11 +22,13 @@ import (
 // Signer signs with a hash and the cluster's name.
 type Signer struct{ ID string }
 
+// Sign signs with a hash.
 func (s Signer) Sign(data []byte) (signature, certificate []byte, err error) {
 	sum := sha256.Sum256(append([]byte(s.ID), data...))
 	return sum[:], []byte(s.ID), nil
 }
 
+// VerifySigned checks what Sign made.
 func (s Signer) VerifySigned(data, signature, certificate []byte) error {
 	if want, _, _ := s.Sign(data); !bytes.Equal(want, signature) || string(certificate) != s.ID {
 		return errors.New("another signature")
@@ -34,10 +36,12 @@ func (s Signer) VerifySigned(data, signature, certificate []byte) error {
 	return nil
 }
 
+// SignStatement signs with the name alone.
 func (s Signer) SignStatement(kind string, body []byte) ([]byte, error) {
 	return fmt.Appendf(nil, "%s|%s|%s", s.ID, kind, body), nil
 }
 
+// OpenStatement checks what SignStatement made.
 func (s Signer) OpenStatement(kind string, statement []byte) ([]byte, error) {
 	body, ok := bytes.CutPrefix(statement, []byte(s.ID+"|"+kind+"|"))
 	if !ok {
@@ -46,7 +50,10 @@ func (s Signer) OpenStatement(kind string, statement []byte) ([]byte, error) {
 	return body, nil
 }
 
+// SignRemovedHosts signs nothing.
 func (Signer) SignRemovedHosts(store.RemovedHosts) ([]byte, error) { return nil, nil }
+
+// OpenRemovedHosts opens nothing.
 func (Signer) OpenRemovedHosts([]byte) (store.RemovedHosts, error) {
 	return store.RemovedHosts{}, nil
 }
@@ -63,6 +70,7 @@ type Cluster struct {
 	recipient string
 }
 
+// New is a cluster of hosts that hold nothing.
 func New(t *testing.T, id string, names ...string) *Cluster {
 	t.Helper()
 	identity, recipient, err := keys.NewIdentity()
@@ -100,12 +108,13 @@ func New(t *testing.T, id string, names ...string) *Cluster {
 	return f
 }
 
+// NewHost is one more host, or a vault, that holds nothing.
 func (f *Cluster) NewHost(name string) *Host {
 	return &Host{Name: name, Cluster: f.ID, Peers: f.Agents, Vaults: f.Vaults, Sets: map[images.Key][]File{}, Committed: map[images.Key]bool{}, Cuts: map[string][]byte{},
 		Graves: map[string][]byte{}, Epochs: map[images.Key]uint64{}}
 }
 
-// addCut makes a cut of a job, with images of each host on itself and on the copies.
+// AddCut makes a cut of a job, with images of each host on itself and on the copies.
 func (f *Cluster) AddCut(t *testing.T, job string, hosts []string, copies ...string) store.Cut {
 	t.Helper()
 	if err := f.Catalogue.AddMember(t.Context(), job, hosts[0], hosts[0]+"-1"); err != nil {
@@ -152,7 +161,7 @@ func (f *Cluster) AddCut(t *testing.T, job string, hosts []string, copies ...str
 	return cut
 }
 
-// holdersOf lists who has any set of a cut.
+// HoldersOf lists who has any set of a cut.
 func (f *Cluster) HoldersOf(id string) []string {
 	var out []string
 	for name, h := range f.Agents {

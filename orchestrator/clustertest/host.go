@@ -88,6 +88,7 @@ type Host struct {
 	Standings []orchestrator.Standing
 }
 
+// Members lists Living.
 func (h *Host) Members(_ context.Context, job string) (out []orchestrator.Member, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -111,6 +112,7 @@ func (h *Host) at(vault string) (*Host, error) {
 	return nil, errors.New("no such vault")
 }
 
+// VerifyImages compares digests.
 func (h *Host) VerifyImages(_ context.Context, req orchestrator.VerifyRequest) (orchestrator.Verified, error) {
 	h, err := h.at(req.Vault)
 	if err != nil {
@@ -149,6 +151,7 @@ func (h *Host) called(format string, args ...any) {
 	h.Calls = append(h.Calls, fmt.Sprintf(format, args...))
 }
 
+// Info takes the word of a catalogue that knows the newest generation.
 func (h *Host) Info(_ context.Context, word orchestrator.Word) (orchestrator.HostInfo, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -168,6 +171,7 @@ func (h *Host) Info(_ context.Context, word orchestrator.Word) (orchestrator.Hos
 	return info, nil
 }
 
+// DigestOf is a set's digest.
 func DigestOf(files []File) string {
 	sum := sha256.New()
 	for _, f := range files {
@@ -176,6 +180,7 @@ func DigestOf(files []File) string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
+// Inventory lists all that is held.
 func (h *Host) Inventory(_ context.Context, vault, job string) (orchestrator.Inventory, error) {
 	h, err := h.at(vault)
 	if err != nil {
@@ -251,7 +256,7 @@ func (h *Host) removeOrphans(r orchestrator.Removal) error {
 	return nil
 }
 
-// lose is what a broken disk does.
+// Lose is what a broken disk does.
 func (h *Host) Lose(job, snapshot string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -264,6 +269,7 @@ func (h *Host) Lose(job, snapshot string) {
 	delete(h.Cuts, snapshot)
 }
 
+// Collect is noted.
 func (h *Host) Collect(_ context.Context, vault, job string, dry bool) (orchestrator.Garbage, error) {
 	h, err := h.at(vault)
 	if err != nil {
@@ -273,6 +279,7 @@ func (h *Host) Collect(_ context.Context, vault, job string, dry bool) (orchestr
 	return orchestrator.Garbage{}, nil
 }
 
+// ResolveImages commits sets, or removes them.
 func (h *Host) ResolveImages(_ context.Context, committed, aborted []images.Key) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -285,6 +292,7 @@ func (h *Host) ResolveImages(_ context.Context, committed, aborted []images.Key)
 	return nil
 }
 
+// PutCut keeps a cut's manifest.
 func (h *Host) PutCut(_ context.Context, vault, _, snapshot string, manifest []byte) error {
 	h, err := h.at(vault)
 	if err != nil {
@@ -301,6 +309,7 @@ func (h *Host) PutCut(_ context.Context, vault, _, snapshot string, manifest []b
 	return nil
 }
 
+// FetchImages copies a set from another host.
 func (h *Host) FetchImages(_ context.Context, key images.Key, digest string, from orchestrator.Sources) (orchestrator.Moved, error) {
 	h.called("fetch %s", key)
 	if h.Has(key, digest) {
@@ -321,23 +330,27 @@ func (h *Host) FetchImages(_ context.Context, key images.Key, digest string, fro
 	return orchestrator.Moved{}, errors.New("nobody has it")
 }
 
+// Files are those of a set; nil if it is not held.
 func (h *Host) Files(key images.Key) []File {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.Sets[key]
 }
 
+// Put makes the host hold a set.
 func (h *Host) Put(key images.Key, files []File) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.Sets[key] = files
 }
 
+// Has says whether a set is held, whole.
 func (h *Host) Has(key images.Key, digest string) bool {
 	files := h.Files(key)
 	return files != nil && DigestOf(files) == digest
 }
 
+// ExportImages reads a set that is held.
 func (h *Host) ExportImages(_ context.Context, key images.Key, digest string, _ keys.Job, _ orchestrator.Sources) (orchestrator.FileReader, error) {
 	if !h.Has(key, digest) {
 		return nil, errors.New("not here")
@@ -345,6 +358,7 @@ func (h *Host) ExportImages(_ context.Context, key images.Key, digest string, _ 
 	return &reader{files: h.Files(key)}, nil
 }
 
+// ImportImages makes a set.
 func (h *Host) ImportImages(_ context.Context, open orchestrator.ImportOpen) (orchestrator.FileWriter, error) {
 	return &writer{host: h, open: open, files: []File{file("", string(open.Meta))}}, nil
 }
