@@ -183,6 +183,9 @@ func (d *DB) Update(ctx context.Context, fn func(kv.Tx) error) (kv.Revision, err
 // bbolt's own locks may be held for good; its handle is abandoned, and the lock that
 // matters, the file's, is given back under it (closing the file would not do: its mapping keeps it).
 func (d *DB) transact(ctx context.Context, write bool, fn func(*bbolt.Tx) error) (err error) {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
 	var file *os.File
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
