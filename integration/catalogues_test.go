@@ -116,6 +116,9 @@ func TestOldAndDamagedCatalogues(t *testing.T) {
 		allThere(name + " damaged, and made again as the message says")
 	}
 
+	c.putBackMeanwhile(j, newest, &cuts)
+	allThere("after an older copy was put back while snapshots ran")
+
 	// A bit of a cut's signed manifest, on every copy.
 	for _, host := range []string{"hostA", "hostB"} {
 		path := c.Host(host).Path("/var/lib/ss/images/" + j.name + "/cuts/" + cuts[1])
@@ -132,6 +135,25 @@ func TestOldAndDamagedCatalogues(t *testing.T) {
 	j.restore(cuts[1])
 	j.awaitProgress()
 	j.conclude()
+}
+
+// putBackMeanwhile puts an older catalogue back, as cp would, while an ssctl is at a snapshot. What that ssctl makes of it is its own: it says so and does not
+// panic. If it says that there is a cut, there is one.
+func (c *cluster) putBackMeanwhile(j *job, older string, cuts *[]string) {
+	c.t.Helper()
+	for _, at := range []string{"hostB: storing", "hostB: finishing"} {
+		run := c.ctlTrapped(at, func(*lab.Cmd) { copyFile(c.t, older, c.catalogueFile()) }, "-o", "json", "snapshot", j.name)
+		exit := run.ExitCode()
+		if said := run.stderr.String(); strings.Contains(said, "goroutine ") || exit == 2 || exit < 0 {
+			c.t.Errorf("an older catalogue at %q: exit code %d\n%s", at, exit, said)
+		}
+		c.fails(8, []string{"not the newest"}, "gc")
+		c.MustCtl("catalog", "rebuild", "--replace") // twice from one set of cuts: epochs that hosts have seen do not come again
+		if exit == 0 {
+			*cuts = append(*cuts, decode(c.t, run.stdout.String()).Cut)
+		}
+		j.mustFlow("after an older catalogue was put back", soon)
+	}
 }
 
 // flipped is a file that was damaged: a bit of it is another one, or it was cut short.

@@ -72,6 +72,7 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 	}
 	res.Remarks = append(res.Remarks, g.complete(&res.Rebuilt)...)
 	res.Remarks = append(res.Remarks, g.place(ctx, &res.Rebuilt)...)
+	g.ahead(res.Rebuilt.Jobs)
 	var err error
 	res.Aside, err = b.write(res.Rebuilt)
 	if err != nil {
@@ -79,6 +80,17 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 	}
 	b.announce(ctx)
 	return res, nil
+}
+
+// ahead takes the jobs' epochs beyond those that were drawn under an earlier rebuild. Such a one begins where this one would if no cut was taken since, and agents
+// have seen epochs from there on. The generation that they know has grown with it.
+func (g *gathering) ahead(jobs []store.Job) {
+	const most = 1 << 61 // nobody comes that far, and an archive may say so
+	for i := range jobs {
+		if jobs[i].Epoch < most {
+			jobs[i].Epoch += min(g.seen, most)
+		}
+	}
 }
 
 // announce shows the new catalogue's generation to every host, so that whoever goes on with another copy is told.

@@ -288,3 +288,35 @@ func TestGCHandsOutManifests(t *testing.T) {
 		t.Errorf("attempts of nobody: %v, %v", attempts, err)
 	}
 }
+
+// TestRebuildDrawsNoEpochTwice: two catalogues are made of the same cuts, one after the other, and attempts came to nothing in between. Hosts refuse an epoch that they
+// have seen, so the second catalogue does not draw one of those again.
+func TestRebuildDrawsNoEpochTwice(t *testing.T) {
+	f := clustertest.New(t, clustertest.ClusterA, "hostA")
+	f.AddCut(t, "ring", []string{"hostA"})
+	var last uint64
+	for range 3 {
+		dir := filepath.Join(t.TempDir(), "new")
+		b := Rebuilder{Dir: dir, Where: "rebuilt", Dial: f.Dial, Verifier: f.Verifier, Statements: f.Statements, Hosts: []store.Host{{Name: "hostA", Addr: "192.0.2.9:7070"}}}
+		if _, err := b.Rebuild(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		cat, err := store.Open(t.Context(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			at, err := cat.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}})
+			if err == nil {
+				err = cat.EndAttempt(t.Context(), at.ID)
+			}
+			if err != nil || at.Epoch <= last {
+				t.Errorf("epoch %d after %d, %v", at.Epoch, last, err)
+			}
+			last = at.Epoch
+		}
+		if err := cat.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
