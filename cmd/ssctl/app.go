@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"ss/fault"
 	"ss/orchestrator"
 	"ss/orchestrator/remote"
+	"ss/report"
 	"ss/store"
 )
 
@@ -32,11 +34,12 @@ type app struct {
 	// is exact, and goes to documents.
 	stdout, stderr io.Writer
 	documents      io.Writer
+	errorDocuments io.Writer
 	screen         *screen
 }
 
 func newApp() *app {
-	return &app{stdout: fault.Printer(os.Stdout), stderr: fault.Printer(os.Stderr), documents: os.Stdout}
+	return &app{stdout: fault.Printer(os.Stdout), stderr: fault.Printer(os.Stderr), documents: os.Stdout, errorDocuments: os.Stderr}
 }
 
 func (a *app) command() *cobra.Command {
@@ -190,9 +193,17 @@ func (a *app) limited(ctx context.Context) (context.Context, context.CancelFunc)
 	return context.WithTimeoutCause(ctx, a.timeout, fmt.Errorf("--timeout %s is over", a.timeout))
 }
 
-func (a *app) complain(err error) {
+// complain says why the command failed, and ends what the screen shows.
+func (a *app) complain(err error, exit int) {
 	if a.screen != nil {
 		a.screen.finish()
+	}
+	if a.json() {
+		// On standard error, as the table's words: a reader of standard output gets a document of the command, or nothing.
+		enc := json.NewEncoder(a.errorDocuments)
+		enc.SetIndent("", "  ")
+		_ = enc.Encode(report.FailureOf(err, kindOf(err), exit)) // there is nobody left to tell
+		return
 	}
 	fmt.Fprintln(a.stderr, "ssctl:", fault.Printable(err.Error()))
 }
@@ -202,7 +213,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Use: "version", Short: "Show the version", Args: args(0, 0),
 		RunE: func(*cobra.Command, []string) error {
 			if a.json() {
-				return a.print(map[string]any{"schema": "ss/version/1", "version": version})
+				return a.print(report.Version{Schema: "ss/version/1", Version: version})
 			}
 			_, err := fmt.Fprintln(a.stdout, "ssctl", version)
 			return err

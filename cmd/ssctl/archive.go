@@ -15,6 +15,7 @@ import (
 	"ss/orchestrator"
 	"ss/orchestrator/remote"
 	"ss/orchestrator/upkeep"
+	"ss/report"
 	"ss/store"
 )
 
@@ -35,8 +36,8 @@ func (a *app) exportCommand() *cobra.Command {
 				if len(opt.Recipients) == 0 {
 					a.screen.notice(opt.File + " is not encrypted, and holds the memory of programs with all their secrets; --recipient encrypts it")
 				}
-				return a.say(map[string]any{"schema": "ss/export/1", "cut": res.Cut.ID, "job": res.Cut.Job, "file": opt.File, "files": res.Files, "bytes": res.Bytes,
-					"encrypted": len(opt.Recipients) > 0}, "%s is in %s: %d files, %s\n", res.Cut.ID, opt.File, res.Files, size(res.Bytes))
+				return a.say(report.Exported{Schema: "ss/export/1", Cut: res.Cut.ID, Job: res.Cut.Job, File: opt.File, Files: res.Files, Bytes: res.Bytes,
+					Encrypted: len(opt.Recipients) > 0}, "%s is in %s: %d files, %s\n", res.Cut.ID, opt.File, res.Files, size(res.Bytes))
 			})
 		},
 	}
@@ -79,14 +80,9 @@ func (a *app) showImported(res orchestrator.ImportResult) error {
 			remap += fmt.Sprintf(" --remap %s=%s", from, to)
 		}
 	}
-	j := toCutJSON(res.Cut)
-	return a.say(struct {
-		Schema  string            `json:"schema"`
-		From    string            `json:"from_cluster"`
-		Targets map[string]string `json:"targets"`
-		cutJSON
-	}{"ss/import/1", res.From, res.Targets, j},
-		"%s of job %s is here: %d members, %s of images\nnext: ssctl restore %s%s\n", res.Cut.ID, res.Cut.Job, members(res.Cut), size(res.Cut.Bytes()), res.Cut.ID, remap)
+	doc := report.ImportedOf(res)
+	return a.say(doc, "%s of job %s is here: %d members, %s of images\nnext: ssctl restore %s%s\n",
+		res.Cut.ID, res.Cut.Job, len(doc.Members), size(doc.Bytes), res.Cut.ID, remap)
 }
 
 func (a *app) catalogCommand() *cobra.Command {
@@ -176,10 +172,6 @@ func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string, 
 		_, err = fmt.Fprintf(a.stdout, "the catalogue in %s knows %d host(s), %d job(s), %d cut(s)\n", a.dir, len(res.Rebuilt.Hosts), len(res.Rebuilt.Jobs), len(res.Rebuilt.Cuts))
 		return err
 	}
-	cuts := []cutJSON{}
-	for _, c := range res.Rebuilt.Cuts {
-		cuts = append(cuts, toCutJSON(c))
-	}
-	return a.print(map[string]any{"schema": "ss/catalog-rebuild/1", "hosts": len(res.Rebuilt.Hosts), "jobs": len(res.Rebuilt.Jobs), "cuts": cuts,
-		"remarks": some(res.Remarks), "asked": some(res.Asked), "aside": res.Aside})
+	return a.print(report.Rebuilt{Schema: "ss/catalog-rebuild/1", Hosts: len(res.Rebuilt.Hosts), Jobs: len(res.Rebuilt.Jobs), Cuts: report.CutsOf(res.Rebuilt.Cuts).Cuts,
+		Remarks: some(res.Remarks), Asked: some(res.Asked), Aside: res.Aside})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"maps"
 	"os"
@@ -161,5 +162,25 @@ func TestInitMakesAClusterOnce(t *testing.T) {
 	}
 	if err := run("list"); !errors.Is(err, store.ErrNotFound) || !strings.Contains(err.Error(), "catalog rebuild") {
 		t.Errorf("without the catalogue: %v", err)
+	}
+}
+
+// TestErrorsAreJSONAsWell: with -o json a command that fails prints one document on standard error, and nothing on standard output.
+func TestErrorsAreJSONAsWell(t *testing.T) {
+	var stdout, stderr, errorDocument strings.Builder
+	a := &app{stdout: &stdout, stderr: &stderr, documents: &stdout, errorDocuments: &errorDocument}
+	cmd := a.command()
+	cmd.SetArgs([]string{"--dir", filepath.Join(t.TempDir(), "none"), "-o", "json", "list"})
+	err := cmd.ExecuteContext(t.Context())
+	a.complain(err, exitCode(err, false))
+	var doc map[string]any
+	if err := json.Unmarshal([]byte(errorDocument.String()), &doc); err != nil {
+		t.Fatalf("%v: %s", err, errorDocument.String())
+	}
+	if doc["schema"] != "ss/error/1" || doc["kind"] != "not_found" || doc["exit_code"] != 10.0 || !strings.Contains(doc["message"].(string), "no cluster in") {
+		t.Errorf("the document is %v", doc)
+	}
+	if stdout.Len() > 0 || stderr.Len() > 0 {
+		t.Errorf("beside it: %s%s", stdout.String(), stderr.String())
 	}
 }

@@ -7,13 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"ss/api/identity"
 	"ss/fault"
 	"ss/orchestrator"
+	"ss/report"
 	"ss/store"
 )
 
@@ -65,7 +65,7 @@ func (a *app) addHost(ctx context.Context, name, addr, bundle string) error {
 	if err != nil {
 		return errors.Join(err, cat.RemoveHost(ctx, name))
 	}
-	return a.say(map[string]any{"schema": "ss/host-add/1", "host": name, "addr": addr, "bundle": bundle},
+	return a.say(report.HostAdded{Schema: "ss/host-add/1", Host: name, Addr: addr, Bundle: bundle},
 		"%s is registered at %s; its bundle is in %s\nnext: copy that folder to %s as /etc/ss (0700) and start ssagent there\n", name, addr, bundle, name)
 }
 
@@ -108,7 +108,7 @@ func (a *app) hostRemove() *cobra.Command {
 					if err := c.RemoveHost(ctx, name); err != nil {
 						return err
 					}
-					return a.say(map[string]any{"schema": "ss/host-rm/1", "host": name, "lost": false, "cuts": []string{}},
+					return a.say(report.HostRemoved{Schema: "ss/host-rm/1", Host: name, Cuts: []string{}},
 						"%s is forgotten; if it held images, ssctl repair makes other copies of them\n", name)
 				}
 				cuts, err := c.LoseHost(ctx, name)
@@ -119,53 +119,12 @@ func (a *app) hostRemove() *cobra.Command {
 				if len(cuts) > 0 {
 					next = fmt.Sprintf("%%s is forgotten; it held images of %d cut(s)\nnext: ssctl repair makes other copies of them\n", len(cuts))
 				}
-				return a.say(map[string]any{"schema": "ss/host-rm/1", "host": name, "lost": true, "cuts": some(cuts)}, next, name)
+				return a.say(report.HostRemoved{Schema: "ss/host-rm/1", Host: name, Lost: true, Cuts: some(cuts)}, next, name)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&lost, "lost", false, "it is gone for good, with what it had")
 	return cmd
-}
-
-type hostJSON struct {
-	Host      string       `json:"host"`
-	Addr      string       `json:"addr"`
-	Reachable bool         `json:"reachable"`
-	Version   string       `json:"version,omitempty"`
-	Kernel    string       `json:"kernel,omitempty"`
-	Addrs     []string     `json:"addrs,omitempty"`
-	CRIU      string       `json:"criu"`
-	Gate      string       `json:"gate"`
-	Memory    string       `json:"memory"`
-	MemoryWhy string       `json:"memory_reason"`
-	FreeBytes int64        `json:"free_bytes"`
-	Error     string       `json:"error,omitempty"`
-	Damage    []damageJSON `json:"damage"`
-	Unsettled []string     `json:"unsettled"` // jobs that were restored without the host and may have members there
-	SetAside  []asideJSON  `json:"set_aside"`
-}
-
-type asideJSON struct {
-	Job    string `json:"job"`
-	File   string `json:"file"`
-	Detail string `json:"detail"`
-	Next   string `json:"next"`
-}
-
-type damageJSON struct {
-	Job    string    `json:"job"`
-	Object string    `json:"object"`
-	Detail string    `json:"detail"`
-	Found  time.Time `json:"found"`
-	Healed bool      `json:"healed"`
-}
-
-func (d damageJSON) String() string {
-	state := "ssctl repair heals it from another copy"
-	if d.Healed {
-		state = "healed from another copy"
-	}
-	return fmt.Sprintf("damaged object %s of job %s, found %s: %s; %s", d.Object, d.Job, d.Found.Local().Format("2006-01-02 15:04:05"), d.Detail, state)
 }
 
 func (a *app) hostList() *cobra.Command {
@@ -188,68 +147,15 @@ func (a *app) hostList() *cobra.Command {
 }
 
 func (a *app) showHosts(hosts []orchestrator.HostStatus, unsettled []orchestrator.Unsettled) error {
-	out := []hostJSON{}
-	rows := [][]string{{"HOST", "ADDR", "STATE", "VERSION", "KERNEL", "CRIU", "GATE", "MEMORY", "FREE"}}
-	var problems []string
-	for _, h := range hosts {
-		j := hostJSON{Host: h.Name, Addr: h.Addr, Reachable: h.Err == nil, Version: h.Info.Version, Kernel: h.Info.Kernel,
-			CRIU: h.Info.CRIU, Gate: h.Info.Gate, FreeBytes: h.Info.FreeBytes, Damage: []damageJSON{}, SetAside: []asideJSON{}, Unsettled: []string{}}
-		for _, ad := range h.Info.Addrs {
-			j.Addrs = append(j.Addrs, ad.String())
-		}
-		state, criu := "up", h.Info.CRIU
-		if h.Err != nil {
-			state, j.Error = "unreachable", h.Err.Error()
-		} else if h.Info.CRIUError != "" {
-			criu, j.Error = "unusable", h.Info.CRIUError
-		}
-		j.Memory, j.MemoryWhy = memoryMode(h), h.Info.Memory
-		if j.MemoryWhy != "" {
-			problems = append(problems, h.Name+": memory is "+j.Memory+": "+j.MemoryWhy)
-		}
-		if j.Error != "" {
-			problems = append(problems, h.Name+": "+j.Error)
-		}
-		for _, d := range h.Info.Damage {
-			j.Damage = append(j.Damage, damageJSON{d.Job, d.Digest, d.Detail, d.Found, d.Healed})
-			problems = append(problems, h.Name+": "+j.Damage[len(j.Damage)-1].String())
-			if !d.Healed {
-				state = "damaged"
-			}
-		}
-		for _, sa := range h.Info.SetAside {
-			j.SetAside = append(j.SetAside, asideJSON{sa.Job, sa.File, sa.Detail, sa.Next})
-			problems = append(problems, fmt.Sprintf("%s: job %s is set aside: %s; %s", h.Name, sa.Job, sa.Detail, sa.Next))
-			state = "damaged"
-		}
-		for _, u := range unsettled {
-			if u.Host == h.Name {
-				j.Unsettled = append(j.Unsettled, u.Job)
-				problems = append(problems, h.Name+": "+u.String())
-			}
-		}
-		out = append(out, j)
-		rows = append(rows, []string{h.Name, h.Addr, state, j.Version, j.Kernel, criu, j.Gate, j.Memory, size(j.FreeBytes)})
-	}
+	doc := report.HostsOf(hosts, unsettled)
 	if a.json() {
-		return a.print(map[string]any{"schema": "ss/host-list/1", "hosts": out})
+		return a.print(doc)
 	}
-	if err := a.table(rows); err != nil {
+	if err := a.table(doc.Table()); err != nil {
 		return err
 	}
-	for _, p := range problems {
+	for _, p := range doc.Problems() {
 		fmt.Fprintln(a.stdout, fault.Printable(strings.TrimSpace(p)))
 	}
 	return nil
-}
-
-// memoryMode says how a host copies the memory of members; nothing where nobody knows.
-func memoryMode(h orchestrator.HostStatus) string {
-	switch {
-	case h.Err != nil:
-		return ""
-	case h.Info.Memory != "":
-		return "copied while frozen"
-	}
-	return "tracked"
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ss/api/identity"
+	"ss/report"
 	"ss/store"
 	"ss/store/blob"
 	"ss/store/keys"
@@ -71,8 +72,8 @@ func (a *app) makeCluster(opt initOptions) error {
 		return err
 	}
 	defer cat.Close()
-	doc := map[string]any{"schema": "ss/init/1", "cluster": authority.Cluster(), "dir": a.dir, "recipients": append([]string{recipient}, opt.recovery...),
-		"vaults": some(opt.vaults), "encrypted": !opt.open}
+	doc := report.Cluster{Schema: "ss/init/1", Cluster: authority.Cluster(), Dir: a.dir, Recipients: append([]string{recipient}, opt.recovery...),
+		Vaults: some(opt.vaults), Encrypted: !opt.open}
 	advice := "its images.key opens all images"
 	if len(opt.recovery) > 0 {
 		advice += ", as do the recovery identities"
@@ -93,6 +94,3 @@ func checkVaults(urls []string) error {
 	}
 	return nil
 }
-
-// some is a list that JSON does not show as null.
-func some[T any](list []T) []T { return append([]T{}, list...) }

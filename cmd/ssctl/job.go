@@ -3,56 +3,19 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"ss/fault"
 	"ss/orchestrator"
+	"ss/report"
 )
 
-type memberJSON struct {
-	Job      string   `json:"job"`
-	Name     string   `json:"name"`
-	Host     string   `json:"host"`
-	Pid      int      `json:"pid"`
-	Command  []string `json:"command"`
-	State    string   `json:"state"`
-	Exit     string   `json:"exit,omitempty"`
-	RSS      int64    `json:"rss_bytes"`
-	Channels int      `json:"channels"`
-	Attached bool     `json:"attached,omitempty"`
-	Epoch    uint64   `json:"epoch"`
-	// SupersededBy is there for an old copy.
-	SupersededBy uint64 `json:"superseded_by,omitempty"`
-	// Log is the path of its log on the host, and LogBytes how long that is: -1 where that is not known.
-	Log      string `json:"log,omitempty"`
-	LogBytes int64  `json:"log_bytes"`
-	// Since is of state "unreachable": when the host was first found silent.
-	Since *time.Time `json:"since,omitempty"`
-}
-
-func toMemberJSON(m orchestrator.Member) memberJSON {
-	state := m.State
-	if m.Frozen {
-		state = "frozen"
-	}
-	var since *time.Time
-	if !m.Since.IsZero() {
-		since = &m.Since
-	}
-	return memberJSON{Since: since, Job: m.Job, Name: m.Name, Host: m.Host, Pid: m.Pid, Command: m.Command, State: state, Exit: m.Exit,
-		RSS: m.RSS, Channels: m.Channels, Attached: m.Attached, Epoch: m.Epoch, SupersededBy: m.SupersededBy,
-		Log: m.Log, LogBytes: m.LogBytes}
-}
-
 func (a *app) started(m orchestrator.Member) error {
-	return a.say(struct {
-		Schema string `json:"schema"`
-		memberJSON
-	}{"ss/member/1", toMemberJSON(m)}, "%s\n", startedText(m))
+	return a.say(report.StartedOf(m), "%s\n", startedText(m))
 }
 
 func startedText(m orchestrator.Member) string {
@@ -143,82 +106,25 @@ func (a *app) psCommand() *cobra.Command {
 }
 
 func (a *app) showMembers(members []orchestrator.Member, missing map[string]error, unsettled []orchestrator.Unsettled) error {
-	out := []memberJSON{}
-	rows := [][]string{{"JOB", "MEMBER", "HOST", "PID", "STATE", "RSS", "CHANNELS", "LOG", "COMMAND"}}
-	for _, m := range members {
-		j := toMemberJSON(m)
-		out = append(out, j)
-		state := j.State
-		if j.State == orchestrator.StateUnreachable {
-			state = "not reachable" + since(m.Since)
-		}
-		if j.Exit != "" {
-			state += " (" + j.Exit + ")"
-		}
-		if j.SupersededBy > 0 {
-			state += fmt.Sprintf(", superseded by epoch %d", j.SupersededBy)
-		}
-		rows = append(rows, []string{m.Job, m.Name, m.Host, fmt.Sprint(m.Pid), state, size(m.RSS), fmt.Sprint(m.Channels), logText(m), short(strings.Join(m.Command, " "), 60)})
-	}
-	silent := map[string]string{}
-	for host, err := range missing {
-		silent[host] = err.Error()
-	}
+	doc := report.MembersOf(members, missing, unsettled)
 	if a.json() {
-		return a.print(map[string]any{"schema": "ss/ps/1", "members": out, "unreachable": silent, "unsettled": toUnsettledJSON(unsettled)})
+		return a.print(doc)
 	}
-	if err := a.table(rows); err != nil {
+	if err := a.table(doc.Table()); err != nil {
 		return err
 	}
-	for host, text := range silent {
-		a.screen.notice(host + ": " + text)
-	}
+	a.silent(doc.Unreachable)
 	for _, u := range unsettled {
 		a.screen.notice(u.String())
 	}
 	return nil
 }
 
-// logText is a member's log and how long it is.
-func logText(m orchestrator.Member) string {
-	switch {
-	case m.Log == "":
-		return "-"
-	case m.LogBytes < 0:
-		return m.Log
+// silent names hosts and vaults that did not answer.
+func (a *app) silent(why map[string]string) {
+	for _, where := range slices.Sorted(maps.Keys(why)) {
+		a.screen.notice(where + ": " + why[where])
 	}
-	return fmt.Sprintf("%s (%s)", m.Log, size(m.LogBytes))
-}
-
-func since(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return " since " + t.Local().Format("2006-01-02 15:04:05")
-}
-
-// unsettledJSON is a host that a job was restored without.
-type unsettledJSON struct {
-	Job     string    `json:"job"`
-	Host    string    `json:"host"`
-	Members []string  `json:"members"`
-	Epoch   uint64    `json:"epoch"`
-	Since   time.Time `json:"since"`
-}
-
-func toUnsettledJSON(in []orchestrator.Unsettled) []unsettledJSON {
-	out := []unsettledJSON{}
-	for _, u := range in {
-		out = append(out, unsettledJSON{Job: u.Job, Host: u.Host, Members: some(u.Members), Epoch: u.Epoch, Since: u.Since})
-	}
-	return out
-}
-
-func short(s string, n int) string {
-	if r := []rune(s); len(r) > n {
-		return string(r[:n-1]) + "…"
-	}
-	return s
 }
 
 func (a *app) killCommand() *cobra.Command {
@@ -237,7 +143,7 @@ func (a *app) killCommand() *cobra.Command {
 				}
 				killed = append([]string{}, killed...) // never null
 				slices.Sort(killed)
-				return a.say(map[string]any{"schema": "ss/kill/1", "job": argv[0], "killed": killed}, "ended: %s\n", dash(strings.Join(killed, ", ")))
+				return a.say(report.Killed{Schema: "ss/kill/1", Job: argv[0], Killed: killed}, "ended: %s\n", dash(strings.Join(killed, ", ")))
 			})
 		},
 	}

@@ -22,10 +22,11 @@ func main() {
 	err := app.command().ExecuteContext(ctx)
 	interrupted := ctx.Err() != nil
 	stop()
+	exit := exitCode(err, interrupted)
 	if err != nil {
-		app.complain(err)
+		app.complain(err, exit)
 	}
-	os.Exit(exitCode(err, interrupted))
+	os.Exit(exit)
 }
 
 // exitCode is the one place where errors become exit codes. docs/errors.md is the table for people.

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"ss/fault"
+	"ss/report"
 )
 
 func (a *app) json() bool { return a.output == "json" }
@@ -48,13 +48,7 @@ func (a *app) table(rows [][]string) error {
 	return w.Flush()
 }
 
-func ms(v float64) string {
-	return time.Duration(v * float64(time.Millisecond)).Round(100 * time.Microsecond).String()
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
+func ms(v float64) string       { return report.Millis(v) }
+func size(n int64) string       { return report.Size(n) }
+func dash(s string) string      { return report.Dash(s) }
+func some(in []string) []string { return report.Some(in) }

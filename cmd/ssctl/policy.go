@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ss/fault"
 	"ss/orchestrator"
+	"ss/report"
 	"ss/store"
 )
 
@@ -111,60 +109,6 @@ func (a *app) jobSet() *cobra.Command {
 	return cmd
 }
 
-type jobJSON struct {
-	Schema        string              `json:"schema,omitempty"`
-	Job           string              `json:"job"`
-	Copies        int                 `json:"copies"`
-	Vaults        []string            `json:"vaults"`
-	ClusterVaults bool                `json:"cluster_vaults"`
-	Keep          keepJSON            `json:"keep"`
-	Encrypted     bool                `json:"encrypted"`
-	KeyID         string              `json:"key_id"`
-	Epoch         uint64              `json:"epoch"`
-	Cuts          int                 `json:"cuts"`
-	Pinned        int                 `json:"pinned"`
-	Placement     map[string][]string `json:"placement"`
-}
-
-type keepJSON struct {
-	Last   int `json:"last"`
-	Hourly int `json:"hourly"`
-	Daily  int `json:"daily"`
-	Weekly int `json:"weekly"`
-}
-
-func toJobJSON(j store.Job, cluster store.Cluster, cuts []store.Cut) jobJSON {
-	out := jobJSON{Job: j.Name, Copies: j.Policy.EffectiveCopies(), Vaults: some(j.EffectiveVaults(cluster)), ClusterVaults: j.Policy.Vaults == nil,
-		Keep: keepJSON(j.Policy.Keep), Encrypted: orchestrator.Encrypted(j, cluster), KeyID: j.KeyID, Epoch: j.Epoch, Cuts: len(cuts), Placement: map[string][]string{}}
-	for _, c := range cuts {
-		if c.Pinned {
-			out.Pinned++
-		}
-	}
-	for host, members := range j.Placement {
-		if len(members) > 0 {
-			out.Placement[host] = store.Names(members)
-		}
-	}
-	return out
-}
-
-func (k keepJSON) String() string {
-	var rules []string
-	for _, r := range []struct {
-		what string
-		n    int
-	}{{"last", k.Last}, {"hourly", k.Hourly}, {"daily", k.Daily}, {"weekly", k.Weekly}} {
-		if r.n > 0 {
-			rules = append(rules, fmt.Sprintf("%s %d", r.what, r.n))
-		}
-	}
-	if len(rules) == 0 {
-		return "all"
-	}
-	return strings.Join(rules, ", ")
-}
-
 func (a *app) jobShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show JOB", Short: "Show a job: policy, key, where its members are", Args: args(1, 1),
@@ -187,25 +131,11 @@ func (a *app) showJob(ctx context.Context, c *orchestrator.Cluster, name string)
 	if err != nil {
 		return err
 	}
-	doc := toJobJSON(j, cluster, cuts)
-	doc.Schema = "ss/job/1"
+	doc := report.JobOf("ss/job/1", j, cluster, cuts)
 	if a.json() {
 		return a.print(doc)
 	}
-	vaults := dash(strings.Join(doc.Vaults, ", "))
-	if doc.ClusterVaults {
-		vaults += " (the cluster's)"
-	}
-	var on []string
-	for _, h := range slices.Sorted(maps.Keys(doc.Placement)) {
-		on = append(on, h+": "+strings.Join(doc.Placement[h], " "))
-	}
-	secret := "not encrypted"
-	if doc.Encrypted {
-		secret = "encrypted, key " + dash(doc.KeyID)
-	}
-	return a.table([][]string{{"job", doc.Job}, {"members", dash(strings.Join(on, "; "))}, {"copies", fmt.Sprint(doc.Copies)}, {"vaults", vaults},
-		{"keep", doc.Keep.String()}, {"images", secret}, {"cuts", fmt.Sprintf("%d, %d pinned", doc.Cuts, doc.Pinned)}, {"epoch", fmt.Sprint(doc.Epoch)}})
+	return a.table(doc.Table())
 }
 
 func (a *app) jobList() *cobra.Command {
@@ -221,22 +151,18 @@ func (a *app) jobList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				out := []jobJSON{}
-				rows := [][]string{{"JOB", "MEMBERS ON", "COPIES", "VAULTS", "KEEP", "CUTS", "PINNED"}}
+				doc := report.Jobs{Schema: "ss/job-list/1", Jobs: []report.Job{}}
 				for _, j := range jobs {
 					cuts, err := c.Catalogue.Cuts(ctx, j.Name)
 					if err != nil {
 						return err
 					}
-					doc := toJobJSON(j, cluster, cuts)
-					out = append(out, doc)
-					rows = append(rows, []string{j.Name, dash(strings.Join(slices.Sorted(maps.Keys(doc.Placement)), ",")), fmt.Sprint(doc.Copies),
-						dash(strings.Join(doc.Vaults, ",")), doc.Keep.String(), fmt.Sprint(doc.Cuts), fmt.Sprint(doc.Pinned)})
+					doc.Jobs = append(doc.Jobs, report.JobOf("", j, cluster, cuts))
 				}
 				if a.json() {
-					return a.print(map[string]any{"schema": "ss/job-list/1", "jobs": out})
+					return a.print(doc)
 				}
-				return a.table(rows)
+				return a.table(doc.Table())
 			})
 		},
 	}
@@ -252,7 +178,7 @@ func (a *app) jobRemove() *cobra.Command {
 				if err := c.RemoveJob(ctx, argv[0]); err != nil {
 					return &fault.Error{Op: "job rm", Job: argv[0], Err: err}
 				}
-				return a.say(map[string]any{"schema": "ss/job-rm/1", "job": argv[0]}, "%s is forgotten\n", argv[0])
+				return a.say(report.JobRemoved{Schema: "ss/job-rm/1", Job: argv[0]}, "%s is forgotten\n", argv[0])
 			})
 		},
 	}
@@ -268,7 +194,7 @@ func (a *app) pinCommand(name, short string, pinned bool) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.say(map[string]any{"schema": "ss/pin/1", "cut": cut.ID, "pinned": cut.Pinned}, "%s is %sned\n", cut.ID, name)
+				return a.say(report.Pinned{Schema: "ss/pin/1", Cut: cut.ID, Pinned: cut.Pinned}, "%s is %sned\n", cut.ID, name)
 			})
 		},
 	}

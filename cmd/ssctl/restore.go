@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ss/orchestrator"
+	"ss/report"
 )
 
 func (a *app) restoreCommand() *cobra.Command {
@@ -86,62 +88,17 @@ func parseRemapAddr(pairs []string) (map[netip.Addr]netip.Addr, error) {
 	return out, nil
 }
 
-type partJSON struct {
-	From    string   `json:"from"`
-	To      string   `json:"to"`
-	Members []string `json:"members"`
-	Sources []string `json:"sources"`
-	Vaults  []string `json:"vaults"`
-}
-
-type planJSON struct {
-	Parts  []partJSON        `json:"parts"`
-	Moved  map[string]string `json:"moved"`
-	Faults []faultJSON       `json:"faults"`
-}
-
-type faultJSON struct {
-	Host string `json:"host"`
-	Text string `json:"text"`
-}
-
-func toPlanJSON(p orchestrator.RestorePlan) planJSON {
-	out := planJSON{Parts: []partJSON{}, Moved: map[string]string{}, Faults: []faultJSON{}}
-	for _, part := range p.Parts {
-		j := partJSON{From: part.From, To: part.To, Sources: some(part.Sources), Vaults: some(part.Vaults)}
-		for _, m := range part.Members {
-			j.Members = append(j.Members, m.Name)
-		}
-		out.Parts = append(out.Parts, j)
-	}
-	for from, to := range p.Moved {
-		out.Moved[from.String()] = to.String()
-	}
-	for _, f := range p.Faults {
-		out.Faults = append(out.Faults, faultJSON(f))
-	}
-	return out
-}
-
 func (a *app) showPlan(p orchestrator.RestorePlan) error {
+	doc := report.RestorePlanOf(p)
 	if a.json() {
-		return a.print(struct {
-			Schema string `json:"schema"`
-			Cut    string `json:"cut"`
-			Job    string `json:"job"`
-			planJSON
-		}{"ss/restore-plan/1", p.Cut.ID, p.Cut.Job, toPlanJSON(p)})
+		return a.print(doc)
 	}
-	fmt.Fprintf(a.stdout, "cut %s of job %s\n", p.Cut.ID, p.Cut.Job)
-	rows := [][]string{{"PART OF", "GOES TO", "MEMBERS", "IMAGES ON"}}
-	for _, part := range toPlanJSON(p).Parts {
-		rows = append(rows, []string{part.From, part.To, strings.Join(part.Members, ","), dash(strings.Join(slices.Concat(part.Sources, part.Vaults), ","))})
-	}
-	if err := a.table(rows); err != nil {
+	fmt.Fprintf(a.stdout, "cut %s of job %s\n", doc.Cut, doc.Job)
+	if err := a.table(doc.Table()); err != nil {
 		return err
 	}
-	for from, to := range p.Moved {
-		fmt.Fprintf(a.stdout, "address %s becomes %s in every image\n", from, to)
+	for _, from := range slices.Sorted(maps.Keys(doc.Moved)) {
+		fmt.Fprintf(a.stdout, "address %s becomes %s in every image\n", from, doc.Moved[from])
 	}
 	if len(p.Faults) == 0 {
 		fmt.Fprintln(a.stdout, "no problems found")
@@ -150,24 +107,17 @@ func (a *app) showPlan(p orchestrator.RestorePlan) error {
 }
 
 func (a *app) showRestored(res orchestrator.RestoreResult) error {
-	total := float64(res.Total.Microseconds()) / 1000
+	doc := report.RestoredOf(res)
 	if a.json() {
-		return a.print(struct {
-			Schema  string             `json:"schema"`
-			Cut     string             `json:"cut"`
-			Job     string             `json:"job"`
-			TotalMs float64            `json:"total_ms"`
-			StepsMs map[string]float64 `json:"steps_ms"`
-			planJSON
-		}{"ss/restore/1", res.Plan.Cut.ID, res.Plan.Cut.Job, total, res.StepsMs, toPlanJSON(res.Plan)})
+		return a.print(doc)
 	}
-	for _, p := range res.Plan.Parts {
+	for _, p := range doc.Parts {
 		word := "in place"
 		if p.From != p.To {
 			word = "from " + p.From
 		}
 		fmt.Fprintf(a.stdout, "%s: %d member(s) %s\n", p.To, len(p.Members), word)
 	}
-	_, err := fmt.Fprintf(a.stdout, "job %s runs again from %s, after %s\n", res.Plan.Cut.Job, res.Plan.Cut.ID, ms(total))
+	_, err := fmt.Fprintf(a.stdout, "job %s runs again from %s, after %s\n", doc.Job, doc.Cut, report.Millis(doc.TotalMs))
 	return err
 }

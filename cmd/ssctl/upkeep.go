@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,6 +10,7 @@ import (
 	"ss/fault"
 	"ss/orchestrator"
 	"ss/orchestrator/upkeep"
+	"ss/report"
 )
 
 func (a *app) repairCommand() *cobra.Command {
@@ -40,55 +40,15 @@ func (a *app) repairCommand() *cobra.Command {
 	return cmd
 }
 
-type repairedJSON struct {
-	Cut    string   `json:"cut"`
-	Job    string   `json:"job"`
-	Host   string   `json:"host"`
-	State  string   `json:"state"`
-	Copies []string `json:"copies"`
-	Vaults []string `json:"vaults"`
-	Silent []string `json:"silent"`
-	Done   []string `json:"done"`
-	Faults []string `json:"faults"`
-}
-
-// answering lists those of holders that answer.
-func answering(holders, silent []string) []string {
-	return slices.DeleteFunc(some(holders), func(h string) bool { return slices.Contains(silent, h) })
-}
-
-func copiesOn(p upkeep.RepairedPart) string {
-	var on []string
-	for _, h := range append(some(p.Copies), p.Vaults...) {
-		if slices.Contains(p.Silent, h) {
-			h += " (silent)"
-		}
-		on = append(on, h)
-	}
-	return dash(strings.Join(on, ","))
-}
-
 func (a *app) showRepaired(parts []upkeep.RepairedPart, dry bool) error {
-	out := []repairedJSON{}
-	rows := [][]string{{"CUT", "JOB", "IMAGES OF", "STATE", "COPIES ON", "DONE"}}
-	if dry {
-		rows[0][3], rows[0][5] = "WOULD BE", "TO DO"
-	}
-	var faults []string
-	for _, p := range parts {
-		out = append(out, repairedJSON{p.Key.Snapshot, p.Key.Job, p.Key.Host, string(p.State), answering(p.Copies, p.Silent), answering(p.Vaults, p.Silent), some(p.Silent), some(p.Done), some(p.Faults)})
-		rows = append(rows, []string{p.Key.Snapshot, p.Key.Job, p.Key.Host, string(p.State), copiesOn(p), dash(strings.Join(p.Done, ", "))})
-		for _, f := range p.Faults {
-			faults = append(faults, fmt.Sprintf("%s, images of %s: %s", p.Key.Snapshot, p.Key.Host, f))
-		}
-	}
+	doc := report.RepairedOf(parts, dry)
 	if a.json() {
-		return a.print(map[string]any{"schema": "ss/repair/1", "dry_run": dry, "parts": out})
+		return a.print(doc)
 	}
-	if err := a.table(rows); err != nil {
+	if err := a.table(doc.Table()); err != nil {
 		return err
 	}
-	for _, f := range faults {
+	for _, f := range doc.Problems() {
 		fmt.Fprintln(a.stdout, fault.Printable(f))
 	}
 	return nil
@@ -119,38 +79,21 @@ func (a *app) gcCommand() *cobra.Command {
 }
 
 func (a *app) showCollected(res upkeep.GCResult, dry bool) error {
-	type placeJSON struct {
-		Where   string   `json:"where"`
-		Vault   bool     `json:"vault"`
-		Job     string   `json:"job,omitempty"`
-		Sets    []string `json:"sets"`
-		Objects int      `json:"objects"`
-		Bytes   int64    `json:"bytes"`
-		Skipped string   `json:"skipped,omitempty"`
-	}
-	places, expired := []placeJSON{}, []string{}
-	rows := [][]string{{"WHERE", "JOB", "SETS", "OBJECTS", "SIZE"}}
-	for _, p := range res.Places {
-		places = append(places, placeJSON{p.Where, p.Vault, p.Job, some(p.Sets), p.Objects, p.Bytes, p.Skipped})
-		rows = append(rows, []string{p.Where, dash(p.Job), fmt.Sprint(len(p.Sets)), fmt.Sprint(p.Objects), size(p.Bytes)})
-	}
-	for _, cut := range res.Expired {
-		expired = append(expired, cut.ID)
-	}
+	doc := report.CollectedOf(res, dry)
 	if a.json() {
-		return a.print(map[string]any{"schema": "ss/gc/1", "dry_run": dry, "expired": expired, "places": places})
+		return a.print(doc)
 	}
 	word := "removed"
 	if dry {
 		word = "to be removed"
 	}
-	if len(expired) > 0 {
-		fmt.Fprintf(a.stdout, "cuts %s by retention: %s\n", word, strings.Join(expired, ", "))
+	if len(doc.Expired) > 0 {
+		fmt.Fprintf(a.stdout, "cuts %s by retention: %s\n", word, strings.Join(doc.Expired, ", "))
 	}
-	if err := a.table(rows); err != nil {
+	if err := a.table(doc.Table()); err != nil {
 		return err
 	}
-	for _, p := range places {
+	for _, p := range doc.Places {
 		if p.Skipped != "" {
 			fmt.Fprintf(a.stdout, "skipped %s: %s\n", strings.TrimSpace(p.Where+" "+p.Job), fault.Field(p.Skipped))
 		}
@@ -174,67 +117,14 @@ func (a *app) dfCommand() *cobra.Command {
 	}
 }
 
-type usageJSON struct {
-	Where   string  `json:"where"`
-	Vault   bool    `json:"vault"`
-	Job     string  `json:"job"`
-	Sets    int     `json:"sets"`
-	Logical int64   `json:"logical_bytes"`
-	Stored  int64   `json:"stored_bytes"`
-	Ratio   float64 `json:"ratio"`
-}
-
-// ratio is how many bytes of files a stored byte stands for; 0 if nothing is stored.
-func ratio(logical, stored int64) float64 {
-	if stored == 0 {
-		return 0
-	}
-	return float64(logical) / float64(stored)
-}
-
-func (u usageJSON) row() []string {
-	r := "-"
-	if u.Stored > 0 {
-		r = fmt.Sprintf("%.2f", u.Ratio)
-	}
-	return []string{u.Where, u.Job, fmt.Sprint(u.Sets), size(u.Logical), size(u.Stored), r}
-}
-
 func (a *app) showUsage(u upkeep.Usage) error {
-	usage, free := []usageJSON{}, map[string]int64{}
-	rows := [][]string{{"WHERE", "JOB", "SETS", "LOGICAL", "STORED", "RATIO", "FREE"}}
-	total := usageJSON{Where: "total"}
-	for _, p := range u.Places {
-		room := "-"
-		if !p.Vault {
-			free[p.Where] = p.Free
-			room = size(p.Free)
-		}
-		if len(p.Jobs) == 0 {
-			rows = append(rows, []string{p.Where, "-", "0", size(0), size(0), "-", room})
-		}
-		for _, j := range p.Jobs {
-			line := usageJSON{p.Where, p.Vault, j.Job, j.Sets, j.Logical, j.Stored, ratio(j.Logical, j.Stored)}
-			usage = append(usage, line)
-			rows = append(rows, append(line.row(), room))
-			total.Sets, total.Logical, total.Stored = total.Sets+j.Sets, total.Logical+j.Logical, total.Stored+j.Stored
-		}
-	}
-	total.Ratio = ratio(total.Logical, total.Stored)
-	silent := map[string]string{}
-	for where, err := range u.Silent {
-		silent[where] = err.Error()
-	}
+	doc := report.UsageOf(u)
 	if a.json() {
-		return a.print(map[string]any{"schema": "ss/df/1", "usage": usage, "free_bytes": free, "unreachable": silent,
-			"total": map[string]any{"sets": total.Sets, "logical_bytes": total.Logical, "stored_bytes": total.Stored, "ratio": total.Ratio}})
+		return a.print(doc)
 	}
-	total.Job = "-"
-	if err := a.table(append(rows, append(total.row(), "-"))); err != nil {
+	if err := a.table(doc.Table()); err != nil {
 		return err
 	}
-	for where, text := range silent {
-		a.screen.notice(where + ": " + text)
-	}
+	a.silent(doc.Unreachable)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"ss/orchestrator"
 	"ss/orchestrator/upkeep"
+	"ss/report"
 )
 
 func (a *app) verifyCommand() *cobra.Command {
@@ -36,28 +37,11 @@ func (a *app) verifyCommand() *cobra.Command {
 }
 
 func (a *app) showVerified(res upkeep.VerifyResult, readData, whole bool) error {
-	type copyJSON struct {
-		Host   string `json:"host"`
-		Holder string `json:"holder"`
-		Vault  bool   `json:"vault"`
-		Files  int    `json:"files"`
-		Bytes  int64  `json:"bytes"`
-	}
-	out := []copyJSON{}
-	rows := [][]string{{"IMAGES OF", "COPY ON", "FILES", "SIZE", "STATE"}}
-	for _, cp := range res.Copies {
-		out = append(out, copyJSON{cp.Host, cp.Holder, cp.Vault, cp.Files, cp.Bytes})
-		state := "whole"
-		if cp.Err != nil {
-			state = "see below"
-		}
-		rows = append(rows, []string{cp.Host, cp.Holder, fmt.Sprint(cp.Files), size(cp.Bytes), state})
-	}
+	doc := report.VerifiedOf(res, readData)
 	if a.json() {
-		return a.print(map[string]any{"schema": "ss/verify/1", "cut": res.Cut.ID, "copies": out, "channels": res.Channels,
-			"channels_checked": len(res.Unchecked) == 0, "read_data": readData})
+		return a.print(doc)
 	}
-	if err := a.table(rows); err != nil || !whole {
+	if err := a.table(doc.Table()); err != nil || !whole {
 		return err
 	}
 	if len(res.Unchecked) > 0 {
@@ -79,7 +63,7 @@ func (a *app) rmCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.say(map[string]any{"schema": "ss/rm/1", "cut": cut.ID}, "%s is removed\n", cut.ID)
+				return a.say(report.CutRemoved{Schema: "ss/rm/1", Cut: cut.ID}, "%s is removed\n", cut.ID)
 			})
 		},
 	}
