@@ -351,14 +351,24 @@ type Restore interface {
 	Cancel(ctx context.Context) error
 }
 
-// Checkpointer runs CRIU and reads and rewrites its images. agent/criu implements it.
+// Checkpointer runs CRIU and works on its images. agent/criu implements it.
 type Checkpointer interface {
+	Dumper
+	ImageEditor
+}
+
+// Dumper runs CRIU.
+type Dumper interface {
 	// Check says which CRIU there is, and whether it works here. A failure says why not, and what to do.
 	Check(ctx context.Context) (version string, err error)
 	// StartDump starts CRIU up to the last point at which it has not touched the member; the member runs on.
 	StartDump(ctx context.Context, spec DumpSpec) (Dump, error)
 	// StartRestore returns when the member stands restored and waits for Resume.
 	StartRestore(ctx context.Context, spec RestoreSpec) (Restore, error)
+}
+
+// ImageEditor reads and changes the images of CRIU, which lie in folders of plain files.
+type ImageEditor interface {
 	// AddPages puts pages into the images that a dump has left without them (Dump.Omit). Whoever reads the images finds them as if CRIU had
 	// dumped the pages itself. It fails where the pages and what CRIU did not look at do not match exactly.
 	AddPages(dir string, pages []ProcessPages) error
