@@ -129,9 +129,10 @@ func (c *Catalogue) Lost(job string) <-chan struct{} { return c.db.Lost(leaseOf(
 // EndAttempt forgets an attempt that did not commit, once its hosts run again. One that has ended
 // already is no error. One that another living ssctl is at makes the error wrap ErrConflict.
 func (c *Catalogue) EndAttempt(ctx context.Context, id string) error {
+	began := false
 	err := c.update(ctx, func(tx kv.Tx) error {
 		a, ok, err := get[Attempt](tx, bucketAttempts, id)
-		if err != nil || !ok {
+		if began = ok; err != nil || !ok {
 			return err
 		}
 		on, err := live(tx, a)
@@ -149,7 +150,10 @@ func (c *Catalogue) EndAttempt(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("end attempt: %w", err)
 	}
-	return nil
+	if !began {
+		return nil
+	}
+	return c.sweep(ctx, id) // it may have staged records of a cut that it did not commit
 }
 
 // Attempts lists what has begun and not ended, oldest first.

@@ -432,3 +432,12 @@ func TestLayoutBeforeTheFirst(t *testing.T) {
 func removedOf(cut Cut) Removed {
 	return Removed{Cut: cut.ID, Job: cut.Job, ID: "0123456789abcdef", Statement: []byte("signed"), Holders: []string{"hostA"}, Pending: []string{"hostA"}}
 }
+
+func count(t *testing.T, c *Catalogue, bucket string) (n int) {
+	t.Helper()
+	check(t, c.view(t.Context(), func(tx kv.Tx) (err error) {
+		n, err = tx.Count(bucket)
+		return err
+	}))
+	return n
+}

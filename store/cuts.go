@@ -18,8 +18,17 @@ const Latest = "latest"
 // If the attempt is not in the catalogue any more, is not of this job and epoch, or has lost the job's lease, there is no cut and the error
 // wraps ErrConflict. After any other error ask Cut whether it exists before telling anyone.
 func (c *Catalogue) CommitCut(ctx context.Context, cut Cut) error {
-	cut.Time = cut.Time.Round(0).UTC()
-	err := c.update(ctx, func(tx kv.Tx) error {
+	ws, err := cutWrites(cut)
+	if err != nil {
+		return fmt.Errorf("commit cut %s: %w", cut.ID, err)
+	}
+	if len(batches(ws)) > 1 { // the head alone commits then
+		if err := c.stage(ctx, cut, ws[:len(ws)-1]); err != nil {
+			return fmt.Errorf("commit cut %s: %w", cut.ID, err)
+		}
+		ws = ws[len(ws)-1:]
+	}
+	err = c.update(ctx, func(tx kv.Tx) error {
 		a, ok, err := get[Attempt](tx, bucketAttempts, cut.ID)
 		if err != nil {
 			return err
@@ -30,7 +39,7 @@ func (c *Catalogue) CommitCut(ctx context.Context, cut Cut) error {
 		if a.Kind != KindSnapshot || a.Job != cut.Job || a.Epoch != cut.Epoch {
 			return fmt.Errorf("its attempt is a %s of job %q, epoch %d, not %q, %d: %w", a.noun(), a.Job, a.Epoch, cut.Job, cut.Epoch, ErrConflict)
 		}
-		if _, ok, err := get[Cut](tx, bucketCuts, cut.ID); err != nil || ok {
+		if ok, err := exists(tx, bucketCuts, cut.ID); err != nil || ok {
 			return fmt.Errorf("a cut of that id exists: %w", cmp.Or(err, ErrConflict))
 		}
 		if err := guard(tx, a); err != nil {
@@ -39,7 +48,7 @@ func (c *Catalogue) CommitCut(ctx context.Context, cut Cut) error {
 		if err := errors.Join(release(tx, a), remove(tx, bucketAttempts, cut.ID)); err != nil {
 			return err
 		}
-		return put(tx, bucketCuts, cut.ID, cut)
+		return putWrites(tx, ws)
 	})
 	if err != nil {
 		return fmt.Errorf("commit cut %s: %w", cut.ID, err)
@@ -70,8 +79,8 @@ func (c *Catalogue) Cut(ctx context.Context, job, ref string) (cut Cut, err erro
 // DeleteCut forgets a cut and keeps its tombstone, in one durable transaction. The id must be whole. Its images are the hosts' to remove,
 // afterwards: a cut without images is worse than images without a cut.
 func (c *Catalogue) DeleteCut(ctx context.Context, id string, r Removed) error {
-	return c.update(ctx, func(tx kv.Tx) error {
-		if _, err := need[Cut](tx, bucketCuts, id); err != nil {
+	err := c.update(ctx, func(tx kv.Tx) error {
+		if _, err := need[cutHead](tx, bucketCuts, id); err != nil {
 			return err
 		}
 		if err := remove(tx, bucketCuts, id); err != nil {
@@ -79,10 +88,14 @@ func (c *Catalogue) DeleteCut(ctx context.Context, id string, r Removed) error {
 		}
 		return putRemoved(tx, r)
 	})
+	if err != nil {
+		return err
+	}
+	return c.sweep(ctx, id) // nobody sees these any more
 }
 
 func cutsOf(tx kv.Tx, job string) ([]Cut, error) {
-	cuts, err := all[Cut](tx, bucketCuts, "")
+	cuts, err := allCuts(tx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +120,7 @@ func findCut(tx kv.Tx, job, ref string) (Cut, error) {
 	if ref == "" {
 		return Cut{}, fmt.Errorf("no cut named: %w", ErrNotFound)
 	}
-	cuts, err := all[Cut](tx, bucketCuts, ref)
+	cuts, err := allCuts(tx, ref)
 	if err != nil {
 		return Cut{}, err
 	}

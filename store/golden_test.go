@@ -1,61 +1,156 @@
 package store
 
 import (
-	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
-// TestCatalogueOf94ec08b: the catalogue that ssctl of that version has left (testdata/94ec08b/catalogue.db) is taken over, and
-// loses nothing. The old file stays beside it.
-func TestCatalogueOf94ec08b(t *testing.T) {
-	data, err := os.ReadFile("testdata/94ec08b/catalogue.db")
+// golden puts a catalogue that an older program made into a folder, and returns what that program itself read in it.
+func golden(t *testing.T, commit string) (dir string, want map[string]any) {
+	t.Helper()
+	f, err := os.Open("testdata/catalogue-" + commit + ".db.gz")
 	check(t, err)
-	dir := filepath.Join(t.TempDir(), "ss")
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	check(t, err)
+	data, err := io.ReadAll(z)
+	check(t, err)
+	dir = filepath.Join(t.TempDir(), "ss")
 	check(t, os.Mkdir(dir, 0o700))
 	check(t, os.WriteFile(filepath.Join(dir, FileName), data, 0o600))
+	said, err := os.ReadFile("testdata/catalogue-" + commit + ".json")
+	check(t, err)
+	check(t, json.Unmarshal(said, &want))
+	return dir, want
+}
+
+// TestOlderCatalogues: what catalogues of layouts 2 (94ec08b) and 3 (6a13c9d) say, this program says as well, after it has taken them over; and the older
+// program's file is still there, byte for byte.
+func TestOlderCatalogues(t *testing.T) {
+	for commit, version := range map[string]string{"94ec08b": "2", "6a13c9d": "3"} {
+		t.Run(commit, func(t *testing.T) {
+			dir, want := golden(t, commit)
+			before, err := os.ReadFile(filepath.Join(dir, FileName))
+			check(t, err)
+			for range 2 { // the second time there is nothing to take over
+				c, err := Open(t.Context(), dir)
+				check(t, err)
+				got := map[string]any{}
+				for name, read := range map[string]func() (any, error){
+					"cluster":  func() (any, error) { return c.Cluster(t.Context()) },
+					"hosts":    func() (any, error) { return c.Hosts(t.Context()) },
+					"jobs":     func() (any, error) { return c.Jobs(t.Context()) },
+					"attempts": func() (any, error) { return c.Attempts(t.Context()) },
+					"cuts":     func() (any, error) { return c.Cuts(t.Context(), "") },
+				} {
+					v, err := read()
+					check(t, err)
+					data, err := json.Marshal(v)
+					check(t, err)
+					var plain any
+					check(t, json.Unmarshal(data, &plain))
+					got[name] = plain
+				}
+				if !reflect.DeepEqual(want, got) {
+					t.Fatal(cmp.Diff(want, got))
+				}
+				check(t, c.Check(t.Context()))
+				check(t, c.Close())
+			}
+			aside, err := os.ReadFile(filepath.Join(dir, FileName+".layout-"+version))
+			check(t, err)
+			if string(aside) != string(before) {
+				t.Error("the old catalogue is not as it was")
+			}
+			c, err := Open(t.Context(), dir)
+			check(t, err)
+			defer c.Close()
+			a, err := c.BeginAttempt(t.Context(), Attempt{Kind: KindSnapshot, Job: "bank", Hosts: []string{"hostA"}})
+			check(t, err) // the older ssctl has died
+			if a.Epoch != 5 {
+				t.Errorf("epoch %d after 4", a.Epoch)
+			}
+			check(t, c.CommitCut(t.Context(), sample(a)))
+		})
+	}
+}
+
+// TestOlderCatalogueInUse: while the older ssctl is at work, its catalogue stays as it is.
+func TestOlderCatalogueInUse(t *testing.T) {
+	dir, _ := golden(t, "6a13c9d")
+	check(t, os.Mkdir(filepath.Join(dir, "attempts"), 0o700))
+	lock, err := os.Create(filepath.Join(dir, "attempts", "x.lock"))
+	check(t, err)
+	defer lock.Close()
+	check(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))
+	_, err = Open(t.Context(), dir)
+	wantErr(t, err, ErrLocked, "older ssctl", "x.lock")
+	if left, err := filepath.Glob(filepath.Join(dir, FileName+".*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	check(t, lock.Close())
 	c, err := Open(t.Context(), dir)
 	check(t, err)
-	t.Cleanup(func() { check(t, c.Close()) })
-	whole := func(when string) {
-		t.Helper()
-		check(t, c.Check(t.Context()))
-		hosts, err := c.Hosts(t.Context())
-		check(t, err)
-		if len(hosts) != 2 || hosts[0].Name != "hostA" || hosts[0].Addr != "10.77.0.1:7070" {
-			t.Errorf("%s: hosts %+v", when, hosts)
-		}
-		cuts, err := c.Cuts(t.Context(), "naps")
-		check(t, err)
-		if len(cuts) != 3 || cuts[0].Label != "first" || !cuts[0].Pinned || len(cuts[2].Hosts) != 2 || cuts[2].Hosts[0].Manifest == "" {
-			t.Errorf("%s: cuts %+v", when, cuts)
-		}
-		j, err := c.Job(t.Context(), "naps")
-		check(t, err)
-		if len(Names(j.Placement["hostA"])) != 1 || len(Names(j.Placement["hostB"])) != 1 || j.Policy.Copies != 1 || j.Policy.Keep.Last != 5 || j.Key == "" {
-			t.Errorf("%s: job %+v", when, j)
-		}
+	check(t, c.Close())
+}
+
+// TestLargeCut: a cut of ten thousand channels and 300 hosts comes back as it went in, no record is larger than etcd takes, and when it is removed nothing of
+// it is left. What was staged of a cut that was not committed goes with its attempt.
+func TestLargeCut(t *testing.T) {
+	for name, memory := range map[string]bool{"bolt": false, "memory": true} {
+		t.Run(name, func(t *testing.T) {
+			inMemory = memory
+			defer func() { inMemory = false }()
+			c := create(t)
+			check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
+			large := func(a Attempt) Cut {
+				cut := sample(a)
+				for i := range 300 {
+					part := cut.Hosts[0]
+					part.Host = "host" + strings.Repeat("x", i%7) + "-" + newID(cut.Time, uint16(i))
+					cut.Hosts = append(cut.Hosts, part)
+				}
+				for i := range 10_000 {
+					ch := cut.Channels[0]
+					ch.InTransit = uint32(i)
+					cut.Channels = append(cut.Channels, ch)
+				}
+				return cut
+			}
+			cut := large(begin(t, c, "ring"))
+			check(t, c.CommitCut(t.Context(), cut))
+			got, err := reopen(t, c).Cut(t.Context(), "ring", Latest)
+			check(t, err)
+			if diff := cmp.Diff(cut, got); diff != "" {
+				t.Fatal(diff)
+			}
+			check(t, c.SetHolders(t.Context(), cut.ID, "hostA", []string{"hostC"}, nil))
+			check(t, c.DeleteCut(t.Context(), cut.ID, removedOf(cut)))
+
+			a := begin(t, c, "ring")
+			staged := large(a)
+			ws, err := cutWrites(staged)
+			check(t, err)
+			check(t, c.stage(t.Context(), staged, ws[:len(ws)-1]))
+			if cuts, err := c.Cuts(t.Context(), ""); err != nil || len(cuts) > 0 {
+				t.Errorf("%d cuts, none is committed: %v", len(cuts), err)
+			}
+			check(t, c.EndAttempt(t.Context(), a.ID))
+			for _, bucket := range []string{bucketParts, bucketChannels} {
+				if n := count(t, c, bucket); n > 0 {
+					t.Errorf("%d records of %s are left", n, bucket)
+				}
+			}
+			check(t, c.Check(t.Context()))
+		})
 	}
-	whole("as it was")
-	kept, err := os.ReadFile(filepath.Join(dir, FileName+".layout-2"))
-	check(t, err)
-	if !bytes.Equal(kept, data) {
-		t.Error("the old catalogue is not kept as it was")
-	}
-	a, err := c.BeginAttempt(t.Context(), Attempt{Kind: KindSnapshot, Job: "naps", Hosts: []string{"hostA", "hostB"}})
-	check(t, err)
-	if cuts, err := c.Cuts(t.Context(), "naps"); err != nil || a.Epoch <= cuts[len(cuts)-1].Epoch {
-		t.Errorf("a new attempt has the epoch %d, after %+v (%v)", a.Epoch, cuts, err)
-	}
-	check(t, c.EndAttempt(t.Context(), a.ID))
-	whole("after a change")
-	m, err := c.Mark(t.Context())
-	check(t, err)
-	if m.Generation == 0 {
-		t.Error("a change has made no generation")
-	}
-	check(t, c.AddMember(t.Context(), "naps", "hostA", "hostA-7"))
-	check(t, c.RemoveMember(t.Context(), "naps", "hostA", "hostA-7"))
-	whole("after more changes")
 }

@@ -15,7 +15,7 @@ func (c *Catalogue) Pin(ctx context.Context, id string, pinned bool) (Cut, error
 	return c.changeCut(ctx, id, func(cut *Cut) error {
 		cut.Pinned = pinned
 		return nil
-	})
+	}, putHead)
 }
 
 // SetHolders writes down who holds the images of one host's part of a cut now: hosts by name, vaults by URL. The id must be whole.
@@ -35,20 +35,23 @@ func (c *Catalogue) SetHolders(ctx context.Context, id, host string, copies, vau
 			return validTexts("vault", h.Vaults)
 		}
 		return fmt.Errorf("cut %s has no part of host %q: %w", id, host, ErrNotFound)
+	}, func(tx kv.Tx, cut Cut) error {
+		i := slices.IndexFunc(cut.Hosts, func(h CutHost) bool { return h.Host == host })
+		return putPart(tx, cut, cut.Hosts[i])
 	})
 	return err
 }
 
 // changeCut applies f to a cut in one transaction.
-func (c *Catalogue) changeCut(ctx context.Context, id string, f func(*Cut) error) (cut Cut, err error) {
+func (c *Catalogue) changeCut(ctx context.Context, id string, f func(*Cut) error, write func(kv.Tx, Cut) error) (cut Cut, err error) {
 	err = c.update(ctx, func(tx kv.Tx) error {
-		if cut, err = need[Cut](tx, bucketCuts, id); err != nil {
+		if cut, err = needCut(tx, id); err != nil {
 			return err
 		}
 		if err := f(&cut); err != nil {
 			return err
 		}
-		return put(tx, bucketCuts, id, cut)
+		return write(tx, cut)
 	})
 	if err != nil {
 		return Cut{}, err
@@ -60,6 +63,9 @@ func (c *Catalogue) changeCut(ctx context.Context, id string, f func(*Cut) error
 // Its jobs list it on, without members. It returns the cuts that it held images of, by time. While an attempt that it takes part in is on, the
 // error wraps ErrConflict: its end may yet write the host down.
 func (c *Catalogue) LoseHost(ctx context.Context, name string) (cuts []string, err error) {
+	if cuts, err = c.loseCopies(ctx, name); err != nil {
+		return nil, err
+	}
 	err = c.update(ctx, func(tx kv.Tx) error {
 		if _, err := need[Host](tx, bucketHosts, name); err != nil {
 			return err
@@ -68,9 +74,6 @@ func (c *Catalogue) LoseHost(ctx context.Context, name string) (cuts []string, e
 			return err
 		}
 		if err := loseMembers(tx, name); err != nil {
-			return err
-		}
-		if cuts, err = loseCopies(tx, name); err != nil {
 			return err
 		}
 		if err := errors.Join(forgetHolder(tx, name), noteRemovedHost(tx, name)); err != nil {
@@ -120,27 +123,51 @@ func loseMembers(tx kv.Tx, host string) error {
 	return nil
 }
 
-func loseCopies(tx kv.Tx, host string) (ids []string, err error) {
-	cuts, err := cutsOf(tx, "")
-	if err != nil {
-		return nil, err
-	}
-	for _, cut := range cuts {
-		held := false
-		for i := range cut.Hosts {
-			if n := slices.Index(cut.Hosts[i].Copies, host); n >= 0 {
-				cut.Hosts[i].Copies, held = slices.Delete(cut.Hosts[i].Copies, n, n+1), true
-			}
-		}
-		if !held {
-			continue
-		}
-		ids = append(ids, cut.ID)
-		if err := put(tx, bucketCuts, cut.ID, cut); err != nil {
+// loseCopies takes a host off the copies of all cuts, in as many transactions as it takes, and lists these cuts. What is broken off is done by doing it
+// again: the host is still there.
+func (c *Catalogue) loseCopies(ctx context.Context, host string) (ids []string, err error) {
+	for left := true; left; {
+		var some []string
+		err := c.update(ctx, func(tx kv.Tx) (err error) {
+			some, left, err = loseSomeCopies(tx, host)
+			return err
+		})
+		if err != nil {
 			return nil, err
 		}
+		ids = append(ids, some...)
 	}
-	return ids, nil
+	return slices.Compact(ids), nil
+}
+
+func loseSomeCopies(tx kv.Tx, host string) (ids []string, left bool, err error) {
+	if _, err := need[Host](tx, bucketHosts, host); err != nil {
+		return nil, false, err
+	}
+	if err := idle(tx, host); err != nil {
+		return nil, false, err
+	}
+	cuts, err := cutsOf(tx, "")
+	if err != nil {
+		return nil, false, err
+	}
+	n := 0
+	for _, cut := range cuts {
+		for _, part := range cut.Hosts {
+			if !slices.Contains(part.Copies, host) {
+				continue
+			}
+			if n++; n > kv.MaxWrites/2 {
+				return slices.Compact(ids), true, nil
+			}
+			part.Copies = slices.DeleteFunc(slices.Clone(part.Copies), func(h string) bool { return h == host })
+			ids = append(ids, cut.ID)
+			if err := putPart(tx, cut, part); err != nil {
+				return nil, false, err
+			}
+		}
+	}
+	return slices.Compact(ids), false, nil
 }
 
 // older orders the cuts of one job: by epoch, whatever was done to the clock.

@@ -66,7 +66,7 @@ func (r Rebuilt) write(tx kv.Tx) error {
 	}
 	for _, cut := range r.Cuts {
 		cut.Time = cut.Time.Round(0).UTC()
-		if err := put(tx, bucketCuts, cut.ID, cut); err != nil {
+		if err := putCut(tx, cut); err != nil {
 			return err
 		}
 	}

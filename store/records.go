@@ -18,11 +18,13 @@ const (
 	bucketJobs     = "jobs"
 	bucketEpochs   = "epochs"
 	bucketAttempts = "attempts"
-	bucketCuts     = "cuts"
-	bucketRemoved  = "removed" // tombstones of cuts
-	bucketEnded    = "ended"   // snapshots that ended without a cut, and their epochs
-	bucketMarks    = "marks"   // generations that this catalogue has had
-	bucketLeases   = "leases"  // by job: which attempt holds it
+	bucketCuts     = "cuts"     // heads
+	bucketParts    = "parts"    // by PartID
+	bucketChannels = "channels" // by cut and number, in pieces
+	bucketRemoved  = "removed"  // tombstones of cuts
+	bucketEnded    = "ended"    // snapshots that ended without a cut, and their epochs
+	bucketMarks    = "marks"    // generations that this catalogue has had
+	bucketLeases   = "leases"   // by job: which attempt holds it
 
 	keyLayout  = "layout"
 	keySealed  = "layout sealed" // the same with a checksum, from layout 3 on
@@ -169,7 +171,7 @@ func need[T any](tx kv.Tx, bucket, key string) (T, error) {
 }
 
 var nounOf = map[string]string{
-	bucketMeta: "record", bucketHosts: "host", bucketJobs: "job", bucketEpochs: "epoch", bucketAttempts: "attempt", bucketCuts: "cut",
+	bucketMeta: "record", bucketHosts: "host", bucketJobs: "job", bucketEpochs: "epoch", bucketAttempts: "attempt", bucketCuts: "cut", bucketParts: "part", bucketChannels: "piece of channels",
 	bucketRemoved: "tombstone", bucketEnded: "ended attempt", bucketMarks: "generation", bucketLeases: "lease",
 }
 
@@ -216,7 +218,7 @@ func checkRecords(tx kv.Tx) []error {
 	var errs []error
 	for bucket, fresh := range map[string]func() any{
 		bucketMeta: func() any { return new(Cluster) }, bucketHosts: func() any { return new(Host) }, bucketJobs: func() any { return new(Job) },
-		bucketEpochs: func() any { return new(uint64) }, bucketAttempts: func() any { return new(Attempt) }, bucketCuts: func() any { return new(Cut) },
+		bucketEpochs: func() any { return new(uint64) }, bucketAttempts: func() any { return new(Attempt) }, bucketCuts: func() any { return new(cutHead) }, bucketParts: func() any { return new(CutHost) }, bucketChannels: func() any { return new([]CutChannel) },
 		bucketRemoved: func() any { return new(Removed) }, bucketEnded: func() any { return new(uint64) }, bucketMarks: func() any { return new(Mark) },
 		bucketLeases: func() any { return new(lease) },
 	} {

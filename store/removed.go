@@ -130,7 +130,7 @@ func noteEnded(tx kv.Tx, a Attempt) error {
 // knows nothing of may be a cut of another catalogue.
 func (c *Catalogue) EndedWithoutCut(ctx context.Context, id string, epoch uint64) (ended bool, err error) {
 	err = c.view(ctx, func(tx kv.Tx) error {
-		if _, ok, err := get[Cut](tx, bucketCuts, id); err != nil || ok {
+		if ok, err := exists(tx, bucketCuts, id); err != nil || ok {
 			return err
 		}
 		a, ok, err := get[Attempt](tx, bucketAttempts, id)

@@ -47,10 +47,20 @@ func takeOver(ctx context.Context, db *bolt.DB) error {
 
 // convert writes what an older catalogue says in this layout. Every record is read: what is damaged stops it.
 func convert(old, fresh kv.Tx) error {
-	if errs := checkRecords(old); errors.Join(errs...) != nil {
-		return errors.Join(errs...)
+	cuts, err := old.List(bucketCuts, "", 0)
+	if err != nil {
+		return err
 	}
-	for _, bucket := range []string{bucketMeta, bucketHosts, bucketJobs, bucketEpochs, bucketAttempts, bucketCuts, bucketRemoved, bucketEnded, bucketMarks} {
+	for _, p := range cuts { // a cut was one record
+		cut, err := convertCut(p.Key, p.Value)
+		if err != nil {
+			return err
+		}
+		if err := putCut(fresh, cut); err != nil {
+			return err
+		}
+	}
+	for _, bucket := range []string{bucketMeta, bucketHosts, bucketJobs, bucketEpochs, bucketAttempts, bucketRemoved, bucketEnded, bucketMarks} {
 		pairs, err := old.List(bucket, "", 0)
 		if err != nil {
 			return err
@@ -61,5 +71,8 @@ func convert(old, fresh kv.Tx) error {
 			}
 		}
 	}
-	return putLayout(fresh)
+	if err := putLayout(fresh); err != nil {
+		return err
+	}
+	return errors.Join(checkRecords(fresh)...)
 }

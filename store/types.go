@@ -125,7 +125,9 @@ type Imported struct {
 
 // CutHost is one host's part of a cut.
 type CutHost struct {
-	Host     string      `json:"host"`
+	Host string `json:"host"`
+	// Snapshot is the one that the part was recorded in; "" is the cut's own. Cut.PartID is its identity.
+	Snapshot string      `json:"snapshot,omitempty"`
 	Addrs    []string    `json:"addrs"`
 	Members  []CutMember `json:"members"`
 	Phases   []CutPhase  `json:"phases"`
