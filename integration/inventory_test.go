@@ -52,7 +52,7 @@ func (j *job) told(m *member) map[string]string {
 	for line := range strings.Lines(j.log(m)[before:]) {
 		what, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
 		f := strings.Fields(what)
-		if ok && !(len(f) == 6 && changing[f[3]+" "+f[5]] != "") {
+		if ok && (len(f) != 6 || changing[f[3]+" "+f[5]] == "") {
 			lines[what] = value
 		}
 	}
