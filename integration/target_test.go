@@ -186,8 +186,6 @@ func TestObjectsComeBack(t *testing.T) {
 		{kind: "serve-reuseport", argument: "0.0.0.0:PORT"},
 		{kind: "udp", argument: "0.0.0.0:PORT"},
 		{kind: "bound", argument: "PORT"},
-		{kind: "sysv-semaphores", refused: []string{"System V semaphore set", "POSIX semaphores"}},
-		{kind: "sysv-messages", refused: []string{"System V message queue"}},
 		{kind: "mqueue", refused: []string{"POSIX message queue /ss-object", "close it"}},
 		{kind: "packets", refused: []string{"pipe of packets"}},
 		{kind: "unspeakable", refused: []string{`"/srv/\xff\xfe"`, "not UTF-8", "rename it"}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +41,7 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 		s.mappings(pid)
 		s.sealed(pid)
 	}
-	err = errors.Join(s.descriptors(), s.systemV(), s.sockets(ctx), s.unixSockets(), ctx.Err())
+	err = errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), ctx.Err())
 	if err != nil {
 		return nil, fmt.Errorf("look for what CRIU could not dump of %s/%s: %w", m.Job, m.Name, err)
 	}
@@ -115,12 +116,19 @@ func (s *survey) mappings(pid int) {
 		switch path := m.Path; {
 		case strings.Contains(path, "anon_inode:[io_uring]"):
 			s.ioUring(pid)
-		case strings.HasPrefix(path, "/SYSV"):
-			s.add(pid, "uses System V shared memory (%s): have it use POSIX shared memory or mmap instead", path)
+		case strings.HasPrefix(path, "/SYSV") && s.hostIPC(pid):
+			s.add(pid, "uses System V shared memory (%s) of the host's own IPC namespace, which other programs share: start the program with ssctl run, which gives it a namespace of its own", path)
 		case isDevice(path):
 			s.add(pid, "maps the device %s, whose state CRIU can't save: close it before the snapshot, or run it without", path)
 		}
 	}
+}
+
+// hostIPC says whether a process has no IPC namespace other than the agent's: it was attached, not started in a cell.
+func (s *survey) hostIPC(pid int) bool {
+	theirs, err1 := proc.Namespace(pid, "ipc")
+	ours, err2 := proc.Namespace(os.Getpid(), "ipc")
+	return err1 == nil && err2 == nil && theirs == ours
 }
 
 func (s *survey) ioUring(pid int) {

@@ -25,6 +25,7 @@ type order struct {
 	Criu     string   // CRIU's executable
 	Dump     bool     // a dump; otherwise a restore
 	InitPid  int      // whose namespaces to enter; 0: none
+	IPC      bool     // its IPC namespace as well
 	Cgroup   string   // the member's cgroup: where restored tasks are born, and what is frozen if CRIU dies
 	LockFile string   // CRIU holds a shared flock on it while it lives; "": none
 	Output   string   // file for what CRIU writes to its standard error before it has a log
@@ -181,7 +182,7 @@ func (k *keeper) start() error {
 		defer closeGroup()
 	}
 	if k.InitPid != 0 {
-		if err := enter(k.InitPid); err != nil {
+		if err := enter(k.InitPid, k.IPC); err != nil {
 			return err
 		}
 	}
@@ -248,9 +249,10 @@ func birthCgroup(attr *syscall.SysProcAttr, path string) (func(), error) {
 	return func() { _ = dir.Close() }, nil
 }
 
-// enter moves this thread into the mount, IPC, UTS and network namespaces of the process, and what it starts
-// next into its PID namespace.
-func enter(pid int) error {
+// enter moves this thread into the mount, UTS and network namespaces of the process, and what it starts next into its PID namespace. CRIU dumps the
+// System V objects of an IPC namespace that it is not in, and makes a namespace for those of its images: it enters the cell's for images without
+// only, as those of a tree that was attached, or of an older cut.
+func enter(pid int, ipc bool) error {
 	target, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return fmt.Errorf("the cell's first process %d: %w", pid, err)
@@ -260,8 +262,11 @@ func enter(pid int) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare the file system context: %w", err)
 	}
-	const all = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
-	if err := unix.Setns(target, all); err != nil {
+	kinds := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
+	if ipc {
+		kinds |= unix.CLONE_NEWIPC
+	}
+	if err := unix.Setns(target, kinds); err != nil {
 		return fmt.Errorf("enter the cell's namespaces through process %d: %w", pid, err)
 	}
 	return nil

@@ -54,7 +54,7 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 		return nil, &Error{Op: "restore", Job: spec.Unit.Job, Member: spec.Unit.Member, Err: err}
 	}
 	opts.LogLevel = r.cfg.logLevel()
-	o := order{InitPid: spec.Unit.InitPid, Cgroup: spec.Unit.Cgroup, LockFile: spec.LockFile}
+	o := order{InitPid: spec.Unit.InitPid, IPC: !holdsIPC(spec.Dir), Cgroup: spec.Unit.Cgroup, LockFile: spec.LockFile}
 	if o.Hand, opts.InheritFd, err = giveFiles(spec.Dir, spec.Hand); err != nil {
 		return nil, &Error{Op: "restore", Job: spec.Unit.Job, Member: spec.Unit.Member, Err: err}
 	}
@@ -211,4 +211,10 @@ func withCause(e *Error, more error) error {
 		e.Err = errors.Join(e.Err, more)
 	}
 	return e
+}
+
+// holdsIPC says whether the images hold an IPC namespace.
+func holdsIPC(dir string) bool {
+	found, err := filepath.Glob(filepath.Join(dir, "ipcns-var-*.img"))
+	return err == nil && len(found) > 0
 }

@@ -53,12 +53,6 @@ func Path(pid int, name string) string {
 // FdPath names a descriptor of a process, for calls that take a path. Opening it opens the file again.
 func FdPath(pid, fd int) string { return Path(pid, "fd/"+strconv.Itoa(fd)) }
 
-// SystemV is the list of the System V objects of a kind (sem, msg, shm) in the IPC namespace of the calling thread.
-func SystemV(kind string) (string, error) {
-	b, err := read("/proc/sysvipc/" + kind)
-	return string(b), err
-}
-
 // OwnFd names a descriptor of this process, for calls that take a path and must reach the very file that is open.
 func OwnFd(fd int) string { return FdPath(Self, fd) }
 

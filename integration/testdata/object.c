@@ -13,11 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
-#include <sys/ipc.h>
 #include <sys/mman.h>
-#include <sys/msg.h>
 #include <sys/prctl.h>
-#include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -441,18 +438,6 @@ static void bound(void)
 	tell(check_bound);
 }
 
-static void semaphores(void)
-{
-	must(semget(IPC_PRIVATE, 1, 0600), "semget");
-	tell(nothing);
-}
-
-static void messages(void)
-{
-	must(msgget(IPC_PRIVATE, 0600), "msgget");
-	tell(nothing);
-}
-
 static void queue(void)
 {
 	must(syscall(SYS_mq_open, "ss-object", O_RDWR | O_CREAT, 0600, NULL), "mq_open");
@@ -523,8 +508,6 @@ int main(int argc, char **argv)
 	KIND("listen-reuseport", serve(1, 1, nothing));
 	KIND("udp", udp());
 	KIND("bound", bound());
-	KIND("sysv-semaphores", semaphores());
-	KIND("sysv-messages", messages());
 	KIND("mqueue", queue());
 	KIND("packets", packets());
 	KIND("unspeakable", unspeakable());
