@@ -45,22 +45,6 @@ func TestProgramReplaced(t *testing.T) {
 	j.end()
 }
 
-// TestLeaseThatCannotBeKept needs root. A process that holds a lease on a file that it can only write is refused before the freeze, and its
-// lease is not broken.
-func TestLeaseThatCannotBeKept(t *testing.T) {
-	c := newCluster(t, "hostA", "hostB")
-	c.userFolder()
-	j := c.newJob("lease")
-	j.serve("lease", "hostA", c.compile("holder", "-pthread"), "writeonly", "/srv/user/f")
-	j.awaitProgress()
-	_, stderr, exit := c.Ctl("snapshot", "lease")
-	if exit == 0 || !strings.Contains(stderr, "lease on /srv/user/f") || strings.Contains(stderr, "recording") {
-		t.Errorf("exit code %d: %s", exit, stderr)
-	}
-	j.awaitProgress()
-	j.end()
-}
-
 // TestPythonProcesses needs root and python3. The pools of multiprocessing that are made by spawn and by a fork server hold named semaphores.
 func TestPythonProcesses(t *testing.T) {
 	c := newCluster(t, "hostA", "hostB")

@@ -70,6 +70,7 @@ func TestFilesOfACut(t *testing.T) {
 	}{
 		{name: "lease, in place", members: [][]string{{"lease", "/srv/user/f", "place"}}},
 		{name: "lease, appended", members: [][]string{{"lease", "/srv/user/f", "append"}}},
+		{name: "lease, only written", members: [][]string{{"writeonly", "/srv/user/f"}}},
 		{name: "spool", members: [][]string{{"spool", "/srv/user"}}},
 		{name: "rotated log", members: [][]string{{"rotate", "/srv/user/log"}}},
 		{name: "named semaphore", members: [][]string{{"semaphore", "/ss-one"}}},

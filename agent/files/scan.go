@@ -26,7 +26,7 @@ type handle struct {
 	fd     int    // -1 for a mapping
 	region string // START-END of a mapping, as in /proc/PID/map_files
 
-	read, write, append bool
+	read, write, append, leased bool
 }
 
 func (h handle) path() string {
@@ -140,6 +140,7 @@ func (s *scan) descriptor(t Tree, pid, fd int, link string) error {
 	access := info.Flags & unix.O_ACCMODE
 	h.read, h.write = access != unix.O_WRONLY, access != unix.O_RDONLY
 	h.append = info.Flags&unix.O_APPEND != 0
+	h.leased = info.Leased
 	f.leased = f.leased || info.Leased
 	f.handles = append(f.handles, h)
 	return nil

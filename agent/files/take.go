@@ -63,11 +63,6 @@ func Survey(ctx context.Context, trees []Tree) (Surveyed, error) {
 		if !f.appended() && !inMemory(f) {
 			out.Frozen += taken
 		}
-		if f.leased && !slices.ContainsFunc(f.handles, func(h handle) bool { return h.read && h.fd >= 0 }) {
-			h := f.handles[0]
-			link, _ := os.Readlink(h.path())
-			out.Refused = append(out.Refused, fmt.Sprintf("process %d holds a lease on %s, which it can only write: reading it would break the lease; give up the lease (F_UNLCK), or open the file for reading as well", h.pid, link))
-		}
 	}
 	return out, nil
 }
@@ -181,7 +176,7 @@ func (f *held) take(number int, names []string, early *int64) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.any(), err)
 	}
-	if err := unix.Fstat(int(f.file.Fd()), &f.st); err != nil {
+	if err := unix.Stat(f.handles[0].path(), &f.st); err != nil {
 		return fmt.Errorf("%s: %w", f.any(), err)
 	}
 	f.Name, f.Holder = strconv.Itoa(number), f.members[0]
@@ -235,8 +230,13 @@ func (f *held) open() error {
 		f.file, f.shared = file, true
 		return nil
 	}
-	if f.leased {
-		return errors.New("a process holds a lease on it and can only write it, and reading it would break the lease")
+	for _, h := range f.handles {
+		if !h.leased {
+			continue
+		}
+		file, err := h.copyLeased()
+		f.file = file
+		return err
 	}
 	return errors.New("it cannot be opened for reading, not even by root")
 }
