@@ -28,7 +28,7 @@ func (f *held) copyTo(dst string) (err error) {
 		return err
 	}
 	begins, ends, err := edges(out, f.Size)
-	if err == nil && !(bytes.Equal(begins, f.begins) && bytes.Equal(ends, f.ends)) {
+	if err == nil && (!bytes.Equal(begins, f.begins) || !bytes.Equal(ends, f.ends)) {
 		err = errors.New("it was written again since the cut: it was open for appending, and was truncated; try again")
 	}
 	return err
