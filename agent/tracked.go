@@ -40,7 +40,7 @@ func (w *work) trackMemory(ctx context.Context) error {
 	}
 	if err := w.a.cfg.Images.Fits(2 * w.size); err != nil {
 		w.frozen = "there is no room for copies: " + err.Error()
-		return nil
+		return nil //nolint:nilerr // CRIU copies all memory then
 	}
 	w.enter("copying memory")
 	tracked := make([][]TrackedMemory, len(w.members))

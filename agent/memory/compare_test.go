@@ -2,6 +2,7 @@ package memory
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -158,7 +159,7 @@ func comparePages(t *testing.T, pid int, theirs, ours string, except map[uint64]
 		at, page, err := want.Next()
 		at2, page2, err2 := have.Next()
 		switch {
-		case err == io.EOF && err2 == io.EOF && n > 0:
+		case errors.Is(err, io.EOF) && errors.Is(err2, io.EOF) && n > 0:
 			return ""
 		case err != nil || err2 != nil:
 			return fmt.Sprintf("after %d pages: CRIU's at %#x (%v), ours at %#x (%v)", n, at, err, at2, err2)
@@ -207,7 +208,7 @@ func (r *rig) restore(m agent.Member, images, log string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if fresh, err = r.cells.Adopt(ctx, fresh, s.InnerPid()); err != nil {
+	if _, err = r.cells.Adopt(ctx, fresh, s.InnerPid()); err != nil {
 		r.t.Fatal(err)
 	}
 	if err := s.Resume(ctx); err != nil {

@@ -103,7 +103,7 @@ func startHelper(exe []string) (*helper, error) {
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "helper")
 	defer theirs.Close()
-	cmd := exec.Command(exe[0], exe[1:]...)
+	cmd := exec.Command(exe[0], exe[1:]...) //nolint:noctx // what it is at, it must come to the end of
 	cmd.Dir, cmd.Env = "/", agent.HelperEnv("GOMAXPROCS=2")
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,7 +23,7 @@ const patience = 60 * time.Second
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		programs := map[string]func([]string) int{
-			"memory-helper": HelperMain, "criu-exec": criu.ExecMain, cell.InitCommand: cell.InitMain, cell.WatchCommand: cell.WatchMain,
+			"memory-helper": HelperMain, "track": trackProgram, "criu-exec": criu.ExecMain, cell.InitCommand: cell.InitMain, cell.WatchCommand: cell.WatchMain,
 		}
 		if run, ok := programs[os.Args[1]]; ok {
 			os.Exit(run(os.Args[2:]))
@@ -154,9 +153,4 @@ func compile(t testing.TB, name string) string {
 		t.Fatalf("compile %s: %v\n%s", name, err, text)
 	}
 	return out
-}
-
-func contains(path, text string) bool {
-	b, _ := os.ReadFile(path)
-	return strings.Contains(string(b), text)
 }

@@ -239,9 +239,10 @@ func (p *process) copyRest(ctx context.Context, late *lateStore) (copied int64, 
 		if p.plant == plantSkip && i == len(p.known)/2 {
 			continue
 		}
-		present := false
+		seen := m.Start
 		err := p.scan.all(m, func(r region) error {
-			present = true
+			p.misjudge(agent.PageRange{Start: seen, End: r.start})
+			seen = r.end
 			if p.plant == plantUnarmed {
 				r.categories = 0
 			}
@@ -276,14 +277,22 @@ func (p *process) copyRest(ctx context.Context, late *lateStore) (copied int64, 
 		if err != nil {
 			return copied, fmt.Errorf("copy the memory of process %d at %#x: %w", p.pid, m.Start, err)
 		}
-		if p.plant == plantZapped && !present {
-			if n := p.slots.count(m.Start, m.End); n > 0 {
-				p.runs = join(p.runs, run{start: m.Start, pages: n, slot: staged})
-			}
-		}
+		p.misjudge(agent.PageRange{Start: seen, End: m.End})
 	}
 	n, err := b.keep(late)
 	return copied + n, err
+}
+
+// misjudge makes one of the mistakes: pages that are absent get the contents that they had when they were copied.
+func (p *process) misjudge(absent agent.PageRange) {
+	if p.plant != plantZapped {
+		return
+	}
+	for page := absent.Start; page < absent.End; page += pageSize {
+		if p.slots.at(page) != 0 {
+			p.runs = join(p.runs, run{start: page, pages: 1, slot: staged})
+		}
+	}
 }
 
 // expand finds the slots of the pages that were copied before the freeze. The member runs meanwhile.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -167,16 +169,12 @@ func pids(m agent.Unit) ([]int, error) {
 		if err != nil {
 			return err
 		}
-		for at := 0; at < len(text); {
-			var pid, n int
-			if n, err = fmt.Sscan(string(text[at:]), &pid); n != 1 {
-				break
+		for _, field := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				return err
 			}
 			out = append(out, pid)
-			for at < len(text) && text[at] != '\n' {
-				at++
-			}
-			at++
 		}
 		return nil
 	})
