@@ -18,7 +18,7 @@ import (
 
 // images says which image set a part is, and where it may be.
 func (r *Restoration) images(part RestorePart) custody.Part {
-	return custody.Part{Key: r.key(part.Host), Digest: part.Digest, JobKey: r.plan.JobKey, Sources: part.Sources, Vaults: part.Vaults}
+	return custody.Part{Key: r.key(part), Digest: part.Digest, JobKey: part.JobKey, Sources: part.Sources, Vaults: part.Vaults}
 }
 
 // unpacked is the folder of the plain files of a source host's image set.

@@ -60,11 +60,43 @@ func order(t *testing.T, l *RestoreLine, m restoration.MessageType, until ...res
 
 func restorePlan(man images.Manifest, k keys.Job, sources ...string) RestorePlan {
 	return RestorePlan{
-		ID: "restore", Key: marker.Key{Job: "job", Snapshot: "cut", Epoch: 1}, JobKey: k,
+		ID: "restore", Key: marker.Key{Job: "job", Snapshot: "cut", Epoch: 1},
 		Parts: []RestorePart{{
-			Host: "hostA", Digest: man.Digest, Members: []Member{{Job: "job", Name: "hostA-1"}}, Sources: peersOf(sources...),
+			Snapshot: "cut", Host: "hostA", Digest: man.Digest, JobKey: k, Members: []Member{{Job: "job", Name: "hostA-1"}}, Sources: peersOf(sources...),
 		}},
 		Participants: participants("hostA"), Targets: 1,
+	}
+}
+
+// TestPartOfAnotherSnapshot: a part is fetched by its own identity and under its own key, whatever cut it is restored with.
+func TestPartOfAnotherSnapshot(t *testing.T) {
+	a := newAgent(t)
+	k, older := custodytest.NewKey(t), custodytest.NewKey(t)
+	custodytest.Seal(t, a.images, aKey, k) // of the same host, in the plan's own snapshot
+	man := custodytest.Seal(t, a.images, images.Key{Job: "job", Snapshot: "older", Host: "hostA"}, older)
+	plan := restorePlan(man, older, "hostA")
+	plan.Parts[0].Snapshot = "older"
+	l := startRestore(t, a.Agent, plan)
+	if o := order(t, l, restoration.MsgCheck, restoration.Checked, restoration.Left); o.Failure != nil || len(o.Problems) != 0 {
+		t.Fatalf("check: %+v", o)
+	}
+	if o := order(t, l, restoration.MsgFetch, restoration.Armed, restoration.Left); o.Failure != nil {
+		t.Fatalf("fetch: %+v", o)
+	}
+	for path, want := range custodytest.Files() {
+		got, err := os.ReadFile(filepath.Join(l.r.unpacked("hostA"), path))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v", path, len(got), err)
+		}
+	}
+	// Under the key of the other snapshot it is refused.
+	plan.ID, plan.Parts = "another", slices.Clone(plan.Parts)
+	plan.Parts[0].JobKey = k
+	l.Hangup(t.Context())
+	l = startRestore(t, a.Agent, plan)
+	order(t, l, restoration.MsgCheck, restoration.Checked, restoration.Left)
+	if o := order(t, l, restoration.MsgFetch, restoration.Armed, restoration.Left); o.Failure == nil {
+		t.Error("it was opened with another snapshot's key")
 	}
 }
 

@@ -32,17 +32,18 @@ type RestorePlan struct {
 	Participants []Participant // every host that takes part, this one included: first those that get a part
 	Targets      int           // how many of them get one. The first decides
 	CheckOnly    bool          // R1 and no more
-	JobKey       keys.Job      `json:"-"` // of the images; in memory only, and in no note
 	Statement    []byte        // signed: where the members stand afterwards (F1); empty for a plan that is only checked
 }
 
-// RestorePart is one source host's image set, to be restored here.
+// RestorePart is one source host's image set, to be restored here. The parts of a restore may be of several snapshots.
 type RestorePart struct {
-	Host    string
-	Digest  string
-	Members []Member
-	Sources []custody.Peer // hosts that hold the set
-	Vaults  []string       // URLs of vaults that do
+	Snapshot string // that the set was recorded in
+	Host     string
+	Digest   string
+	JobKey   keys.Job `json:"-"` // of the images; in memory only, and in no note
+	Members  []Member
+	Sources  []custody.Peer // hosts that hold the set
+	Vaults   []string       // URLs of vaults that do
 }
 
 // Restoration is one host's side of a restore: it carries out what its restoration.Target asks for. One goroutine steps
@@ -187,8 +188,8 @@ func (r *Restoration) wrap(phase string, err error) error {
 	return &fault.Error{Op: "restore", Host: r.a.cfg.Host, Job: r.job(), Snapshot: string(r.plan.Key.Snapshot), Phase: phase, Err: err}
 }
 
-func (r *Restoration) key(host string) images.Key {
-	return images.Key{Job: r.job(), Snapshot: string(r.plan.Key.Snapshot), Host: host}
+func (r *Restoration) key(part RestorePart) images.Key {
+	return images.Key{Job: r.job(), Snapshot: part.Snapshot, Host: part.Host}
 }
 
 func (r *Restoration) now() restoration.Millis {

@@ -201,15 +201,16 @@ type HostPlan struct {
 	Participants []Participant
 	Targets      int // so many of the participants, from the first on, get a part; the first decides
 	CheckOnly    bool
-	JobKey       *keys.Job // of a host that gets a part
-	Statement    []byte    // where the members stand afterwards; empty for a plan that is only checked
+	Statement    []byte // where the members stand afterwards; empty for a plan that is only checked
 }
 
-// Part is one source host's image set.
+// Part is one source host's image set, by its own identity: the parts of a restore may be of several snapshots.
 type Part struct {
-	Host    string
-	Digest  string
-	Members []store.CutMember
-	Sources []Participant
-	Vaults  []string
+	Snapshot string // that it was recorded in
+	Host     string
+	Digest   string
+	JobKey   keys.Job // that it is encrypted with
+	Members  []store.CutMember
+	Sources  []Participant
+	Vaults   []string
 }

@@ -46,8 +46,8 @@ func (c *claimer) Restore(_ context.Context, p HostPlan) (RestoreLine, error) {
 	c.sent.Lock()
 	defer c.sent.Unlock()
 	c.got = append(c.got, "restore")
-	if p.JobKey != nil {
-		c.keys = append(c.keys, *p.JobKey)
+	for _, part := range p.Parts {
+		c.keys = append(c.keys, part.JobKey)
 	}
 	return nil, errEnough
 }

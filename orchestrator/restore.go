@@ -51,7 +51,7 @@ type restore struct {
 	hosts    map[string]HostStatus // every registered host
 	old      []string              // hosts that answer, get no part and have members of the job: theirs end
 	key      marker.Key
-	jobKey   keys.Job
+	keys     map[store.PartID]keys.Job
 	id       string
 	claimed  []Member               // that hosts name of which the catalogue knows none
 	resuming bool                   // hosts were told to resume: the statement may be in force somewhere
@@ -86,7 +86,7 @@ func (r *restore) open(ctx context.Context, checkOnly bool) error {
 		plan := HostPlan{ID: r.id, Key: r.key, Moved: r.plan.Moved, Participants: all, Targets: len(r.targets()), CheckOnly: checkOnly, Statement: r.stated}
 		for _, p := range r.plan.Parts {
 			if p.To == name {
-				plan.Parts, plan.JobKey = append(plan.Parts, r.part(p)), &r.jobKey
+				plan.Parts = append(plan.Parts, r.part(p))
 				plan.Transit = append(plan.Transit, r.transit(p.From)...)
 			}
 		}
@@ -118,7 +118,8 @@ func (r *restore) part(p PlannedPart) Part {
 	part := Part{Host: p.From, Members: p.Members, Vaults: p.Vaults}
 	for _, ch := range r.plan.Cut.Hosts {
 		if ch.Host == p.From {
-			part.Digest = ch.Manifest
+			id := r.plan.Cut.PartID(ch)
+			part.Snapshot, part.Digest, part.JobKey = id.Snapshot, ch.Manifest, r.keys[id]
 		}
 	}
 	for _, s := range p.Sources {

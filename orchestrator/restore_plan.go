@@ -76,7 +76,7 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	if err := r.checkRemap(opt.Remap); err != nil {
 		return nil, err
 	}
-	if r.jobKey, err = c.CutKey(cut); err != nil {
+	if r.keys, err = c.partKeys(cut); err != nil {
 		return nil, err
 	}
 	for _, ch := range cut.Hosts {

@@ -43,6 +43,27 @@ func (c *Cluster) CutKey(cut store.Cut) (keys.Job, error) {
 	return c.openKey(cut.Job, cut.Key, cut.KeyID)
 }
 
+// partKeys are the keys that the parts of a cut are encrypted with. A part of another snapshot may have a key of its own.
+func (c *Cluster) partKeys(cut store.Cut) (map[store.PartID]keys.Job, error) {
+	opened, parts := map[string]keys.Job{}, map[store.PartID]keys.Job{}
+	for _, part := range cut.Hosts {
+		wrapped, id := cut.Key, cut.KeyID
+		if part.KeyID != "" {
+			wrapped, id = part.Key, part.KeyID
+		}
+		k, ok := opened[id]
+		if !ok {
+			var err error
+			if k, err = c.openKey(cut.Job, wrapped, id); err != nil {
+				return nil, err
+			}
+			opened[id] = k
+		}
+		parts[cut.PartID(part)] = k
+	}
+	return parts, nil
+}
+
 // openKey unwraps a job's key. The one that everybody knows needs nobody's identity.
 func (c *Cluster) openKey(job, wrapped, id string) (keys.Job, error) {
 	if id == keys.Open.ID() {

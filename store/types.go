@@ -127,7 +127,10 @@ type Imported struct {
 type CutHost struct {
 	Host string `json:"host"`
 	// Snapshot is the one that the part was recorded in; "" is the cut's own. Cut.PartID is its identity.
-	Snapshot string      `json:"snapshot,omitempty"`
+	Snapshot string `json:"snapshot,omitempty"`
+	// Key and KeyID are the job's when the part was recorded; "" where they are the cut's.
+	Key      string      `json:"key,omitempty"`
+	KeyID    string      `json:"key_id,omitempty"`
 	Addrs    []string    `json:"addrs"`
 	Members  []CutMember `json:"members"`
 	Phases   []CutPhase  `json:"phases"`

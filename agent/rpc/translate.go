@@ -11,6 +11,7 @@ import (
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
 	"ss/fault"
+	"ss/names"
 	"ss/store/images"
 	"ss/store/keys"
 )
@@ -158,13 +159,15 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 		}
 		plan.Transit = append(plan.Transit, agent.Transit{Conn: agent.Conn{Local: local, Remote: remote}, Bytes: t.GetBytes()})
 	}
-	if len(p.GetParts()) > 0 {
-		if plan.JobKey, err = fromJobKey(p.GetJobKey()); err != nil {
-			return agent.RestorePlan{}, err
-		}
-	}
 	for _, part := range p.GetParts() {
-		rp := agent.RestorePart{Host: part.GetHost(), Digest: part.GetDigest(), Sources: fromPeers(part.GetSources()), Vaults: part.GetVaults()}
+		key, err := fromJobKey(part.GetJobKey())
+		if err == nil {
+			err = names.Check("snapshot", part.GetSnapshot())
+		}
+		if err != nil {
+			return agent.RestorePlan{}, &fault.Error{Kind: fault.Usage, Err: fmt.Errorf("part of host %q: %w", part.GetHost(), err)}
+		}
+		rp := agent.RestorePart{Snapshot: part.GetSnapshot(), Host: part.GetHost(), JobKey: key, Digest: part.GetDigest(), Sources: fromPeers(part.GetSources()), Vaults: part.GetVaults()}
 		for _, m := range part.GetMembers() {
 			rp.Members = append(rp.Members, fromMember(m))
 		}

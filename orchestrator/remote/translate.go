@@ -71,9 +71,6 @@ func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
 func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
 	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), Participants: toParticipants(p.Participants),
 		Targets: int32(p.Targets), CheckOnly: p.CheckOnly, Statement: p.Statement}
-	if p.JobKey != nil {
-		out.JobKey = p.JobKey[:]
-	}
 	for from, to := range p.Moved {
 		out.Moves = append(out.Moves, &ssv1.AddrMove{From: from.String(), To: to.String()})
 	}
@@ -81,7 +78,7 @@ func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
 		out.Transit = append(out.Transit, &ssv1.Transit{Local: ch.FromAddr, Remote: ch.ToAddr, Bytes: ch.InTransit})
 	}
 	for _, part := range p.Parts {
-		pp := &ssv1.RestorePart{Host: part.Host, Digest: part.Digest, Sources: toParticipants(part.Sources), Vaults: part.Vaults}
+		pp := &ssv1.RestorePart{Snapshot: part.Snapshot, Host: part.Host, JobKey: part.JobKey[:], Digest: part.Digest, Sources: toParticipants(part.Sources), Vaults: part.Vaults}
 		for _, m := range part.Members {
 			pp.Members = append(pp.Members, &ssv1.Member{
 				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log,

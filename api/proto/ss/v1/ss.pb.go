@@ -3717,7 +3717,6 @@ type RestorePlan struct {
 	Parts        []*RestorePart         `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
 	Moves        []*AddrMove            `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
 	Participants []*Participant         `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
-	JobKey       []byte                 `protobuf:"bytes,6,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
 	// targets: so many of the participants, from the first on, get a part. The first decides.
 	Targets int32 `protobuf:"varint,10,opt,name=targets,proto3" json:"targets,omitempty"`
 	// check_only: nothing will be ended or restored.
@@ -3791,13 +3790,6 @@ func (x *RestorePlan) GetMoves() []*AddrMove {
 func (x *RestorePlan) GetParticipants() []*Participant {
 	if x != nil {
 		return x.Participants
-	}
-	return nil
-}
-
-func (x *RestorePlan) GetJobKey() []byte {
-	if x != nil {
-		return x.JobKey
 	}
 	return nil
 }
@@ -3891,7 +3883,8 @@ func (x *Transit) GetBytes() uint32 {
 	return 0
 }
 
-// RestorePart is one source host's image set, to be restored on the host that gets this.
+// RestorePart is one source host's image set, to be restored on the host that gets this. Parts of one restore may be of several snapshots: each
+// names its own, and has the key that it is encrypted with.
 type RestorePart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -3899,6 +3892,8 @@ type RestorePart struct {
 	Members       []*Member              `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
 	Sources       []*Participant         `protobuf:"bytes,4,rep,name=sources,proto3" json:"sources,omitempty"`
 	Vaults        []string               `protobuf:"bytes,5,rep,name=vaults,proto3" json:"vaults,omitempty"`
+	Snapshot      string                 `protobuf:"bytes,6,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	JobKey        []byte                 `protobuf:"bytes,7,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3964,6 +3959,20 @@ func (x *RestorePart) GetSources() []*Participant {
 func (x *RestorePart) GetVaults() []string {
 	if x != nil {
 		return x.Vaults
+	}
+	return nil
+}
+
+func (x *RestorePart) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *RestorePart) GetJobKey() []byte {
+	if x != nil {
+		return x.JobKey
 	}
 	return nil
 }
@@ -6294,31 +6303,32 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06reason\x18\t \x01(\tR\x06reason\"W\n" +
 	"\x12RestoreWordRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12/\n" +
-	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"\xde\x02\n" +
+	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"\xcb\x02\n" +
 	"\vRestorePlan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
 	".ss.v1.KeyR\x03key\x12(\n" +
 	"\x05parts\x18\x03 \x03(\v2\x12.ss.v1.RestorePartR\x05parts\x12%\n" +
 	"\x05moves\x18\x04 \x03(\v2\x0f.ss.v1.AddrMoveR\x05moves\x126\n" +
-	"\fparticipants\x18\x05 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\x12\x17\n" +
-	"\ajob_key\x18\x06 \x01(\fR\x06jobKey\x12\x18\n" +
+	"\fparticipants\x18\x05 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\x12\x18\n" +
 	"\atargets\x18\n" +
 	" \x01(\x05R\atargets\x12\x1d\n" +
 	"\n" +
 	"check_only\x18\v \x01(\bR\tcheckOnly\x12\x1c\n" +
 	"\tstatement\x18\x10 \x01(\fR\tstatement\x12(\n" +
-	"\atransit\x18\x11 \x03(\v2\x0e.ss.v1.TransitR\atransit\"M\n" +
+	"\atransit\x18\x11 \x03(\v2\x0e.ss.v1.TransitR\atransitJ\x04\b\x06\x10\a\"M\n" +
 	"\aTransit\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\tR\x05local\x12\x16\n" +
 	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\rR\x05bytes\"\xa8\x01\n" +
+	"\x05bytes\x18\x03 \x01(\rR\x05bytes\"\xdd\x01\n" +
 	"\vRestorePart\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12'\n" +
 	"\amembers\x18\x03 \x03(\v2\r.ss.v1.MemberR\amembers\x12,\n" +
 	"\asources\x18\x04 \x03(\v2\x12.ss.v1.ParticipantR\asources\x12\x16\n" +
-	"\x06vaults\x18\x05 \x03(\tR\x06vaults\".\n" +
+	"\x06vaults\x18\x05 \x03(\tR\x06vaults\x12\x1a\n" +
+	"\bsnapshot\x18\x06 \x01(\tR\bsnapshot\x12\x17\n" +
+	"\ajob_key\x18\a \x01(\fR\x06jobKey\".\n" +
 	"\bAddrMove\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"\xa4\x01\n" +
