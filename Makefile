@@ -60,6 +60,10 @@ bench-store: ## measure the store against plain copies alone
 	@CGO_ENABLED=0 $(GO) test -c -o .build/bin/storebench ./store/images
 	@.build/bin/storebench -table
 
+.PHONY: bench-cores
+bench-cores: ## play snapshots and restores of 10 to 10,000 hosts in memory: messages, bytes, steps, time
+	@scripts/bench-cores
+
 .PHONY: jobs soak
 jobs: ## run 2,000 random jobs: cuts, restores in place, moves (root, hours; SS_JOBS, SS_JOBS_SEED)
 	@scripts/setup test

@@ -2,7 +2,7 @@ package agent
 
 import "net/netip"
 
-// NeededObjects are the objects of a host's kernel and file system that an image folder names and CRIU makes or opens anew. Two
+// NeededObjects are the objects of a host's kernel and file system that an image folder names and CRIU makes or opens again. Two
 // members, or a member and a stranger, can be in each other's way with any of them.
 type NeededObjects struct {
 	Paths     []NeededPath   `json:"paths,omitempty"`

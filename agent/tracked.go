@@ -116,7 +116,7 @@ func (w *work) dumpUnit(ctx context.Context, i, j int, announce func()) (DumpRes
 }
 
 // dumpWithout makes sure that CRIU looks at all memory of a unit of which a process has a seccomp filter: a CRIU that is kept from memory could not
-// read the filter. One that was started before the filter was set is started anew.
+// read the filter. One that was started before the filter was set is started again.
 func (w *work) dumpWithout(ctx context.Context, i, j int) error {
 	m := w.members[i]
 	dir, err := w.imageDir(m)

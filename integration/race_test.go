@@ -147,7 +147,7 @@ func TestFilesRace(t *testing.T) {
 		var ps Members
 		c.CtlJSON(&ps, "ps", j.name)
 		if len(ps.Members) == 0 || ps.Members[0].State != "running" || exit != 0 || round%4 == 3 {
-			c.Ctl("kill", j.name) // it may have been ended by a restore that failed; a new one makes its files anew
+			c.Ctl("kill", j.name) // it may have been ended by a restore that failed; a new one makes its files again
 			j = nil
 		}
 	}

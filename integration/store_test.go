@@ -130,7 +130,7 @@ func TestHostsBurn(t *testing.T) {
 	}
 	t.Log(c.MustCtl("catalog", "rebuild", "--host", fmt.Sprintf("hostC=%s:7070", c.Host("hostC").Addr())))
 	if after := c.MustCtl("list"); after != before {
-		t.Errorf("the catalogue made anew lists\n%s\nand not\n%s", after, before)
+		t.Errorf("the catalogue made again lists\n%s\nand not\n%s", after, before)
 	}
 	j.restore(first.Cut, "hostA=hostC", "hostB=hostD")
 	j.awaitProgress()

@@ -40,7 +40,7 @@ func (c *Cluster) cutFile(ctx context.Context, cut store.Cut) ([]byte, error) {
 	return f.Encode(c.Signer)
 }
 
-// Publish puts a cut's signed manifest on everyone who holds its images, all at once. Without it the catalogue could not be made anew,
+// Publish puts a cut's signed manifest on everyone who holds its images, all at once. Without it the catalogue could not be made again,
 // and nothing else would be amiss: so it never fails, it says.
 func (c *Cluster) Publish(ctx context.Context, cut store.Cut, statuses []HostStatus) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)

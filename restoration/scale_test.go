@@ -2,7 +2,10 @@ package restoration
 
 import (
 	"fmt"
+	"runtime"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // driven is a restore that is played in memory, in which nothing goes wrong.
@@ -12,8 +15,12 @@ type driven struct {
 	queue   []Message
 	steps   int
 	sent    int
+	bytes   int
 	outcome *Outcome
 }
+
+// size is about what a message takes on the wire.
+func (m Message) size() int { return 32 + len(m.ID) + len(m.From) + len(m.To) + len(m.Reason) }
 
 // drive plays a restore on n targets.
 func drive(tb testing.TB, n int) *driven {
@@ -77,14 +84,18 @@ func (d *driven) host(tb testing.TB, id HostID, ev Event) {
 func (d *driven) took(out Ready) {
 	d.steps++
 	d.sent += len(out.Messages)
+	for _, m := range out.Messages {
+		d.bytes += m.size()
+	}
 	d.queue = append(d.queue, out.Messages...)
 	if out.Outcome != nil {
 		d.outcome = out.Outcome
 	}
 }
 
-// TestMessagesGrowLinearly: a host costs the same number of messages in a restore of any size.
+// TestMessagesGrowLinearly: a host costs the same number of messages, bytes and steps in a restore of any size.
 func TestMessagesGrowLinearly(t *testing.T) {
+	var last *driven
 	for _, n := range []int{10, 100, 1000} {
 		d := drive(t, n)
 		if d.outcome == nil || d.outcome.Result != ResultResumed {
@@ -93,7 +104,22 @@ func TestMessagesGrowLinearly(t *testing.T) {
 		if each := float64(d.sent) / float64(n); each > 18 {
 			t.Errorf("%d hosts: %.1f messages a host", n, each)
 		}
+		t.Logf("%d hosts: %d messages, %d bytes, %d steps", n, d.sent, d.bytes, d.steps)
+		if last != nil && (d.sent > 11*last.sent || d.bytes > 11*last.bytes || d.steps > 11*last.steps) {
+			t.Errorf("%d hosts take %d messages for %d, %d bytes for %d, %d steps for %d", n, d.sent, last.sent, d.bytes, last.bytes, d.steps, last.steps)
+		}
+		last = d
 	}
+}
+
+// processorTime is what this process has used of processors: unlike the clock it does not count what other programs take meanwhile.
+func processorTime(tb testing.TB) time.Duration {
+	tb.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkRestore prints what a whole restore costs, by the number of hosts.
@@ -101,11 +127,16 @@ func BenchmarkRestore(b *testing.B) {
 	for _, n := range []int{10, 100, 1000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			var d *driven
-			for b.Loop() {
+			runtime.GC()
+			b.ResetTimer()
+			before := processorTime(b)
+			for range b.N {
 				d = drive(b, n)
 			}
-			b.ReportMetric(float64(d.sent), "messages/op")
-			b.ReportMetric(float64(d.steps), "steps/op")
+			b.ReportMetric(float64((processorTime(b)-before).Microseconds())/1000/float64(b.N), "cpu-ms")
+			b.ReportMetric(float64(d.sent), "messages")
+			b.ReportMetric(float64(d.bytes), "bytes")
+			b.ReportMetric(float64(d.steps), "steps")
 		})
 	}
 }

@@ -20,8 +20,8 @@ const (
 )
 
 // CutFile is what is known of a cut outside the catalogue: signed, and kept beside its images, so that the catalogue can be made
-// anew. It is not encrypted, so the members' environments, which often hold secrets, are not in it: Encode leaves CutMember.Env out, and cuts of a
-// catalogue that was made anew have none. A restore does not miss it, as processes have their environment in memory. Nothing in it is secret
+// again. It is not encrypted, so the members' environments, which often hold secrets, are not in it: Encode leaves CutMember.Env out, and cuts of a
+// catalogue that was made again have none. A restore does not miss it, as processes have their environment in memory. Nothing in it is secret
 // but for what the members' own commands say.
 type CutFile struct {
 	Schema  int       `json:"schema"` // Encode takes the newest
@@ -73,7 +73,7 @@ func (f CutFile) Encode(s Signer) ([]byte, error) {
 	return data, nil
 }
 
-// encode returns the outer layer. The payload goes in as it is: json.Marshal would write a RawMessage anew.
+// encode returns the outer layer. The payload goes in as it is: json.Marshal would write a RawMessage again.
 func (s signedCut) encode() ([]byte, error) {
 	signature, err := json.Marshal(s.Signature)
 	if err != nil {

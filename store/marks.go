@@ -17,7 +17,7 @@ import (
 // marksKept is how many generations a catalogue remembers to have had. An agent that has not been reached for longer is taken to be behind.
 const marksKept = 4096
 
-// RebuiltAhead is how far a catalogue that was made anew is ahead of all generations that agents know.
+// RebuiltAhead is how far a catalogue that was made again is ahead of all generations that agents know.
 const RebuiltAhead = 1 << 20
 
 // Mark is one generation of a catalogue.

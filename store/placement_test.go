@@ -80,7 +80,7 @@ func TestWithdrawMember(t *testing.T) {
 	wantErr(t, c.WithdrawMember(t.Context(), "none", "hostA", "hostA-1"), ErrNotFound)
 }
 
-// TestDrawMemberBesideCuts: a catalogue that was made anew, or has imported a cut, does not give the names of its cuts again.
+// TestDrawMemberBesideCuts: a catalogue that was made again, or has imported a cut, does not give the names of its cuts again.
 func TestDrawMemberBesideCuts(t *testing.T) {
 	c := create(t)
 	check(t, c.AddHost(t.Context(), Host{Name: "hostA", Addr: "10.0.0.1:7070"}))

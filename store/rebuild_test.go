@@ -38,7 +38,7 @@ func history(t *testing.T) (files []CutFile, want map[string]Cut) {
 	late := add(4, "ring", 7, []string{"file:///newest"}, []string{"s3://newest"}, newA)
 	late.Job.Key, late.Job.KeyID, late.Cut.Key, late.Cut.KeyID = "", "", "", "" // a key that was known is not forgotten
 	late.Epoch = 8
-	repaired := files[0] // signed anew, when it was pinned
+	repaired := files[0] // signed again, when it was pinned
 	repaired.Signed, repaired.Cut.Pinned = start.Add(210*time.Second), true
 	repaired.Epoch = 6
 	files = append(files, repaired)

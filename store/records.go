@@ -11,7 +11,7 @@ import (
 )
 
 // The buckets. Epochs are apart from jobs so that they outlive them: a job that is removed and made
-// anew must not draw an epoch that some agent has seen (M12).
+// again must not draw an epoch that some agent has seen (M12).
 const (
 	bucketMeta     = "meta"
 	bucketHosts    = "hosts"

@@ -14,7 +14,7 @@ import (
 )
 
 // Members lists what lives on this host, ended members too until Forget, by job and name. It reads
-// everything anew, so it does not matter which agent started them. A member whose cell waits for a
+// everything again, so it does not matter which agent started them. A member whose cell waits for a
 // restore is running and has the Pid 0.
 func (g *Manager) Members(ctx context.Context) ([]agent.Member, error) {
 	recs, err := g.records()

@@ -2,7 +2,7 @@
 // that CRIU makes. Runner implements agent.Checkpointer.
 //
 // CRIU is spoken to through go-criu, whose one hook on how CRIU is started is the path of its executable.
-// What stands at that path here is a script, written anew for every operation, that runs ExecMain: the
+// What stands at that path here is a script, written again for every operation, that runs ExecMain: the
 // keeper. The keeper enters the cell's namespaces, takes the lock that tells others that a CRIU is at
 // work, starts CRIU, and stays as its parent until it is gone. See keeper.go for what it does if the
 // agent, or CRIU, dies.

@@ -153,7 +153,7 @@ func readOne[T proto.Message](path string, like T) (T, error) {
 	return entries[0], nil
 }
 
-// encode writes an image anew, whole or not at all: it is at path when encode returns nil, and durable.
+// encode writes an image again, whole or not at all: it is at path when encode returns nil, and durable.
 func encode(path string, img *crit.CriuImage) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"ss/agent"
 )
 
-// neededObjects reads the kernel objects and paths that CRIU will make or open anew.
+// neededObjects reads the kernel objects and paths that CRIU will make or open again.
 func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool) (agent.NeededObjects, error) {
 	var n agent.NeededObjects
 	tree, err := readTree(dir)

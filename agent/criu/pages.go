@@ -264,7 +264,7 @@ func merge(entries []pagemapEntry, p agent.ProcessPages, keep []bool) ([]piece, 
 	return out, nil
 }
 
-// writePages makes the image of pages anew.
+// writePages makes the image of pages again.
 func (m *pagemapImage) writePages(path string, pieces []piece, p agent.ProcessPages) (err error) {
 	old, err := os.Open(path)
 	if err != nil {
@@ -302,7 +302,7 @@ func (m *pagemapImage) writePages(path string, pieces []piece, p agent.ProcessPa
 	})
 }
 
-// write makes the pagemap anew. Pieces that touch, and are alike, become one entry.
+// write makes the pagemap again. Pieces that touch, and are alike, become one entry.
 func (m *pagemapImage) write(pieces []piece) error {
 	head, err := proto.Marshal(&pagemap.PagemapHead{PagesId: proto.Uint32(m.id)})
 	if err != nil {

@@ -118,7 +118,7 @@ func (h *Holder) Healed(job string, since time.Time) ([]string, error) {
 			continue
 		}
 		h.cfg.Log.Warn("damaged object healed", "job", d.Job, "object", d.Digest, "detail", d.Detail)
-		notices = append(notices, fmt.Sprintf("object %.12s of the images was damaged (%s) and was fetched anew from another copy; look at the disk of %s", d.Digest, d.Detail, h.cfg.Dir))
+		notices = append(notices, fmt.Sprintf("object %.12s of the images was damaged (%s) and was fetched again from another copy; look at the disk of %s", d.Digest, d.Detail, h.cfg.Dir))
 	}
 	return notices, nil
 }

@@ -21,7 +21,7 @@ func TestPutCutCommitsWhatIsHere(t *testing.T) {
 	if state, err := h.State(); err != nil || !slices.Equal(state.InDoubt, []InDoubt{{aKey, 1}}) {
 		t.Fatalf("in doubt: %v, %v", state.InDoubt, err)
 	}
-	for _, manifest := range []string{"signed", "signed anew"} {
+	for _, manifest := range []string{"signed", "signed again"} {
 		if err := h.PutCut(t.Context(), "", aKey.Job, aKey.Snapshot, []byte(manifest)); err != nil {
 			t.Fatal(err)
 		}

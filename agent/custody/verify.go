@@ -26,7 +26,7 @@ type Verification struct {
 
 // Verified is what Verify found in an image set that is whole.
 type Verified struct {
-	Ends  []marker.End // of a host's copy, with a key: M8 can be checked anew
+	Ends  []marker.End // of a host's copy, with a key: M8 can be checked again
 	Bytes int64
 	Files int
 }

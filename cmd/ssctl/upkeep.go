@@ -16,7 +16,7 @@ import (
 func (a *app) repairCommand() *cobra.Command {
 	var opt upkeep.RepairOptions
 	cmd := &cobra.Command{
-		Use: "repair [JOB|CUT]", Short: "Bring cuts back to their copies: heal what is damaged, copy what lacks copies", Args: args(0, 1),
+		Use: "repair [JOB|CUT]", Short: "Restore missing or damaged copies of cuts", Args: args(0, 1),
 		Long: "repair has every host and vault look through what it holds of the cuts, heals what is damaged from another copy, and makes new copies\n" +
 			"where there are fewer than the job wants. A host that does not answer is not known to hold anything: a part that needs its copy is unconfirmed,\n" +
 			"and repair fails. No other copy is made in its place before you say that it is gone for good, with ssctl host rm HOST --lost.",

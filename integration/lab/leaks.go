@@ -152,7 +152,7 @@ func strayTables(h *Host) ([]string, error) {
 }
 
 // filters counts what is in every nft table, chain and set of a host. What goes away while it is counted, as the table of
-// an agent that was just killed does, is counted anew without it.
+// an agent that was just killed does, is counted again without it.
 func filters(h *Host) (map[string]int, error) {
 	for {
 		sizes, err := filtersOnce(h)

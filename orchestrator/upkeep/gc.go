@@ -102,7 +102,7 @@ func (g *collection) run(ctx context.Context) error {
 }
 
 // notOld stops a collection by a catalogue that is not the newest: by what agents have seen of it, and, where those are of an older version or were
-// installed anew, by a cut that is newer than all that the catalogue knows.
+// installed again, by a cut that is newer than all that the catalogue knows.
 func (g *collection) notOld(ctx context.Context) error {
 	if err := orchestrator.Current(g.census.Statuses); err != nil {
 		return err

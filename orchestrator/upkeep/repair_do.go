@@ -221,7 +221,7 @@ func (r *repair) healVault(ctx context.Context, vault, job string, parts []int) 
 			r.failed(p.Key, "the copy in %s is still damaged: %v; ssctl gc, and then repair again", vault, err)
 			continue
 		}
-		r.did(p.Key, "made the copy in %s anew", vault)
+		r.did(p.Key, "made the copy in %s again", vault)
 		p.HeldIn = append(p.HeldIn, vault)
 		slices.Sort(p.HeldIn)
 	}

@@ -42,7 +42,7 @@ type CopyResult struct {
 	ends   []marker.End
 }
 
-// Verify reads every byte of every copy of a cut, and checks M8 anew from the images. All copies are looked at, whatever is found; the
+// Verify reads every byte of every copy of a cut, and checks M8 again from the images. All copies are looked at, whatever is found; the
 // result says of each what it is.
 func Verify(ctx context.Context, c *orchestrator.Cluster, opt VerifyOptions) (VerifyResult, error) {
 	cut, err := c.Catalogue.Cut(ctx, "", opt.Cut)

@@ -81,7 +81,7 @@ func TestCollectKeepsWhatComes(t *testing.T) {
 	if gone, err := s.pins.unlessKept(nil, name, func() error { return nil }); !gone || err != nil {
 		t.Fatal(gone, err)
 	}
-	// The whole of it: a set is made anew while a Collect goes through its list.
+	// The whole of it: a set is made again while a Collect goes through its list.
 	var begun atomic.Bool
 	s.opt.Pause = func(context.Context) error {
 		if !begun.CompareAndSwap(false, true) {

@@ -14,7 +14,7 @@ import (
 )
 
 // A kept dump is what was staged of a set that is whole: the files as CRIU wrote them, not encrypted, so that a restore on this host
-// need not decode anything. It lasts until the job's next one here, or until the store is opened anew: nothing depends on it. What is
+// need not decode anything. It lasts until the job's next one here, or until the store is opened again: nothing depends on it. What is
 // in it is compared with checksums before it is used, as it may have lain on a disk meanwhile.
 
 // keptPart is the length of what one checksum covers, in bytes.

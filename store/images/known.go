@@ -13,7 +13,7 @@ import (
 
 const (
 	// leastUse is how much of a pack the latest set must still use for another set to build on it: one in leastUse of its chunks. A
-	// pack that has become sparse is abandoned, and goes with the cuts that use it; packs are never written anew.
+	// pack that has become sparse is abandoned, and goes with the cuts that use it; packs are never written again.
 	leastUse = 2
 	// maxForeign bounds the chunks that are known from other hosts' sets, and with them the memory that this takes. What this host's own
 	// set has is known always: it is as much as the members themselves.

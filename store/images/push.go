@@ -49,7 +49,7 @@ func (s *Store) push(ctx context.Context, key Key, to blob.Store, t *tally) erro
 		return err
 	}
 	// Objects may go there between their turn and that of the manifest, in spite of the peer's lease: an agent that
-	// starts anew removes what no set refers to. Then it says so, and what is missing is put once more.
+	// starts again removes what no set refers to. Then it says so, and what is missing is put once more.
 	const rounds = 2
 	for round := 1; ; round++ {
 		if err := s.pushObjects(ctx, m, to, t, round > 1); err != nil {

@@ -17,7 +17,7 @@ import (
 	"ss/store/keys"
 )
 
-var update = flag.Bool("update", false, "write testdata/v1.pack and testdata/v1.index anew: only before the form is used anywhere")
+var update = flag.Bool("update", false, "write testdata/v1.pack and testdata/v1.index again: only before the form is used anywhere")
 
 const (
 	goldenPack  = "testdata/v1.pack"

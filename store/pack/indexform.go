@@ -28,7 +28,7 @@ const (
 	runOtherPack
 )
 
-// Encode seals an index under the job's key. One value and key has many forms, as each is encrypted anew.
+// Encode seals an index under the job's key. One value and key has many forms, as each is encrypted again.
 func (x Index) Encode(k keys.Job) ([]byte, error) {
 	var salt [32]byte
 	if _, err := rand.Read(salt[:]); err != nil {

@@ -28,7 +28,7 @@ type newSegment struct {
 	pack   *newPack
 }
 
-// reset empties a segment to be filled anew.
+// reset empties a segment to be filled again.
 func (s *newSegment) reset() *newSegment {
 	if s.data == nil {
 		s.data = make([]byte, 0, segmentSize+tagSize)

@@ -5,7 +5,7 @@
 //
 // The client asks one question at a time and checks each answer; beside that, a loop in both programs does nothing but look at the
 // clock, so that the longest time between two looks is the time in which the process itself did not run, whatever
-// its partner did. SIGUSR1 makes the client print that time and begin anew. With -gap, every longer standstill is a line "still …", and
+// its partner did. SIGUSR1 makes the client print that time and begin again. With -gap, every longer standstill is a line "still …", and
 // every longer wait for an answer a line "gap …".
 //
 //go:debug multipathtcp=0
