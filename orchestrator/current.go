@@ -112,6 +112,7 @@ func Current(statuses []HostStatus) error {
 	return nil
 }
 
+// AheadNext is what to do with a catalogue that is not the newest.
 const AheadNext = "use that other copy of the folder; or ssctl catalog rebuild --replace makes a catalogue of what hosts and vaults hold, and from then on no other copy counts"
 
 func aheadText(h HostStatus) string {

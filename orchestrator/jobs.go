@@ -64,8 +64,7 @@ func (c *Cluster) keepSettings(ctx context.Context, job string) error {
 
 // RemoveJob forgets a job in which nothing lives, and that has no cuts: on the hosts, which remove its logs, and in the catalogue.
 func (c *Cluster) RemoveJob(ctx context.Context, name string) error {
-	j, err := c.Catalogue.Job(ctx, name)
-	if err != nil {
+	if _, err := c.Catalogue.Job(ctx, name); err != nil {
 		return err
 	}
 	cuts, err := c.Catalogue.Cuts(ctx, name)
@@ -79,7 +78,8 @@ func (c *Cluster) RemoveJob(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if j, err = c.Catalogue.Job(ctx, name); err != nil { // the survey may have settled a host
+	j, err := c.Catalogue.Job(ctx, name)
+	if err != nil { // the survey may have settled a host
 		return err
 	}
 	if err := nobodyLives(j, s); err != nil {

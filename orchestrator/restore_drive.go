@@ -20,9 +20,6 @@ const (
 	hangupMax    = 30 * time.Second // for the hosts to close their lines
 )
 
-// askAgain is the time between two questions to a host, or a catalogue, that is busy.
-const askAgain = 50 * time.Millisecond
-
 // fromHost is something that has come from a host, or about one.
 type fromHost struct {
 	ev  restoration.Event

@@ -82,7 +82,7 @@ func New(t *testing.T, id string, names ...string) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cat.Close() })
+	t.Cleanup(func() { _ = cat.Close() })
 	f := &Cluster{Dir: dir, ID: id, Agents: map[string]*Host{}, Vaults: map[string]*Host{}, recipient: recipient}
 	for i, name := range names {
 		f.Agents[name] = f.NewHost(name)
@@ -201,7 +201,7 @@ func (f *Cluster) In(t *testing.T, dir string) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cat.Close() })
+	t.Cleanup(func() { _ = cat.Close() })
 	cat.Where = dir
 	g := &Cluster{Dir: dir, ID: f.ID, Agents: f.Agents, Vaults: f.Vaults, recipient: f.recipient}
 	g.Cluster = &orchestrator.Cluster{Catalogue: cat, Signer: f.Signer, Verifier: f.Verifier, Statements: f.Statements, Identities: f.Identities, Dial: f.Dial,

@@ -36,9 +36,9 @@ const (
 )
 
 var (
-	// ErrDamaged: the file is not an export as Writer wrote it.
+	// ErrDamaged says that the file is not an export as Writer wrote it.
 	ErrDamaged = errors.New("the export is damaged")
-	// ErrReserved: a host or member has the name of a file that every export has, so it cannot be in one.
+	// ErrReserved says that a host or member has the name of a file that every export has, so it cannot be in one.
 	ErrReserved = errors.New("a host or member has the name of a file of every export")
 )
 

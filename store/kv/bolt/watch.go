@@ -58,8 +58,8 @@ func (d *DB) changed(ctx context.Context, w *fsnotify.Watcher) bool {
 			if filepath.Base(e.Name) == FileName {
 				return true
 			}
-		case <-w.Errors: // events were lost: look
-			return true
+		case err := <-w.Errors: // events were lost: look
+			return err != nil || ctx.Err() == nil
 		}
 	}
 }
