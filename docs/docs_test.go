@@ -155,7 +155,7 @@ var (
 func TestJSON(t *testing.T) {
 	page := read(t, "json.md")
 	printed := []string{}
-	for _, file := range goFiles(t, "../cmd/ssctl") {
+	for _, file := range append(goFiles(t, "../cmd/ssctl"), goFiles(t, "../report")...) {
 		ast.Inspect(parse(t, file), func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.BasicLit:
