@@ -55,6 +55,11 @@ func (part RestorePart) wants(p string) bool {
 	return slices.ContainsFunc(part.Members, func(m Member) bool { return m.Name == member })
 }
 
+// endsOf are the changes of one member's ends.
+func (p RestorePart) endsOf(member string) []EndChange {
+	return slices.DeleteFunc(slices.Clone(p.Ends), func(e EndChange) bool { return e.Member != member })
+}
+
 func (r *Restoration) rewrite() error {
 	for _, part := range r.plan.Parts {
 		var dirs []string
@@ -64,7 +69,7 @@ func (r *Restoration) rewrite() error {
 			if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
 				return err
 			}
-			if err := r.a.cfg.CRIU.Rewrite(src, dst, r.plan.Moved); err != nil {
+			if err := r.a.cfg.CRIU.Rewrite(src, dst, r.plan.Moved, part.endsOf(m.Name)); err != nil {
 				return custody.DiskFull(r.dir, fmt.Errorf("addresses in the images of %s: %w", m.Name, err))
 			}
 			if err := r.a.cfg.CRIU.Unsend(dst, r.transit()); err != nil {

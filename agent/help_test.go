@@ -30,7 +30,7 @@ func (noCRIU) Check(context.Context) (string, error)          { return "4.0", ni
 func (noGates) Block(context.Context, []Block) error          { return nil }
 func (noCRIU) Unsend(string, []Transit) error                 { return nil }
 func (noCRIU) ShareFIFOs([]string) error                      { return nil }
-func (noCRIU) Rewrite(src, dst string, _ map[netip.Addr]netip.Addr) error {
+func (noCRIU) Rewrite(src, dst string, _ map[netip.Addr]netip.Addr, _ []EndChange) error {
 	return os.CopyFS(dst, os.DirFS(src))
 }
 

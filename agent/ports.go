@@ -378,13 +378,32 @@ type ImageEditor interface {
 	Needs(dir string) (Needs, error)
 	// Interrupt sees to it that signals with handlers that are in the images of dir interrupt the system calls that threads wait in.
 	Interrupt(dir string, waits []Wait) error
-	// Rewrite makes dst hold the images of src with every moved address replaced: what does not change is linked, src is not touched.
-	Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
+	// Rewrite makes dst hold the images of src with every moved address replaced, and the given ends, with the addresses of src, in
+	// another state: what does not change is linked, src is not touched.
+	Rewrite(src, dst string, moved map[netip.Addr]netip.Addr, ends []EndChange) error
 	// Unsend makes the images of dir, which it may change, hold bytes in transit as bytes that were never sent.
 	Unsend(dir string, transit []Transit) error
 	// ShareFIFOs has what a FIFO held restored once, if several of the image folders, all of one host, have it. It changes them.
 	ShareFIFOs(dirs []string) error
 }
+
+// EndChange is an end of a connection that a restore does not put back as the images have it.
+type EndChange struct {
+	Member string
+	Conn   Conn
+	As     EndState
+}
+
+// EndState is what such an end is put back as. The values are those of the catalogue.
+type EndState string
+
+// The states.
+const (
+	// EndClosed is a connection that the other side has closed.
+	EndClosed EndState = "closed"
+	// EndConnecting is a connection that is being made: in SYN-SENT.
+	EndConnecting EndState = "connecting"
+)
 
 // Needs is what an image folder needs of a host.
 type Needs struct {

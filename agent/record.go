@@ -31,13 +31,14 @@ func (w *work) record(ctx context.Context) (marker.Event, error) {
 		return nil, err
 	}
 	peers := w.channels(socks)
+	w.pending = slices.ContainsFunc(socks, func(s Socket) bool { return s.HalfOpen })
 	w.mu.Lock()
 	w.peers = peers
 	w.mu.Unlock()
 	w.conns = make([][]uint64, len(w.members))
 	for i, m := range w.members {
 		for _, s := range socks {
-			if s.Member == m.Name && s.Protocol == "tcp" && !s.Listening {
+			if s.Member == m.Name && s.Protocol == "tcp" && !s.Listening && !s.HalfOpen {
 				w.conns[i] = append(w.conns[i], s.Inode)
 			}
 		}
@@ -71,22 +72,41 @@ func (w *work) closeGates(ctx context.Context) ([]Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return after, unsettled(socks, after)
+	return after, w.unsettled(socks, after)
 }
 
-// unsettled refuses connections that are being made: they settle in a moment, and CRIU can't dump them. One whose SYN has not been answered is
-// recorded as it is (M4a).
-func unsettled(before, after []Socket) error {
+// unsettled refuses connections that were being made and are on their way into nobody's record. Not among them are one whose SYN has not been
+// answered (M4a), and one that nobody has accepted, of which its other end decides (M4b).
+func (w *work) unsettled(before, after []Socket) error {
 	known := map[Conn]bool{}
 	for _, s := range before {
 		known[Conn{s.Local, s.Remote}] = true
 	}
 	for _, s := range after {
-		if s.HalfOpen || !known[Conn{s.Local, s.Remote}] {
-			return fault.New(fault.Unsettled, fmt.Sprintf("the connection %s with %s of process %d (%s) was being made", s.Local, s.Remote, s.Pid, s.Command), "try again")
+		if s.HalfOpen && w.gateOf(s) != "" || known[Conn{s.Local, s.Remote}] && !s.HalfOpen {
+			continue
 		}
+		return fault.New(fault.Unsettled, fmt.Sprintf("the connection %s with %s of process %d (%s) was being made", s.Local, s.Remote, s.Pid, s.Command), "try again")
 	}
 	return nil
+}
+
+// pendingEnds lists the connections that nobody has accepted, as they are when the gates are sealed: nothing comes on them any more.
+func (w *work) pendingEnds(ctx context.Context) ([]marker.End, error) {
+	if !w.pending {
+		return nil, nil
+	}
+	socks, err := w.sockets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []marker.End
+	for _, s := range socks {
+		if s.HalfOpen {
+			out = append(out, marker.End{Host: marker.HostID(w.a.cfg.Host), Member: s.Member, Local: s.Local.String(), Remote: s.Remote.String(), Pending: true, Unread: s.Unread})
+		}
+	}
+	return out, nil
 }
 
 // gateOf names the participant toward whom the gate of a connection is; "" if there is none.
@@ -100,11 +120,12 @@ func (w *work) gateOf(s Socket) string {
 	return w.peerOf(s.Remote.Addr())
 }
 
-// channels are the connections with members on other hosts, by host. One whose SYN has not been answered is none (M4a).
+// channels are the connections with members on other hosts, by host. One whose SYN has not been answered is none (M4a), and none is one that
+// has not been accepted (M4b).
 func (w *work) channels(socks []Socket) map[marker.HostID][]string {
 	peers := map[marker.HostID][]string{}
 	for _, s := range socks {
-		if peer := w.gateOf(s); peer != "" && peer != w.a.cfg.Host && !s.Connecting {
+		if peer := w.gateOf(s); peer != "" && peer != w.a.cfg.Host && !s.Connecting && !s.HalfOpen {
 			peers[marker.HostID(peer)] = append(peers[marker.HostID(peer)], s.Local.String()+">"+s.Remote.String())
 		}
 	}

@@ -44,6 +44,7 @@ type RestorePart struct {
 	Members  []Member
 	Sources  []custody.Peer // hosts that hold the set
 	Vaults   []string       // URLs of vaults that do
+	Ends     []EndChange    // those that are not put back as the images have them
 }
 
 // Restoration is one host's side of a restore: it carries out what its restoration.Target asks for. One goroutine steps

@@ -48,6 +48,7 @@ type work struct {
 	names    files.Names           // of those, found before the freeze
 	holdings []inventory.Inventory // what else each member held when it was recorded
 	conns    [][]uint64            // the inodes of the connections that each member had when it was recorded
+	pending  bool                  // a listener had connections that nobody had accepted when the gates were closed
 	partial  *images.Partial
 	sealed   bool
 	unwatch  func() error
@@ -382,6 +383,10 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 	if err := w.a.cfg.Gates.Seal(ctx, w.job()); err != nil {
 		return nil, fmt.Errorf("seal the gates: %w", err)
 	}
+	waiting, err := w.pendingEnds(ctx)
+	if err != nil {
+		return nil, err
+	}
 	stop := w.watchSize(ctx)
 	defer stop()
 	w.dumping = true
@@ -390,7 +395,7 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 	go func() { copied <- w.copyFrozen(ctx) }()
 	ends := make([][]marker.End, len(w.members))
 	reports := make([]MemberReport, len(w.members))
-	err := w.each(func(i int, m Member) error {
+	err = w.each(func(i int, m Member) error {
 		res, err := w.dumpOne(ctx, i, m, announce)
 		if err != nil {
 			return err
@@ -413,7 +418,7 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 	w.mu.Lock()
 	w.reports = reports
 	w.mu.Unlock()
-	return marker.DumpDone{Key: w.key, Ends: slices.Concat(ends...)}, nil
+	return marker.DumpDone{Key: w.key, Ends: append(waiting, slices.Concat(ends...)...)}, nil
 }
 
 // thaw lets the members run. The gate toward this host itself has nothing to wait for.

@@ -18,12 +18,14 @@ const (
 	FaultQueue                          // the sending end contradicts itself: snd_una > write_seq
 	FaultOutside                        // the other end is in no member of the job
 	FaultDuplicate                      // two ends have the same addresses
+	FaultUnread                         // bytes were sent on a connection that nobody has accepted
 )
 
 // Fault is one thing that is wrong with a cut.
 type Fault struct {
 	Kind    FaultKind
 	Channel Channel // of FaultOutside and FaultDuplicate only the sending end is known
+	Unread  uint32  // FaultUnread: bytes that have come, or were sent
 	Other   string  // FaultDuplicate: host and member of the second end
 }
 
@@ -41,6 +43,9 @@ func (f *Fault) Error() string {
 		return fmt.Sprintf("%s: broken send queue (snd_una %d, write_seq %d)", way, c.SndUna, c.WriteSeq)
 	case FaultDuplicate:
 		return fmt.Sprintf("connection %s to %s: a second end with the same addresses is held by %s", from, c.ToAddr, f.Other)
+	}
+	if f.Kind == FaultUnread {
+		return fmt.Sprintf("connection of %s with %s: %d bytes were sent on it, and no program has accepted it", from, c.ToAddr, f.Unread)
 	}
 	return fmt.Sprintf("outside connection from %s to %s: no member of the job holds its other end; close it, add the other end to the job, or let outside connections be recorded as closed", from, c.ToAddr)
 }
@@ -69,10 +74,20 @@ func (e *CheckError) Unwrap() []error {
 // cause sorts the error of Check.
 func cause(err error) Cause {
 	var e *CheckError
-	if errors.As(err, &e) && !slices.ContainsFunc(e.Faults, func(f *Fault) bool { return f.Kind != FaultOutside }) {
-		return CauseOutside
+	if !errors.As(err, &e) {
+		return CauseCheck
 	}
-	return CauseCheck
+	out := CauseOutside
+	for _, f := range e.Faults {
+		switch f.Kind {
+		case FaultOutside:
+		case FaultUnread:
+			out = CauseUnread
+		default:
+			return CauseCheck
+		}
+	}
+	return out
 }
 
 // blamed is the host that the first fault of a *CheckError speaks of.
@@ -102,6 +117,12 @@ func Check(ends []End, policy OutsidePolicy) ([]Channel, error) {
 			continue
 		}
 		j, ok := partners[i]
+		if e.Pending || ok && ends[j].Pending {
+			if f := pendingFault(e); f != nil {
+				faults = append(faults, f)
+			}
+			continue
+		}
 		if !ok {
 			// A program that has ended its connection does not hold it any more. Its end is not in the cut, and the one that has heard of that
 			// needs nothing of it: whatever it still sends is answered with a RST, then as now.
@@ -122,14 +143,40 @@ func Check(ends []End, policy OutsidePolicy) ([]Channel, error) {
 	return channels, nil
 }
 
-// Outside returns the ends that have no partner, in Check's order: what OutsideClosed leaves out of the channels.
+// pendingFault says what is wrong with one of the ends of a connection that has not been accepted. Nothing may have been sent on it: what has been
+// acknowledged is in no image, and what has not could not be put back into the queue of an end that connects once more.
+func pendingFault(e End) *Fault {
+	n := e.Unread
+	if !e.Pending {
+		n = e.WriteSeq - e.SndUna
+	}
+	if n == 0 {
+		return nil
+	}
+	return &Fault{Kind: FaultUnread, Channel: halfChannel(e), Unread: n}
+}
+
+// Unheard returns the ends whose partner no program has accepted, in Check's order.
+func Unheard(ends []End) []End {
+	ends, partners, _ := pair(ends)
+	var unheard []End
+	for i, e := range ends {
+		if j, ok := partners[i]; ok && !e.Pending && ends[j].Pending {
+			unheard = append(unheard, e)
+		}
+	}
+	return unheard
+}
+
+// Outside returns the ends that have no partner, in Check's order: what OutsideClosed leaves out of the channels. One that has received its partner's
+// FIN is not among them: it needs none.
 func Outside(ends []End) []End {
 	ends, partners, doubles := pair(ends)
 	var outside []End
 	for i, e := range ends {
 		_, paired := partners[i]
 		_, double := doubles[i]
-		if !paired && !double {
+		if !paired && !double && !e.Pending && !e.Ended {
 			outside = append(outside, e)
 		}
 	}

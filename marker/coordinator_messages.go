@@ -107,7 +107,7 @@ func (c *Coordinator) commit(out *Ready) {
 		return
 	}
 	c.stage = StageCommitting
-	out.Commit = &Commit{Key: c.cfg.Key, Channels: channels, Outside: Outside(ends)}
+	out.Commit = &Commit{Key: c.cfg.Key, Channels: channels, Outside: Outside(ends), Unheard: Unheard(ends)}
 }
 
 // acknowledge notes that a host has carried out the outcome.

@@ -347,6 +347,7 @@ func (c *conn) address(side int) string {
 type image struct {
 	vc       vclock
 	socks    map[[2]int]socket // by connection and side
+	waits    map[int]int       // by connection: bytes that have come on it, while nobody has accepted it (M4b)
 	captured bool
 	stored   bool
 	kept     bool
@@ -355,7 +356,11 @@ type image struct {
 func (im *image) capture(w *world, h *simHost) {
 	im.vc = h.vc
 	im.socks = make(map[[2]int]socket)
+	im.waits = make(map[int]int)
 	for _, c := range w.conns {
+		if e := &c.ends[1]; w.plan.waits && e.host == h.id && (e.state == sockRcvd || e.state == sockQueued) {
+			im.waits[c.id] = len(e.in)
+		}
 		for i := range c.ends {
 			if e := c.ends[i]; e.host == h.id && h.existing[c.id] && e.state == sockOpen {
 				e.out = append([]byte(nil), e.out...)
@@ -371,6 +376,9 @@ func (im *image) capture(w *world, h *simHost) {
 func (im *image) ends(w *world, h *simHost) []End {
 	var ends []End
 	for _, c := range w.conns {
+		if n, ok := im.waits[c.id]; ok {
+			ends = append(ends, End{Host: h.name, Member: "m", Local: c.address(1), Remote: c.address(0), Pending: true, Unread: uint32(n)})
+		}
 		for i := range c.ends {
 			if e, ok := im.socks[[2]int{c.id, i}]; ok {
 				ends = append(ends, End{
@@ -399,6 +407,11 @@ func (w *world) verifyCut(key Key) {
 		}
 	}
 	for _, c := range w.conns {
+		if _, waits := w.hosts[c.ends[1].host].images[key].waits[c.id]; waits {
+			if e, ok := w.hosts[c.ends[0].host].images[key].socks[[2]int{c.id, 0}]; ok && e.written > 0 {
+				w.fail("cut %s, connection %d: it is put back in SYN-SENT, and %d bytes were written on it", key.Snapshot, c.id, e.written)
+			}
+		}
 		for side := range c.ends {
 			from, ok1 := w.hosts[c.ends[side].host].images[key].socks[[2]int{c.id, side}]
 			to, ok2 := w.hosts[c.ends[1-side].host].images[key].socks[[2]int{c.id, 1 - side}]

@@ -23,6 +23,7 @@ type plan struct {
 	duplicates  float64
 	delay       int // the longest of a control message that is not very late, µs
 	packetLoss  float64
+	waits       bool // hosts report connections that wait at a listener
 	actionFails float64
 	hangs       float64 // an action never ends by itself
 	captures    float64 // a dump says when it holds the connections
@@ -96,6 +97,7 @@ func newPlan(rng *rand.Rand) plan {
 		}
 		return p
 	}
+	p.waits = rng.IntN(2) == 0
 	if rng.IntN(3) > 0 {
 		p.captures = rng.Float64()
 	}

@@ -40,6 +40,9 @@ type End struct {
 	RcvNxt   uint32 // next byte expected from the other end
 	Unsent   uint32 // bytes before WriteSeq that have not been sent once: snd_nxt is WriteSeq − Unsent
 	Ended    bool   // the other end's FIN was received: nothing more is to come from it
+	// Pending says that the connection waits at a listener: its program has not accepted it, so it is in no image. Of the numbers only Unread counts.
+	Pending bool
+	Unread  uint32 // of a Pending end: bytes that have come, a FIN counting one
 }
 
 // Channel is one direction of one connection in a cut.
@@ -137,6 +140,7 @@ const (
 	CauseConfig      // the coordinator's Config makes no sense
 	CauseResolved    // an attempt that was in doubt is known not to have committed
 	CauseOutside     // M8 holds, but for connections whose other end nobody has: they may have been ending at this instant
+	CauseUnread      // M8 holds, but for connections that carry bytes and have not been accepted
 )
 
 // Event is something that happened at a participant or the coordinator. Exactly one of the event
@@ -315,6 +319,7 @@ type Commit struct {
 	Key      Key
 	Channels []Channel
 	Outside  []End // ends without a partner, under OutsideClosed: to be restored as closed
+	Unheard  []End // ends whose partner is Pending: to be restored in SYN-SENT, so that they connect once more
 }
 
 // Outcome is how an attempt ended.

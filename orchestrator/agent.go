@@ -213,4 +213,5 @@ type Part struct {
 	Members  []store.CutMember
 	Sources  []Participant
 	Vaults   []string
+	Ends     []store.CutEnd // of the host: those that are not put back as the images have them
 }

@@ -49,7 +49,7 @@ func (a *attempt) failure(out marker.Outcome, ended []string) error {
 		f.Kind = fault.RolledBack
 	case out.Cause == marker.CauseInterrupt:
 		f.Kind = fault.Interrupted
-	case fault.Is(cause, fault.Unsettled):
+	case fault.Is(cause, fault.Unsettled), out.Cause == marker.CauseUnread:
 		f.Kind = fault.Unsettled
 	case out.Cause == marker.CauseConflict:
 		f.Kind = fault.Conflict

@@ -122,6 +122,11 @@ func (r *restore) part(p PlannedPart) Part {
 			part.Snapshot, part.Digest, part.JobKey = id.Snapshot, ch.Manifest, r.keys[id]
 		}
 	}
+	for _, e := range r.plan.Cut.Ends {
+		if e.Host == p.From {
+			part.Ends = append(part.Ends, e)
+		}
+	}
 	for _, s := range p.Sources {
 		part.Sources = append(part.Sources, r.hosts[s].participant())
 	}

@@ -375,7 +375,21 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 			InTransit: ch.InTransit, SndUna: ch.SndUna, RcvNxt: ch.RcvNxt, WriteSeq: ch.WriteSeq,
 		})
 	}
+	cut.Ends = changedEnds(commit)
 	return cut
+}
+
+// changedEnds are the ends that a restore puts back otherwise than they were.
+func changedEnds(commit marker.Commit) []store.CutEnd {
+	var out []store.CutEnd
+	add := func(ends []marker.End, as string) {
+		for _, e := range ends {
+			out = append(out, store.CutEnd{Host: string(e.Host), Member: e.Member, Local: e.Local, Remote: e.Remote, As: as})
+		}
+	}
+	add(commit.Outside, store.EndClosed)
+	add(commit.Unheard, store.EndConnecting)
+	return out
 }
 
 // stopped takes the members that were ended with the cut off the catalogue. Of a host that has not said that it finished, they stay.

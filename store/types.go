@@ -95,17 +95,19 @@ type Attempt struct {
 
 // Cut is one recorded state of a job.
 type Cut struct {
-	ID          string       `json:"id"`
-	Job         string       `json:"job"`
-	Epoch       uint64       `json:"epoch"`
-	Time        time.Time    `json:"time"`
-	Label       string       `json:"label,omitempty"`
-	Stopped     bool         `json:"stopped"` // the members were stopped with it
-	Hosts       []CutHost    `json:"hosts"`
-	Channels    []CutChannel `json:"channels"`
-	TotalMs     float64      `json:"total_ms"` // from the first message until all ran again
-	CRIUVersion string       `json:"criu_version"`
-	Pinned      bool         `json:"pinned,omitempty"` // retention leaves it
+	ID       string       `json:"id"`
+	Job      string       `json:"job"`
+	Epoch    uint64       `json:"epoch"`
+	Time     time.Time    `json:"time"`
+	Label    string       `json:"label,omitempty"`
+	Stopped  bool         `json:"stopped"` // the members were stopped with it
+	Hosts    []CutHost    `json:"hosts"`
+	Channels []CutChannel `json:"channels"`
+	// Ends are the ends of connections that a restore does not put back as the images have them.
+	Ends        []CutEnd `json:"ends,omitempty"`
+	TotalMs     float64  `json:"total_ms"` // from the first message until all ran again
+	CRIUVersion string   `json:"criu_version"`
+	Pinned      bool     `json:"pinned,omitempty"` // retention leaves it
 	// Imported says where a cut comes from that was not taken here; nil of one that was. Its Epoch says when it came, and Time when it was taken.
 	Imported *Imported `json:"imported,omitempty"`
 	// EndedWell are the members that had done their work before the cut, and so are not in it. Without are those that had ended
@@ -190,6 +192,23 @@ type CutChannel struct {
 	RcvNxt     uint32 `json:"rcv_nxt"`
 	WriteSeq   uint32 `json:"write_seq"`
 }
+
+// CutEnd is one end of a connection that is put back otherwise than it was.
+type CutEnd struct {
+	Host   string `json:"host"`
+	Member string `json:"member"`
+	Local  string `json:"local"`  // address and port, as the member had them
+	Remote string `json:"remote"` // likewise
+	As     string `json:"as"`     // EndClosed or EndConnecting
+}
+
+// What an end is put back as.
+const (
+	// EndClosed is a connection with a program outside of the job. The member finds it closed by the other side.
+	EndClosed = "closed"
+	// EndConnecting is a connection that no program had accepted yet. It connects once more.
+	EndConnecting = "connecting"
+)
 
 // Bytes is the size of all the cut's images, each counted once.
 func (c Cut) Bytes() int64 {

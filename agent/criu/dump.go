@@ -120,11 +120,13 @@ func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
 	return &rpc.CriuOpts{
 		// A path, not a descriptor: CRIU would look for a descriptor in /proc/PID/fd of the asking process, which
 		// has no PID that it can see from inside the cell.
-		ImagesDirFd:       proto.Int32(-1),
-		ImagesDir:         proto.String(spec.Dir),
-		Pid:               proto.Int32(int32(u.InnerPid)),
-		LeaveRunning:      proto.Bool(true),
-		TcpEstablished:    proto.Bool(true),
+		ImagesDirFd:    proto.Int32(-1),
+		ImagesDir:      proto.String(spec.Dir),
+		Pid:            proto.Int32(int32(u.InnerPid)),
+		LeaveRunning:   proto.Bool(true),
+		TcpEstablished: proto.Bool(true),
+		// What waits at a listener is recorded by its other end (agent.Socket.HalfOpen).
+		TcpSkipInFlight:   proto.Bool(true),
 		FileLocks:         proto.Bool(true),
 		ExtUnixSk:         proto.Bool(false),
 		LinkRemap:         proto.Bool(true),

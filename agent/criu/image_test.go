@@ -97,7 +97,7 @@ func TestRewrite(t *testing.T) {
 	}
 	dst := filepath.Join(t.TempDir(), "dst")
 	for range 2 { // the second time over what the first has made
-		if err := r.Rewrite(src, dst, moved); err != nil {
+		if err := r.Rewrite(src, dst, moved, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -133,7 +133,7 @@ func TestRewrite(t *testing.T) {
 	for from, to := range moved {
 		back[to] = from
 	}
-	if err := r.Rewrite(dst, home, back); err != nil {
+	if err := r.Rewrite(dst, home, back, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !sameEntries(t, src, home) {
@@ -159,13 +159,13 @@ func TestRewriteRefuses(t *testing.T) {
 	r, src := socketMember(t)
 	four, six := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("fd00::9")
 	dst := filepath.Join(t.TempDir(), "dst")
-	if err := r.Rewrite(src, dst, map[netip.Addr]netip.Addr{four: six}); err == nil {
+	if err := r.Rewrite(src, dst, map[netip.Addr]netip.Addr{four: six}, nil); err == nil {
 		t.Error("an IPv4 address moved to an IPv6 one")
 	}
-	if err := r.Rewrite(src, src, nil); err == nil {
+	if err := r.Rewrite(src, src, nil, nil); err == nil {
 		t.Error("images were rewritten onto themselves")
 	}
-	if err := r.Rewrite(filepath.Join(src, "nowhere"), dst, nil); err == nil {
+	if err := r.Rewrite(filepath.Join(src, "nowhere"), dst, nil, nil); err == nil {
 		t.Error("images that are not there were rewritten")
 	}
 }
@@ -257,7 +257,7 @@ func TestDamagedImages(t *testing.T) {
 		_, err2 := r.Needs(dir)
 		err3 := rewriteFiles(filepath.Join(dir, "files.img"), filepath.Join(dir, "out.img"), map[netip.Addr]netip.Addr{
 			netip.MustParseAddr("127.0.0.2"): netip.MustParseAddr("127.0.0.3"),
-		})
+		}, nil)
 		if err1 != nil || err2 != nil || err3 != nil {
 			bad++
 		}

@@ -148,7 +148,7 @@ func TestMoveStream(t *testing.T) {
 			before := digests(t, txDir)
 			txMoved, rxMoved := filepath.Join(t.TempDir(), "tx"), filepath.Join(t.TempDir(), "rx")
 			for dst, src := range map[string]string{txMoved: txDir, rxMoved: rxDir} {
-				if err := r.Rewrite(src, dst, moved); err != nil {
+				if err := r.Rewrite(src, dst, moved, nil); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"golang.org/x/sys/unix"
 
+	"ss/agent"
 	"ss/internal/disk"
 )
 
@@ -18,7 +19,7 @@ import (
 // of connections, listening sockets, bound UDP sockets; IPv4, IPv6 and IPv4-mapped alike. What CRIU would not put back as it was is mended on the way (mend.go). moved's addresses
 // are unmapped. Images that do not change are hard links to src's, or copies where links cannot be; CRIU
 // only ever reads them. Logs and statistics are left behind, for a restore writes its own. src is not touched.
-func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error {
+func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr, ends []agent.EndChange) error {
 	for old, to := range moved {
 		if !old.IsValid() || !to.IsValid() || old.Is4In6() || to.Is4In6() {
 			return fmt.Errorf("rewrite images: %s to %s is not a move of plain addresses", old, to)
@@ -38,6 +39,10 @@ func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 	if err != nil {
 		return fmt.Errorf("rewrite images: %w", err)
 	}
+	again, err := connectingAgain(src, ends)
+	if err != nil {
+		return fmt.Errorf("rewrite images: %w", err)
+	}
 	for _, e := range entries {
 		if filepath.Ext(e.Name()) != ".img" {
 			continue
@@ -46,10 +51,12 @@ func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 			return fmt.Errorf("rewrite images: %s is not a regular file", e.Name())
 		}
 		from, to := filepath.Join(src, e.Name()), filepath.Join(dst, e.Name())
-		switch e.Name() {
-		case "files.img":
-			err = rewriteFiles(from, to, moved)
-		case root:
+		switch name := e.Name(); {
+		case name == "files.img":
+			err = rewriteFiles(from, to, moved, ends)
+		case again[name]:
+			err = rewriteStream(from, to)
+		case name == root:
 			err = rewriteRoot(from, to)
 		default:
 			err = linkFile(from, to)
@@ -64,7 +71,7 @@ func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr) error
 	return nil
 }
 
-func rewriteFiles(from, to string, moved map[netip.Addr]netip.Addr) error {
+func rewriteFiles(from, to string, moved map[netip.Addr]netip.Addr, ends []agent.EndChange) error {
 	img, err := decode(from, "files", &fdinfo.FileEntry{})
 	if err != nil {
 		return err
@@ -78,11 +85,15 @@ func rewriteFiles(from, to string, moved map[netip.Addr]netip.Addr) error {
 		if !ok || file.GetIsk() == nil {
 			continue
 		}
+		turned, err := turnSocket(file.GetIsk(), ends)
+		if err != nil {
+			return err
+		}
 		changed, err := moveSocket(file.GetIsk(), moved)
 		if err != nil {
 			return err
 		}
-		any = any || changed
+		any = any || turned || changed
 	}
 	if !any {
 		return linkFile(from, to)

@@ -171,9 +171,26 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 		for _, m := range part.GetMembers() {
 			rp.Members = append(rp.Members, fromMember(m))
 		}
+		if rp.Ends, err = fromEndChanges(part.GetEnds()); err != nil {
+			return agent.RestorePlan{}, err
+		}
 		plan.Parts = append(plan.Parts, rp)
 	}
 	return plan, nil
+}
+
+func fromEndChanges(in []*ssv1.EndChange) ([]agent.EndChange, error) {
+	var out []agent.EndChange
+	for _, e := range in {
+		local, err1 := netip.ParseAddrPort(e.GetLocal())
+		remote, err2 := netip.ParseAddrPort(e.GetRemote())
+		as := agent.EndState(e.GetAs())
+		if err := errors.Join(err1, err2); err != nil || as != agent.EndClosed && as != agent.EndConnecting {
+			return nil, fault.New(fault.Usage, fmt.Sprintf("connection %q with %q of %s to be %q: not known", e.GetLocal(), e.GetRemote(), e.GetMember(), e.GetAs()), "use an ssctl of the agent's version")
+		}
+		out = append(out, agent.EndChange{Member: e.GetMember(), Conn: agent.Conn{Local: local, Remote: remote}, As: as})
+	}
+	return out, nil
 }
 
 func toRestoreOut(o agent.RestoreOut) *ssv1.RestoreResponse {

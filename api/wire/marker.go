@@ -44,6 +44,7 @@ var (
 		marker.CauseConfig:      ssv1.MarkerCause_MARKER_CAUSE_CONFIG,
 		marker.CauseResolved:    ssv1.MarkerCause_MARKER_CAUSE_RESOLVED,
 		marker.CauseOutside:     ssv1.MarkerCause_MARKER_CAUSE_OUTSIDE,
+		marker.CauseUnread:      ssv1.MarkerCause_MARKER_CAUSE_UNREAD,
 	}
 	fromMarkerType  = inverse(toMarkerType)
 	fromMarkerCause = inverse(toMarkerCause)

@@ -84,6 +84,9 @@ func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
 				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log,
 			})
 		}
+		for _, e := range part.Ends {
+			pp.Ends = append(pp.Ends, &ssv1.EndChange{Member: e.Member, Local: e.Local, Remote: e.Remote, As: e.As})
+		}
 		out.Parts = append(out.Parts, pp)
 	}
 	return out

@@ -152,6 +152,11 @@ func checkChannels(cut store.Cut, copies []CopyResult) (int, error) {
 		}
 		all = append(all, copies[i].ends...) // the copies are equal: their digests are
 	}
+	all = slices.DeleteFunc(all, func(e marker.End) bool { // in the images they are as they were, and their other ends are in none
+		return slices.ContainsFunc(cut.Ends, func(c store.CutEnd) bool {
+			return c.Host == string(e.Host) && c.Local == e.Local && c.Remote == e.Remote
+		})
+	})
 	channels, err := marker.Check(all, marker.OutsideRefuse)
 	if err != nil {
 		return fail(err)

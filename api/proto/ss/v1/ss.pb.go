@@ -141,6 +141,7 @@ const (
 	MarkerCause_MARKER_CAUSE_CONFIG      MarkerCause = 13
 	MarkerCause_MARKER_CAUSE_RESOLVED    MarkerCause = 14
 	MarkerCause_MARKER_CAUSE_OUTSIDE     MarkerCause = 15
+	MarkerCause_MARKER_CAUSE_UNREAD      MarkerCause = 16
 )
 
 // Enum value maps for MarkerCause.
@@ -162,6 +163,7 @@ var (
 		13: "MARKER_CAUSE_CONFIG",
 		14: "MARKER_CAUSE_RESOLVED",
 		15: "MARKER_CAUSE_OUTSIDE",
+		16: "MARKER_CAUSE_UNREAD",
 	}
 	MarkerCause_value = map[string]int32{
 		"MARKER_CAUSE_UNSPECIFIED": 0,
@@ -180,6 +182,7 @@ var (
 		"MARKER_CAUSE_CONFIG":      13,
 		"MARKER_CAUSE_RESOLVED":    14,
 		"MARKER_CAUSE_OUTSIDE":     15,
+		"MARKER_CAUSE_UNREAD":      16,
 	}
 )
 
@@ -2060,16 +2063,19 @@ func (x *Participant) GetAddrs() []string {
 }
 
 type End struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Member        string                 `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
-	Local         string                 `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`
-	Remote        string                 `protobuf:"bytes,4,opt,name=remote,proto3" json:"remote,omitempty"`
-	SndUna        uint32                 `protobuf:"varint,5,opt,name=snd_una,json=sndUna,proto3" json:"snd_una,omitempty"`
-	WriteSeq      uint32                 `protobuf:"varint,6,opt,name=write_seq,json=writeSeq,proto3" json:"write_seq,omitempty"`
-	RcvNxt        uint32                 `protobuf:"varint,7,opt,name=rcv_nxt,json=rcvNxt,proto3" json:"rcv_nxt,omitempty"`
-	Unsent        uint32                 `protobuf:"varint,8,opt,name=unsent,proto3" json:"unsent,omitempty"`
-	Ended         bool                   `protobuf:"varint,9,opt,name=ended,proto3" json:"ended,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Host     string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Member   string                 `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	Local    string                 `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`
+	Remote   string                 `protobuf:"bytes,4,opt,name=remote,proto3" json:"remote,omitempty"`
+	SndUna   uint32                 `protobuf:"varint,5,opt,name=snd_una,json=sndUna,proto3" json:"snd_una,omitempty"`
+	WriteSeq uint32                 `protobuf:"varint,6,opt,name=write_seq,json=writeSeq,proto3" json:"write_seq,omitempty"`
+	RcvNxt   uint32                 `protobuf:"varint,7,opt,name=rcv_nxt,json=rcvNxt,proto3" json:"rcv_nxt,omitempty"`
+	Unsent   uint32                 `protobuf:"varint,8,opt,name=unsent,proto3" json:"unsent,omitempty"`
+	Ended    bool                   `protobuf:"varint,9,opt,name=ended,proto3" json:"ended,omitempty"`
+	// pending: no program has accepted the connection yet. unread bytes have come on it.
+	Pending       bool   `protobuf:"varint,10,opt,name=pending,proto3" json:"pending,omitempty"`
+	Unread        uint32 `protobuf:"varint,11,opt,name=unread,proto3" json:"unread,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2165,6 +2171,20 @@ func (x *End) GetEnded() bool {
 		return x.Ended
 	}
 	return false
+}
+
+func (x *End) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
+}
+
+func (x *End) GetUnread() uint32 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
 }
 
 // MarkerMessage is marker.Message.
@@ -3894,6 +3914,7 @@ type RestorePart struct {
 	Vaults        []string               `protobuf:"bytes,5,rep,name=vaults,proto3" json:"vaults,omitempty"`
 	Snapshot      string                 `protobuf:"bytes,6,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	JobKey        []byte                 `protobuf:"bytes,7,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
+	Ends          []*EndChange           `protobuf:"bytes,8,rep,name=ends,proto3" json:"ends,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3977,6 +3998,83 @@ func (x *RestorePart) GetJobKey() []byte {
 	return nil
 }
 
+func (x *RestorePart) GetEnds() []*EndChange {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+// EndChange is one end of a connection that is not put back as the images have it.
+type EndChange struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Member string                 `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	Local  string                 `protobuf:"bytes,2,opt,name=local,proto3" json:"local,omitempty"`
+	Remote string                 `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`
+	// as is "closed" or "connecting".
+	As            string `protobuf:"bytes,4,opt,name=as,proto3" json:"as,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndChange) Reset() {
+	*x = EndChange{}
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndChange) ProtoMessage() {}
+
+func (x *EndChange) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndChange.ProtoReflect.Descriptor instead.
+func (*EndChange) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *EndChange) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *EndChange) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *EndChange) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *EndChange) GetAs() string {
+	if x != nil {
+		return x.As
+	}
+	return ""
+}
+
 type AddrMove struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -3987,7 +4085,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3999,7 +4097,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4012,7 +4110,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -4043,7 +4141,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4055,7 +4153,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4068,7 +4166,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RestoreResponse) GetFaults() []string {
@@ -4119,7 +4217,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4131,7 +4229,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4144,7 +4242,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Failure) GetText() string {
@@ -4219,7 +4317,7 @@ type ExchangeRequest struct {
 
 func (x *ExchangeRequest) Reset() {
 	*x = ExchangeRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4231,7 +4329,7 @@ func (x *ExchangeRequest) String() string {
 func (*ExchangeRequest) ProtoMessage() {}
 
 func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4244,7 +4342,7 @@ func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ExchangeRequest) GetRemovedHosts() []byte {
@@ -4263,7 +4361,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4275,7 +4373,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4288,7 +4386,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ExchangeResponse) GetRemovedHosts() []byte {
@@ -4307,7 +4405,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4319,7 +4417,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4332,7 +4430,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -4350,7 +4448,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4362,7 +4460,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4375,7 +4473,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -4390,7 +4488,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4402,7 +4500,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +4513,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -4447,7 +4545,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4459,7 +4557,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4472,7 +4570,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 type GetObjectRequest struct {
@@ -4487,7 +4585,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4499,7 +4597,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4512,7 +4610,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -4545,7 +4643,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4557,7 +4655,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4570,7 +4668,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -4591,7 +4689,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4603,7 +4701,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4616,7 +4714,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -4649,7 +4747,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4661,7 +4759,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4674,7 +4772,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -4694,7 +4792,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4706,7 +4804,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4719,7 +4817,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -4744,7 +4842,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4756,7 +4854,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4769,7 +4867,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 type InventoryRequest struct {
@@ -4784,7 +4882,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4796,7 +4894,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4809,7 +4907,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -4839,7 +4937,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4851,7 +4949,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4864,7 +4962,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -4917,7 +5015,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4929,7 +5027,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4942,7 +5040,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -4998,7 +5096,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5010,7 +5108,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5023,7 +5121,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -5059,7 +5157,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5071,7 +5169,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5084,7 +5182,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -5127,7 +5225,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5139,7 +5237,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5152,7 +5250,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -5191,7 +5289,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5203,7 +5301,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5216,7 +5314,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 type FetchImagesRequest struct {
@@ -5231,7 +5329,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5243,7 +5341,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5256,7 +5354,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -5297,7 +5395,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5309,7 +5407,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5322,7 +5420,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -5350,7 +5448,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5362,7 +5460,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5375,7 +5473,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -5409,7 +5507,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5421,7 +5519,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5434,7 +5532,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -5463,7 +5561,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5475,7 +5573,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5488,7 +5586,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -5522,7 +5620,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5534,7 +5632,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5547,7 +5645,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -5577,7 +5675,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5589,7 +5687,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5602,7 +5700,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -5655,7 +5753,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5667,7 +5765,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5680,7 +5778,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -5751,7 +5849,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5763,7 +5861,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5776,7 +5874,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -5816,7 +5914,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5828,7 +5926,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5841,7 +5939,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -5904,7 +6002,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5916,7 +6014,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5929,7 +6027,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -5963,7 +6061,7 @@ type AskRestoreRequest struct {
 
 func (x *AskRestoreRequest) Reset() {
 	*x = AskRestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5975,7 +6073,7 @@ func (x *AskRestoreRequest) String() string {
 func (*AskRestoreRequest) ProtoMessage() {}
 
 func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5988,7 +6086,7 @@ func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreRequest.ProtoReflect.Descriptor instead.
 func (*AskRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *AskRestoreRequest) GetJob() string {
@@ -6014,7 +6112,7 @@ type AskRestoreResponse struct {
 
 func (x *AskRestoreResponse) Reset() {
 	*x = AskRestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[80]
+	mi := &file_ss_v1_ss_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6026,7 +6124,7 @@ func (x *AskRestoreResponse) String() string {
 func (*AskRestoreResponse) ProtoMessage() {}
 
 func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[80]
+	mi := &file_ss_v1_ss_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6039,7 +6137,7 @@ func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreResponse.ProtoReflect.Descriptor instead.
 func (*AskRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{80}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *AskRestoreResponse) GetMessage() *RestoreMessage {
@@ -6169,7 +6267,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\vParticipant\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1a\n" +
 	"\bendpoint\x18\x02 \x01(\tR\bendpoint\x12\x14\n" +
-	"\x05addrs\x18\x03 \x03(\tR\x05addrs\"\xdc\x01\n" +
+	"\x05addrs\x18\x03 \x03(\tR\x05addrs\"\x8e\x02\n" +
 	"\x03End\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x14\n" +
@@ -6179,7 +6277,10 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\twrite_seq\x18\x06 \x01(\rR\bwriteSeq\x12\x17\n" +
 	"\arcv_nxt\x18\a \x01(\rR\x06rcvNxt\x12\x16\n" +
 	"\x06unsent\x18\b \x01(\rR\x06unsent\x12\x14\n" +
-	"\x05ended\x18\t \x01(\bR\x05ended\"\xa1\x03\n" +
+	"\x05ended\x18\t \x01(\bR\x05ended\x12\x18\n" +
+	"\apending\x18\n" +
+	" \x01(\bR\apending\x12\x16\n" +
+	"\x06unread\x18\v \x01(\rR\x06unread\"\xa1\x03\n" +
 	"\rMarkerMessage\x12,\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x18.ss.v1.MarkerMessageTypeR\x04type\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
@@ -6320,7 +6421,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\aTransit\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\tR\x05local\x12\x16\n" +
 	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\rR\x05bytes\"\xdd\x01\n" +
+	"\x05bytes\x18\x03 \x01(\rR\x05bytes\"\x83\x02\n" +
 	"\vRestorePart\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12'\n" +
@@ -6328,7 +6429,13 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\asources\x18\x04 \x03(\v2\x12.ss.v1.ParticipantR\asources\x12\x16\n" +
 	"\x06vaults\x18\x05 \x03(\tR\x06vaults\x12\x1a\n" +
 	"\bsnapshot\x18\x06 \x01(\tR\bsnapshot\x12\x17\n" +
-	"\ajob_key\x18\a \x01(\fR\x06jobKey\".\n" +
+	"\ajob_key\x18\a \x01(\fR\x06jobKey\x12$\n" +
+	"\x04ends\x18\b \x03(\v2\x10.ss.v1.EndChangeR\x04ends\"a\n" +
+	"\tEndChange\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\x12\x14\n" +
+	"\x05local\x18\x02 \x01(\tR\x05local\x12\x16\n" +
+	"\x06remote\x18\x03 \x01(\tR\x06remote\x12\x0e\n" +
+	"\x02as\x18\x04 \x01(\tR\x02as\".\n" +
 	"\bAddrMove\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"\xa4\x01\n" +
@@ -6488,7 +6595,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x1cMARKER_MESSAGE_TYPE_CAPTURED\x10\x0f\x12\x1d\n" +
 	"\x19MARKER_MESSAGE_TYPE_LACKS\x10\x10\x12\x1c\n" +
 	"\x18MARKER_MESSAGE_TYPE_HOLD\x10\x11\x12\x1c\n" +
-	"\x18MARKER_MESSAGE_TYPE_CALM\x10\x12*\xad\x03\n" +
+	"\x18MARKER_MESSAGE_TYPE_CALM\x10\x12*\xc6\x03\n" +
 	"\vMarkerCause\x12\x1c\n" +
 	"\x18MARKER_CAUSE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14MARKER_CAUSE_REFUSED\x10\x01\x12\x19\n" +
@@ -6506,7 +6613,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x13MARKER_CAUSE_COMMIT\x10\f\x12\x17\n" +
 	"\x13MARKER_CAUSE_CONFIG\x10\r\x12\x19\n" +
 	"\x15MARKER_CAUSE_RESOLVED\x10\x0e\x12\x18\n" +
-	"\x14MARKER_CAUSE_OUTSIDE\x10\x0f*\xdd\x02\n" +
+	"\x14MARKER_CAUSE_OUTSIDE\x10\x0f\x12\x17\n" +
+	"\x13MARKER_CAUSE_UNREAD\x10\x10*\xdd\x02\n" +
 	"\x12RestoreMessageType\x12$\n" +
 	" RESTORE_MESSAGE_TYPE_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aRESTORE_MESSAGE_TYPE_CHECK\x10\x01\x12\x1e\n" +
@@ -6615,7 +6723,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(MarkerMessageType)(0),        // 0: ss.v1.MarkerMessageType
 	(MarkerCause)(0),              // 1: ss.v1.MarkerCause
@@ -6669,41 +6777,42 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*RestorePlan)(nil),           // 49: ss.v1.RestorePlan
 	(*Transit)(nil),               // 50: ss.v1.Transit
 	(*RestorePart)(nil),           // 51: ss.v1.RestorePart
-	(*AddrMove)(nil),              // 52: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 53: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 54: ss.v1.Failure
-	(*ExchangeRequest)(nil),       // 55: ss.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 56: ss.v1.ExchangeResponse
-	(*DeliverRequest)(nil),        // 57: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 58: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 59: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 60: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 61: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 62: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 63: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 64: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 65: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 66: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 67: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 68: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 69: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 70: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 71: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 72: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 73: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 74: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 75: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 76: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 77: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 78: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 79: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 80: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 81: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 82: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 83: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 84: ss.v1.ImportImagesResponse
-	(*AskRestoreRequest)(nil),     // 85: ss.v1.AskRestoreRequest
-	(*AskRestoreResponse)(nil),    // 86: ss.v1.AskRestoreResponse
+	(*EndChange)(nil),             // 52: ss.v1.EndChange
+	(*AddrMove)(nil),              // 53: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 54: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 55: ss.v1.Failure
+	(*ExchangeRequest)(nil),       // 56: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 57: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 58: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 59: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 60: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 61: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 62: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 63: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 64: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 65: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 66: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 67: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 68: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 69: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 70: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 71: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 72: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 73: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 74: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 75: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 76: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 77: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 78: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 79: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 80: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 81: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 82: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 83: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 84: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 85: ss.v1.ImportImagesResponse
+	(*AskRestoreRequest)(nil),     // 86: ss.v1.AskRestoreRequest
+	(*AskRestoreResponse)(nil),    // 87: ss.v1.AskRestoreResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	7,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
@@ -6730,7 +6839,7 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	30, // 21: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
 	34, // 22: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
 	35, // 23: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	54, // 24: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	55, // 24: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
 	36, // 25: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
 	38, // 26: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
 	14, // 27: ss.v1.MemberReport.member:type_name -> ss.v1.Member
@@ -6746,99 +6855,100 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	47, // 37: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
 	27, // 38: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
 	51, // 39: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	52, // 40: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	53, // 40: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
 	28, // 41: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
 	50, // 42: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
 	14, // 43: ss.v1.RestorePart.members:type_name -> ss.v1.Member
 	28, // 44: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	54, // 45: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	47, // 46: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	4,  // 47: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
-	5,  // 48: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
-	30, // 49: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	39, // 50: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	69, // 51: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	70, // 52: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	71, // 53: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	13, // 54: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	70, // 55: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	39, // 56: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	39, // 57: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	28, // 58: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	39, // 59: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	39, // 60: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	28, // 61: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	83, // 62: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	82, // 63: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	39, // 64: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	28, // 65: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	47, // 66: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	47, // 67: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	6,  // 68: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	15, // 69: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	17, // 70: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	19, // 71: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11, // 72: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	25, // 73: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	21, // 74: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	23, // 75: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	31, // 76: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	46, // 77: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	48, // 78: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	40, // 79: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	42, // 80: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	44, // 81: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	67, // 82: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	72, // 83: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	74, // 84: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	76, // 85: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	78, // 86: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	80, // 87: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	81, // 88: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	57, // 89: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	59, // 90: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	65, // 91: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	61, // 92: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	62, // 93: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	64, // 94: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	11, // 95: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	55, // 96: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	85, // 97: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	9,  // 98: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	16, // 99: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	18, // 100: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	20, // 101: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12, // 102: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	26, // 103: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22, // 104: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	24, // 105: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	33, // 106: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	53, // 107: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	53, // 108: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	41, // 109: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	43, // 110: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	45, // 111: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	68, // 112: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	73, // 113: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	75, // 114: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	77, // 115: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	79, // 116: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	81, // 117: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	84, // 118: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	58, // 119: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	60, // 120: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	66, // 121: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	59, // 122: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	63, // 123: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	63, // 124: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	12, // 125: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	56, // 126: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	86, // 127: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	98, // [98:128] is the sub-list for method output_type
-	68, // [68:98] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	52, // 45: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
+	55, // 46: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	47, // 47: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	4,  // 48: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
+	5,  // 49: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
+	30, // 50: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	39, // 51: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	70, // 52: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	71, // 53: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	72, // 54: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	13, // 55: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	71, // 56: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	39, // 57: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	39, // 58: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	28, // 59: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	39, // 60: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	39, // 61: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	28, // 62: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	84, // 63: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	83, // 64: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	39, // 65: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	28, // 66: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	47, // 67: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	47, // 68: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	6,  // 69: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	15, // 70: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	17, // 71: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	19, // 72: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11, // 73: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	25, // 74: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	21, // 75: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	23, // 76: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	31, // 77: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	46, // 78: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	48, // 79: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	40, // 80: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	42, // 81: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	44, // 82: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	68, // 83: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	73, // 84: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	75, // 85: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	77, // 86: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	79, // 87: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	81, // 88: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	82, // 89: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	58, // 90: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	60, // 91: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	66, // 92: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	62, // 93: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	63, // 94: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	65, // 95: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	11, // 96: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	56, // 97: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	86, // 98: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	9,  // 99: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	16, // 100: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	18, // 101: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	20, // 102: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12, // 103: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	26, // 104: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22, // 105: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	24, // 106: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	33, // 107: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	54, // 108: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	54, // 109: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	41, // 110: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	43, // 111: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	45, // 112: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	69, // 113: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	74, // 114: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	76, // 115: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	78, // 116: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	80, // 117: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	82, // 118: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	85, // 119: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	59, // 120: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	61, // 121: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	67, // 122: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	60, // 123: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	64, // 124: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	64, // 125: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	12, // 126: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	57, // 127: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	87, // 128: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	99, // [99:129] is the sub-list for method output_type
+	69, // [69:99] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -6860,7 +6970,7 @@ func file_ss_v1_ss_proto_init() {
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[75].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[76].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -6871,7 +6981,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   81,
+			NumMessages:   82,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
