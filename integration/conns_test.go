@@ -116,3 +116,72 @@ func TestChurn(t *testing.T) {
 	c.t = t
 	c.checkLeaks()
 }
+
+// TestNotAccepted: connections that a busy server has not accepted are put back as being made, if nothing was sent on them: after the restore each is served.
+// If bytes have come on one, the snapshot is refused, and says which program is to accept it. Needs root, CRIU and gcc.
+func TestNotAccepted(t *testing.T) {
+	c := newCluster(t, "hostA", "hostB")
+	j := c.newJob("busy")
+	j.conns("greet", "hostA", "greet", "hostA", 9500, "1000")
+	client := j.conns("listen", "hostB", "listen", "hostA", 9500, "250")
+	j.awaitProgress()
+	waiting := func(least int) {
+		t.Helper()
+		await(t, "connections that wait", func() string {
+			if n := j.served(client); n < least {
+				return fmt.Sprintf("%d were served", n)
+			}
+			return ""
+		})
+	}
+	waiting(3) // and three times as many wait
+	n, cut := j.attempts()
+	if n > 2 {
+		t.Errorf("%d attempts", n)
+	}
+	var show struct {
+		Ends []struct{ Host, Member, Local, Remote, As string }
+	}
+	c.CtlJSON(&show, "show", cut)
+	if len(show.Ends) < 3 {
+		t.Errorf("the cut has %d connections that connect once more: %+v", len(show.Ends), show.Ends)
+	}
+	for _, e := range show.Ends {
+		if e.As != "connecting" || e.Host != "hostB" || !strings.HasSuffix(e.Remote, ":9500") {
+			t.Errorf("%+v", e)
+		}
+	}
+	j.mustVerify(cut)
+	before := j.served(client)
+	waiting(before + 2) // in the running job nothing has changed
+	j.restore(cut)
+	waiting(before + len(show.Ends))
+	j.awaitProgress()
+	j.end()
+
+	k := c.newJob("deaf")
+	k.conns("server", "hostA", "serve", "hostA", 9501, "5000", "one")
+	k.conns("close", "hostB", "churn", "hostA", 9501, "10", "close")
+	k.awaitProgress()
+	stdout, stderr, exit := c.Ctl("snapshot", "deaf", "--settle", "100ms")
+	if exit == 0 || !strings.Contains(stderr, "has not accepted a connection") || !strings.Contains(stderr, "--settle") || !strings.Contains(stderr, ":9501") {
+		t.Errorf("exit code %d\n%s%s", exit, stdout, stderr)
+	}
+	k.awaitProgress()
+	k.end()
+	c.checkLeaks()
+}
+
+// served is how many connections a member says were served to their end.
+func (j *job) served(m *member) int {
+	j.t.Helper()
+	n, done := 0, 0
+	_, _ = fmt.Sscanf(lastLine(j.log(m)), "progress %d %d", &n, &done)
+	return done
+}
+
+// mustVerify checks all copies of a cut, and the connections in its images.
+func (j *job) mustVerify(cut string) {
+	j.t.Helper()
+	j.MustCtl("verify", cut)
+}

@@ -22,6 +22,15 @@ type CutMember struct {
 	Memory store.CutMemory `json:"memory"`
 }
 
+// End is an end of a connection that a restore puts back otherwise than it was.
+type End struct {
+	Host   string `json:"host"`
+	Member string `json:"member"`
+	Local  string `json:"local"`
+	Remote string `json:"remote"`
+	As     string `json:"as"`
+}
+
 // Channel is one direction of a connection in a cut.
 type Channel struct {
 	From       string `json:"from"`
@@ -66,6 +75,7 @@ type Cut struct {
 	Hosts     []CutHost   `json:"hosts"`
 	Members   []CutMember `json:"members"`
 	Channels  []Channel   `json:"channels"`
+	Ends      []End       `json:"ends"`
 	Pinned    bool        `json:"pinned"`
 	KeyID     string      `json:"key_id"`
 	EndedWell []string    `json:"ended_well"`
@@ -76,7 +86,7 @@ type Cut struct {
 func CutOf(schema string, c store.Cut) Cut {
 	out := Cut{Schema: schema, Cut: c.ID, Job: c.Job, Epoch: c.Epoch, Time: c.Time, Label: c.Label, Stopped: c.Stopped, Bytes: c.Bytes(),
 		InTransit: c.InTransit(), StallMs: stall(c), TotalMs: c.TotalMs, CRIU: c.CRIUVersion, Pinned: c.Pinned, KeyID: c.KeyID, EndedWell: Some(c.EndedWell), Without: Some(c.Without),
-		Hosts: []CutHost{}, Members: []CutMember{}, Channels: []Channel{}}
+		Hosts: []CutHost{}, Members: []CutMember{}, Channels: []Channel{}, Ends: []End{}}
 	for _, h := range c.Hosts {
 		out.Hosts = append(out.Hosts, CutHost{Host: h.Host, Addrs: h.Addrs, Manifest: h.Manifest, Copies: Some(h.Copies), Phases: h.Phases,
 			Vaults: Some(h.Vaults), NewBytes: h.NewBytes, WroteBytes: h.WroteBytes, MovedBytes: h.MovedBytes})
@@ -88,6 +98,9 @@ func CutOf(schema string, c store.Cut) Cut {
 	for _, ch := range c.Channels {
 		out.Channels = append(out.Channels, Channel{From: ch.FromHost, To: ch.ToHost, FromMember: ch.FromMember, ToMember: ch.ToMember,
 			FromAddr: ch.FromAddr, ToAddr: ch.ToAddr, InTransit: ch.InTransit, SndUna: ch.SndUna, RcvNxt: ch.RcvNxt, WriteSeq: ch.WriteSeq})
+	}
+	for _, e := range c.Ends {
+		out.Ends = append(out.Ends, End(e))
 	}
 	return out
 }
@@ -141,6 +154,15 @@ func (c Cut) ChannelTable() Table {
 	for _, ch := range c.Channels {
 		rows = append(rows, []string{ch.From + " → " + ch.To, ch.FromAddr, ch.ToAddr, Size(int64(ch.InTransit)),
 			fmt.Sprint(ch.SndUna), fmt.Sprint(ch.RcvNxt), fmt.Sprint(ch.WriteSeq)})
+	}
+	return rows
+}
+
+// EndTable has a row for each end of a connection that is put back otherwise than it was.
+func (c Cut) EndTable() Table {
+	rows := Table{{"CONNECTION", "WITH", "OF", "RESTORED AS"}}
+	for _, e := range c.Ends {
+		rows = append(rows, []string{e.Local, e.Remote, e.Member, e.As})
 	}
 	return rows
 }

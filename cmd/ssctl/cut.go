@@ -119,6 +119,12 @@ func (a *app) showCut(c store.Cut) error {
 	if err := a.table(doc.ChannelTable()); err != nil {
 		return err
 	}
+	if len(doc.Ends) > 0 {
+		fmt.Fprintln(a.stdout)
+		if err := a.table(doc.EndTable()); err != nil {
+			return err
+		}
+	}
 	fmt.Fprintln(a.stdout)
 	return a.table(doc.HostTable())
 }
