@@ -16,16 +16,16 @@ import (
 
 // Open is what a participant must know of an attempt beside the marker messages.
 type Open struct {
-	Key           marker.Key
-	Participants  []Participant
-	Members       []string       // those of this host that take part: they must run, and no other does
-	Copies        []custody.Peer // where this host may put a copy of its images, best first
-	CopiesWanted  int            // how many of them must take one
-	Vaults        []string       // URLs of vaults, which all must
-	JobKey        keys.Job       // what the images are encrypted under; in memory only
-	OutsideClosed bool
-	Settle        time.Duration // the longest that the members get to accept connections before they are frozen (M1a)
-	Restored      uint64        // epoch of the job's last restore, as the catalogue has it
+	Key          marker.Key
+	Participants []Participant
+	Members      []string       // those of this host that take part: they must run, and no other does
+	Copies       []custody.Peer // where this host may put a copy of its images, best first
+	CopiesWanted int            // how many of them must take one
+	Vaults       []string       // URLs of vaults, which all must
+	JobKey       keys.Job       // what the images are encrypted under; in memory only
+	Outside      []OutsideRule  // the first that fits a connection counts; none: it is refused
+	Settle       time.Duration  // the longest that the members get to accept connections before they are frozen (M1a)
+	Restored     uint64         // epoch of the job's last restore, as the catalogue has it
 }
 
 // peers are the hosts that this one has to do with in the attempt.

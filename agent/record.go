@@ -83,7 +83,7 @@ func (w *work) unsettled(before, after []Socket) error {
 		known[Conn{s.Local, s.Remote}] = true
 	}
 	for _, s := range after {
-		if s.HalfOpen && w.gateOf(s) != "" || known[Conn{s.Local, s.Remote}] && !s.HalfOpen {
+		if s.HalfOpen && (w.gateOf(s) != "" || w.policy(Conn{s.Local, s.Remote}) != marker.OutsideRefuse) || known[Conn{s.Local, s.Remote}] && !s.HalfOpen {
 			continue
 		}
 		return fault.New(fault.Unsettled, fmt.Sprintf("the connection %s with %s of process %d (%s) was being made", s.Local, s.Remote, s.Pid, s.Command), "try again")
@@ -102,7 +102,7 @@ func (w *work) pendingEnds(ctx context.Context) ([]marker.End, error) {
 	}
 	var out []marker.End
 	for _, s := range socks {
-		if s.HalfOpen {
+		if s.HalfOpen && w.gateOf(s) != "" {
 			out = append(out, marker.End{Host: marker.HostID(w.a.cfg.Host), Member: s.Member, Local: s.Local.String(), Remote: s.Remote.String(), Pending: true, Unread: s.Unread})
 		}
 	}

@@ -264,13 +264,11 @@ func (w *work) preflight(ctx context.Context) error {
 	}
 	obstacles = append(obstacles, unreadable...)
 	size += filesSize
-	if !w.open.OutsideClosed {
-		out, err := w.stillOutside(ctx, socks)
-		if err != nil {
-			return err
-		}
-		obstacles = append(obstacles, out...)
+	out, err := w.stillOutside(ctx, socks)
+	if err != nil {
+		return err
 	}
+	obstacles = append(obstacles, out...)
 	if len(obstacles) > 0 {
 		return &fault.Error{Kind: fault.Refused, Err: errors.New(fault.Problems(obstacles))}
 	}
@@ -315,6 +313,9 @@ func (w *work) outside(socks []Socket) map[Conn]string {
 		if s.Listening || s.Connecting || s.HalfOpen || s.Ended || !s.Remote.IsValid() || ours[Conn{s.Remote, s.Local}] {
 			continue
 		}
+		if w.policy(Conn{s.Local, s.Remote}) != marker.OutsideRefuse {
+			continue
+		}
 		what := "no host of the job"
 		switch peer := w.peerOf(s.Remote.Addr()); {
 		case peer == w.a.cfg.Host || s.Remote.Addr().IsLoopback():
@@ -322,7 +323,7 @@ func (w *work) outside(socks []Socket) map[Conn]string {
 		case peer != "":
 			continue
 		}
-		out[Conn{s.Local, s.Remote}] = fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: close it, or make its other end a member", s.Pid, s.Command, s.Remote, what)
+		out[Conn{s.Local, s.Remote}] = fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: close it, make its other end a member, or let it be restored as closed (ssctl job set --outside close)", s.Pid, s.Command, s.Remote, what)
 	}
 	return out
 }
@@ -407,7 +408,8 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 		}
 		ends[i] = res.Ends
 		for j := range ends[i] {
-			ends[i][j].Host, ends[i][j].Member = marker.HostID(w.a.cfg.Host), m.Name
+			e := &ends[i][j]
+			e.Host, e.Member, e.Outside = marker.HostID(w.a.cfg.Host), m.Name, w.policyOf(e.Local, e.Remote)
 		}
 		return w.indexFiles(m, dir)
 	})

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"ss/integration/lab"
 )
 
 // conns starts a member that makes, answers or ends connections; see testdata/conns.c.
@@ -184,4 +186,77 @@ func (j *job) served(m *member) int {
 func (j *job) mustVerify(cut string) {
 	j.t.Helper()
 	j.MustCtl("verify", cut)
+}
+
+// TestOutsideConnections: connections with programs that are no members refuse a snapshot, unless the job's policy says otherwise. Those that it closes are named
+// in the cut and are closed after a restore, and the job's own go on. Needs root, CRIU and gcc.
+func TestOutsideConnections(t *testing.T) {
+	c := newCluster(t, "hostA", "hostB")
+	j := c.newJob("open")
+	j.conns("server", "hostA", "serve", "hostA", 9600, "0", "many")
+	inside := j.conns("inside", "hostB", "knock", "hostA", 9600)
+	j.says(inside, "answered")
+	program := j.compiled("testdata/conns.c", "conns", "-pthread")
+	stranger := func(host string) *lab.Cmd {
+		t.Helper()
+		log := "/srv/stranger.log"
+		must(t, c.Host(host).WriteFile(log, nil))
+		cmd := c.Host(host).Command(t.Context(), program, "knock", c.Host("hostA").Addr().String(), "9600").LogTo(log)
+		must(t, cmd.Start())
+		await(t, "the stranger's connection", func() string {
+			if out, _ := c.Host(host).ReadFile(log); !strings.Contains(string(out), "answered") {
+				return string(out)
+			}
+			return ""
+		})
+		return cmd
+	}
+	gone := func(host string, cmd *lab.Cmd) {
+		t.Helper()
+		if err := cmd.Wait(); err == nil {
+			t.Error("the stranger's program ended well")
+		}
+		if out, _ := c.Host(host).ReadFile("/srv/stranger.log"); !strings.Contains(string(out), "FAIL") {
+			t.Errorf("%s: %s", host, out)
+		}
+	}
+	refused := func(words ...string) {
+		t.Helper()
+		stdout, stderr, exit := c.Ctl("snapshot", j.name)
+		for _, w := range words {
+			if exit == 0 || !strings.Contains(stderr, w) {
+				t.Errorf("exit code %d, no %q in\n%s%s", exit, w, stdout, stderr)
+			}
+		}
+	}
+	far, near := stranger("admin"), stranger("hostB")
+	refused(c.Host("admin").Addr().String(), "no host of the job", "--outside close")
+	c.MustCtl("job", "set", j.name, "--outside-except", c.Host("admin").Addr().String()+"=close")
+	refused(c.Host("hostB").Addr().String(), "--outside close")
+	c.MustCtl("job", "set", j.name, "--outside", "close", "--outside-except", ":9999=keep")
+	if out := c.MustCtl("job", "show", j.name); !strings.Contains(out, ":9999=keep, close") {
+		t.Errorf("%s", out)
+	}
+	cut := j.snapshot().Cut
+	var show struct {
+		Ends []struct{ Remote, As string }
+	}
+	c.CtlJSON(&show, "show", cut)
+	if len(show.Ends) != 2 || show.Ends[0].As != "closed" || show.Ends[1].As != "closed" {
+		t.Errorf("the cut closes %+v", show.Ends)
+	}
+	j.mustVerify(cut)
+	j.awaitProgress()
+	j.restore(cut)
+	gone("admin", far)
+	gone("hostB", near)
+	j.awaitProgress()
+	if n := j.served(j.members[0]); n < 2 {
+		t.Errorf("the server has found %d connections closed", n)
+	}
+	if _, stderr, exit := c.Ctl("job", "set", j.name, "--outside", "maybe"); exit != 2 && exit != 3 {
+		t.Errorf("exit code %d\n%s", exit, stderr)
+	}
+	j.end()
+	c.checkLeaks()
 }

@@ -60,6 +60,10 @@ func (b blow) downs() bool { return b.hits("agent") || b.hits("agent-term") }
 var blows = []blow{
 	{"snapshot", "agent", "hostB", "preparing", undone},
 	{"snapshot", "agent", "hostA", "preparing", undone},
+	{"snapshot", "agent", "hostA", "holding new connections", undone},
+	{"snapshot", "agent", "hostB", "holding new connections", undone},
+	{"snapshot", "criu", "hostA", "holding new connections", undone},
+	{"snapshot", "ssctl", "hostB", "holding new connections", undone},
 	{"snapshot", "agent", "hostA", "recording", undone},
 	{"snapshot", "agent", "hostB", "recording", undone},
 	{"snapshot", "agent", "hostA", "dumping", undone},

@@ -47,7 +47,7 @@ func (f *Fault) Error() string {
 	if f.Kind == FaultUnread {
 		return fmt.Sprintf("connection of %s with %s: %d bytes were sent on it, and no program has accepted it", from, c.ToAddr, f.Unread)
 	}
-	return fmt.Sprintf("outside connection from %s to %s: no member of the job holds its other end; close it, add the other end to the job, or let outside connections be recorded as closed", from, c.ToAddr)
+	return fmt.Sprintf("outside connection from %s to %s: no member of the job holds its other end; close it, add the other end to the job, or let it be restored as closed (ssctl job set --outside close)", from, c.ToAddr)
 }
 
 // CheckError is all that is wrong with a cut, in the order of Check's channels. errors.As finds its first *Fault.
@@ -126,7 +126,7 @@ func Check(ends []End, policy OutsidePolicy) ([]Channel, error) {
 		if !ok {
 			// A program that has ended its connection does not hold it any more. Its end is not in the cut, and the one that has heard of that
 			// needs nothing of it: whatever it still sends is answered with a RST, then as now.
-			if policy != OutsideClosed && !e.Ended {
+			if e.outside(policy) == OutsideRefuse && !e.Ended {
 				faults = append(faults, &Fault{Kind: FaultOutside, Channel: halfChannel(e)})
 			}
 			continue
@@ -169,14 +169,14 @@ func Unheard(ends []End) []End {
 }
 
 // Outside returns the ends that have no partner, in Check's order: what OutsideClosed leaves out of the channels. One that has received its partner's
-// FIN is not among them: it needs none.
+// FIN is not among them, as it needs none, nor is one that is kept as it was.
 func Outside(ends []End) []End {
 	ends, partners, doubles := pair(ends)
 	var outside []End
 	for i, e := range ends {
 		_, paired := partners[i]
 		_, double := doubles[i]
-		if !paired && !double && !e.Pending && !e.Ended {
+		if !paired && !double && !e.Pending && !e.Ended && e.Outside != OutsideKept {
 			outside = append(outside, e)
 		}
 	}

@@ -43,6 +43,16 @@ type End struct {
 	// Pending says that the connection waits at a listener: its program has not accepted it, so it is in no image. Of the numbers only Unread counts.
 	Pending bool
 	Unread  uint32 // of a Pending end: bytes that have come, a FIN counting one
+	// Outside is what the job's policy says of this end, should it have no partner. The zero value is OutsideRefuse.
+	Outside OutsidePolicy
+}
+
+// outside is what becomes of the end, if it has no partner, under the attempt's policy.
+func (e End) outside(policy OutsidePolicy) OutsidePolicy {
+	if e.Outside != OutsideRefuse {
+		return e.Outside
+	}
+	return policy
 }
 
 // Channel is one direction of one connection in a cut.
@@ -66,6 +76,8 @@ const (
 	OutsideRefuse OutsidePolicy = iota
 	// OutsideClosed leaves it out of the channels; it is restored as closed.
 	OutsideClosed
+	// OutsideKept leaves it out of the channels; it is restored as it was, whatever its other end makes of that.
+	OutsideKept
 )
 
 // MessageType says what a Message is.

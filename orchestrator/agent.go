@@ -125,6 +125,7 @@ type Open struct {
 	Vaults       []string      // all of them must hold one, too
 	JobKey       keys.Job
 	Restored     uint64        // epoch of the job's last restore, as the catalogue has it
+	Outside      []store.OutsideRule
 	Settle       time.Duration // the longest that the members get to accept connections before they are frozen
 }
 

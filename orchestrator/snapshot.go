@@ -178,7 +178,7 @@ func (a *attempt) openOne(ctx context.Context, h HostStatus) (SnapshotLine, erro
 	}
 	return agent.Snapshot(ctx, Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts),
 		Members: a.roster.members[h.Name], Copies: a.copiesFor(h), CopiesWanted: a.copies, Vaults: a.vaults, JobKey: a.jobKey,
-		Restored: a.job.Restored, Settle: a.opt.Settle})
+		Restored: a.job.Restored, Settle: a.opt.Settle, Outside: a.job.Policy.Outside})
 }
 
 func (a *attempt) post(ev marker.Event) {

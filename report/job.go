@@ -18,6 +18,7 @@ type Job struct {
 	Vaults        []string            `json:"vaults"`
 	ClusterVaults bool                `json:"cluster_vaults"`
 	Keep          Keep                `json:"keep"`
+	Outside       []Outside           `json:"outside"`
 	Encrypted     bool                `json:"encrypted"`
 	KeyID         string              `json:"key_id"`
 	Epoch         uint64              `json:"epoch"`
@@ -37,7 +38,10 @@ type Keep struct {
 // JobOf describes a job. schema is that of the document; "" within another one.
 func JobOf(schema string, j store.Job, cluster store.Cluster, cuts []store.Cut) Job {
 	out := Job{Schema: schema, Job: j.Name, Copies: j.Policy.EffectiveCopies(), Vaults: Some(j.EffectiveVaults(cluster)), ClusterVaults: j.Policy.Vaults == nil,
-		Keep: Keep(j.Policy.Keep), Encrypted: orchestrator.Encrypted(j, cluster), KeyID: j.KeyID, Epoch: j.Epoch, Cuts: len(cuts), Placement: map[string][]string{}}
+		Keep: Keep(j.Policy.Keep), Encrypted: orchestrator.Encrypted(j, cluster), KeyID: j.KeyID, Epoch: j.Epoch, Cuts: len(cuts), Placement: map[string][]string{}, Outside: []Outside{}}
+	for _, r := range j.Policy.Outside {
+		out.Outside = append(out.Outside, Outside(r))
+	}
 	for _, c := range cuts {
 		if c.Pinned {
 			out.Pinned++
@@ -49,6 +53,24 @@ func JobOf(schema string, j store.Job, cluster store.Cluster, cuts []store.Cut) 
 		}
 	}
 	return out
+}
+
+// Outside is a rule for connections that lead outside of the job.
+type Outside struct {
+	Match string `json:"match"`
+	As    string `json:"as"`
+}
+
+// outside is the rules in one line.
+func (j Job) outside() string {
+	var out []string
+	for _, r := range j.Outside {
+		out = append(out, strings.TrimPrefix(r.Match+"="+r.As, "="))
+	}
+	if len(out) == 0 {
+		return store.OutsideRefuse
+	}
+	return strings.Join(out, ", ")
 }
 
 func (k Keep) String() string {
@@ -84,7 +106,7 @@ func (j Job) Table() Table {
 		secret = "encrypted, key " + Dash(j.KeyID)
 	}
 	return Table{{"job", j.Job}, {"members", Dash(strings.Join(on, "; "))}, {"copies", fmt.Sprint(j.Copies)}, {"vaults", vaults},
-		{"keep", j.Keep.String()}, {"images", secret}, {"cuts", fmt.Sprintf("%d, %d pinned", j.Cuts, j.Pinned)}, {"epoch", fmt.Sprint(j.Epoch)}}
+		{"keep", j.Keep.String()}, {"outside connections", j.outside()}, {"images", secret}, {"cuts", fmt.Sprintf("%d, %d pinned", j.Cuts, j.Pinned)}, {"epoch", fmt.Sprint(j.Epoch)}}
 }
 
 // Jobs is what job list says.

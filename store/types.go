@@ -60,7 +60,22 @@ type Policy struct {
 	// Vaults are URLs; each counts as a copy. nil takes the cluster's, an empty list none.
 	Vaults []string `json:"vaults"`
 	Keep   Keep     `json:"keep"`
+	// Outside says what becomes of connections that lead outside of the job: the first rule that fits. Where none does, they refuse a snapshot.
+	Outside []OutsideRule `json:"outside,omitempty"`
 }
+
+// OutsideRule is one rule for connections whose other end is in no member of the job.
+type OutsideRule struct {
+	Match string `json:"match,omitempty"` // an address or prefix of the other end, or ":PORT" of either end; "": every connection
+	As    string `json:"as"`              // OutsideRefuse, OutsideClose, OutsideKeep
+}
+
+// What becomes of a connection that leads outside.
+const (
+	OutsideRefuse = "refuse" // no snapshot
+	OutsideClose  = "close"  // a restore puts it back as closed
+	OutsideKeep   = "keep"   // a restore puts it back as it was
+)
 
 // Keep says which cuts retention leaves: the union of all that apply. The zero value keeps every cut.
 type Keep struct {

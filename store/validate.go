@@ -4,7 +4,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
 	"ss/names"
 )
@@ -75,7 +78,33 @@ func (p Policy) validate() error {
 			return fmt.Errorf("keep %d: choose 0 to %d: %w", n, maxKeep, ErrInvalid)
 		}
 	}
+	for _, r := range p.Outside {
+		if err := r.validate(); err != nil {
+			return err
+		}
+	}
 	return validTexts("vault", p.Vaults)
+}
+
+func (r OutsideRule) validate() error {
+	if r.As != OutsideRefuse && r.As != OutsideClose && r.As != OutsideKeep {
+		return fmt.Errorf("outside connections: %q is not refuse, close or keep: %w", r.As, ErrInvalid)
+	}
+	port, isPort := strings.CutPrefix(r.Match, ":")
+	var err error
+	switch {
+	case r.Match == "":
+	case isPort:
+		_, err = strconv.ParseUint(port, 10, 16)
+	case strings.Contains(r.Match, "/"):
+		_, err = netip.ParsePrefix(r.Match)
+	default:
+		_, err = netip.ParseAddr(r.Match)
+	}
+	if err != nil {
+		return fmt.Errorf("outside connections: %q is not an address, a prefix or :PORT: %w", r.Match, ErrInvalid)
+	}
+	return nil
 }
 
 func (j Job) validate() error {

@@ -89,6 +89,7 @@ func rewriteStream(from, to string) error {
 		if stream.GetInqLen() > 0 || stream.GetOutqLen() > 0 {
 			return fmt.Errorf("image %s: a connection with %d bytes to read and %d to send cannot connect once more", filepath.Base(from), stream.GetInqLen(), stream.GetOutqLen())
 		}
+		e.Extra = "" // the queues
 		stream.InqSeq = proto.Uint32(0)
 		stream.SndWl1, stream.SndWnd, stream.MaxWindow, stream.RcvWnd, stream.RcvWup = nil, nil, nil, nil, nil
 	}

@@ -130,8 +130,16 @@ func fromOpen(o *ssv1.SnapshotOpen) (agent.Open, error) {
 	}
 	return agent.Open{
 		Key: wire.FromKey(o.GetKey()), Participants: parts, Copies: fromPeers(o.GetCopies()), CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
-		Members: o.GetMembers(), JobKey: key, OutsideClosed: o.GetOutsideClosed(), Restored: o.GetRestored(), Settle: time.Duration(o.GetSettleMs()) * time.Millisecond,
+		Members: o.GetMembers(), JobKey: key, Outside: fromOutside(o.GetOutside()), Restored: o.GetRestored(), Settle: time.Duration(o.GetSettleMs()) * time.Millisecond,
 	}, nil
+}
+
+func fromOutside(in []*ssv1.OutsideRule) []agent.OutsideRule {
+	var out []agent.OutsideRule
+	for _, r := range in {
+		out = append(out, agent.OutsideRule{Match: r.GetMatch(), As: r.GetAs()})
+	}
+	return out
 }
 
 func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {

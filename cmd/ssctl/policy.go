@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,8 @@ type policyFlags struct {
 	vaults                      []string
 	noVault, clusterVaults      bool
 	last, hourly, daily, weekly int
+	outside                     string
+	except                      []string
 }
 
 func (f policyFlags) check(changed func(string) bool) error {
@@ -64,6 +67,9 @@ func (f policyFlags) apply(p *store.Policy, changed func(string) bool) {
 			*v.to = v.n
 		}
 	}
+	if changed("outside") || changed("outside-except") {
+		p.Outside = f.rules(*p, changed)
+	}
 	switch {
 	case len(f.vaults) > 0:
 		p.Vaults = f.vaults
@@ -72,6 +78,27 @@ func (f policyFlags) apply(p *store.Policy, changed func(string) bool) {
 	case f.clusterVaults:
 		p.Vaults = nil
 	}
+}
+
+// rules are the exceptions, those that were if none were given, and last the rule for all.
+func (f policyFlags) rules(was store.Policy, changed func(string) bool) []store.OutsideRule {
+	var out, all []store.OutsideRule
+	for _, r := range was.Outside {
+		if r.Match == "" {
+			all = []store.OutsideRule{r}
+		} else if !changed("outside-except") {
+			out = append(out, r)
+		}
+	}
+	for _, e := range f.except {
+		if match, as, _ := strings.Cut(e, "="); match != "" {
+			out = append(out, store.OutsideRule{Match: match, As: as})
+		}
+	}
+	if changed("outside") {
+		all = []store.OutsideRule{{As: f.outside}}
+	}
+	return append(out, all...)
 }
 
 func (a *app) jobSet() *cobra.Command {
@@ -100,6 +127,8 @@ func (a *app) jobSet() *cobra.Command {
 	fl := cmd.Flags()
 	fl.IntVar(&f.copies, "copies", 0, fmt.Sprintf("how many hosts and vaults hold each host's images, itself counted (default %d)", store.DefaultCopies))
 	fl.StringArrayVar(&f.vaults, "vault", nil, "URL of a vault that holds a copy, in place of the cluster's: file:///PATH or s3://BUCKET/PREFIX?endpoint=…; may be repeated")
+	fl.StringVar(&f.outside, "outside", store.OutsideRefuse, "what becomes of connections with programs outside of the job: refuse (no snapshot), close (a restore finds them closed), keep (restored as they were)")
+	fl.StringArrayVar(&f.except, "outside-except", nil, "ADDRESS=…, PREFIX=… or :PORT=…: what becomes of those with that address at the other end, or that port at either end; may be repeated, and replaces earlier exceptions")
 	fl.BoolVar(&f.noVault, "no-vault", false, "no vault, also none of the cluster's")
 	fl.BoolVar(&f.clusterVaults, "cluster-vaults", false, "the cluster's vaults again")
 	fl.IntVar(&f.last, "keep-last", 0, "keep the newest N cuts")

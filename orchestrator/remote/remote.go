@@ -186,11 +186,15 @@ func (a *agent) LogTime(ctx context.Context, job, member string) (time.Time, err
 func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestrator.SnapshotLine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := a.client.Snapshot(ctx)
+	var outside []*ssv1.OutsideRule
+	for _, r := range open.Outside {
+		outside = append(outside, &ssv1.OutsideRule{Match: r.Match, As: r.As})
+	}
 	if err == nil {
 		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: &ssv1.SnapshotOpen{
 			Key: wire.ToKey(open.Key), Participants: toParticipants(open.Participants), Copies: toParticipants(open.Copies),
 			CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:], Members: open.Members, Restored: open.Restored,
-			SettleMs: open.Settle.Milliseconds(),
+			SettleMs: open.Settle.Milliseconds(), Outside: outside,
 		}}})
 	}
 	if err != nil {

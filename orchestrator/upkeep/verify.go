@@ -157,7 +157,7 @@ func checkChannels(cut store.Cut, copies []CopyResult) (int, error) {
 			return c.Host == string(e.Host) && c.Local == e.Local && c.Remote == e.Remote
 		})
 	})
-	channels, err := marker.Check(all, marker.OutsideRefuse)
+	channels, err := marker.Check(all, marker.OutsideClosed) // what was kept has no partner; the count tells of a channel that is missing
 	if err != nil {
 		return fail(err)
 	}

@@ -291,10 +291,8 @@ static void churn_once(struct object *o) {
 
 static void *churner(void *arg) {
 	struct object *o = arg;
-	while (!o->failure[0]) {
+	while (!o->failure[0])
 		churn_once(o);
-		pause_ms(250); // a snapshot needs an instant at which no connection is being made (docs/limits.md)
-	}
 	return 0;
 }
 

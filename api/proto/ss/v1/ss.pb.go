@@ -2074,8 +2074,10 @@ type End struct {
 	Unsent   uint32                 `protobuf:"varint,8,opt,name=unsent,proto3" json:"unsent,omitempty"`
 	Ended    bool                   `protobuf:"varint,9,opt,name=ended,proto3" json:"ended,omitempty"`
 	// pending: no program has accepted the connection yet. unread bytes have come on it.
-	Pending       bool   `protobuf:"varint,10,opt,name=pending,proto3" json:"pending,omitempty"`
-	Unread        uint32 `protobuf:"varint,11,opt,name=unread,proto3" json:"unread,omitempty"`
+	Pending bool   `protobuf:"varint,10,opt,name=pending,proto3" json:"pending,omitempty"`
+	Unread  uint32 `protobuf:"varint,11,opt,name=unread,proto3" json:"unread,omitempty"`
+	// outside is what becomes of it if it has no partner: 0 refused, 1 closed, 2 kept.
+	Outside       int32 `protobuf:"varint,12,opt,name=outside,proto3" json:"outside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2183,6 +2185,13 @@ func (x *End) GetPending() bool {
 func (x *End) GetUnread() uint32 {
 	if x != nil {
 		return x.Unread
+	}
+	return 0
+}
+
+func (x *End) GetOutside() int32 {
+	if x != nil {
+		return x.Outside
 	}
 	return 0
 }
@@ -2425,9 +2434,8 @@ type SnapshotOpen struct {
 	Key          *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Participants []*Participant         `protobuf:"bytes,2,rep,name=participants,proto3" json:"participants,omitempty"`
 	// copies are hosts that may hold a copy of this host's images, best first; copies_wanted of them must.
-	Copies        []*Participant `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
-	OutsideClosed bool           `protobuf:"varint,4,opt,name=outside_closed,json=outsideClosed,proto3" json:"outside_closed,omitempty"`
-	CopiesWanted  int32          `protobuf:"varint,5,opt,name=copies_wanted,json=copiesWanted,proto3" json:"copies_wanted,omitempty"`
+	Copies       []*Participant `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
+	CopiesWanted int32          `protobuf:"varint,5,opt,name=copies_wanted,json=copiesWanted,proto3" json:"copies_wanted,omitempty"`
 	// vaults must all hold a copy.
 	Vaults []string `protobuf:"bytes,6,rep,name=vaults,proto3" json:"vaults,omitempty"`
 	// job_key is the secret of the job's images. It is kept in memory only.
@@ -2437,7 +2445,9 @@ type SnapshotOpen struct {
 	// restored is the epoch of the job's last restore, as the catalogue has it.
 	Restored uint64 `protobuf:"varint,16,opt,name=restored,proto3" json:"restored,omitempty"`
 	// settle_ms is the longest that the members get to accept connections before they are frozen.
-	SettleMs      int64 `protobuf:"varint,9,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
+	SettleMs int64 `protobuf:"varint,9,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
+	// outside says what becomes of connections whose other end is in no member: the first rule that fits, and else that without a match.
+	Outside       []*OutsideRule `protobuf:"bytes,10,rep,name=outside,proto3" json:"outside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2493,13 +2503,6 @@ func (x *SnapshotOpen) GetCopies() []*Participant {
 	return nil
 }
 
-func (x *SnapshotOpen) GetOutsideClosed() bool {
-	if x != nil {
-		return x.OutsideClosed
-	}
-	return false
-}
-
 func (x *SnapshotOpen) GetCopiesWanted() int32 {
 	if x != nil {
 		return x.CopiesWanted
@@ -2542,6 +2545,68 @@ func (x *SnapshotOpen) GetSettleMs() int64 {
 	return 0
 }
 
+func (x *SnapshotOpen) GetOutside() []*OutsideRule {
+	if x != nil {
+		return x.Outside
+	}
+	return nil
+}
+
+// OutsideRule is one rule for connections that lead outside of the job.
+type OutsideRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// match is an address or a prefix of the other end, or ":PORT" of either end. Empty: all.
+	Match string `protobuf:"bytes,1,opt,name=match,proto3" json:"match,omitempty"`
+	// as is "refuse", "close" or "keep".
+	As            string `protobuf:"bytes,2,opt,name=as,proto3" json:"as,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutsideRule) Reset() {
+	*x = OutsideRule{}
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutsideRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutsideRule) ProtoMessage() {}
+
+func (x *OutsideRule) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutsideRule.ProtoReflect.Descriptor instead.
+func (*OutsideRule) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *OutsideRule) GetMatch() string {
+	if x != nil {
+		return x.Match
+	}
+	return ""
+}
+
+func (x *OutsideRule) GetAs() string {
+	if x != nil {
+		return x.As
+	}
+	return ""
+}
+
 type SnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -2557,7 +2622,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2634,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2647,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SnapshotResponse) GetKind() isSnapshotResponse_Kind {
@@ -2667,7 +2732,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2744,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2757,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Progress) GetPhase() string {
@@ -2737,7 +2802,7 @@ type HostReport struct {
 
 func (x *HostReport) Reset() {
 	*x = HostReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +2814,7 @@ func (x *HostReport) String() string {
 func (*HostReport) ProtoMessage() {}
 
 func (x *HostReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +2827,7 @@ func (x *HostReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
 func (*HostReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HostReport) GetMembers() []*MemberReport {
@@ -2848,7 +2913,7 @@ type MemberReport struct {
 
 func (x *MemberReport) Reset() {
 	*x = MemberReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2860,7 +2925,7 @@ func (x *MemberReport) String() string {
 func (*MemberReport) ProtoMessage() {}
 
 func (x *MemberReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2873,7 +2938,7 @@ func (x *MemberReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReport.ProtoReflect.Descriptor instead.
 func (*MemberReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MemberReport) GetMember() *Member {
@@ -2930,7 +2995,7 @@ type MemoryReport struct {
 
 func (x *MemoryReport) Reset() {
 	*x = MemoryReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +3007,7 @@ func (x *MemoryReport) String() string {
 func (*MemoryReport) ProtoMessage() {}
 
 func (x *MemoryReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3020,7 @@ func (x *MemoryReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryReport.ProtoReflect.Descriptor instead.
 func (*MemoryReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MemoryReport) GetTracked() bool {
@@ -3011,7 +3076,7 @@ type PhaseTiming struct {
 
 func (x *PhaseTiming) Reset() {
 	*x = PhaseTiming{}
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3023,7 +3088,7 @@ func (x *PhaseTiming) String() string {
 func (*PhaseTiming) ProtoMessage() {}
 
 func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3036,7 +3101,7 @@ func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTiming.ProtoReflect.Descriptor instead.
 func (*PhaseTiming) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PhaseTiming) GetName() string {
@@ -3073,7 +3138,7 @@ type ImageKey struct {
 
 func (x *ImageKey) Reset() {
 	*x = ImageKey{}
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3150,7 @@ func (x *ImageKey) String() string {
 func (*ImageKey) ProtoMessage() {}
 
 func (x *ImageKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3163,7 @@ func (x *ImageKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageKey.ProtoReflect.Descriptor instead.
 func (*ImageKey) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ImageKey) GetJob() string {
@@ -3144,7 +3209,7 @@ type VerifyImagesRequest struct {
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +3221,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +3234,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VerifyImagesRequest) GetKey() *ImageKey {
@@ -3218,7 +3283,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3295,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3308,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *VerifyImagesResponse) GetEnds() []*End {
@@ -3284,7 +3349,7 @@ type RemoveImagesRequest struct {
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3296,7 +3361,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3309,7 +3374,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveImagesRequest) GetJob() string {
@@ -3363,7 +3428,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3375,7 +3440,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3388,7 +3453,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveImagesResponse) GetRemoved() int32 {
@@ -3409,7 +3474,7 @@ type ResolveImagesRequest struct {
 
 func (x *ResolveImagesRequest) Reset() {
 	*x = ResolveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3421,7 +3486,7 @@ func (x *ResolveImagesRequest) String() string {
 func (*ResolveImagesRequest) ProtoMessage() {}
 
 func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3434,7 +3499,7 @@ func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResolveImagesRequest) GetCommitted() []*ImageKey {
@@ -3459,7 +3524,7 @@ type ResolveImagesResponse struct {
 
 func (x *ResolveImagesResponse) Reset() {
 	*x = ResolveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3471,7 +3536,7 @@ func (x *ResolveImagesResponse) String() string {
 func (*ResolveImagesResponse) ProtoMessage() {}
 
 func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3484,7 +3549,7 @@ func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
 }
 
 type RestoreRequest struct {
@@ -3500,7 +3565,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3512,7 +3577,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3525,7 +3590,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RestoreRequest) GetKind() isRestoreRequest_Kind {
@@ -3587,7 +3652,7 @@ type RestoreMessage struct {
 
 func (x *RestoreMessage) Reset() {
 	*x = RestoreMessage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3664,7 @@ func (x *RestoreMessage) String() string {
 func (*RestoreMessage) ProtoMessage() {}
 
 func (x *RestoreMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3677,7 @@ func (x *RestoreMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreMessage.ProtoReflect.Descriptor instead.
 func (*RestoreMessage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RestoreMessage) GetType() RestoreMessageType {
@@ -3688,7 +3753,7 @@ type RestoreWordRequest struct {
 
 func (x *RestoreWordRequest) Reset() {
 	*x = RestoreWordRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +3765,7 @@ func (x *RestoreWordRequest) String() string {
 func (*RestoreWordRequest) ProtoMessage() {}
 
 func (x *RestoreWordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +3778,7 @@ func (x *RestoreWordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreWordRequest.ProtoReflect.Descriptor instead.
 func (*RestoreWordRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RestoreWordRequest) GetJob() string {
@@ -3751,7 +3816,7 @@ type RestorePlan struct {
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3763,7 +3828,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3776,7 +3841,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RestorePlan) GetId() string {
@@ -3854,7 +3919,7 @@ type Transit struct {
 
 func (x *Transit) Reset() {
 	*x = Transit{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3866,7 +3931,7 @@ func (x *Transit) String() string {
 func (*Transit) ProtoMessage() {}
 
 func (x *Transit) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3879,7 +3944,7 @@ func (x *Transit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transit.ProtoReflect.Descriptor instead.
 func (*Transit) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Transit) GetLocal() string {
@@ -3921,7 +3986,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3933,7 +3998,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3946,7 +4011,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -4019,7 +4084,7 @@ type EndChange struct {
 
 func (x *EndChange) Reset() {
 	*x = EndChange{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4031,7 +4096,7 @@ func (x *EndChange) String() string {
 func (*EndChange) ProtoMessage() {}
 
 func (x *EndChange) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4044,7 +4109,7 @@ func (x *EndChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndChange.ProtoReflect.Descriptor instead.
 func (*EndChange) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *EndChange) GetMember() string {
@@ -4085,7 +4150,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4097,7 +4162,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4110,7 +4175,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -4141,7 +4206,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4153,7 +4218,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4166,7 +4231,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RestoreResponse) GetFaults() []string {
@@ -4217,7 +4282,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4229,7 +4294,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4242,7 +4307,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Failure) GetText() string {
@@ -4317,7 +4382,7 @@ type ExchangeRequest struct {
 
 func (x *ExchangeRequest) Reset() {
 	*x = ExchangeRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4329,7 +4394,7 @@ func (x *ExchangeRequest) String() string {
 func (*ExchangeRequest) ProtoMessage() {}
 
 func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4342,7 +4407,7 @@ func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ExchangeRequest) GetRemovedHosts() []byte {
@@ -4361,7 +4426,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4373,7 +4438,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4386,7 +4451,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ExchangeResponse) GetRemovedHosts() []byte {
@@ -4405,7 +4470,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4417,7 +4482,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4430,7 +4495,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -4448,7 +4513,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4460,7 +4525,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4473,7 +4538,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -4488,7 +4553,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4500,7 +4565,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4513,7 +4578,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -4545,7 +4610,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4557,7 +4622,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4570,7 +4635,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 type GetObjectRequest struct {
@@ -4585,7 +4650,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4597,7 +4662,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4610,7 +4675,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -4643,7 +4708,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4655,7 +4720,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4668,7 +4733,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -4689,7 +4754,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4701,7 +4766,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4714,7 +4779,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -4747,7 +4812,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4759,7 +4824,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4772,7 +4837,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -4792,7 +4857,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4804,7 +4869,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4817,7 +4882,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -4842,7 +4907,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4854,7 +4919,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4867,7 +4932,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 type InventoryRequest struct {
@@ -4882,7 +4947,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4894,7 +4959,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4907,7 +4972,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -4937,7 +5002,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4949,7 +5014,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5027,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -5015,7 +5080,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5027,7 +5092,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5040,7 +5105,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -5096,7 +5161,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5108,7 +5173,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5121,7 +5186,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -5157,7 +5222,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5169,7 +5234,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5182,7 +5247,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -5225,7 +5290,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5237,7 +5302,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5250,7 +5315,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -5289,7 +5354,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5301,7 +5366,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5314,7 +5379,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 type FetchImagesRequest struct {
@@ -5329,7 +5394,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5341,7 +5406,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5354,7 +5419,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -5395,7 +5460,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5407,7 +5472,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5420,7 +5485,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -5448,7 +5513,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5460,7 +5525,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5473,7 +5538,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -5507,7 +5572,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5519,7 +5584,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5532,7 +5597,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -5561,7 +5626,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5573,7 +5638,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5586,7 +5651,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -5620,7 +5685,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5632,7 +5697,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5645,7 +5710,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -5675,7 +5740,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5687,7 +5752,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5700,7 +5765,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -5753,7 +5818,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5765,7 +5830,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5778,7 +5843,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -5849,7 +5914,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5861,7 +5926,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5874,7 +5939,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -5914,7 +5979,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5926,7 +5991,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5939,7 +6004,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -6002,7 +6067,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6014,7 +6079,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6027,7 +6092,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -6061,7 +6126,7 @@ type AskRestoreRequest struct {
 
 func (x *AskRestoreRequest) Reset() {
 	*x = AskRestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[80]
+	mi := &file_ss_v1_ss_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6073,7 +6138,7 @@ func (x *AskRestoreRequest) String() string {
 func (*AskRestoreRequest) ProtoMessage() {}
 
 func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[80]
+	mi := &file_ss_v1_ss_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6086,7 +6151,7 @@ func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreRequest.ProtoReflect.Descriptor instead.
 func (*AskRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{80}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *AskRestoreRequest) GetJob() string {
@@ -6112,7 +6177,7 @@ type AskRestoreResponse struct {
 
 func (x *AskRestoreResponse) Reset() {
 	*x = AskRestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[81]
+	mi := &file_ss_v1_ss_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6124,7 +6189,7 @@ func (x *AskRestoreResponse) String() string {
 func (*AskRestoreResponse) ProtoMessage() {}
 
 func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[81]
+	mi := &file_ss_v1_ss_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6137,7 +6202,7 @@ func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreResponse.ProtoReflect.Descriptor instead.
 func (*AskRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{81}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *AskRestoreResponse) GetMessage() *RestoreMessage {
@@ -6267,7 +6332,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\vParticipant\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1a\n" +
 	"\bendpoint\x18\x02 \x01(\tR\bendpoint\x12\x14\n" +
-	"\x05addrs\x18\x03 \x03(\tR\x05addrs\"\x8e\x02\n" +
+	"\x05addrs\x18\x03 \x03(\tR\x05addrs\"\xa8\x02\n" +
 	"\x03End\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x14\n" +
@@ -6280,7 +6345,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x05ended\x18\t \x01(\bR\x05ended\x12\x18\n" +
 	"\apending\x18\n" +
 	" \x01(\bR\apending\x12\x16\n" +
-	"\x06unread\x18\v \x01(\rR\x06unread\"\xa1\x03\n" +
+	"\x06unread\x18\v \x01(\rR\x06unread\x12\x18\n" +
+	"\aoutside\x18\f \x01(\x05R\aoutside\"\xa1\x03\n" +
 	"\rMarkerMessage\x12,\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x18.ss.v1.MarkerMessageTypeR\x04type\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
@@ -6302,19 +6368,23 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0fSnapshotRequest\x12)\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenH\x00R\x04open\x120\n" +
 	"\amessage\x18\x02 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessageB\x06\n" +
-	"\x04kind\"\xe0\x02\n" +
+	"\x04kind\"\xed\x02\n" +
 	"\fSnapshotOpen\x12\x1c\n" +
 	"\x03key\x18\x01 \x01(\v2\n" +
 	".ss.v1.KeyR\x03key\x126\n" +
 	"\fparticipants\x18\x02 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\x12*\n" +
-	"\x06copies\x18\x03 \x03(\v2\x12.ss.v1.ParticipantR\x06copies\x12%\n" +
-	"\x0eoutside_closed\x18\x04 \x01(\bR\routsideClosed\x12#\n" +
+	"\x06copies\x18\x03 \x03(\v2\x12.ss.v1.ParticipantR\x06copies\x12#\n" +
 	"\rcopies_wanted\x18\x05 \x01(\x05R\fcopiesWanted\x12\x16\n" +
 	"\x06vaults\x18\x06 \x03(\tR\x06vaults\x12\x17\n" +
 	"\ajob_key\x18\a \x01(\fR\x06jobKey\x12\x18\n" +
 	"\amembers\x18\b \x03(\tR\amembers\x12\x1a\n" +
 	"\brestored\x18\x10 \x01(\x04R\brestored\x12\x1b\n" +
-	"\tsettle_ms\x18\t \x01(\x03R\bsettleMs\"\xd4\x01\n" +
+	"\tsettle_ms\x18\t \x01(\x03R\bsettleMs\x12,\n" +
+	"\aoutside\x18\n" +
+	" \x03(\v2\x12.ss.v1.OutsideRuleR\aoutsideJ\x04\b\x04\x10\x05\"3\n" +
+	"\vOutsideRule\x12\x14\n" +
+	"\x05match\x18\x01 \x01(\tR\x05match\x12\x0e\n" +
+	"\x02as\x18\x02 \x01(\tR\x02as\"\xd4\x01\n" +
 	"\x10SnapshotResponse\x120\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessage\x12-\n" +
 	"\bprogress\x18\x02 \x01(\v2\x0f.ss.v1.ProgressH\x00R\bprogress\x12+\n" +
@@ -6723,7 +6793,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(MarkerMessageType)(0),        // 0: ss.v1.MarkerMessageType
 	(MarkerCause)(0),              // 1: ss.v1.MarkerCause
@@ -6758,197 +6828,199 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*MarkerMessage)(nil),         // 30: ss.v1.MarkerMessage
 	(*SnapshotRequest)(nil),       // 31: ss.v1.SnapshotRequest
 	(*SnapshotOpen)(nil),          // 32: ss.v1.SnapshotOpen
-	(*SnapshotResponse)(nil),      // 33: ss.v1.SnapshotResponse
-	(*Progress)(nil),              // 34: ss.v1.Progress
-	(*HostReport)(nil),            // 35: ss.v1.HostReport
-	(*MemberReport)(nil),          // 36: ss.v1.MemberReport
-	(*MemoryReport)(nil),          // 37: ss.v1.MemoryReport
-	(*PhaseTiming)(nil),           // 38: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 39: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 40: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 41: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 42: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 43: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 44: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 45: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 46: ss.v1.RestoreRequest
-	(*RestoreMessage)(nil),        // 47: ss.v1.RestoreMessage
-	(*RestoreWordRequest)(nil),    // 48: ss.v1.RestoreWordRequest
-	(*RestorePlan)(nil),           // 49: ss.v1.RestorePlan
-	(*Transit)(nil),               // 50: ss.v1.Transit
-	(*RestorePart)(nil),           // 51: ss.v1.RestorePart
-	(*EndChange)(nil),             // 52: ss.v1.EndChange
-	(*AddrMove)(nil),              // 53: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 54: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 55: ss.v1.Failure
-	(*ExchangeRequest)(nil),       // 56: ss.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 57: ss.v1.ExchangeResponse
-	(*DeliverRequest)(nil),        // 58: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 59: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 60: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 61: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 62: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 63: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 64: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 65: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 66: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 67: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 68: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 69: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 70: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 71: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 72: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 73: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 74: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 75: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 76: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 77: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 78: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 79: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 80: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 81: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 82: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 83: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 84: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 85: ss.v1.ImportImagesResponse
-	(*AskRestoreRequest)(nil),     // 86: ss.v1.AskRestoreRequest
-	(*AskRestoreResponse)(nil),    // 87: ss.v1.AskRestoreResponse
+	(*OutsideRule)(nil),           // 33: ss.v1.OutsideRule
+	(*SnapshotResponse)(nil),      // 34: ss.v1.SnapshotResponse
+	(*Progress)(nil),              // 35: ss.v1.Progress
+	(*HostReport)(nil),            // 36: ss.v1.HostReport
+	(*MemberReport)(nil),          // 37: ss.v1.MemberReport
+	(*MemoryReport)(nil),          // 38: ss.v1.MemoryReport
+	(*PhaseTiming)(nil),           // 39: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 40: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 41: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 42: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 43: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 44: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 45: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 46: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 47: ss.v1.RestoreRequest
+	(*RestoreMessage)(nil),        // 48: ss.v1.RestoreMessage
+	(*RestoreWordRequest)(nil),    // 49: ss.v1.RestoreWordRequest
+	(*RestorePlan)(nil),           // 50: ss.v1.RestorePlan
+	(*Transit)(nil),               // 51: ss.v1.Transit
+	(*RestorePart)(nil),           // 52: ss.v1.RestorePart
+	(*EndChange)(nil),             // 53: ss.v1.EndChange
+	(*AddrMove)(nil),              // 54: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 55: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 56: ss.v1.Failure
+	(*ExchangeRequest)(nil),       // 57: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 58: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 59: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 60: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 61: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 62: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 63: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 64: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 65: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 66: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 67: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 68: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 69: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 70: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 71: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 72: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 73: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 74: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 75: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 76: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 77: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 78: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 79: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 80: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 81: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 82: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 83: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 84: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 85: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 86: ss.v1.ImportImagesResponse
+	(*AskRestoreRequest)(nil),     // 87: ss.v1.AskRestoreRequest
+	(*AskRestoreResponse)(nil),    // 88: ss.v1.AskRestoreResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
-	7,  // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
-	7,  // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
-	39, // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
-	13, // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
-	7,  // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
-	8,  // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
-	10, // 6: ss.v1.InfoResponse.standings:type_name -> ss.v1.Standing
-	10, // 7: ss.v1.StandRequest.standing:type_name -> ss.v1.Standing
-	10, // 8: ss.v1.StandResponse.standing:type_name -> ss.v1.Standing
-	14, // 9: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
-	14, // 10: ss.v1.RunResponse.member:type_name -> ss.v1.Member
-	14, // 11: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
-	0,  // 12: ss.v1.MarkerMessage.type:type_name -> ss.v1.MarkerMessageType
-	27, // 13: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
-	29, // 14: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
-	1,  // 15: ss.v1.MarkerMessage.cause:type_name -> ss.v1.MarkerCause
-	32, // 16: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
-	30, // 17: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	27, // 18: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	28, // 19: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
-	28, // 20: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	30, // 21: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	34, // 22: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	35, // 23: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	55, // 24: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	36, // 25: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	38, // 26: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	14, // 27: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	37, // 28: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
-	39, // 29: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	29, // 30: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	39, // 31: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	39, // 32: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	49, // 33: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	47, // 34: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	2,  // 35: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
-	3,  // 36: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
-	47, // 37: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
-	27, // 38: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	51, // 39: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	53, // 40: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	28, // 41: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	50, // 42: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
-	14, // 43: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	28, // 44: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	52, // 45: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
-	55, // 46: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	47, // 47: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	4,  // 48: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
-	5,  // 49: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
-	30, // 50: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	39, // 51: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	70, // 52: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	71, // 53: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	72, // 54: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	13, // 55: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	71, // 56: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	39, // 57: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	39, // 58: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	28, // 59: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	39, // 60: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	39, // 61: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	28, // 62: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	84, // 63: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	83, // 64: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	39, // 65: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	28, // 66: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	47, // 67: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	47, // 68: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	6,  // 69: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	15, // 70: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	17, // 71: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	19, // 72: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11, // 73: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	25, // 74: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	21, // 75: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	23, // 76: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	31, // 77: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	46, // 78: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	48, // 79: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	40, // 80: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	42, // 81: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	44, // 82: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	68, // 83: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	73, // 84: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	75, // 85: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	77, // 86: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	79, // 87: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	81, // 88: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	82, // 89: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	58, // 90: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	60, // 91: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	66, // 92: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	62, // 93: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	63, // 94: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	65, // 95: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	11, // 96: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	56, // 97: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	86, // 98: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	9,  // 99: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	16, // 100: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	18, // 101: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	20, // 102: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12, // 103: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	26, // 104: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22, // 105: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	24, // 106: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	33, // 107: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	54, // 108: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	54, // 109: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	41, // 110: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	43, // 111: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	45, // 112: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	69, // 113: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	74, // 114: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	76, // 115: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	78, // 116: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	80, // 117: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	82, // 118: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	85, // 119: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	59, // 120: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	61, // 121: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	67, // 122: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	60, // 123: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	64, // 124: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	64, // 125: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	12, // 126: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	57, // 127: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	87, // 128: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	99, // [99:129] is the sub-list for method output_type
-	69, // [69:99] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	7,   // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
+	7,   // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
+	40,  // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	13,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
+	7,   // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
+	8,   // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
+	10,  // 6: ss.v1.InfoResponse.standings:type_name -> ss.v1.Standing
+	10,  // 7: ss.v1.StandRequest.standing:type_name -> ss.v1.Standing
+	10,  // 8: ss.v1.StandResponse.standing:type_name -> ss.v1.Standing
+	14,  // 9: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
+	14,  // 10: ss.v1.RunResponse.member:type_name -> ss.v1.Member
+	14,  // 11: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
+	0,   // 12: ss.v1.MarkerMessage.type:type_name -> ss.v1.MarkerMessageType
+	27,  // 13: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
+	29,  // 14: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
+	1,   // 15: ss.v1.MarkerMessage.cause:type_name -> ss.v1.MarkerCause
+	32,  // 16: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	30,  // 17: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
+	27,  // 18: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	28,  // 19: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
+	28,  // 20: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	33,  // 21: ss.v1.SnapshotOpen.outside:type_name -> ss.v1.OutsideRule
+	30,  // 22: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	35,  // 23: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	36,  // 24: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	56,  // 25: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	37,  // 26: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	39,  // 27: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	14,  // 28: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	38,  // 29: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
+	40,  // 30: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	29,  // 31: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	40,  // 32: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	40,  // 33: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	50,  // 34: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	48,  // 35: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	2,   // 36: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
+	3,   // 37: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
+	48,  // 38: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
+	27,  // 39: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	52,  // 40: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	54,  // 41: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	28,  // 42: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	51,  // 43: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
+	14,  // 44: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	28,  // 45: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	53,  // 46: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
+	56,  // 47: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	48,  // 48: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	4,   // 49: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
+	5,   // 50: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
+	30,  // 51: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	40,  // 52: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	71,  // 53: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	72,  // 54: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	73,  // 55: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	13,  // 56: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	72,  // 57: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	40,  // 58: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	40,  // 59: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 60: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	40,  // 61: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	40,  // 62: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 63: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	85,  // 64: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	84,  // 65: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	40,  // 66: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	28,  // 67: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	48,  // 68: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	48,  // 69: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	6,   // 70: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	15,  // 71: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	17,  // 72: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	19,  // 73: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11,  // 74: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	25,  // 75: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	21,  // 76: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	23,  // 77: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	31,  // 78: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	47,  // 79: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	49,  // 80: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	41,  // 81: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	43,  // 82: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	45,  // 83: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	69,  // 84: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	74,  // 85: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	76,  // 86: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	78,  // 87: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	80,  // 88: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	82,  // 89: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	83,  // 90: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	59,  // 91: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	61,  // 92: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	67,  // 93: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	63,  // 94: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	64,  // 95: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	66,  // 96: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	11,  // 97: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	57,  // 98: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	87,  // 99: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	9,   // 100: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	16,  // 101: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	18,  // 102: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	20,  // 103: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12,  // 104: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	26,  // 105: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22,  // 106: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	24,  // 107: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	34,  // 108: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	55,  // 109: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	55,  // 110: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	42,  // 111: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	44,  // 112: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	46,  // 113: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	70,  // 114: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	75,  // 115: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	77,  // 116: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	79,  // 117: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	81,  // 118: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	83,  // 119: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	86,  // 120: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	60,  // 121: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	62,  // 122: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	68,  // 123: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	61,  // 124: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	65,  // 125: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	65,  // 126: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	12,  // 127: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	58,  // 128: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	88,  // 129: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	100, // [100:130] is the sub-list for method output_type
+	70,  // [70:100] is the sub-list for method input_type
+	70,  // [70:70] is the sub-list for extension type_name
+	70,  // [70:70] is the sub-list for extension extendee
+	0,   // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -6960,17 +7032,17 @@ func file_ss_v1_ss_proto_init() {
 		(*SnapshotRequest_Open)(nil),
 		(*SnapshotRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[27].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[28].OneofWrappers = []any{
 		(*SnapshotResponse_Message)(nil),
 		(*SnapshotResponse_Progress)(nil),
 		(*SnapshotResponse_Report)(nil),
 		(*SnapshotResponse_Failure)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[40].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[41].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[76].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[77].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -6981,7 +7053,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   82,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"net/netip"
+	"testing"
+
+	"ss/marker"
+)
+
+// The first rule that fits counts, and what no rule fits is refused.
+func TestOutsideRules(t *testing.T) {
+	w := &work{open: Open{Outside: []OutsideRule{
+		{Match: "10.0.0.7", As: "keep"}, {Match: ":443", As: "refuse"}, {Match: "10.0.0.0/24", As: "close"}, {Match: "nonsense", As: "close"}, {Match: ":x", As: "close"},
+	}}}
+	for _, tt := range []struct {
+		local, remote string
+		want          marker.OutsidePolicy
+	}{
+		{"192.0.2.1:80", "10.0.0.7:443", marker.OutsideKept},
+		{"192.0.2.1:443", "10.0.0.8:5000", marker.OutsideRefuse},
+		{"192.0.2.1:5000", "10.0.0.8:443", marker.OutsideRefuse},
+		{"192.0.2.1:80", "10.0.0.8:5000", marker.OutsideClosed},
+		{"192.0.2.1:80", "10.0.1.8:5000", marker.OutsideRefuse},
+		{"[2001:db8::1]:80", "[2001:db8::2]:5000", marker.OutsideRefuse},
+	} {
+		if got := w.policyOf(tt.local, tt.remote); got != tt.want {
+			t.Errorf("%s with %s: %d, want %d", tt.local, tt.remote, got, tt.want)
+		}
+		if _, err := netip.ParseAddrPort(tt.local); err != nil {
+			t.Error(err)
+		}
+	}
+	w.open.Outside = append(w.open.Outside, OutsideRule{As: "close"})
+	if got := w.policyOf("192.0.2.1:80", "[2001:db8::2]:5000"); got != marker.OutsideClosed {
+		t.Errorf("the rule for all: %d", got)
+	}
+}
