@@ -27,7 +27,7 @@ func TestUnsend(t *testing.T) {
 	c := startIn(t, n, false, []*os.File{fp, fq}, "hold", "1")
 	src := dumpCell(t, r, c)
 	dst := filepath.Join(t.TempDir(), "rewritten")
-	if err := r.Rewrite(src, dst, nil); err != nil {
+	if err := r.Rewrite(src, dst, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	conn := agent.Conn{Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote)}
