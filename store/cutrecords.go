@@ -38,6 +38,7 @@ type cutHead struct {
 	Imported    *Imported `json:"imported,omitempty"`
 	EndedWell   []string  `json:"ended_well,omitempty"`
 	Without     []string  `json:"without,omitempty"`
+	Ends        []CutEnd  `json:"ends,omitempty"`
 	Key         string    `json:"key,omitempty"`
 	KeyID       string    `json:"key_id,omitempty"`
 }
@@ -60,7 +61,7 @@ func cutWrites(cut Cut) ([]write, error) {
 		return err
 	}
 	h := cutHead{ID: cut.ID, Job: cut.Job, Epoch: cut.Epoch, Time: cut.Time.Round(0).UTC(), Label: cut.Label, Stopped: cut.Stopped, Parts: []string{},
-		TotalMs: cut.TotalMs, CRIUVersion: cut.CRIUVersion, Pinned: cut.Pinned, Imported: cut.Imported, EndedWell: cut.EndedWell, Without: cut.Without,
+		TotalMs: cut.TotalMs, CRIUVersion: cut.CRIUVersion, Pinned: cut.Pinned, Imported: cut.Imported, EndedWell: cut.EndedWell, Without: cut.Without, Ends: cut.Ends,
 		Key: cut.Key, KeyID: cut.KeyID}
 	for _, part := range cut.Hosts {
 		id := cut.PartID(part).String()
@@ -161,7 +162,7 @@ func allCuts(tx kv.Tx, prefix string) ([]Cut, error) {
 // whole puts a cut together. Parts of other snapshots may not be among those that were read.
 func (h cutHead) whole(tx kv.Tx, parts, pieces map[string][]byte) (Cut, error) {
 	cut := Cut{ID: h.ID, Job: h.Job, Epoch: h.Epoch, Time: h.Time, Label: h.Label, Stopped: h.Stopped, TotalMs: h.TotalMs, CRIUVersion: h.CRIUVersion,
-		Pinned: h.Pinned, Imported: h.Imported, EndedWell: h.EndedWell, Without: h.Without, Key: h.Key, KeyID: h.KeyID}
+		Pinned: h.Pinned, Imported: h.Imported, EndedWell: h.EndedWell, Without: h.Without, Ends: h.Ends, Key: h.Key, KeyID: h.KeyID}
 	lost := func(bucket, key string) (Cut, error) {
 		return Cut{}, fmt.Errorf("cut %s: its record %s/%s is missing: %w", h.ID, bucket, key, ErrCorrupt)
 	}
