@@ -31,7 +31,7 @@ func (t Told) Error() string { return t.Text }
 func Describe(err error) Report {
 	r := Report{Kind: KindOf(err), Message: err.Error()}
 	for err != nil {
-		switch e := next(err); e := e.(type) {
+		switch e := next(err); e := e.(type) { //nolint:errorlint // next has looked through the chain
 		case *Error:
 			r.add(Report{Op: e.Op, Host: e.Host, Job: e.Job, Snapshot: e.Snapshot, Phase: e.Phase, Next: e.Next})
 			err = e.Err
