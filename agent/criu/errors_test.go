@@ -116,6 +116,7 @@ func TestDumpErrors(t *testing.T) {
 			t.Errorf("the hint: %q", e.Hint)
 		}
 	})
+	// It is recorded with its client connecting (M4b), so it does not stop a dump.
 	t.Run("connection not accepted yet", func(t *testing.T) {
 		n := newNamespace(t)
 		var files []*os.File
@@ -134,10 +135,7 @@ func TestDumpErrors(t *testing.T) {
 			l.Close()
 			return err
 		})
-		e := failedDump(t, r, startIn(t, n, false, files, "hold", "1"))
-		if !strings.Contains(e.Hint, "accept") {
-			t.Errorf("the hint: %q", e.Hint)
-		}
+		dumpCell(t, r, startIn(t, n, false, files, "hold", "1"))
 	})
 	t.Run("no such process", func(t *testing.T) {
 		c := newCell(t, nil, false)

@@ -103,7 +103,7 @@ func syscallInstruction(pid int) (uint64, error) {
 		}
 		code := make([]byte, m.End-m.Start)
 		n, err := peek(pid, m.Start, code)
-		if i := bytes.Index(code[:n], []byte{0x0f, 0x05}); i >= 0 {
+		if i := bytes.Index(code[:max(n, 0)], []byte{0x0f, 0x05}); i >= 0 {
 			return m.Start + uint64(i), nil
 		}
 		return 0, fmt.Errorf("its vDSO has no system call: %w", cmpErr(err))

@@ -154,7 +154,7 @@ func TestInjectionKeepsState(t *testing.T) {
 			if err == nil {
 				made++
 				_ = unix.Close(fd)
-			} else if _, gone := os.Stat(proc.Path(pid, "maps")); gone == nil && !proc.Gone(err) && !strings.Contains(err.Error(), "no such process") && !strings.Contains(err.Error(), "no vDSO") {
+			} else if stat, gone := proc.ReadStat(pid); gone == nil && !stat.Dead() && !proc.Gone(err) && !strings.Contains(err.Error(), "no such process") && !strings.Contains(err.Error(), "no vDSO") {
 				t.Errorf("process %d: %v", pid, err)
 			}
 		}
