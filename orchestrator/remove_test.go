@@ -112,11 +112,7 @@ func TestManifestsHoldNoEnvironment(t *testing.T) {
 func TestCollectionIsWaitedFor(t *testing.T) {
 	f := clustertest.New(t, clustertest.ClusterA, "hostA")
 	f.AddCut(t, "ring", []string{"hostA"})
-	other, err := store.Open(t.Context(), f.Dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
+	other := f.Open(t)
 	at, err := other.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindCollect, Job: "ring"})
 	if err != nil {
 		t.Fatal(err)

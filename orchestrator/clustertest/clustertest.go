@@ -17,6 +17,7 @@ import (
 	"ss/store"
 	"ss/store/images"
 	"ss/store/keys"
+	"ss/store/kv/memory"
 )
 
 // Signer signs with a hash and the cluster's name.
@@ -61,29 +62,56 @@ func (Signer) OpenRemovedHosts([]byte) (store.RemovedHosts, error) {
 // Cluster is a cluster of fakeHosts with a catalogue of its own.
 type Cluster struct {
 	*orchestrator.Cluster
-	Dir     string
+	Dir     string // of its catalogue; "" for one in memory
 	ID      string
 	Agents  map[string]*Host
 	Vaults  map[string]*Host
 	Notices []string
 
 	recipient string
+	open      func() (*store.Catalogue, error)
 }
 
-// New is a cluster of hosts that hold nothing.
+// Open is the same catalogue as another command opens it.
+func (f *Cluster) Open(t *testing.T) *store.Catalogue {
+	t.Helper()
+	cat, err := f.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cat.Close() })
+	return cat
+}
+
+// New is a cluster of hosts that hold nothing. Its catalogue is in memory.
 func New(t *testing.T, id string, names ...string) *Cluster {
+	t.Helper()
+	space := memory.NewSpace()
+	return newCluster(t, id, names, func(c store.Cluster) (*store.Catalogue, error) {
+		return store.Init(t.Context(), space.Open(), c)
+	}, &Cluster{open: func() (*store.Catalogue, error) { return store.New(space.Open()), nil }})
+}
+
+// NewOnDisk is New with a catalogue in a folder, for what is done with its file.
+func NewOnDisk(t *testing.T, id string, names ...string) *Cluster {
+	t.Helper()
+	dir := t.TempDir()
+	return newCluster(t, id, names, func(c store.Cluster) (*store.Catalogue, error) { return store.Create(dir, c) },
+		&Cluster{Dir: dir, open: func() (*store.Catalogue, error) { return store.Open(t.Context(), dir) }})
+}
+
+func newCluster(t *testing.T, id string, names []string, create func(store.Cluster) (*store.Catalogue, error), f *Cluster) *Cluster {
 	t.Helper()
 	identity, recipient, err := keys.NewIdentity()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	cat, err := store.Create(dir, store.Cluster{ID: id, Recipients: []string{recipient}})
+	cat, err := create(store.Cluster{ID: id, Recipients: []string{recipient}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cat.Close() })
-	f := &Cluster{Dir: dir, ID: id, Agents: map[string]*Host{}, Vaults: map[string]*Host{}, recipient: recipient}
+	f.ID, f.Agents, f.Vaults, f.recipient = id, map[string]*Host{}, map[string]*Host{}, recipient
 	for i, name := range names {
 		f.Agents[name] = f.NewHost(name)
 		if err := cat.AddHost(t.Context(), store.Host{Name: name, Addr: fmt.Sprintf("192.0.2.%d:7070", i+1)}); err != nil {

@@ -16,7 +16,7 @@ import (
 // TestOldCatalogue: an older copy of the folder, put back, is recognised, whatever it has drawn meanwhile, and removes nothing; a rebuild from what there
 // is makes it the newest, with every cut, and then the copy that was the newest is told.
 func TestOldCatalogue(t *testing.T) {
-	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	f := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA", "hostB")
 	first := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
 	old := f.CopyOf(t)
 	f = f.In(t, f.Dir)
@@ -80,7 +80,7 @@ func TestOldCatalogue(t *testing.T) {
 
 // TestOneCommandIsEnough: a copy from before the last command is recognised by what that command showed the agents, whatever it was.
 func TestOneCommandIsEnough(t *testing.T) {
-	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	f := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA", "hostB")
 	cut := f.AddCut(t, "ring", []string{"hostA"})
 	for name, do := range map[string]func(c *clustertest.Cluster) error{
 		"gc": func(c *clustertest.Cluster) error { _, err := GC(t.Context(), c.Cluster, false); return err },
@@ -103,7 +103,7 @@ func TestOneCommandIsEnough(t *testing.T) {
 
 // TestTwoAdmins: of two copies that are in use at once, the second is told, and neither removes what is the other's.
 func TestTwoAdmins(t *testing.T) {
-	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	f := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA", "hostB")
 	f.AddCut(t, "ring", []string{"hostA"})
 	one, two := f.CopyOf(t), f.CopyOf(t)
 	mine := one.AddCut(t, "ring", []string{"hostA"})
@@ -130,7 +130,7 @@ func TestTwoAdmins(t *testing.T) {
 
 // TestSeveralCommandsAtOnceAreOneCatalogue: commands that run beside each other with one folder are told nothing.
 func TestSeveralCommandsAtOnceAreOneCatalogue(t *testing.T) {
-	f := clustertest.New(t, clustertest.ClusterA, "hostA")
+	f := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA")
 	f.AddCut(t, "ring", []string{"hostA"})
 	a, b := f.In(t, f.Dir), f.In(t, f.Dir)
 	for range 3 {
@@ -149,7 +149,7 @@ func TestSeveralCommandsAtOnceAreOneCatalogue(t *testing.T) {
 // TestImportedAgain: a cut that was exported, removed and imported again is not the latest, and displaces nothing; the tombstone of the one that was removed
 // does not cover it.
 func TestImportedAgain(t *testing.T) {
-	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	f := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA", "hostB")
 	oldest := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
 	path := filepath.Join(t.TempDir(), "cut.tar")
 	if _, err := f.Export(t.Context(), orchestrator.ExportOptions{Cut: oldest.ID, File: path}); err != nil {
@@ -190,7 +190,7 @@ func TestImportedAgain(t *testing.T) {
 
 // TestForeignArchiveNeedsAJob: nothing of another cluster gets into a job by its name alone.
 func TestForeignArchiveNeedsAJob(t *testing.T) {
-	from, to := clustertest.New(t, clustertest.ClusterA, "hostA"), clustertest.New(t, clustertest.ClusterB, "hostA", "hostX")
+	from, to := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA"), clustertest.NewOnDisk(t, clustertest.ClusterB, "hostA", "hostX")
 	own := to.AddCut(t, "ring", []string{"hostA"})
 	cut := from.AddCut(t, "ring", []string{"hostA"})
 	path := filepath.Join(t.TempDir(), "cut.tar")
@@ -210,7 +210,7 @@ func TestForeignArchiveNeedsAJob(t *testing.T) {
 
 // TestEveryBitOfACutsManifest: whatever bit of a cut's signed manifest is another one, on every copy, verify finds it and repair signs it again.
 func TestEveryBitOfACutsManifest(t *testing.T) {
-	f := clustertest.New(t, clustertest.ClusterA, "hostA", "hostB")
+	f := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA", "hostB")
 	cut := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
 	whole := slices.Clone(f.Agents["hostA"].Cuts[cut.ID])
 	for bit := 0; bit < len(whole)*8; bit += 37 {

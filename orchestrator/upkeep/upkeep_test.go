@@ -266,10 +266,7 @@ func TestGCHandsOutManifests(t *testing.T) {
 	for _, h := range f.Agents {
 		clear(h.Cuts)
 	}
-	dead, err := store.Open(t.Context(), f.Dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dead := f.Open(t)
 	if _, err := dead.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}}); err != nil {
 		t.Fatal(err)
 	}
