@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -96,27 +97,61 @@ func TestChurn(t *testing.T) {
 			for _, end := range row.ends {
 				j.conns(end, "hostB", "churn", "hostA", 9400, fmt.Sprint(100/len(row.ends)), end)
 			}
-			j.awaitProgress()
-			most, cut := 0, ""
-			counts := map[int]int{}
-			for range snapshots {
-				var n int
-				n, cut = j.attempts()
-				counts[n]++
-				most = max(most, n)
-				j.awaitProgress()
-			}
-			t.Logf("%d snapshots by the number of attempts: %v", snapshots, counts)
-			if most > 2 {
-				t.Errorf("a snapshot took %d attempts", most)
-			}
-			j.restore(cut)
-			j.awaitProgress()
+			j.churns(snapshots)
 			j.end()
 		})
 	}
 	c.t = t
 	c.checkLeaks()
+}
+
+// nginxConfig is that of a web server with two workers. Its folder is the host's own.
+const nginxConfig = `daemon off; user nobody nogroup; worker_processes 2; pid /srv/nginx/pid; error_log /srv/nginx/error.log;
+events { worker_connections 512; }
+http {
+  access_log off; client_body_temp_path /srv/nginx/1; proxy_temp_path /srv/nginx/2; fastcgi_temp_path /srv/nginx/3; uwsgi_temp_path /srv/nginx/4; scgi_temp_path /srv/nginx/5;
+  server { listen %s:9410; location / { return 200 "hello from nginx\n"; } }
+}
+`
+
+// TestChurnNginx: likewise with Debian's nginx, which closes each of the 100 connections a second first. Needs root, CRIU, gcc and nginx.
+func TestChurnNginx(t *testing.T) {
+	snapshots := int(number(t, "SS_CHURN_SNAPSHOTS", 5))
+	c := newCluster(t, "hostA", "hostB")
+	must(t, os.MkdirAll(c.Host("hostA").Path("/srv/nginx"), 0o755))
+	must(t, c.Host("hostA").WriteFile("/srv/nginx/conf", fmt.Appendf(nil, nginxConfig, c.Host("hostA").Addr())))
+	j := c.newJob("web")
+	j.serve("nginx", "hostA", "nginx", "-p", "/srv/nginx", "-c", "/srv/nginx/conf", "-e", "/srv/nginx/error.log")
+	await(t, "nginx", func() string {
+		if _, err := c.Host("hostA").ReadFile("/srv/nginx/pid"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	j.conns("clients", "hostB", "churn", "hostA", 9410, "100", "http")
+	j.churns(snapshots)
+	j.end()
+	c.checkLeaks()
+}
+
+// churns takes snapshots of a job that makes and ends connections all the time, and restores the last one.
+func (j *job) churns(snapshots int) {
+	j.t.Helper()
+	j.awaitProgress()
+	cut := ""
+	counts := map[int]int{}
+	for range snapshots {
+		var n int
+		n, cut = j.attempts()
+		counts[n]++
+		if n > 2 {
+			j.t.Errorf("a snapshot took %d attempts", n)
+		}
+		j.awaitProgress()
+	}
+	j.t.Logf("%d snapshots by the number of attempts: %v", snapshots, counts)
+	j.restore(cut)
+	j.awaitProgress()
 }
 
 // TestNotAccepted: connections that a busy server has not accepted are put back as being made, if nothing was sent on them: after the restore each is served.

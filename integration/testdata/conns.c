@@ -6,7 +6,7 @@
  *                                     "one", all others wait meanwhile, and are not accepted
  *   conns knock IP PORT               connects, however long that takes, and asks from then on
  *   conns churn IP PORT RATE HOW      makes RATE connections a second, each of which asks three times and ends by HOW: "close",
- *                                     "reset", "shutdown"
+ *                                     "reset", "shutdown"; with "http" it asks a web server once, and reads to the end
  *   conns listen IP PORT              connects and says nothing until it has been greeted: for "greet"
  *   conns greet IP PORT MS            greets one connection after the other, MS apart, and answers then
  */
@@ -184,11 +184,34 @@ static void *await_greeting(void *arg)
 	return arg;
 }
 
+/* fetch asks for a page, and reads until the server closes. */
+static void fetch(int fd)
+{
+	static const char question[] = "GET / HTTP/1.0\r\n\r\n";
+	char page[4096] = "";
+	size_t have = 0;
+	ssize_t n;
+
+	if (write(fd, question, sizeof question - 1) != sizeof question - 1)
+		fail("ask for a page: %s", strerror(errno));
+	while ((n = recv(fd, page + have, sizeof page - 1 - have, 0)) > 0)
+		have += n;
+	if (n < 0 || !strstr(page, "hello from nginx"))
+		fail("the page: %s: %s", n < 0 ? strerror(errno) : "it has ended", page);
+}
+
 static void *churn_once(void *arg)
 {
 	uint64_t n = (intptr_t)arg;
 	int fd = dial();
 	char c;
+
+	if (!strcmp(how, "http")) {
+		fetch(fd);
+		close(fd);
+		done++;
+		return NULL;
+	}
 
 	for (int i = 0; i < 3; i++)
 		ask(fd, 10 * n + i);
