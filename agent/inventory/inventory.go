@@ -73,7 +73,7 @@ func (d Difference) String() string {
 // Take lists what the processes hold. They stand still; pids are this host's.
 func Take(ctx context.Context, pids []int) (Inventory, error) {
 	inv := Inventory{Version: version}
-	pool := optionPool{index: map[string]int{}}
+	pool := optionPool{index: map[string]int{}, kinds: map[[2]int][]option{}}
 	seen := map[uint64]bool{}
 	groups := joinable{}
 	for _, pid := range pids {

@@ -17,29 +17,58 @@ import (
 	"ss/agent/proc"
 )
 
-// optionPool gathers the options of many sockets, equal ones once.
+// optionPool gathers the options of many sockets, equal ones once. Members stand still while it does, so it compares what the kernel gave as it is, and
+// makes the readable form of each set of values once.
 type optionPool struct {
 	list  []Options
 	index map[string]int
+	kinds map[[2]int][]option
+	raw   []byte
 }
 
-func (p *optionPool) add(values Options) int {
-	names := make([]string, 0, len(values))
-	for name := range values {
-		names = append(names, name)
+// take reads the options of a socket and returns the index of their values in the list.
+func (p *optionPool) take(fd, family, protocol int) int {
+	kind := [2]int{family, protocol}
+	options, ok := p.kinds[kind]
+	if !ok {
+		options = optionsOf(family, protocol)
+		p.kinds[kind] = options
 	}
-	slices.Sort(names)
-	var key strings.Builder
-	for _, name := range names {
-		key.WriteString(name + "=" + values[name] + ";")
+	p.raw = append(p.raw[:0], byte(family), byte(protocol))
+	for _, o := range options {
+		var value [textSize]byte
+		n, err := o.read(fd, &value)
+		if err != nil {
+			p.raw = append(p.raw, absent)
+			continue
+		}
+		p.raw = append(append(p.raw, byte(n)), value[:n]...)
 	}
-	i, ok := p.index[key.String()]
+	i, ok := p.index[string(p.raw)]
 	if !ok {
 		i = len(p.list)
-		p.index[key.String()] = i
-		p.list = append(p.list, values)
+		p.index[string(p.raw)] = i
+		p.list = append(p.list, readable(options, p.raw[2:]))
 	}
 	return i
+}
+
+// absent stands for the length of a value that the kernel did not give.
+const absent = 0xff
+
+// readable makes the values of the options, each after its length, what an inventory stores.
+func readable(options []option, raw []byte) Options {
+	values := Options{}
+	for _, o := range options {
+		n := raw[0]
+		raw = raw[1:]
+		if n == absent {
+			continue
+		}
+		values[o.name] = hex.EncodeToString(o.trim(raw[:n]))
+		raw = raw[n:]
+	}
+	return values
 }
 
 // takeSockets lists the sockets that a process holds and that are not in seen, which it adds to, by inode.
@@ -60,13 +89,7 @@ func takeSockets(pid, inner int, seen map[uint64]bool, pool *optionPool, groups 
 		s := Socket{Process: inner, Descriptor: number}
 		s.Family, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 		s.Protocol, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
-		values := Options{}
-		for _, o := range optionsOf(s.Family, s.Protocol) {
-			if value, err := o.get(fd); err == nil {
-				values[o.name] = hex.EncodeToString(value)
-			}
-		}
-		s.Options = pool.add(values)
+		s.Options = pool.take(fd, s.Family, s.Protocol)
 		if s.Protocol == unix.IPPROTO_TCP {
 			s.SegmentSize = segmentSize(fd)
 			s.WindowClamp, _ = unix.GetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP)
@@ -103,22 +126,36 @@ func borrow(pid int, numbers []int, f func(number, fd int)) error {
 	return nil
 }
 
-func (o option) get(fd int) ([]byte, error) {
-	value := make([]byte, max(o.size, 16))
-	size := uint32(len(value))
+// textSize is ample for a text, the name of a congestion control (TCP_CA_NAME_MAX).
+const textSize = 16
+
+// read asks the kernel for the value and says how many bytes it gave.
+func (o option) read(fd int, value *[textSize]byte) (int, error) {
+	size := uint32(textSize)
 	if o.size > 0 {
 		size = uint32(o.size)
 	}
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(o.level), uintptr(o.code),
-		uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&size)), 0)
+	// Raw: it does not wait, and telling the scheduler of each of thousands of calls would double their time.
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(o.level), uintptr(o.code),
+		uintptr(unsafe.Pointer(value)), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
-		return nil, errno
+		return 0, errno
 	}
-	if o.size == 0 { // a text: what follows its end is not of it
-		value, _, _ = bytes.Cut(value[:size], []byte{0})
-		return value, nil
+	return min(int(size), textSize), nil
+}
+
+// trim takes from a text what follows its end.
+func (o option) trim(value []byte) []byte {
+	if o.size == 0 {
+		value, _, _ = bytes.Cut(value, []byte{0})
 	}
-	return value[:min(int(size), o.size)], nil
+	return value
+}
+
+func (o option) get(fd int) ([]byte, error) {
+	var value [textSize]byte
+	n, err := o.read(fd, &value)
+	return o.trim(value[:n]), err
 }
 
 func (o option) set(fd int, value []byte) error {
