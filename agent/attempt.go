@@ -47,8 +47,9 @@ type Out struct {
 
 // Progress says how far a phase is. Total is 0 where it is not known.
 type Progress struct {
-	Phase        string
+	Phase        string // for a person
 	Bytes, Total int64
+	Storing      bool // the members run, or --stop holds them
 }
 
 // HostReport is what one host did in an attempt.
@@ -62,6 +63,7 @@ type HostReport struct {
 	Bytes    int64 // of the images
 	// What storing them cost: bytes that were not stored here yet, what was written for them, and what went to other hosts and vaults.
 	NewBytes, WroteBytes, MovedBytes int64
+	Running                          time.Duration // when all members ran with their gates open, after the attempt's start; 0 if they did not
 }
 
 // MemberReport is one member's part of a HostReport.

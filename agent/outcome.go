@@ -177,7 +177,7 @@ func (w *work) report(sealed images.Sealed, criu string) {
 	rep := HostReport{
 		Members: w.reports, Phases: w.timings(), Manifest: sealed.Manifest.Digest, CRIU: criu, Bytes: sealed.Manifest.Bytes,
 		Copies: w.copies.Holders(), Vaults: w.copies.Vaults(), NewBytes: sealed.Ingested.New, WroteBytes: sealed.Ingested.Wrote,
-		MovedBytes: w.copies.Moved(),
+		MovedBytes: w.copies.Moved(), Running: w.ranAt(),
 	}
 	for i := range rep.Members {
 		if !w.thawedAt.IsZero() {
@@ -199,14 +199,22 @@ func (w *work) timings() []PhaseTiming {
 		p.Duration = end - p.Start
 		out = append(out, p)
 	}
-	if !w.openedAt.IsZero() || !w.thawedAt.IsZero() {
-		all := w.openedAt
-		if w.thawedAt.After(all) {
-			all = w.thawedAt
-		}
-		out = append(out, PhaseTiming{Name: "running", Start: all.Sub(w.begun)})
+	if at := w.ranAt(); at > 0 {
+		out = append(out, PhaseTiming{Name: "running", Start: at})
 	}
 	return out
+}
+
+// ranAt is when all members ran with their gates open, after the attempt's start; 0 if they did not. The caller holds mu.
+func (w *work) ranAt() time.Duration {
+	last := w.openedAt
+	if w.thawedAt.After(last) {
+		last = w.thawedAt
+	}
+	if last.IsZero() {
+		return 0
+	}
+	return last.Sub(w.begun)
 }
 
 // watchSize reports how large the images have become until stop is called.

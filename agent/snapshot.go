@@ -64,6 +64,7 @@ type work struct {
 	gates    map[string]bool            // closed gates by peer
 	peers    map[marker.HostID][]string // the channels, by the host at their other end
 	phases   []PhaseTiming
+	stores   bool // ActStore has begun
 	reports  []MemberReport
 	settled  map[string]bool
 	holds    bool // SYNs are held (M1a)
@@ -107,6 +108,11 @@ func (w *work) phase(act marker.Action) {
 	if act.Type == marker.ActOpen || act.Type == marker.ActOpenRest || act.Type == marker.ActSettle || act.Type == marker.ActThaw {
 		return
 	}
+	if act.Type == marker.ActStore {
+		w.mu.Lock()
+		w.stores = true
+		w.mu.Unlock()
+	}
 	w.enter(actionName(act.Type))
 }
 
@@ -122,9 +128,9 @@ func (w *work) progress(bytes, total int64) {
 		return
 	}
 	w.mu.Lock()
-	name := w.phases[len(w.phases)-1].Name
+	p := Progress{Phase: w.phases[len(w.phases)-1].Name, Bytes: bytes, Total: total, Storing: w.stores}
 	w.mu.Unlock()
-	w.out.put(Out{Progress: &Progress{Phase: name, Bytes: bytes, Total: total}})
+	w.out.put(Out{Progress: &p})
 }
 
 // each runs do for every member at once and joins the errors.

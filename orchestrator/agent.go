@@ -148,8 +148,9 @@ type FromHost struct {
 // Progress says how far a host is.
 type Progress struct {
 	Host         string
-	Phase        string
+	Phase        string // for a person
 	Bytes, Total int64
+	Storing      bool // its members run, or --stop holds them
 }
 
 // HostReport is what one host did in an attempt.
@@ -163,6 +164,7 @@ type HostReport struct {
 	Bytes    int64
 	// What storing them cost, in bytes: new on the host before compression, written for that, moved to other hosts and vaults.
 	NewBytes, WroteBytes, MovedBytes int64
+	RunningMs                        float64 // when all members ran with their gates open, after the attempt's start; 0 if they did not
 }
 
 // MemberReport is one member's part of it.

@@ -45,12 +45,12 @@ func (l *stuckLine) Close() error {
 // TestOnlyStandingStillIsLimited: a snapshot whose members stand still for too long is rolled back, and one that stores for long is not.
 func TestOnlyStandingStillIsLimited(t *testing.T) {
 	for name, c := range map[string]struct {
-		phase string
-		want  fault.Kind
-		text  string
+		now  Progress
+		want fault.Kind
+		text string
 	}{
-		"a dump that hangs": {"dumping", fault.RolledBack, "hostA is not finished"},
-		"a slow vault":      {phaseStoring, fault.Interrupted, "enough"},
+		"a dump that hangs": {Progress{Phase: "dumping"}, fault.RolledBack, "hostA is not finished"},
+		"a slow vault":      {Progress{Phase: "storing", Storing: true}, fault.Interrupted, "enough"},
 	} {
 		line := &stuckLine{say: make(chan FromHost, 1), gone: make(chan struct{})}
 		a := &attempt{c: &Cluster{}, opt: SnapshotOptions{Job: "ring"}, key: attemptKey{Job: "ring", Snapshot: "s", Epoch: 1}, zero: time.Now(),
@@ -59,7 +59,7 @@ func TestOnlyStandingStillIsLimited(t *testing.T) {
 			failures: map[marker.HostID]error{}, heard: map[marker.HostID]bool{}}
 		a.core = marker.NewCoordinator(marker.Config{Key: marker.Key(a.key), Participants: []marker.HostID{"hostA"}, Initiator: "hostA",
 			Lease: millis(lease), AbortTimeout: millis(abortTimeout)})
-		line.say <- FromHost{Progress: &Progress{Phase: c.phase}}
+		line.say <- FromHost{Progress: &c.now}
 		a.reads.Add(1)
 		go func() {
 			defer a.reads.Done()

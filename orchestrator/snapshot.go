@@ -228,11 +228,8 @@ func (a *attempt) read(id marker.HostID, line SnapshotLine) {
 	}
 }
 
-// phaseStoring is what a host calls the phase that begins when its members run, or --stop holds them.
-const phaseStoring = "storing"
-
 func (a *attempt) progressed(host string, p Progress) {
-	if p.Phase == phaseStoring {
+	if p.Storing {
 		a.mu.Lock()
 		a.storing[host] = true
 		a.mu.Unlock()
@@ -359,11 +356,7 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 				Pid: m.Member.Pid, ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs, Memory: m.Memory,
 			})
 		}
-		for _, p := range rep.Phases {
-			if p.Name == "running" {
-				prepared = max(prepared, time.Duration(p.StartMs*float64(time.Millisecond)))
-			}
-		}
+		prepared = max(prepared, time.Duration(rep.RunningMs*float64(time.Millisecond)))
 		cut.CRIUVersion = rep.CRIU
 		cut.Hosts = append(cut.Hosts, ch)
 	}

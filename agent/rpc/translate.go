@@ -211,7 +211,7 @@ func toOut(o agent.Out) *ssv1.SnapshotResponse {
 		return &ssv1.SnapshotResponse{Kind: &ssv1.SnapshotResponse_Message{Message: wire.ToMessage(*o.Message)}}
 	case o.Progress != nil:
 		return &ssv1.SnapshotResponse{Kind: &ssv1.SnapshotResponse_Progress{Progress: &ssv1.Progress{
-			Phase: o.Progress.Phase, Bytes: o.Progress.Bytes, Total: o.Progress.Total,
+			Phase: o.Progress.Phase, Bytes: o.Progress.Bytes, Total: o.Progress.Total, Storing: o.Progress.Storing,
 		}}}
 	case o.Report != nil:
 		return &ssv1.SnapshotResponse{Kind: &ssv1.SnapshotResponse_Report{Report: toReport(o.Report)}}
@@ -223,7 +223,7 @@ func toOut(o agent.Out) *ssv1.SnapshotResponse {
 func toReport(r *agent.HostReport) *ssv1.HostReport {
 	out := &ssv1.HostReport{
 		ManifestDigest: r.Manifest, Copies: r.Copies, Vaults: r.Vaults, Criu: r.CRIU, Bytes: r.Bytes,
-		NewBytes: r.NewBytes, WroteBytes: r.WroteBytes, MovedBytes: r.MovedBytes,
+		NewBytes: r.NewBytes, WroteBytes: r.WroteBytes, MovedBytes: r.MovedBytes, RunningMs: ms(r.Running),
 	}
 	for _, m := range r.Members {
 		pm := toMember(m.Member)

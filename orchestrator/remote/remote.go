@@ -228,7 +228,7 @@ func (l *snapshotLine) Recv() (orchestrator.FromHost, error) {
 		return orchestrator.FromHost{Message: &m}, nil
 	case r.GetProgress() != nil:
 		p := r.GetProgress()
-		return orchestrator.FromHost{Progress: &orchestrator.Progress{Phase: p.GetPhase(), Bytes: p.GetBytes(), Total: p.GetTotal()}}, nil
+		return orchestrator.FromHost{Progress: &orchestrator.Progress{Phase: p.GetPhase(), Bytes: p.GetBytes(), Total: p.GetTotal(), Storing: p.GetStoring()}}, nil
 	case r.GetReport() != nil:
 		return orchestrator.FromHost{Report: l.agent.report(r.GetReport())}, nil
 	}

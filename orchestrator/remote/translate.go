@@ -56,7 +56,7 @@ func (a *agent) member(m *ssv1.Member) orchestrator.Member {
 
 func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
 	out := &orchestrator.HostReport{Manifest: r.GetManifestDigest(), Copies: r.GetCopies(), CRIU: r.GetCriu(), Bytes: r.GetBytes(),
-		Vaults: r.GetVaults(), NewBytes: r.GetNewBytes(), WroteBytes: r.GetWroteBytes(), MovedBytes: r.GetMovedBytes()}
+		Vaults: r.GetVaults(), NewBytes: r.GetNewBytes(), WroteBytes: r.GetWroteBytes(), MovedBytes: r.GetMovedBytes(), RunningMs: r.GetRunningMs()}
 	for _, m := range r.GetMembers() {
 		out.Members = append(out.Members, orchestrator.MemberReport{
 			Member: a.member(m.GetMember()), ImageBytes: m.GetImageBytes(), FrozenMs: m.GetFrozenMs(), StallMs: m.GetStallMs(), Memory: toMemory(m.GetMemory()),

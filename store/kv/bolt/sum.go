@@ -21,37 +21,38 @@ import (
 // Beside the file lies its sum, SHA-256 of all its bytes: so a flipped bit is found, wherever it is, without knowing what bbolt means by it. A
 // writer first makes the sum unknown, durably, and writes the new one when bbolt is done. After a crash in between it stays unknown until the next
 // transaction: bbolt's own order of writing has kept the file whole then. The file's time of modification is noted with it: where that is another one,
-// somebody has put a copy there, and the sum says nothing of it. A disk that loses bits changes no times.
+// somebody has put a copy there, and the sum says nothing of it. A disk that loses bits changes no times. Where the sum says nothing, another process looks at the file (examine.go).
 const (
 	sumSuffix  = ".sha256"
 	sumUnknown = "unknown"
 	sumLength  = 2*sha256.Size + 1 + 20 // with the time, in nanoseconds
 )
 
-// checkSum compares an open, locked file with its sum, if that is known.
-func checkSum(f *os.File) error {
+// checkSum compares an open, locked file with its sum. Where the sum says nothing of the file, known is false: there is none, as with an older
+// program's, a writer has died, or another program has put another file there, a copy that somebody made.
+func checkSum(f *os.File) (known bool, err error) {
 	data, err := disk.ReadSmall(f.Name()+sumSuffix, 4096)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // an older program's, or a copy without it
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	want, written, ok := strings.Cut(strings.TrimSpace(string(data)), " ")
 	if !ok || want == sumUnknown {
-		return nil
-	}
-	if at, err := writtenAt(f); err != nil || at != strings.TrimSpace(written) {
-		return err // another program has put another file there: a copy that somebody made
+		return false, nil
 	}
 	is, err := sumOf(f)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if is != want {
-		return fmt.Errorf("%s has SHA-256 %s, and it was written with %s: %w; put a copy of the folder back, or ssctl catalog rebuild --replace", f.Name(), is, want, kv.ErrCorrupt)
+	if is == want {
+		return true, nil
 	}
-	return nil
+	if at, err := writtenAt(f); err != nil || at != strings.TrimSpace(written) {
+		return false, err
+	}
+	return true, fmt.Errorf("%s has SHA-256 %s, and it was written with %s: %w; put a copy of the folder back, or ssctl catalog rebuild --replace", f.Name(), is, want, kv.ErrCorrupt)
 }
 
 // writtenAt is a file's time of modification.

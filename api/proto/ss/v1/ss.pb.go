@@ -2722,10 +2722,13 @@ func (*SnapshotResponse_Report) isSnapshotResponse_Kind() {}
 func (*SnapshotResponse_Failure) isSnapshotResponse_Kind() {}
 
 type Progress struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Phase         string                 `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
-	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Total         int64                  `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// phase is for a person to read, and decides nothing.
+	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
+	Bytes int64  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Total int64  `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	// storing says that the host stores what it has dumped: its members run, or --stop holds them.
+	Storing       bool `protobuf:"varint,4,opt,name=storing,proto3" json:"storing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2781,6 +2784,13 @@ func (x *Progress) GetTotal() int64 {
 	return 0
 }
 
+func (x *Progress) GetStoring() bool {
+	if x != nil {
+		return x.Storing
+	}
+	return false
+}
+
 // HostReport is what one host did in an attempt; it precedes MsgComplete.
 type HostReport struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -2793,9 +2803,11 @@ type HostReport struct {
 	Vaults         []string               `protobuf:"bytes,7,rep,name=vaults,proto3" json:"vaults,omitempty"`
 	// new_bytes is what was not stored here yet, before compression; wrote_bytes what was written for it; moved_bytes what went to other
 	// hosts and vaults.
-	NewBytes      int64 `protobuf:"varint,8,opt,name=new_bytes,json=newBytes,proto3" json:"new_bytes,omitempty"`
-	WroteBytes    int64 `protobuf:"varint,9,opt,name=wrote_bytes,json=wroteBytes,proto3" json:"wrote_bytes,omitempty"`
-	MovedBytes    int64 `protobuf:"varint,10,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
+	NewBytes   int64 `protobuf:"varint,8,opt,name=new_bytes,json=newBytes,proto3" json:"new_bytes,omitempty"`
+	WroteBytes int64 `protobuf:"varint,9,opt,name=wrote_bytes,json=wroteBytes,proto3" json:"wrote_bytes,omitempty"`
+	MovedBytes int64 `protobuf:"varint,10,opt,name=moved_bytes,json=movedBytes,proto3" json:"moved_bytes,omitempty"`
+	// running_ms is when all of the host's members ran with their gates open, after the attempt's start; 0 if they did not.
+	RunningMs     float64 `protobuf:"fixed64,11,opt,name=running_ms,json=runningMs,proto3" json:"running_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2896,6 +2908,13 @@ func (x *HostReport) GetWroteBytes() int64 {
 func (x *HostReport) GetMovedBytes() int64 {
 	if x != nil {
 		return x.MovedBytes
+	}
+	return 0
+}
+
+func (x *HostReport) GetRunningMs() float64 {
+	if x != nil {
+		return x.RunningMs
 	}
 	return 0
 }
@@ -6390,11 +6409,12 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\bprogress\x18\x02 \x01(\v2\x0f.ss.v1.ProgressH\x00R\bprogress\x12+\n" +
 	"\x06report\x18\x03 \x01(\v2\x11.ss.v1.HostReportH\x00R\x06report\x12*\n" +
 	"\afailure\x18\x04 \x01(\v2\x0e.ss.v1.FailureH\x00R\afailureB\x06\n" +
-	"\x04kind\"L\n" +
+	"\x04kind\"f\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x03R\x05total\"\xc9\x02\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x18\n" +
+	"\astoring\x18\x04 \x01(\bR\astoring\"\xe8\x02\n" +
 	"\n" +
 	"HostReport\x12-\n" +
 	"\amembers\x18\x01 \x03(\v2\x13.ss.v1.MemberReportR\amembers\x12*\n" +
@@ -6409,7 +6429,9 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"wroteBytes\x12\x1f\n" +
 	"\vmoved_bytes\x18\n" +
 	" \x01(\x03R\n" +
-	"movedBytes\"\xbb\x01\n" +
+	"movedBytes\x12\x1d\n" +
+	"\n" +
+	"running_ms\x18\v \x01(\x01R\trunningMs\"\xbb\x01\n" +
 	"\fMemberReport\x12%\n" +
 	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\x12\x1f\n" +
 	"\vimage_bytes\x18\x02 \x01(\x03R\n" +
