@@ -28,7 +28,7 @@ func (c *Cluster) SetPolicy(ctx context.Context, job string, change func(*store.
 		change(p)
 		if after := wantedHosts(*p, cluster); after > len(hosts) && after != before {
 			vaults := len(store.Job{Policy: *p}.EffectiveVaults(cluster))
-			return fault.New(fault.Refused, fmt.Sprintf("%d copies need as many hosts and vaults, and there are %d host(ctx, s) and %d vault(s)",
+			return fault.New(fault.Refused, fmt.Sprintf("%d copies need as many hosts and vaults, and there are %d host(s) and %d vault(s)",
 				p.EffectiveCopies(), len(hosts), vaults), "no snapshot could be taken: add hosts first, with ssctl host add, or vaults with --vault")
 		}
 		return nil

@@ -99,7 +99,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 func (a *attempt) latecomers(ctx context.Context) {
 	statuses, members := a.survey.lately()
 	if err := errors.Join(a.c.heard(ctx, statuses), a.c.stand(ctx, statuses)); err != nil {
-		a.c.Noticef("what %d host(ctx, s) said late is not in the catalogue: %v", len(statuses), err)
+		a.c.Noticef("what %d host(s) said late is not in the catalogue: %v", len(statuses), err)
 	}
 	if _, err := a.c.entitled(a.job, members); err != nil {
 		a.c.Noticef("%v", err)

@@ -55,7 +55,7 @@ func examine(ctx context.Context, path string) error {
 	bounded, cancel := context.WithTimeout(ctx, examineLimit)
 	defer cancel()
 	cmd := exec.CommandContext(bounded, "/proc/self/exe")
-	cmd.Env = []string{examineVariable + "=" + path, "GOTRACEBACK=none"}
+	cmd.Env = append(os.Environ(), examineVariable+"="+path, "GOTRACEBACK=none")
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	err := cmd.Run()

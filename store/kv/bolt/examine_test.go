@@ -61,7 +61,7 @@ func TestDamageThatNoSumTellsOf(t *testing.T) {
 			}
 		}
 	}
-	if refused < rounds/12 // what lies in free pages, or in a value, does not damage a database {
+	if refused < rounds/12 { // what lies in free pages, or in a value, does not damage a database
 		t.Errorf("%d of %d damaged files were refused", refused, rounds)
 	}
 	t.Logf("%d of %d damaged files were refused", refused, rounds)
