@@ -352,9 +352,13 @@ func (f *badInput) outside() {
 
 // failedDump has CRIU fail in the midst of it, at what nobody can see beforehand: the job's other members are dumped by then.
 func (f *badInput) failedDump() {
-	for what, word := range map[string]string{"netlink": "data to read", "secret": "secretmem"} {
+	for what, words := range map[string][]string{"netlink": {"while dumping", "data to read"}, "secret": {"maps secret memory", "mlock"}} {
 		m := f.hold(what, "hostB", what)
-		f.refuse(9, []string{"hostB", "while dumping", word, "the job runs on"}, "snapshot", "words")
+		if words[0] == "while dumping" {
+			f.refuse(9, append(words, "hostB", "the job runs on"), "snapshot", "words")
+		} else { // seen before the freeze
+			f.refuseUntouched(4, append(words, "hostB", "the job runs on"), "snapshot", "words")
+		}
 		f.mustFlow("after a failed dump", theLease+noise)
 		f.nothingLeft()
 		for _, p := range f.processes("hostB") {

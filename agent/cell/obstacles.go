@@ -118,6 +118,8 @@ func (s *survey) mappings(pid int) {
 			s.ioUring(pid)
 		case strings.HasPrefix(path, "/SYSV") && s.hostIPC(pid):
 			s.add(pid, "uses System V shared memory (%s) of the host's own IPC namespace, which other programs share: start the program with ssctl run, which gives it a namespace of its own", path)
+		case strings.HasPrefix(path, "/secretmem"):
+			s.add(pid, "maps secret memory (memfd_secret), which the kernel shows to nobody else: have it use ordinary memory, locked with mlock")
 		case isDevice(path):
 			s.add(pid, "maps the device %s, whose state CRIU can't save: close it before the snapshot, or run it without", path)
 		}

@@ -199,7 +199,7 @@ func (s *scan) kernelMade(path string, dev uint64) (bool, error) {
 	switch fs.Type {
 	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEBUGFS_MAGIC,
 		unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.NSFS_MAGIC, unix.BPF_FS_MAGIC, unix.PSTOREFS_MAGIC, unix.SELINUX_MAGIC,
-		unix.BINFMTFS_MAGIC, unix.EFIVARFS_MAGIC, unix.DEVPTS_SUPER_MAGIC, mqueueMagic:
+		unix.BINFMTFS_MAGIC, unix.EFIVARFS_MAGIC, unix.DEVPTS_SUPER_MAGIC, mqueueMagic, secretMagic:
 		s.made[dev] = true
 	default:
 		s.made[dev] = false
@@ -207,8 +207,11 @@ func (s *scan) kernelMade(path string, dev uint64) (bool, error) {
 	return s.made[dev], nil
 }
 
-// mqueueMagic is MQUEUE_MAGIC of ipc/mqueue.c.
-const mqueueMagic = 0x19800202
+// Of ipc/mqueue.c, and include/uapi/linux/magic.h.
+const (
+	mqueueMagic = 0x19800202
+	secretMagic = 0x5345434d // memory that the kernel shows to nobody else (memfd_secret(2))
+)
 
 // mappings notes the files that a process has mapped. A descriptor may be closed and the mapping go on.
 func (s *scan) mappings(t Tree, pid int) error {
