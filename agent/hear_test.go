@@ -2,7 +2,7 @@ package agent
 
 import "testing"
 
-// TestHear: an agent believes who has had the generation that it knows, and nobody else; also after it was started again.
+// TestHear: an agent believes a peer that has the generation that it knows, and no other; so does one that was started again.
 func TestHear(t *testing.T) {
 	a := newAgent(t)
 	one, two, fork := Mark{Generation: 1, Nonce: "a"}, Mark{Generation: 2, Nonce: "b", Where: "there"}, Mark{Generation: 9, Nonce: "x"}

@@ -98,7 +98,7 @@ func checkPages(dir string, p agent.ProcessPages, omitted []agent.PageRange) (ke
 	plain, droppable, omitted = union(plain), union(droppable), union(omitted)
 	for _, r := range union(p.Ranges) {
 		if !within(r, union(append(slices.Clone(plain), droppable...))) {
-			return nil, fmt.Errorf("%#x to %#x is no private anonymous memory in the images", r.Start, r.End)
+			return nil, fmt.Errorf("%#x to %#x is not private anonymous memory in the images", r.Start, r.End)
 		}
 		for _, part := range overlapping(plain, r) {
 			if !within(part, omitted) {

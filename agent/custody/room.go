@@ -67,7 +67,7 @@ func tooMuchTogether(demands []demand) string {
 		strings.Join(whats, " and "), mib(sum), strings.Join(dirs, " and "), free>>20)
 }
 
-// Fits refuses a dump of this host that there is no room for: staged as plain files first, and then, at worst, all of it stored again
+// Fits refuses a dump of this host that does not fit: it is staged as plain files first, and then, at worst, all of it is stored again
 // before those are removed. need is in bytes.
 func (h *Holder) Fits(need int64) error {
 	lacks, err := h.lacksForDump(need)

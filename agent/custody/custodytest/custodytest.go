@@ -122,7 +122,7 @@ func Corrupt(t testing.TB, dir, job, digest string) {
 // Hosts are other hosts: each one's images, and what it was told of them.
 type Hosts struct {
 	Stores map[string]*images.Store
-	Fails  map[string]error // what a host answers who is to put an object
+	Fails  map[string]error // what a host answers when it is to put an object, by its name
 
 	mu      sync.Mutex
 	settled map[string][]bool
