@@ -485,22 +485,3 @@ func (p *Participant) rollback(out *Ready, reason string) {
 	}
 	p.act(out, Action{Type: ActRollback, Reason: reason})
 }
-
-func (p *Participant) rolledBack(trouble string, out *Ready) {
-	p.idle(out)
-	p.aborted = true
-	p.send(out, Message{Type: MsgAborted, Key: p.last, Reason: trouble})
-}
-
-func (p *Participant) finished(out *Ready) {
-	reason := p.a.reason
-	p.idle(out)
-	p.aborted = false
-	p.send(out, Message{Type: MsgDone, Key: p.last, Reason: reason})
-}
-
-func (p *Participant) idle(out *Ready) {
-	p.last = p.a.key
-	p.a = attempt{}
-	p.journal(out)
-}

@@ -88,3 +88,22 @@ func (p *Participant) listed() hostSet { return slices.Sorted(maps.Keys(p.a.peer
 func (p *Participant) peersInOrder() hostSet {
 	return slices.DeleteFunc(p.listed(), func(q HostID) bool { return q == p.host })
 }
+
+func (p *Participant) rolledBack(trouble string, out *Ready) {
+	p.idle(out)
+	p.aborted = true
+	p.send(out, Message{Type: MsgAborted, Key: p.last, Reason: trouble})
+}
+
+func (p *Participant) finished(out *Ready) {
+	reason := p.a.reason
+	p.idle(out)
+	p.aborted = false
+	p.send(out, Message{Type: MsgDone, Key: p.last, Reason: reason})
+}
+
+func (p *Participant) idle(out *Ready) {
+	p.last = p.a.key
+	p.a = attempt{}
+	p.journal(out)
+}
