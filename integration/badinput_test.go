@@ -428,13 +428,17 @@ func (f *badInput) interrupt() {
 	}
 }
 
-// timeout gives a snapshot less time than it needs.
+// timeout gives a snapshot less time than it needs: an agent is stopped meanwhile.
 func (f *badInput) timeout() {
+	agent := f.Agent("hostB").Pid()
+	must(f.t, unix.Kill(agent, unix.SIGSTOP))
+	defer func() { _ = unix.Kill(agent, unix.SIGCONT) }()
 	began := time.Now()
 	f.refuse(130, []string{"--timeout 150ms is over"}, "snapshot", "words", "--timeout", "150ms")
 	if d := time.Since(began); d > theLease+noise {
 		f.t.Errorf("that took %v", d)
 	}
+	must(f.t, unix.Kill(agent, unix.SIGCONT))
 	f.mustFlow("after it", theLease+noise)
 }
 

@@ -134,6 +134,9 @@ func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.C
 		// It was not the host that did not answer, but we who did not wait.
 		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "it was still being asked what there is"}
 	}
+	if cause := context.Cause(ctx); cause != nil && fault.KindOf(err) == fault.Failed && (errors.Is(err, cause) || errors.Is(err, ctx.Err())) {
+		return &fault.Error{Kind: fault.Interrupted, Err: err} // wherever the command was when its time was over
+	}
 	if errors.Is(err, store.ErrCorrupt) && cat.Check(ctx) != nil { // the catalogue, and not what hosts or vaults hold
 		return a.noCatalogue(err)
 	}

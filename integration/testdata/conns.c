@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -250,6 +251,7 @@ int main(int argc, char **argv)
 {
 	const char *kind = argc > 3 ? argv[1] : "";
 
+	signal(SIGPIPE, SIG_IGN); /* a write to a connection that was reset is reported, as a read is */
 	where.sin_family = AF_INET;
 	if (argc < 4 || inet_pton(AF_INET, argv[2], &where.sin_addr) != 1)
 		fail("usage: conns KIND IP PORT ...");
