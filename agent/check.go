@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"ss/agent/custody"
-	"ss/agent/files"
+	"ss/agent/target"
 	"ss/fault"
 )
 
@@ -26,7 +23,7 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 		faults = append(faults, err.Error())
 	}
 	lost := r.checkPeers(ctx)
-	var coming []arrival
+	var coming []target.Arrival
 	var room custody.Room
 	for _, part := range r.plan.Parts {
 		man, index, err := r.a.cfg.Images.Index(ctx, r.images(part))
@@ -56,7 +53,7 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 			if err := r.a.cfg.Cells.Vacant(ctx, m); err != nil {
 				faults = append(faults, fmt.Sprintf("%s: %v", m.Name, err))
 			}
-			coming = append(coming, arrival{source: part.Host, member: m, meta: mm})
+			coming = append(coming, arrival(part.Host, m, mm))
 			for _, f := range r.checkPlaces(part, mm, &room) {
 				faults = append(faults, m.Name+": "+f)
 			}
@@ -75,6 +72,20 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 		return nil, r.wrap("checking", &fault.Error{Kind: fault.Integrity, Err: err, Next: custody.NextVerify})
 	}
 	return append(faults, lacks...), nil
+}
+
+// planTarget lists what would keep the members that come from being restored on this host.
+func (a *Agent) planTarget(ctx context.Context, job string, moved map[netip.Addr]netip.Addr, coming []target.Arrival) ([]string, error) {
+	networks, err := interfacePrefixes()
+	if err != nil {
+		return nil, err
+	}
+	return target.Plan(ctx, target.Target{Host: a.cfg.Host, Job: job, Networks: networks, Moved: moved, Lives: a.cfg.Cells, Coming: coming})
+}
+
+// arrival is a member of which source's images tell, on its way to this host.
+func arrival(source string, m Member, meta MemberMeta) target.Arrival {
+	return target.Arrival{Source: source, Member: m.Name, Log: m.Log, Needs: meta.Needs, Files: meta.Files, Seen: meta.Seen}
 }
 
 // checkPeers looks whether this host reaches all others that take part: a restore that has ended the live members must not find out then that one
@@ -113,64 +124,19 @@ func (r *Restoration) checkPeers(ctx context.Context) []string {
 	return faults
 }
 
-// files looks for the files and folders that the images refer to by path and do not hold.
-func (t *target) files() {
-	for _, c := range t.coming {
-		stored := c.meta.storedPaths()
-		for _, f := range c.meta.Needs.Files {
-			if !stored[f.Path] && !rewritten(f.Path, c.meta.Seen) {
-				if err := checkFile(f); err != nil {
-					t.add(c, "%v", err)
-				}
-			}
+// clear destroys what connections that are closed have left in the way of the members to come. The plan has found nothing there that was not
+// delivered, or was another program's.
+func (r *Restoration) clear(ctx context.Context) error {
+	var coming []target.NeededSocket
+	for _, rm := range r.members {
+		needs, err := r.a.cfg.CRIU.Needs(rm.images)
+		if err != nil {
+			return err
 		}
-		for _, d := range c.meta.Needs.Dirs {
-			if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
-				t.add(c, "there is no folder %s; make it", d)
-			}
-		}
+		coming = append(coming, needs.Sockets()...)
 	}
-}
-
-// checkFile compares a file that the images refer to with what this host has.
-func checkFile(f NeededFile) error {
-	if strings.HasPrefix(f.Path, "/dev/") && !strings.HasPrefix(f.Path, "/dev/shm/") || strings.HasPrefix(f.Path, "/proc/") || strings.HasSuffix(f.Path, " (deleted)") {
+	if len(coming) == 0 {
 		return nil
 	}
-	st, err := files.Stat(f.Path)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("there is no %s; install it", f.Path)
-	}
-	if err != nil {
-		return err
-	}
-	if f.BuildID != "" {
-		if id := BuildID(f.Path); id != f.BuildID {
-			return fmt.Errorf("%s is another build (build id %s, the images need %s); install the same package", f.Path, orNone(id), f.BuildID)
-		}
-	} else if f.Size > 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size != f.Size {
-		return fmt.Errorf("%s has %d bytes, the images need %d; copy the same file here", f.Path, st.Size, f.Size)
-	}
-	return nil
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
-}
-
-// storedPaths are the paths of the files that the cut holds.
-func (mm MemberMeta) storedPaths() map[string]bool {
-	out := map[string]bool{}
-	for _, f := range mm.Files {
-		if f.Deleted {
-			continue
-		}
-		for _, name := range f.Names() {
-			out[name] = true
-		}
-	}
-	return out
+	return r.a.cfg.Cells.Clear(ctx, coming)
 }

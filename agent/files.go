@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +15,7 @@ import (
 	"ss/agent/custody"
 	"ss/agent/files"
 	"ss/agent/proc"
+	"ss/agent/target"
 	"ss/fault"
 )
 
@@ -81,7 +81,7 @@ func (w *work) takeFiles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := files.Take(ctx, trees, w.names, ReadBuildID)
+	c, err := files.Take(ctx, trees, w.names)
 	if err != nil {
 		return fmt.Errorf("the open files: %w", err)
 	}
@@ -301,7 +301,7 @@ func (r *Restoration) hand(rm *restoring) (func(ImageFile) (*Handed, error), err
 func handSeen(f ImageFile, was map[string]files.Seen) (*Handed, error) {
 	trusted, err := files.Trusted(f.Name)
 	old, known := was[f.Name]
-	more := known && rewritten(f.Name, []files.Seen{old})
+	more := known && files.Rewritten(f.Name, []files.Seen{old})
 	if err != nil || trusted && !more {
 		return nil, ignoreGone(err) // CRIU says what is missing
 	}
@@ -318,19 +318,8 @@ func handSeen(f ImageFile, was map[string]files.Seen) (*Handed, error) {
 	return &Handed{Path: f.Name, Dev: st.Dev, Ino: st.Ino, AnySize: more}, nil
 }
 
-// rewritten says whether path is still the very file that a member only read at the cut, on the host of the cut, and that others have made longer or shorter
-// since. The member goes on reading where it was, as it would have if it had run on.
-func rewritten(path string, seen []files.Seen) bool {
-	i := slices.IndexFunc(seen, func(s files.Seen) bool { return s.Path == path })
-	if i < 0 || seen[i].Mode&unix.S_IFMT != unix.S_IFREG || seen[i].BuildID != "" {
-		return false
-	}
-	st, err := files.Stat(path)
-	return err == nil && st.Dev == seen[i].Dev && st.Ino == seen[i].Ino && st.Size != seen[i].Size
-}
-
 // addBuildIDs completes what the images need by what was read of the programs that the member ran. CRIU does not note it.
-func addBuildIDs(needs *Needs, seen []files.Seen) {
+func addBuildIDs(needs *target.Needs, seen []files.Seen) {
 	builds := map[string]string{}
 	for _, s := range seen {
 		builds[s.Path] = s.BuildID

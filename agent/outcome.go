@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ss/agent/files"
+	"ss/agent/target"
 	"ss/fault"
 	"ss/marker"
 	"ss/names"
@@ -46,7 +47,7 @@ func metaOf(key images.Key, index pack.Index) (SetMeta, error) {
 
 // MemberMeta is one member's part of SetMeta.
 type MemberMeta struct {
-	Needs Needs        `json:"needs"`
+	Needs target.Needs `json:"needs"`
 	Files []StoredFile `json:"files"`
 	Seen  []files.Seen `json:"seen,omitempty"` // what tells the files that were open from others; absent from cuts of version 1
 }
@@ -125,9 +126,9 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 // checkPlace refuses images that could not be put back on this very host: what R1 would refuse is no cut (M9). The members run meanwhile, so this
 // costs no frozen time.
 func (w *work) checkPlace(ctx context.Context, meta SetMeta) error {
-	var coming []arrival
+	var coming []target.Arrival
 	for _, m := range w.members {
-		coming = append(coming, arrival{source: w.a.cfg.Host, member: m, meta: meta.Members[m.Name]})
+		coming = append(coming, arrival(w.a.cfg.Host, m, meta.Members[m.Name]))
 	}
 	found, err := w.a.planTarget(ctx, w.job(), nil, coming)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ss/agent/target"
 	"ss/marker"
 )
 
@@ -175,11 +176,11 @@ type Observer interface {
 // Host looks at what lives on the host beside the members.
 type Host interface {
 	// Objects lists what lives on this host that a restore of the job could be in the way of.
-	Objects(ctx context.Context, job string) (HostObjects, error)
+	Objects(ctx context.Context, job string) (target.HostObjects, error)
 	// Holders names the processes that hold sockets, by inode.
 	Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error)
 	// Clear destroys TCP sockets that no program holds any more and that stand in the way of those that are to come (FIN-WAIT, TIME-WAIT and so on).
-	Clear(ctx context.Context, coming []NeededSocket) error
+	Clear(ctx context.Context, coming []target.NeededSocket) error
 }
 
 // Conn is one TCP connection as this host sees it.
@@ -375,7 +376,7 @@ type ImageEditor interface {
 	// Ends reads the connections of an image folder. Host and Member are left for the caller to fill in.
 	Ends(dir string) ([]marker.End, error)
 	// Needs reads what the images need of the host they are restored on.
-	Needs(dir string) (Needs, error)
+	Needs(dir string) (target.Needs, error)
 	// Interrupt sees to it that signals with handlers that are in the images of dir interrupt the system calls that threads wait in.
 	Interrupt(dir string, waits []Wait) error
 	// Rewrite makes dst hold the images of src with every moved address replaced, and the given ends, with the addresses of src, in
@@ -404,24 +405,3 @@ const (
 	// EndConnecting is a connection that is being made: in SYN-SENT.
 	EndConnecting EndState = "connecting"
 )
-
-// Needs is what an image folder needs of a host.
-type Needs struct {
-	Files  []NeededFile     // executables and libraries, mapped or open
-	Dirs   []string         // working directories and roots
-	Listen []netip.AddrPort // listening ports
-	Conns  []Conn
-	Pids   []int // in the member's own PID namespace
-
-	Objects NeededObjects `json:"objects"`
-}
-
-// NeededFile is a regular file that an image folder refers to.
-type NeededFile struct {
-	Path    string
-	BuildID string // hex, "" if it has none
-	Size    int64
-	Mapped  bool // as an executable mapping: it must be the same build
-	Write   bool // open for writing
-	Append  bool // open with O_APPEND
-}

@@ -49,7 +49,7 @@ func (r *Restoration) gates() ([]Gate, error) {
 			if !c.Remote.Addr().IsLoopback() {
 				peer = r.peerOf(c.Remote.Addr())
 			}
-			conns[peer] = append(conns[peer], c)
+			conns[peer] = append(conns[peer], Conn(c))
 		}
 	}
 	var gates []Gate

@@ -4,9 +4,12 @@ import (
 	"context"
 
 	"ss/agent/custody"
+	"ss/agent/target"
 )
 
-func (noCells) Objects(context.Context, string) (HostObjects, error) { return HostObjects{}, nil }
+func (noCells) Objects(context.Context, string) (target.HostObjects, error) {
+	return target.HostObjects{}, nil
+}
 
 func (noCells) Holders(context.Context, []uint64) (map[uint64]string, error) { return nil, nil }
 

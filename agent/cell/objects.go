@@ -15,8 +15,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"ss/agent"
 	"ss/agent/proc"
+	"ss/agent/target"
 )
 
 // terminalsFolder is where Linux shows the pseudoterminals that are open (pts(4)).
@@ -24,8 +24,8 @@ const terminalsFolder = "/dev/pts"
 
 // Objects lists what lives on this host that a restore of the job could be in the way of: sockets, UNIX sockets with a name,
 // pseudoterminals, and files that members of other jobs have open for writing. What the job's own members hold is marked: it ends with them.
-func (g *Manager) Objects(ctx context.Context, job string) (agent.HostObjects, error) {
-	var out agent.HostObjects
+func (g *Manager) Objects(ctx context.Context, job string) (target.HostObjects, error) {
+	var out target.HostObjects
 	ours, others, err := g.allProcs(job)
 	if err != nil {
 		return out, fmt.Errorf("list what lives on this host: %w", err)
@@ -71,13 +71,13 @@ func (g *Manager) allProcs(job string) (ours []int, others map[string][]int, err
 }
 
 // hostSockets lists the TCP and UDP sockets of this network namespace.
-func hostSockets(ours map[uint64]holder) ([]agent.HostSocket, error) {
+func hostSockets(ours map[uint64]holder) ([]target.HostSocket, error) {
 	c, err := dialDiag()
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	var out []agent.HostSocket
+	var out []target.HostSocket
 	for protocol, name := range map[uint32]string{unix.IPPROTO_TCP: "tcp", protocolMPTCP: "tcp", unix.IPPROTO_UDP: "udp"} {
 		socks, err := inetDumpAll(c, protocol, allStates)
 		if err != nil {
@@ -93,18 +93,18 @@ func hostSockets(ours map[uint64]holder) ([]agent.HostSocket, error) {
 
 // boundSockets are the TCP sockets that the job's members have bound, and that neither listen nor are connected. The kernel does not list them (before Linux
 // 6.8 not even if asked to), so the sockets themselves are asked.
-func boundSockets(ours map[uint64]holder, listed []agent.HostSocket) []agent.HostSocket {
+func boundSockets(ours map[uint64]holder, listed []target.HostSocket) []target.HostSocket {
 	known := map[uint64]bool{}
 	for _, s := range listed {
 		known[s.Inode] = true
 	}
-	var out []agent.HostSocket
+	var out []target.HostSocket
 	for inode, h := range ours {
 		if known[inode] || !strings.HasPrefix(sockProtocol(h), "TCP") {
 			continue
 		}
 		if local, err := localAddr(h); err == nil && local.Port() != 0 {
-			out = append(out, agent.HostSocket{NeededSocket: agent.NeededSocket{Protocol: "tcp", Local: local}, Inode: inode, Ours: true})
+			out = append(out, target.HostSocket{NeededSocket: target.NeededSocket{Protocol: "tcp", Local: local}, Inode: inode, Ours: true})
 		}
 	}
 	return out
@@ -145,9 +145,9 @@ func localAddr(h holder) (netip.AddrPort, error) {
 	return netip.AddrPort{}, nil
 }
 
-func hostSocket(s diagSocket, protocol string, ours map[uint64]holder) agent.HostSocket {
-	h := agent.HostSocket{
-		NeededSocket: agent.NeededSocket{Protocol: protocol, Local: s.local, Listening: protocol == "tcp" && s.state == stListen, V6Only: s.v6only},
+func hostSocket(s diagSocket, protocol string, ours map[uint64]holder) target.HostSocket {
+	h := target.HostSocket{
+		NeededSocket: target.NeededSocket{Protocol: protocol, Local: s.local, Listening: protocol == "tcp" && s.state == stListen, V6Only: s.v6only},
 		Inode:        s.inode,
 	}
 	if !h.Listening && s.remote.Port() != 0 {
@@ -165,19 +165,19 @@ func hostSocket(s diagSocket, protocol string, ours map[uint64]holder) agent.Hos
 }
 
 // markPending marks the connections that one of the job's listeners is about to hold: they end with it.
-func markPending(socks []agent.HostSocket) {
+func markPending(socks []target.HostSocket) {
 	for i, s := range socks {
 		if s.Protocol != "tcp" || s.Inode != 0 || s.Orphan {
 			continue
 		}
-		socks[i].Ours = slices.ContainsFunc(socks, func(l agent.HostSocket) bool {
+		socks[i].Ours = slices.ContainsFunc(socks, func(l target.HostSocket) bool {
 			return l.Ours && l.Listening && l.Local.Port() == s.Local.Port() && (l.Local.Addr().IsUnspecified() || l.Local.Addr() == s.Local.Addr())
 		})
 	}
 }
 
 // hostUnix lists the UNIX sockets of this network namespace that have a name.
-func hostUnix(ours map[uint64]holder) ([]agent.HostUnix, error) {
+func hostUnix(ours map[uint64]holder) ([]target.HostUnix, error) {
 	c, err := dialDiag()
 	if err != nil {
 		return nil, err
@@ -193,12 +193,12 @@ func hostUnix(ours map[uint64]holder) ([]agent.HostUnix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list UNIX sockets: %w", err)
 	}
-	var out []agent.HostUnix
+	var out []target.HostUnix
 	for _, m := range msgs {
 		if len(m.Data) < unixDiagMsgLen {
 			return nil, fmt.Errorf("list UNIX sockets: a message of %d bytes", len(m.Data))
 		}
-		u := agent.HostUnix{Inode: uint64(binary.NativeEndian.Uint32(m.Data[4:]))}
+		u := target.HostUnix{Inode: uint64(binary.NativeEndian.Uint32(m.Data[4:]))}
 		_, u.Ours = ours[u.Inode]
 		ad, err := netlink.NewAttributeDecoder(m.Data[unixDiagMsgLen:])
 		if err != nil {
@@ -223,7 +223,7 @@ func hostUnix(ours map[uint64]holder) ([]agent.HostUnix, error) {
 }
 
 // hostTerminals lists the pseudoterminals that are open here. Who holds the master's side decides whose one is.
-func hostTerminals(ours []int) ([]agent.HostTerminal, error) {
+func hostTerminals(ours []int) ([]target.HostTerminal, error) {
 	entries, err := os.ReadDir(terminalsFolder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -243,18 +243,18 @@ func hostTerminals(ours []int) ([]agent.HostTerminal, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []agent.HostTerminal
+	var out []target.HostTerminal
 	for _, e := range entries {
 		if n, err := strconv.Atoi(e.Name()); err == nil {
-			out = append(out, agent.HostTerminal{Number: n, Ours: own[n]})
+			out = append(out, target.HostTerminal{Number: n, Ours: own[n]})
 		}
 	}
 	return out, nil
 }
 
 // writtenFiles lists the regular files that processes have open for writing. It opens none.
-func writtenFiles(owners map[string][]int) ([]agent.HostFile, error) {
-	var out []agent.HostFile
+func writtenFiles(owners map[string][]int) ([]target.HostFile, error) {
+	var out []target.HostFile
 	for owner, pids := range owners {
 		err := proc.EachFd(pids, func(pid, fd int, link string) {
 			if !strings.HasPrefix(link, "/") {
@@ -266,7 +266,7 @@ func writtenFiles(owners map[string][]int) ([]agent.HostFile, error) {
 			}
 			var st unix.Stat_t
 			if unix.Stat(proc.FdPath(pid, fd), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
-				out = append(out, agent.HostFile{Dev: st.Dev, Ino: st.Ino, Path: link, Owner: owner})
+				out = append(out, target.HostFile{Dev: st.Dev, Ino: st.Ino, Path: link, Owner: owner})
 			}
 		})
 		if err != nil {
@@ -299,7 +299,7 @@ func (g *Manager) Holders(ctx context.Context, inodes []uint64) (map[uint64]stri
 
 // Clear destroys what closed connections have left that is in the way of sockets to come: an orphan (FIN-WAIT, LAST-ACK, TIME-WAIT) with the addresses and
 // ports of a connection to come, or on a port that one to come is bound to.
-func (g *Manager) Clear(ctx context.Context, coming []agent.NeededSocket) error {
+func (g *Manager) Clear(ctx context.Context, coming []target.NeededSocket) error {
 	c, err := dialDiag()
 	if err != nil {
 		return err
@@ -311,7 +311,7 @@ func (g *Manager) Clear(ctx context.Context, coming []agent.NeededSocket) error 
 	var conns []diagSocket
 	for _, s := range all {
 		h := hostSocket(s, "tcp", nil)
-		if h.Orphan && slices.ContainsFunc(coming, func(n agent.NeededSocket) bool { return agent.InTheWay(n, h.NeededSocket) }) {
+		if h.Orphan && slices.ContainsFunc(coming, func(n target.NeededSocket) bool { return target.InTheWay(n, h.NeededSocket) }) {
 			conns = append(conns, s)
 		}
 	}

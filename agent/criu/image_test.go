@@ -11,11 +11,12 @@ import (
 	"syscall"
 	"testing"
 
+	"ss/agent/files"
+	"ss/agent/target"
+
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
-
-	"ss/agent"
 )
 
 // socketMember holds sockets of every kind whose addresses may move.
@@ -179,19 +180,19 @@ func TestNeeds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := func(path string) agent.NeededFile {
-		i := slices.IndexFunc(needs.Files, func(f agent.NeededFile) bool { return f.Path == path })
+	file := func(path string) target.NeededFile {
+		i := slices.IndexFunc(needs.Files, func(f target.NeededFile) bool { return f.Path == path })
 		if i < 0 {
 			t.Fatalf("%s is not among %+v", path, needs.Files)
 		}
 		return needs.Files[i]
 	}
 	self, _ := os.Executable()
-	if exe := file(self); !exe.Mapped || exe.Write || exe.Size == 0 || exe.BuildID != agent.BuildID(self) {
+	if exe := file(self); !exe.Mapped || exe.Write || exe.Size == 0 || exe.BuildID != files.BuildID(self) {
 		t.Errorf("the executable: %+v", exe)
 	}
 	cat, _ := filepath.EvalSymlinks("/bin/cat")
-	if exe := file(cat); !exe.Mapped || exe.BuildID == "" || exe.BuildID != agent.BuildID(cat) {
+	if exe := file(cat); !exe.Mapped || exe.BuildID == "" || exe.BuildID != files.BuildID(cat) {
 		t.Errorf("the child's executable: %+v", exe)
 	}
 	if count := file(filepath.Join(c.dir, "count")); count.Mapped || !count.Write || count.Append {
@@ -200,7 +201,7 @@ func TestNeeds(t *testing.T) {
 	if errs := file(filepath.Join(c.dir, "stderr")); !errs.Append {
 		t.Errorf("a file that is appended to: %+v", errs)
 	}
-	libc := slices.ContainsFunc(needs.Files, func(f agent.NeededFile) bool {
+	libc := slices.ContainsFunc(needs.Files, func(f target.NeededFile) bool {
 		return strings.Contains(f.Path, "libc") && f.Mapped && f.BuildID != ""
 	})
 	if !libc {

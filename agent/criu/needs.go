@@ -11,6 +11,9 @@ import (
 	"slices"
 	"strings"
 
+	"ss/agent/files"
+	"ss/agent/target"
+
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fs"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mm"
@@ -18,8 +21,6 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
 	remap_file_path "github.com/checkpoint-restore/go-criu/v7/crit/images/remap-file-path"
 	"golang.org/x/sys/unix"
-
-	"ss/agent"
 )
 
 // Bits of VmaEntry.status, criu/include/image.h.
@@ -30,8 +31,8 @@ const (
 
 // Needs reads what the images in dir need of the host they are restored on. Not among the files: devices, what
 // /proc and /sys make, and deleted files that the images hold themselves.
-func (r *Runner) Needs(dir string) (agent.Needs, error) {
-	var n agent.Needs
+func (r *Runner) Needs(dir string) (target.Needs, error) {
+	var n target.Needs
 	entries, err := readFiles(dir)
 	if err != nil {
 		return n, fmt.Errorf("what the images need: %w", err)
@@ -57,7 +58,7 @@ func (r *Runner) Needs(dir string) (agent.Needs, error) {
 		case listening(sk):
 			n.Listen = append(n.Listen, local)
 		case connected(sk) || connecting(sk):
-			n.Conns = append(n.Conns, agent.Conn{Local: local, Remote: remote})
+			n.Conns = append(n.Conns, target.NeededConn{Local: local, Remote: remote})
 		}
 	}
 	if n.Objects, err = neededObjects(dir, entries, ghosts); err != nil {
@@ -68,13 +69,13 @@ func (r *Runner) Needs(dir string) (agent.Needs, error) {
 
 // fileSet is the regular files and folders of the images, by the number they have there.
 type fileSet struct {
-	files map[uint32]*agent.NeededFile
+	files map[uint32]*target.NeededFile
 	dirs  map[uint32]string
 	used  map[string]bool // folders: working directories, roots, opened ones
 }
 
 func neededFiles(entries []*fdinfo.FileEntry, ghosts map[uint32]bool) *fileSet {
-	set := &fileSet{files: map[uint32]*agent.NeededFile{}, dirs: map[uint32]string{}, used: map[string]bool{}}
+	set := &fileSet{files: map[uint32]*target.NeededFile{}, dirs: map[uint32]string{}, used: map[string]bool{}}
 	for _, e := range entries {
 		reg := e.GetReg()
 		if e.GetType() != fdinfo.FdTypes_REG || reg == nil || ghosts[reg.GetId()] {
@@ -86,7 +87,7 @@ func neededFiles(entries []*fdinfo.FileEntry, ghosts map[uint32]bool) *fileSet {
 			set.dirs[reg.GetId()] = path
 		case reg.GetMode()&unix.S_IFMT == unix.S_IFREG && !kernelMade(path):
 			access := reg.GetFlags() & unix.O_ACCMODE
-			set.files[reg.GetId()] = &agent.NeededFile{
+			set.files[reg.GetId()] = &target.NeededFile{
 				Path: path, Size: int64(reg.GetSize()), BuildID: buildID(reg),
 				Write:  access == unix.O_WRONLY || access == unix.O_RDWR,
 				Append: reg.GetFlags()&unix.O_APPEND != 0,
@@ -181,11 +182,11 @@ func (s *fileSet) readProcess(dir string, pid uint32) error {
 }
 
 // list merges what there is by path and sorts it.
-func (s *fileSet) list() ([]agent.NeededFile, []string) {
-	byPath := map[string]agent.NeededFile{}
+func (s *fileSet) list() ([]target.NeededFile, []string) {
+	byPath := map[string]target.NeededFile{}
 	for _, f := range s.files {
 		if f.Mapped && f.BuildID == "" {
-			f.BuildID = agent.BuildID(f.Path)
+			f.BuildID = files.BuildID(f.Path)
 		}
 		have, ok := byPath[f.Path]
 		if ok {
@@ -194,11 +195,11 @@ func (s *fileSet) list() ([]agent.NeededFile, []string) {
 		}
 		byPath[f.Path] = *f
 	}
-	files := make([]agent.NeededFile, 0, len(byPath))
+	files := make([]target.NeededFile, 0, len(byPath))
 	for _, f := range byPath {
 		files = append(files, f)
 	}
-	slices.SortFunc(files, func(a, b agent.NeededFile) int { return cmp.Compare(a.Path, b.Path) })
+	slices.SortFunc(files, func(a, b target.NeededFile) int { return cmp.Compare(a.Path, b.Path) })
 	for _, path := range s.dirs {
 		if !kernelMade(path) {
 			s.used[path] = true

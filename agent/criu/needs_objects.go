@@ -10,19 +10,19 @@ import (
 	"strconv"
 	"strings"
 
+	"ss/agent/target"
+
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
 	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	sk_unix "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-unix"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/tty"
 	"golang.org/x/sys/unix"
-
-	"ss/agent"
 )
 
 // neededObjects reads the kernel objects and paths that CRIU will make or open again.
-func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool) (agent.NeededObjects, error) {
-	var n agent.NeededObjects
+func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool) (target.NeededObjects, error) {
+	var n target.NeededObjects
 	tree, err := readTree(dir)
 	if err != nil {
 		return n, err
@@ -46,7 +46,7 @@ func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool
 	return n, nil
 }
 
-func addObject(n *agent.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]bool, pids map[int]bool) error {
+func addObject(n *target.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]bool, pids map[int]bool) error {
 	switch f.GetType() {
 	case fdinfo.FdTypes_REG:
 		if reg := f.GetReg(); reg != nil && !ghosts[reg.GetId()] {
@@ -76,12 +76,12 @@ func addObject(n *agent.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]bo
 }
 
 // addPath adds a path that CRIU opens. It compares the mode, and of a regular file the size if the file is not a log.
-func addPath(n *agent.NeededObjects, reg *regfile.RegFileEntry) {
+func addPath(n *target.NeededObjects, reg *regfile.RegFileEntry) {
 	path := filepath.Join("/", reg.GetName())
 	if kernelMade(path) || strings.HasSuffix(path, deletedSuffix) || terminal(path) || strings.HasPrefix(filepath.Base(path), linkRemap) {
 		return
 	}
-	p := agent.NeededPath{Path: path, Mode: reg.GetMode(), Size: -1}
+	p := target.NeededPath{Path: path, Mode: reg.GetMode(), Size: -1}
 	if reg.Size != nil && reg.GetMode()&unix.S_IFMT == unix.S_IFREG {
 		p.Size = int64(reg.GetSize())
 	}
@@ -111,7 +111,7 @@ const linkRemap = "link_remap."
 // deletedSuffix ends the name of a file that has none any more, as the kernel prints it.
 const deletedSuffix = " (deleted)"
 
-func addSocket(n *agent.NeededObjects, sk *sk_inet.InetSkEntry) error {
+func addSocket(n *target.NeededObjects, sk *sk_inet.InetSkEntry) error {
 	if sk == nil || sk.GetSrcPort() == 0 {
 		return nil
 	}
@@ -128,7 +128,7 @@ func addSocket(n *agent.NeededObjects, sk *sk_inet.InetSkEntry) error {
 	if err != nil {
 		return err
 	}
-	s := agent.NeededSocket{
+	s := target.NeededSocket{
 		Protocol: protocol, Local: local, Listening: listening(sk), V6Only: sk.GetV6Only(),
 		Shares: sk.GetOpts().GetReuseaddr() || sk.GetOpts().GetSoReuseport(), Device: cmp.Or(sk.GetIfname(), sk.GetOpts().GetSoBoundDev()),
 		Anywhere: sk.GetIpOpts().GetFreebind(),
@@ -141,12 +141,12 @@ func addSocket(n *agent.NeededObjects, sk *sk_inet.InetSkEntry) error {
 }
 
 // addUnix adds a socket that is bound. One that a listener has accepted has its listener's name, and is not bound to it.
-func addUnix(n *agent.NeededObjects, sk *sk_unix.UnixSkEntry) {
+func addUnix(n *target.NeededObjects, sk *sk_unix.UnixSkEntry) {
 	name := sk.GetName()
 	if len(name) == 0 || sk.GetDeleted() {
 		return
 	}
-	u := agent.NeededUnix{Stream: sk.GetType() != unix.SOCK_DGRAM}
+	u := target.NeededUnix{Stream: sk.GetType() != unix.SOCK_DGRAM}
 	if name[0] == 0 {
 		u.Abstract = string(name[1:])
 	} else {
@@ -181,16 +181,16 @@ func terminals(dir string) ([]int, error) {
 }
 
 // sortUnique leaves each object once.
-func sortUnique(n *agent.NeededObjects) {
-	slices.SortFunc(n.Paths, func(a, b agent.NeededPath) int {
+func sortUnique(n *target.NeededObjects) {
+	slices.SortFunc(n.Paths, func(a, b target.NeededPath) int {
 		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(b.Size, a.Size), cmp.Compare(b.Mode, a.Mode))
 	})
 	// The first of a path has the size, if any of its descriptors has.
-	n.Paths = slices.CompactFunc(n.Paths, func(a, b agent.NeededPath) bool { return a.Path == b.Path })
-	slices.SortFunc(n.Unix, func(a, b agent.NeededUnix) int {
+	n.Paths = slices.CompactFunc(n.Paths, func(a, b target.NeededPath) bool { return a.Path == b.Path })
+	slices.SortFunc(n.Unix, func(a, b target.NeededUnix) int {
 		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Abstract, b.Abstract))
 	})
-	n.Unix = slices.CompactFunc(n.Unix, func(a, b agent.NeededUnix) bool { return a.Path == b.Path && a.Abstract == b.Abstract })
+	n.Unix = slices.CompactFunc(n.Unix, func(a, b target.NeededUnix) bool { return a.Path == b.Path && a.Abstract == b.Abstract })
 	slices.Sort(n.Ended)
 	n.Ended = slices.Compact(n.Ended)
 	slices.Sort(n.Watched)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -89,14 +88,14 @@ type scan struct {
 	known map[string]int    // member and path → where it is in seen
 	made  map[uint64]bool   // file systems whose files the kernel makes up
 
-	buildID func(io.ReaderAt) string // nil: none is read
-	builds  map[id]string
+	programs bool // build ids are read
+	builds   map[id]string
 }
 
-func look(ctx context.Context, trees []Tree, buildID func(io.ReaderAt) string) (*scan, error) {
+func look(ctx context.Context, trees []Tree, programs bool) (*scan, error) {
 	s := &scan{
 		files: map[id]*held{}, seen: map[string][]Seen{}, known: map[string]int{}, made: map[uint64]bool{},
-		buildID: buildID, builds: map[id]string{},
+		programs: programs, builds: map[id]string{},
 	}
 	for _, t := range trees {
 		for _, pid := range t.Pids {
@@ -256,7 +255,7 @@ func (s *scan) mappings(t Tree, pid int) error {
 // program reads the build id of a file that is mapped as a program. A file of which none can be read has none.
 func (s *scan) program(t Tree, h handle, link string) {
 	i, ok := s.known[t.Member+"\x00"+link]
-	if s.buildID == nil || !ok {
+	if !s.programs || !ok {
 		return
 	}
 	seen := &s.seen[t.Member][i]
@@ -266,7 +265,7 @@ func (s *scan) program(t Tree, h handle, link string) {
 		fd, err := unix.Open(h.path(), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err == nil {
 			f := os.NewFile(uintptr(fd), link)
-			build = s.buildID(f)
+			build = ReadBuildID(f)
 			_ = f.Close()
 		}
 		s.builds[key] = build

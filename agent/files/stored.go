@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Stored is a regular file that a member could write at the cut: through a descriptor, or through a shared mapping. Its content is
@@ -88,6 +91,17 @@ type Seen struct {
 	Size int64  `json:"size"`
 	// BuildID is the GNU build id in hex, of a file that was mapped as a program.
 	BuildID string `json:"build_id,omitempty"`
+}
+
+// Rewritten says whether path is still the very file that a member only read at the cut, on the host of the cut, and that others have made longer or shorter
+// since. The member goes on reading where it was, as it would have if it had run on.
+func Rewritten(path string, seen []Seen) bool {
+	i := slices.IndexFunc(seen, func(s Seen) bool { return s.Path == path })
+	if i < 0 || seen[i].Mode&unix.S_IFMT != unix.S_IFREG || seen[i].BuildID != "" {
+		return false
+	}
+	st, err := Stat(path)
+	return err == nil && st.Dev == seen[i].Dev && st.Ino == seen[i].Ino && st.Size != seen[i].Size
 }
 
 // Tree is one member as Take looks at it.

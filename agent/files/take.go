@@ -35,7 +35,7 @@ type Surveyed struct {
 
 // Survey looks at what running members hold.
 func Survey(ctx context.Context, trees []Tree) (Surveyed, error) {
-	s, err := look(ctx, trees, nil)
+	s, err := look(ctx, trees, false)
 	if err != nil {
 		return Surveyed{}, err
 	}
@@ -136,10 +136,10 @@ func inMemory(f *held) bool {
 }
 
 // Take takes hold of the files that the members, which stand still, can write. It opens none of their paths: a descriptor that
-// can be read is copied (pidfd_getfd(2)), and only one without a lease is opened again. buildID reads what Seen tells of programs, and
-// names are those that Survey found.
-func Take(ctx context.Context, trees []Tree, names Names, buildID func(io.ReaderAt) string) (*Capture, error) {
-	s, err := look(ctx, trees, buildID)
+// can be read is copied (pidfd_getfd(2)), and only one without a lease is opened again. names are those that Survey
+// found.
+func Take(ctx context.Context, trees []Tree, names Names) (*Capture, error) {
+	s, err := look(ctx, trees, true)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package agent
+package target
 
 import (
 	"errors"
@@ -6,48 +6,50 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"ss/agent/files"
+
 	"golang.org/x/sys/unix"
 )
 
 // paths looks at every path that CRIU opens, and at every file of the cuts that is to be put back: whether it is there, is what it was, and nothing is in
 // the way of the bytes.
-func (t *target) paths() {
-	back := map[string]arrival{}
-	for _, c := range t.coming {
-		stored := c.meta.storedPaths()
+func (t *plan) paths() {
+	back := map[string]Arrival{}
+	for _, c := range t.Coming {
+		stored := c.storedPaths()
 		for path := range stored {
-			if o, ok := back[path]; ok && o.source != c.source {
-				t.add(c, "the file %s would be %s's of %s as well: restore them to different hosts", path, o.member.Name, o.source)
+			if o, ok := back[path]; ok && o.Source != c.Source {
+				t.add(c, "the file %s would be %s's of %s as well: restore them to different hosts", path, o.Member, o.Source)
 			}
 			back[path] = c
 			t.putBackable(c, path)
 		}
-		if log := c.member.Log; log != "" && unix.Access(log, unix.F_OK) != nil {
+		if log := c.Log; log != "" && unix.Access(log, unix.F_OK) != nil {
 			t.putBackable(c, log) // the cell makes it
 		}
 		listed := map[string]bool{}
-		for _, f := range c.meta.Needs.Files {
+		for _, f := range c.Needs.Files {
 			listed[f.Path] = true
 		}
-		for _, d := range c.meta.Needs.Dirs {
+		for _, d := range c.Needs.Dirs {
 			listed[d] = true
 		}
-		for _, p := range c.meta.Needs.Objects.Paths {
-			if !stored[p.Path] && !rewritten(p.Path, c.meta.Seen) {
+		for _, p := range c.Needs.Objects.Paths {
+			if !stored[p.Path] && !files.Rewritten(p.Path, c.Seen) {
 				t.opened(c, p, listed[p.Path])
 			}
 		}
-		for _, path := range c.meta.Needs.Objects.Ended {
+		for _, path := range c.Needs.Objects.Ended {
 			t.add(c, "it has %s open, of a process that has ended: close it", path)
 		}
-		for _, w := range c.meta.Needs.Objects.Watched {
+		for _, w := range c.Needs.Objects.Watched {
 			t.watched(c, w)
 		}
 	}
 }
 
 // opened looks at a path as CRIU will open it. What is listed is looked for elsewhere, by more than its mode.
-func (t *target) opened(c arrival, p NeededPath, listed bool) {
+func (t *plan) opened(c Arrival, p NeededPath, listed bool) {
 	var st unix.Stat_t
 	err := unix.Stat(p.Path, &st)
 	kind := kindOf(p.Mode)
@@ -77,18 +79,18 @@ func fifoRemedy(p NeededPath) string {
 }
 
 // watched looks for a path that inotify or fanotify watches.
-func (t *target) watched(c arrival, path string) {
+func (t *plan) watched(c Arrival, path string) {
 	var st unix.Stat_t
 	switch err := unix.Lstat(path, &st); {
-	case path == "" && c.source != t.a.cfg.Host:
-		t.add(c, "it watches a file or folder (inotify, fanotify) whose path the images do not say: it can only be restored on %s", c.source)
+	case path == "" && c.Source != t.Host:
+		t.add(c, "it watches a file or folder (inotify, fanotify) whose path the images do not say: it can only be restored on %s", c.Source)
 	case path != "" && err != nil:
 		t.add(c, "it watches %s (inotify, fanotify): %v; make it", path, err)
 	}
 }
 
 // putBackable looks for what would keep a file of the cut from being put at its path.
-func (t *target) putBackable(c arrival, path string) {
+func (t *plan) putBackable(c Arrival, path string) {
 	var st unix.Stat_t
 	err := unix.Lstat(path, &st)
 	switch {

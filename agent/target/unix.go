@@ -1,4 +1,4 @@
-package agent
+package target
 
 import (
 	"os"
@@ -9,13 +9,13 @@ import (
 
 // unixNames compares the names of UNIX sockets to come with those that live here, and with one another. CRIU removes whatever stands
 // where it binds a path.
-func (t *target) unixNames() {
-	from := map[NeededUnix]arrival{} // without Stream
-	for _, c := range t.coming {
-		for _, u := range c.meta.Needs.Objects.Unix {
+func (t *plan) unixNames() {
+	from := map[NeededUnix]Arrival{} // without Stream
+	for _, c := range t.Coming {
+		for _, u := range c.Needs.Objects.Unix {
 			key := NeededUnix{Path: u.Path, Abstract: u.Abstract}
-			if o, ok := from[key]; ok && (o.source != c.source || u.Path == "") {
-				t.add(c, "the UNIX socket %s would be %s's as well: restore them to different hosts", u.name(), o.member.Name)
+			if o, ok := from[key]; ok && (o.Source != c.Source || u.Path == "") {
+				t.add(c, "the UNIX socket %s would be %s's as well: restore them to different hosts", u.name(), o.Member)
 			}
 			from[key] = c
 			if u.Path == "" {
@@ -34,7 +34,7 @@ func (u NeededUnix) name() string {
 	return u.Path
 }
 
-func (t *target) abstract(c arrival, u NeededUnix) {
+func (t *plan) abstract(c Arrival, u NeededUnix) {
 	for _, h := range t.lives.Unix {
 		if !h.Ours && h.Abstract == u.Abstract {
 			t.add(c, "the name of the UNIX socket %s is in use here: end what uses it", u.name())
@@ -43,7 +43,7 @@ func (t *target) abstract(c arrival, u NeededUnix) {
 	}
 }
 
-func (t *target) unixPath(c arrival, u NeededUnix) {
+func (t *plan) unixPath(c Arrival, u NeededUnix) {
 	dir := filepath.Dir(u.Path)
 	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
 		t.add(c, "there is no folder %s for the UNIX socket %s; make it", dir, u.Path)

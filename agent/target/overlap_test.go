@@ -1,4 +1,4 @@
-package agent
+package target
 
 import (
 	"context"
@@ -97,19 +97,26 @@ func bindPlain(ctx context.Context, addr, port string) (net.Listener, error) {
 	return lc.Listen(ctx, family, s.Local.String())
 }
 
+// nobody lives on the host beside what the plan is given.
+type nobody struct{}
+
+func (nobody) Objects(context.Context, string) (HostObjects, error) { return HostObjects{}, nil }
+
+func (nobody) Holders(context.Context, []uint64) (map[uint64]string, error) { return nil, nil }
+
 // planned is what a target finds when sources' members come to a host with the addresses 10.0.0.9/24, on which lives what is given.
-func planned(t *testing.T, lives []HostSocket, moved map[netip.Addr]netip.Addr, coming ...arrival) []string {
+func planned(t *testing.T, lives []HostSocket, moved map[netip.Addr]netip.Addr, coming ...Arrival) []string {
 	t.Helper()
-	a := newAgent(t)
-	tg := target{a: a.Agent, moved: moved, coming: coming, lives: HostObjects{Sockets: lives}, networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.9/24"), netip.MustParsePrefix("127.0.0.1/8")}}
-	if err := tg.sockets(t.Context()); err != nil {
+	networks := []netip.Prefix{netip.MustParsePrefix("10.0.0.9/24"), netip.MustParsePrefix("127.0.0.1/8")}
+	p := plan{Target: Target{Lives: nobody{}, Networks: networks, Moved: moved, Coming: coming}, lives: HostObjects{Sockets: lives}}
+	if err := p.sockets(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return tg.found
+	return p.found
 }
 
-func coming(source, member string, socks ...NeededSocket) arrival {
-	return arrival{source: source, member: Member{Name: member}, meta: MemberMeta{Needs: Needs{Objects: NeededObjects{Sockets: socks}}}}
+func coming(source, member string, socks ...NeededSocket) Arrival {
+	return Arrival{Source: source, Member: member, Needs: Needs{Objects: NeededObjects{Sockets: socks}}}
 }
 
 func TestSocketsThatComeTogether(t *testing.T) {
@@ -123,25 +130,25 @@ func TestSocketsThatComeTogether(t *testing.T) {
 	held := func(s NeededSocket, ours bool) HostSocket { return HostSocket{NeededSocket: s, Inode: 7, Ours: ours} }
 	for name, tt := range map[string]struct {
 		lives  []HostSocket
-		coming []arrival
+		coming []Arrival
 		want   string // "" for nothing
 	}{
-		"connections of two hosts become one": {coming: []arrival{coming("hostA", "a", connA), coming("hostB", "b", connB)}, want: "would be a's as well"},
-		"connections with two peers":          {coming: []arrival{coming("hostA", "a", connA), coming("hostB", "b", socketAt("10.0.0.2:5000", "10.0.0.3:81"))}},
-		"a connection lives here":             {lives: []HostSocket{held(socketAt("10.0.0.9:5000", "10.0.0.3:80"), false)}, coming: []arrival{coming("hostA", "a", connA)}, want: "is there already"},
-		"and ends with the job":               {lives: []HostSocket{held(socketAt("10.0.0.9:5000", "10.0.0.3:80"), true)}, coming: []arrival{coming("hostA", "a", connA)}},
-		"what is left of it":                  {lives: []HostSocket{orphan("10.0.0.9:5000", "10.0.0.3:80", false)}, coming: []arrival{coming("hostA", "a", connA)}},
+		"connections of two hosts become one": {coming: []Arrival{coming("hostA", "a", connA), coming("hostB", "b", connB)}, want: "would be a's as well"},
+		"connections with two peers":          {coming: []Arrival{coming("hostA", "a", connA), coming("hostB", "b", socketAt("10.0.0.2:5000", "10.0.0.3:81"))}},
+		"a connection lives here":             {lives: []HostSocket{held(socketAt("10.0.0.9:5000", "10.0.0.3:80"), false)}, coming: []Arrival{coming("hostA", "a", connA)}, want: "is there already"},
+		"and ends with the job":               {lives: []HostSocket{held(socketAt("10.0.0.9:5000", "10.0.0.3:80"), true)}, coming: []Arrival{coming("hostA", "a", connA)}},
+		"what is left of it":                  {lives: []HostSocket{orphan("10.0.0.9:5000", "10.0.0.3:80", false)}, coming: []Arrival{coming("hostA", "a", connA)}},
 		"TIME-WAIT of a stranger's client on a listener's port": {lives: []HostSocket{orphan("10.0.0.9:80", "192.0.2.1:6000", true)},
-			coming: []arrival{coming("hostA", "a", listener("10.0.0.1:80"))}},
+			coming: []Arrival{coming("hostA", "a", listener("10.0.0.1:80"))}},
 		"last bytes to a stranger": {lives: []HostSocket{orphan("10.0.0.9:80", "192.0.2.1:6000", false)},
-			coming: []arrival{coming("hostA", "a", listener("10.0.0.1:80"))}, want: "still sends its last bytes"},
+			coming: []Arrival{coming("hostA", "a", listener("10.0.0.1:80"))}, want: "still sends its last bytes"},
 		"last bytes of the job's own server": {lives: []HostSocket{orphan("10.0.0.9:80", "192.0.2.1:6000", false), held(listener("10.0.0.9:80"), true)},
-			coming: []arrival{coming("hostA", "a", listener("10.0.0.1:80"))}},
+			coming: []Arrival{coming("hostA", "a", listener("10.0.0.1:80"))}},
 		"last bytes to a peer of the cut": {lives: []HostSocket{orphan("10.0.0.9:80", "10.0.0.3:6000", false)},
-			coming: []arrival{coming("hostA", "a", listener("10.0.0.1:80"), connA)}},
-		"listeners of one host": {coming: []arrival{coming("hostA", "a", listener("127.0.0.1:0")), coming("hostA", "b", listener("127.0.0.1:0"))}},
-		"an address of nobody":  {coming: []arrival{coming("hostA", "a", listener("192.0.2.7:80"))}, want: "--remap-addr 192.0.2.7=ADDRESS"},
-		"a device of nobody": {coming: []arrival{coming("hostA", "a", NeededSocket{Protocol: "udp", Local: netip.MustParseAddrPort("0.0.0.0:80"), Device: "nodev0"})},
+			coming: []Arrival{coming("hostA", "a", listener("10.0.0.1:80"), connA)}},
+		"listeners of one host": {coming: []Arrival{coming("hostA", "a", listener("127.0.0.1:0")), coming("hostA", "b", listener("127.0.0.1:0"))}},
+		"an address of nobody":  {coming: []Arrival{coming("hostA", "a", listener("192.0.2.7:80"))}, want: "--remap-addr 192.0.2.7=ADDRESS"},
+		"a device of nobody": {coming: []Arrival{coming("hostA", "a", NeededSocket{Protocol: "udp", Local: netip.MustParseAddrPort("0.0.0.0:80"), Device: "nodev0"})},
 			want: "network device nodev0"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,45 @@
-package agent
+package target
 
 import "net/netip"
+
+// Needs is what an image folder needs of a host.
+type Needs struct {
+	Files  []NeededFile     // executables and libraries, mapped or open
+	Dirs   []string         // working directories and roots
+	Listen []netip.AddrPort // listening ports
+	Conns  []NeededConn
+	Pids   []int // in the member's own PID namespace
+
+	Objects NeededObjects `json:"objects"`
+}
+
+// Sockets are what the images say of their sockets. Those of earlier versions say less.
+func (n Needs) Sockets() []NeededSocket {
+	if n.Objects.Sockets != nil {
+		return n.Objects.Sockets
+	}
+	var out []NeededSocket
+	for _, l := range n.Listen {
+		out = append(out, NeededSocket{Protocol: "tcp", Local: l, Listening: true})
+	}
+	for _, c := range n.Conns {
+		out = append(out, NeededSocket{Protocol: "tcp", Local: c.Local, Remote: c.Remote})
+	}
+	return out
+}
+
+// NeededFile is a regular file that an image folder refers to.
+type NeededFile struct {
+	Path    string
+	BuildID string // hex, "" if it has none
+	Size    int64
+	Mapped  bool // as an executable mapping: it must be the same build
+	Write   bool // open for writing
+	Append  bool // open with O_APPEND
+}
+
+// NeededConn is one end of a TCP connection.
+type NeededConn struct{ Local, Remote netip.AddrPort }
 
 // NeededObjects are the objects of a host's kernel and file system that an image folder names and CRIU makes or opens again. Two
 // members, or a member and a stranger, can be in each other's way with any of them.

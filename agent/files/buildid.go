@@ -1,4 +1,4 @@
-package agent
+package files
 
 import (
 	"debug/elf"
@@ -7,8 +7,6 @@ import (
 	"errors"
 	"io"
 	"math"
-
-	"ss/agent/files"
 )
 
 // Bounds of what a build id is looked for in. A linker writes about forty headers, and notes of less than a kilobyte. Programs are read while
@@ -24,7 +22,7 @@ const (
 // lie, in segments and in sections (the Go linker puts the id into a section only), and decompresses nothing: a file of a megabyte may
 // claim gigabytes. It does not wait for a FIFO.
 func BuildID(path string) string {
-	f, err := files.Open(path)
+	f, err := Open(path)
 	if err != nil {
 		return ""
 	}

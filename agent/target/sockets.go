@@ -1,4 +1,4 @@
-package agent
+package target
 
 import (
 	"cmp"
@@ -17,12 +17,12 @@ import (
 
 // comingSocket is a socket on its way here: as it was, and as it will be.
 type comingSocket struct {
-	arrival
+	Arrival
 	was, is NeededSocket
 }
 
 // sockets compares the internet sockets to come with this host's addresses, with the sockets that stay, and with one another.
-func (t *target) sockets(ctx context.Context) error {
+func (t *plan) sockets(ctx context.Context) error {
 	coming := t.comingSockets()
 	var blamed []uint64
 	for _, s := range coming {
@@ -32,7 +32,7 @@ func (t *target) sockets(ctx context.Context) error {
 			}
 		}
 	}
-	holders, err := t.a.cfg.Cells.Holders(ctx, blamed)
+	holders, err := t.Lives.Holders(ctx, blamed)
 	if err != nil {
 		return err
 	}
@@ -45,45 +45,30 @@ func (t *target) sockets(ctx context.Context) error {
 	return nil
 }
 
-func (t *target) comingSockets() []comingSocket {
+func (t *plan) comingSockets() []comingSocket {
 	var out []comingSocket
-	for _, c := range t.coming {
-		for _, s := range c.meta.Needs.sockets() {
+	for _, c := range t.Coming {
+		for _, s := range c.Needs.Sockets() {
 			is := s
 			is.Local, is.Remote = t.move(s.Local), t.move(s.Remote)
-			out = append(out, comingSocket{arrival: c, was: s, is: is})
+			out = append(out, comingSocket{Arrival: c, was: s, is: is})
 		}
 	}
 	return out
 }
 
-// sockets are what the images say of their sockets. Those of earlier versions say less.
-func (n Needs) sockets() []NeededSocket {
-	if n.Objects.Sockets != nil {
-		return n.Objects.Sockets
-	}
-	var out []NeededSocket
-	for _, l := range n.Listen {
-		out = append(out, NeededSocket{Protocol: "tcp", Local: l, Listening: true})
-	}
-	for _, c := range n.Conns {
-		out = append(out, NeededSocket{Protocol: "tcp", Local: c.Local, Remote: c.Remote})
-	}
-	return out
-}
-
-func (t *target) move(ap netip.AddrPort) netip.AddrPort {
-	if to, ok := t.moved[ap.Addr()]; ok {
+func (t *plan) move(ap netip.AddrPort) netip.AddrPort {
+	if to, ok := t.Moved[ap.Addr()]; ok {
 		return netip.AddrPortFrom(to, ap.Port())
 	}
 	return ap
 }
 
 // address looks whether the socket's own address is of this host.
-func (t *target) address(s comingSocket) bool {
+func (t *plan) address(s comingSocket) bool {
 	addr := s.is.Local.Addr()
 	ours := addr.IsUnspecified() || addr.IsLoopback() || addr.IsMulticast() || s.is.Anywhere || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	for _, n := range t.networks {
+	for _, n := range t.Networks {
 		ours = ours || n.Addr() == addr.WithZone("") || !s.is.Connected() && s.is.Protocol == "udp" && broadcast(n) == addr
 	}
 	if ours {
@@ -93,7 +78,7 @@ func (t *target) address(s comingSocket) bool {
 	if s.is.Connected() {
 		what = "its connection with " + s.is.Remote.String()
 	}
-	t.add(s.arrival, "%s uses the address %s, which is not of this host: give --remap-addr %s=ADDRESS, or this host that address", what, addr, s.was.Local.Addr())
+	t.add(s.Arrival, "%s uses the address %s, which is not of this host: give --remap-addr %s=ADDRESS, or this host that address", what, addr, s.was.Local.Addr())
 	return false
 }
 
@@ -109,19 +94,19 @@ func broadcast(n netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-func (t *target) device(s comingSocket) bool {
+func (t *plan) device(s comingSocket) bool {
 	if s.is.Device == "" {
 		return true
 	}
 	if _, err := net.InterfaceByName(s.is.Device); err != nil {
-		t.add(s.arrival, "port %s is bound to the network device %s, which this host has not: make one of that name", s.is.Local, s.is.Device)
+		t.add(s.Arrival, "port %s is bound to the network device %s, which this host has not: make one of that name", s.is.Local, s.is.Device)
 		return false
 	}
 	return true
 }
 
 // inTheWay are the sockets that live here, do not end with the job, and keep s from being made.
-func (t *target) inTheWay(s comingSocket) []HostSocket {
+func (t *plan) inTheWay(s comingSocket) []HostSocket {
 	var out []HostSocket
 	for _, h := range t.lives.Sockets {
 		if !h.Ours && InTheWay(s.is, h.NeededSocket) {
@@ -133,7 +118,7 @@ func (t *target) inTheWay(s comingSocket) []HostSocket {
 
 // strangers looks for sockets of programs that are not of the job. What closed connections have left is no fault if the fence may clear it
 // away: when all of it was delivered, or when it is the job's own.
-func (t *target) strangers(s comingSocket, holders map[uint64]string) (free bool) {
+func (t *plan) strangers(s comingSocket, holders map[uint64]string) (free bool) {
 	free = true
 	for _, h := range t.inTheWay(s) {
 		by := cmp.Or(holders[h.Inode], "a program of another network or process namespace")
@@ -143,34 +128,34 @@ func (t *target) strangers(s comingSocket, holders map[uint64]string) (free bool
 			free = false
 		case h.Orphan:
 			free = false
-			t.add(s.arrival, "port %s: a connection with %s that a program here has closed still sends its last bytes: try again when it is over, within some minutes", s.is.Local, h.Remote)
+			t.add(s.Arrival, "port %s: a connection with %s that a program here has closed still sends its last bytes: try again when it is over, within some minutes", s.is.Local, h.Remote)
 		case s.is.Connected() && h.Connected():
 			free = false
-			t.add(s.arrival, "its connection %s with %s is there already, held by %s: end that", s.is.Local, s.is.Remote, by)
+			t.add(s.Arrival, "its connection %s with %s is there already, held by %s: end that", s.is.Local, s.is.Remote, by)
 		case h.Connected() && h.Protocol == "tcp":
 			// A connection of a stranger's that uses the port by chance. Whether one may bind beside it depends on options of its socket: tryBind finds out.
 		case s.is.Protocol == "udp" && s.is.Shares:
 			// Receivers of one multicast group share a port, if all of them say so: tryBind finds out.
 		default:
 			free = false
-			t.add(s.arrival, "port %s: address already in use by %s; end what uses it, or restore to another host", s.is.Local, by)
+			t.add(s.Arrival, "port %s: address already in use by %s; end what uses it, or restore to another host", s.is.Local, by)
 		}
 	}
 	return free
 }
 
 // ours says whether a member of the job holds, until it ends, a socket where s is to come.
-func (t *target) ours(s comingSocket) bool {
+func (t *plan) ours(s comingSocket) bool {
 	return slices.ContainsFunc(t.lives.Sockets, func(h HostSocket) bool { return h.Ours && InTheWay(s.is, h.NeededSocket) })
 }
 
 // ofJob says whether an address is of this host or of one that members come from or that other parts go to.
-func (t *target) ofJob(addr netip.Addr) bool {
-	if addr.IsLoopback() || slices.ContainsFunc(t.networks, func(n netip.Prefix) bool { return n.Addr() == addr }) {
+func (t *plan) ofJob(addr netip.Addr) bool {
+	if addr.IsLoopback() || slices.ContainsFunc(t.Networks, func(n netip.Prefix) bool { return n.Addr() == addr }) {
 		return true
 	}
-	for _, c := range t.coming {
-		for _, s := range c.meta.Needs.sockets() {
+	for _, c := range t.Coming {
+		for _, s := range c.Needs.Sockets() {
 			if s.Connected() && (s.Remote.Addr() == addr || t.move(s.Remote).Addr() == addr) {
 				return true
 			}
@@ -180,7 +165,7 @@ func (t *target) ofJob(addr netip.Addr) bool {
 }
 
 // tryBind binds as CRIU will, where no member of the job holds the port yet.
-func (t *target) tryBind(ctx context.Context, s comingSocket) {
+func (t *plan) tryBind(ctx context.Context, s comingSocket) {
 	if s.is.Protocol == "tcp" && s.is.Connected() {
 		return // in repair mode a connection binds beside anything
 	}
@@ -188,7 +173,7 @@ func (t *target) tryBind(ctx context.Context, s comingSocket) {
 		return
 	}
 	if err := bindAsCRIU(ctx, s.is); err != nil {
-		t.add(s.arrival, "port %s: %v; end what uses it", s.is.Local, err)
+		t.add(s.Arrival, "port %s: %v; end what uses it", s.is.Local, err)
 	}
 }
 
@@ -250,28 +235,28 @@ func boolInt(b bool) int {
 
 // together looks for sockets to come that would be in each other's way. Those that lived on one host with other addresses between them did so by their
 // programs' will.
-func (t *target) together(s comingSocket, before []comingSocket) {
+func (t *plan) together(s comingSocket, before []comingSocket) {
 	for _, o := range before {
-		if !InTheWay(s.is, o.is) || o.source == s.source && InTheWay(s.was, o.was) || s.is.Protocol == "tcp" && s.is.Connected() != o.is.Connected() {
+		if !InTheWay(s.is, o.is) || o.Source == s.Source && InTheWay(s.was, o.was) || s.is.Protocol == "tcp" && s.is.Connected() != o.is.Connected() {
 			continue
 		}
 		if s.is.Protocol == "udp" && s.is.Shares && o.is.Shares {
 			continue
 		}
-		what := fmt.Sprintf("port %s would be %s's as well", s.is.Local, o.member.Name)
+		what := fmt.Sprintf("port %s would be %s's as well", s.is.Local, o.Member)
 		if s.is.Connected() {
-			what = fmt.Sprintf("its connection %s with %s would be %s's as well", s.is.Local, s.is.Remote, o.member.Name)
+			what = fmt.Sprintf("its connection %s with %s would be %s's as well", s.is.Local, s.is.Remote, o.Member)
 		}
-		t.add(s.arrival, "%s (they were %s on %s and %s on %s): restore them to different hosts%s", what, s.was.Local, s.source, o.was.Local, o.source,
+		t.add(s.Arrival, "%s (they were %s on %s and %s on %s): restore them to different hosts%s", what, s.was.Local, s.Source, o.was.Local, o.Source,
 			t.addrRemedy(s, o))
 	}
 }
 
 // addrRemedy says how two sockets that had different addresses may have them again.
-func (t *target) addrRemedy(s, o comingSocket) string {
+func (t *plan) addrRemedy(s, o comingSocket) string {
 	var olds []string
 	for _, a := range []netip.Addr{s.was.Local.Addr(), o.was.Local.Addr()} {
-		if _, moved := t.moved[a]; moved {
+		if _, moved := t.Moved[a]; moved {
 			olds = append(olds, a.String())
 		}
 	}
@@ -279,21 +264,4 @@ func (t *target) addrRemedy(s, o comingSocket) string {
 		return ""
 	}
 	return fmt.Sprintf(", or give --remap-addr for %s", strings.Join(olds, " or "))
-}
-
-// clear destroys what connections that are closed have left in the way of the members to come. The plan has found nothing there that was not
-// delivered, or was another program's.
-func (r *Restoration) clear(ctx context.Context) error {
-	var coming []NeededSocket
-	for _, rm := range r.members {
-		needs, err := r.a.cfg.CRIU.Needs(rm.images)
-		if err != nil {
-			return err
-		}
-		coming = append(coming, needs.sockets()...)
-	}
-	if len(coming) == 0 {
-		return nil
-	}
-	return r.a.cfg.Cells.Clear(ctx, coming)
 }

@@ -1,0 +1,74 @@
+package target
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent/files"
+)
+
+// files looks for the files and folders that the images refer to by path and do not hold.
+func (t *plan) files() {
+	for _, c := range t.Coming {
+		stored := c.storedPaths()
+		for _, f := range c.Needs.Files {
+			if !stored[f.Path] && !files.Rewritten(f.Path, c.Seen) {
+				if err := checkFile(f); err != nil {
+					t.add(c, "%v", err)
+				}
+			}
+		}
+		for _, d := range c.Needs.Dirs {
+			if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
+				t.add(c, "there is no folder %s; make it", d)
+			}
+		}
+	}
+}
+
+// checkFile compares a file that the images refer to with what this host has.
+func checkFile(f NeededFile) error {
+	if strings.HasPrefix(f.Path, "/dev/") && !strings.HasPrefix(f.Path, "/dev/shm/") || strings.HasPrefix(f.Path, "/proc/") || strings.HasSuffix(f.Path, " (deleted)") {
+		return nil
+	}
+	st, err := files.Stat(f.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("there is no %s; install it", f.Path)
+	}
+	if err != nil {
+		return err
+	}
+	if f.BuildID != "" {
+		if id := files.BuildID(f.Path); id != f.BuildID {
+			return fmt.Errorf("%s is another build (build id %s, the images need %s); install the same package", f.Path, orNone(id), f.BuildID)
+		}
+	} else if f.Size > 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size != f.Size {
+		return fmt.Errorf("%s has %d bytes, the images need %d; copy the same file here", f.Path, st.Size, f.Size)
+	}
+	return nil
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// storedPaths are the paths of the files that the cut holds.
+func (a Arrival) storedPaths() map[string]bool {
+	out := map[string]bool{}
+	for _, f := range a.Files {
+		if f.Deleted {
+			continue
+		}
+		for _, name := range f.Names() {
+			out[name] = true
+		}
+	}
+	return out
+}

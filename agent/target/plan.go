@@ -1,0 +1,122 @@
+package target
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"ss/agent/files"
+	"ss/agent/proc"
+)
+
+// Target is a host, and all that is to come to it.
+type Target struct {
+	Host     string
+	Job      string                    // its members end before the others come
+	Networks []netip.Prefix            // all addresses of the host, with the lengths of their networks' prefixes
+	Moved    map[netip.Addr]netip.Addr // addresses that the restore replaces, old → new
+	Lives    Lives
+	Coming   []Arrival
+}
+
+// Lives tells what lives on the host now.
+type Lives interface {
+	// Objects lists what lives on this host that a restore of the job could be in the way of.
+	Objects(ctx context.Context, job string) (HostObjects, error)
+	// Holders names the processes that hold sockets, by inode.
+	Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error)
+}
+
+// Arrival is one member on its way to a target, with what its images say.
+type Arrival struct {
+	Source string // the host that it was dumped on
+	Member string
+	Log    string // the file that standard output and error go to, "" if the member has none
+	Needs  Needs
+	Files  []files.Stored // files that the cut holds
+	Seen   []files.Seen   // files that it had open or mapped
+}
+
+// plan is a target as it is examined. It is planned as a whole: every member that comes is compared with what lives
+// here and stays, and with every other that comes.
+type plan struct {
+	Target
+	lives HostObjects
+	found []string
+}
+
+// Plan lists everything that would keep the members from being restored on the host (R1). It touches nothing. With the members of a fresh dump as
+// those that come, it says whether a cut can be put back in place.
+func Plan(ctx context.Context, target Target) ([]string, error) {
+	t := plan{Target: target}
+	var err error
+	if t.lives, err = t.Lives.Objects(ctx, t.Job); err != nil {
+		return nil, err
+	}
+	t.names()
+	t.pids()
+	t.paths()
+	t.files()
+	if err := t.sockets(ctx); err != nil {
+		return nil, err
+	}
+	t.unixNames()
+	t.terminals()
+	return t.found, nil
+}
+
+// add notes what stands in a member's way, once.
+func (t *plan) add(c Arrival, format string, args ...any) {
+	text := c.Member + ": " + fmt.Sprintf(format, args...)
+	if !slices.Contains(t.found, text) {
+		t.found = append(t.found, text)
+	}
+}
+
+// names looks for two members of one name: a host keeps each below its name.
+func (t *plan) names() {
+	seen := map[string]string{}
+	for _, c := range t.Coming {
+		if other, ok := seen[c.Member]; ok {
+			t.add(c, "members of this name come from %s and from %s: restore them to different hosts", other, c.Source)
+		}
+		seen[c.Member] = c.Source
+	}
+}
+
+// pids looks for process numbers that this host's kernel does not give.
+func (t *plan) pids() {
+	limit, err := strconv.Atoi(proc.Sysctl("kernel/pid_max"))
+	if err != nil {
+		return // a kernel that does not say numbers as many as it likes
+	}
+	for _, c := range t.Coming {
+		if n := len(c.Needs.Pids); n > 0 {
+			if top := slices.Max(c.Needs.Pids); top >= limit {
+				t.add(c, "it has a process numbered %d, and this host numbers them below %d: set sysctl kernel.pid_max=%d", top, limit, top+1)
+			}
+		}
+	}
+}
+
+// terminals looks for numbers of pseudoterminals that are in use here, or that two members want.
+func (t *plan) terminals() {
+	taken := map[int]string{}
+	for _, p := range t.lives.Terminals {
+		if !p.Ours {
+			taken[p.Number] = "is open here"
+		}
+	}
+	for _, c := range t.Coming {
+		for _, n := range c.Needs.Objects.Terminals {
+			if by, ok := taken[n]; ok {
+				t.add(c, "the terminal /dev/pts/%d %s: end what uses it, or restore to another host", n, by)
+			}
+		}
+		for _, n := range c.Needs.Objects.Terminals {
+			taken[n] = fmt.Sprintf("is %s's of %s", c.Member, c.Source)
+		}
+	}
+}
