@@ -60,10 +60,20 @@ func (c *Cluster) Snapshot(ctx context.Context, opt SnapshotOptions) (store.Cut,
 		}
 		if try == unsettledTries {
 			return cut, &fault.Error{Kind: fault.RolledBack, Op: "snapshot", Job: opt.Job, Err: err,
-				Next: fmt.Sprintf("%d attempts met connections being made; the job runs on: try again", try)}
+				Next: fmt.Sprintf("%d attempts met something that was just being made; the job runs on: try again", try)}
 		}
-		c.Noticef("a connection was being made; trying again")
+		c.Noticef("%s; trying again", beingMade(err))
 	}
+}
+
+// beingMade is what a host found being made, without the remedy, which is being applied.
+func beingMade(err error) string {
+	for f := (*fault.Error)(nil); errors.As(err, &f); err = f.Err {
+		if f.Kind == fault.Unsettled && f.Err != nil && !fault.Is(f.Err, fault.Unsettled) {
+			return f.Err.Error()
+		}
+	}
+	return "a connection was being made"
 }
 
 func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.Cut, error) {

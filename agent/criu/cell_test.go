@@ -246,7 +246,7 @@ func newCell(t testing.TB, n *namespace, v1 bool, files ...*os.File) *cell {
 		t.Fatal(err)
 	}
 	c.init = exec.Command(exe, "cell-init")
-	c.init.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
+	c.init.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC}
 	c.init.Stderr = os.Stderr
 	c.init.ExtraFiles = files
 	if c.in, err = c.init.StdinPipe(); err != nil {

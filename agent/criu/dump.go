@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"ss/agent"
 	"ss/agent/proc"
+	"ss/fault"
 	"ss/marker"
 )
 
@@ -42,6 +44,8 @@ type dump struct {
 	*operation
 	dir   string // images
 	omits bool   // see agent.DumpSpec.Omits
+	// ipc is what the cell's IPC namespace was when CRIU went into it, which leaves it out of the images; nil: CRIU is outside, or there is no cell.
+	ipc map[string]string
 
 	ready  chan struct{} // closed at the pre-dump notification
 	answer chan error    // Run's or Cancel's answer to it
@@ -77,6 +81,15 @@ func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump
 	}
 	opts.LogLevel = r.cfg.logLevel()
 	o := order{Dump: true, InitPid: spec.Unit.InitPid, Cgroup: spec.Unit.Cgroup, LockFile: spec.LockFile}
+	if spec.Unit.InitPid != 0 {
+		ipc, plain, err := plainIPC(spec.Unit.InitPid)
+		if err != nil {
+			return nil, &Error{Op: "dump", Job: spec.Unit.Job, Member: spec.Unit.Member, Pid: spec.Unit.Pid, Err: err}
+		}
+		if plain {
+			o.IPC, d.ipc = true, ipc
+		}
+	}
 	if spec.Omits {
 		o.Omitted = filepath.Join(spec.Dir, omittedName)
 	}
@@ -156,6 +169,10 @@ func foreignSession(u agent.Unit) (bool, error) {
 // Run lets CRIU dump. The member must be frozen. When ctx ends before CRIU does, the dump is cancelled.
 func (d *dump) Run(ctx context.Context, conns []uint64, captured func()) (agent.DumpResult, error) {
 	early := false
+	err := d.leavesOut()
+	if err != nil {
+		return agent.DumpResult{}, &Error{Op: "dump", Job: d.unit.Job, Member: d.unit.Member, Pid: d.unit.Pid, Err: err}
+	}
 	watch, err := d.letGo(conns, func() { early = true; captured() })
 	if err != nil {
 		return agent.DumpResult{}, &Error{Op: "dump", Job: d.unit.Job, Member: d.unit.Member, Pid: d.unit.Pid, Err: err}
@@ -188,6 +205,18 @@ func (d *dump) Run(ctx context.Context, conns []uint64, captured func()) (agent.
 		return agent.DumpResult{}, d.failure(err)
 	}
 	return result, nil
+}
+
+// leavesOut says what a CRIU in the cell's IPC namespace would leave out of the images: the member is frozen, so nothing comes after it.
+func (d *dump) leavesOut() error {
+	if d.ipc == nil {
+		return nil
+	}
+	now, err := readIPC(d.unit.InitPid)
+	if err == nil && !maps.Equal(now, d.ipc) {
+		err = fault.New(fault.Unsettled, newIPC, "try again")
+	}
+	return err
 }
 
 // ends reads the connections that the images hold. early says that captured was called.

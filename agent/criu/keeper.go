@@ -249,9 +249,9 @@ func birthCgroup(attr *syscall.SysProcAttr, path string) (func(), error) {
 	return func() { _ = dir.Close() }, nil
 }
 
-// enter moves this thread into the mount, UTS and network namespaces of the process, and what it starts next into its PID namespace. CRIU dumps the
-// System V objects of an IPC namespace that it is not in, and makes a namespace for those of its images: it enters the cell's for images without
-// only, as those of a tree that was attached, or of an older cut.
+// enter moves this thread into the mount, UTS and network namespaces of the process, and what it starts next into its PID namespace. CRIU dumps an IPC
+// namespace that it is not in, and makes it again at the restore. So ipc, to enter that as well, is for a dump that finds nothing in it (plainIPC), and for
+// the restore of images that have none.
 func enter(pid int, ipc bool) error {
 	target, err := unix.PidfdOpen(pid, 0)
 	if err != nil {

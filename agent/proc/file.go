@@ -3,6 +3,7 @@ package proc
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -52,6 +53,26 @@ func Path(pid int, name string) string {
 
 // FdPath names a descriptor of a process, for calls that take a path. Opening it opens the file again.
 func FdPath(pid, fd int) string { return Path(pid, "fd/"+strconv.Itoa(fd)) }
+
+// IPC is what the kernel tells of the IPC namespace of the calling thread (ipc_namespaces(7)), by file: its System V objects, their limits, and those of POSIX
+// message queues. A kernel without such objects has none of the files.
+func IPC() (map[string]string, error) {
+	found := make(map[string]string)
+	for _, pattern := range []string{"/proc/sysvipc/*", "/proc/sys/kernel/sem*", "/proc/sys/kernel/msg*", "/proc/sys/kernel/shm*", "/proc/sys/fs/mqueue/*"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range files {
+			text, err := read(file)
+			if err != nil {
+				return nil, err
+			}
+			found[file] = string(text)
+		}
+	}
+	return found, nil
+}
 
 // OwnFd names a descriptor of this process, for calls that take a path and must reach the very file that is open.
 func OwnFd(fd int) string { return FdPath(Self, fd) }
