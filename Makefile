@@ -37,6 +37,13 @@ test: ## run every test, integration included (root)
 check: ## run the fast tests: under a minute, no root
 	@scripts/check
 
+.PHONY: real-programs
+real-programs: ## take snapshots of ordinary server software under load, and move it (root; SS_PROGRAMS, SS_PROGRAMS_ROUNDS)
+	@scripts/setup programs
+	@$(MAKE) --no-print-directory build programs
+	@SS_PROGRAMS=$${SS_PROGRAMS:-all} SS_PROGRAMS_ROUNDS=$${SS_PROGRAMS_ROUNDS:-1} SS_BIN=$(CURDIR)/.build/bin \
+	  $(GO) test ./integration -count=1 -v -run '^TestPrograms$$' -timeout 2h
+
 .PHONY: partitions
 partitions: ## restore under 200 one-way partitions (root)
 	@scripts/setup test

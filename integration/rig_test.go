@@ -44,6 +44,7 @@ func (r *relay) close() {
 type rig struct {
 	*cluster
 	relay *relay
+	jobs  int // that have been made, by tests that number theirs
 }
 
 // newRig makes a cluster whose reports go to t until use names another test.

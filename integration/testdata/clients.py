@@ -1,0 +1,250 @@
+"""Clients of server software, and a few servers. Each checks every answer it gets against what it knows it must be, so a request that was lost,
+or executed twice, is found. It prints "progress N" as it goes, and FAIL with the reason."""
+
+import base64
+import http.client
+import http.server
+import json
+import os
+import socket
+import sqlite3
+import sys
+import threading
+import time
+
+PAUSE = 0.002  # between two rounds
+
+
+def fail(*reason):
+    print("FAIL", *reason, flush=True)
+    sys.exit(1)
+
+
+def expect(what, got, want):
+    if got != want:
+        fail(what, "is", repr(got), "and must be", repr(want))
+
+
+def rounds(every=20):
+    """Counts from 1, and tells of progress."""
+    n = 0
+    while True:
+        n += 1
+        yield n
+        if n % every == 0:
+            print("progress", n, flush=True)
+        time.sleep(PAUSE)
+
+
+def split(address):
+    host, port = address.rsplit(":", 1)
+    return host, int(port)
+
+
+class Lines:
+    """A connection of lines."""
+
+    def __init__(self, address):
+        self.sock = socket.create_connection(split(address))
+        self.file = self.sock.makefile("rwb")
+
+    def send(self, data):
+        self.file.write(data)
+        self.file.flush()
+
+    def line(self):
+        line = self.file.readline()
+        if not line.endswith(b"\r\n"):
+            fail("the server has closed the connection", line)
+        return line[:-2]
+
+
+class Redis(Lines):
+    def __call__(self, *args):
+        args = [str(a).encode() for a in args]
+        self.send(b"*%d\r\n" % len(args) + b"".join(b"$%d\r\n%s\r\n" % (len(a), a) for a in args))
+        return self.reply()
+
+    def reply(self):
+        line = self.line()
+        kind, rest = line[:1], line[1:]
+        if kind == b":":
+            return int(rest)
+        if kind == b"$":
+            if rest == b"-1":
+                return None
+            data = self.file.read(int(rest) + 2)
+            return data[:-2]
+        if kind == b"*":
+            return [self.reply() for _ in range(int(rest))]
+        if kind == b"-":
+            return "error " + rest.decode()
+        return rest.decode()
+
+
+def redis(primary, replica):
+    """Counts on the primary, and reads the count from the replica. Every now and then the primary saves in the background."""
+    p, r = Redis(primary), Redis(replica)
+    me = "count-%d" % os.getpid()
+    for n in rounds():
+        expect("the count", p("INCR", me), n)
+        expect("the length of the list", p("RPUSH", me + "-list", n), n)
+        if n % 20 == 0:
+            expect("the number of replicas that have it", p("WAIT", 1, 0), 1)
+            expect("the replica's count", r("GET", me), str(n).encode())
+            expect("the replica's list", r("LRANGE", me + "-list", -1, -1), [str(n).encode()])
+        if n % 100 == 0:
+            p("BGSAVE")
+
+
+def memcached(address):
+    m = Lines(address)
+
+    def ask(text):
+        m.send(text.encode() + b"\r\n")
+        return m.line().decode()
+
+    expect("the answer to set", ask("set n 0 0 1\r\n0"), "STORED")
+    expect("the answer to set", ask("set text 0 0 1\r\n0"), "STORED")
+    for n in rounds():
+        expect("the count", ask("incr n 1"), str(n))
+        first = ask("gets text").split()
+        expect("the value of text", m.line().decode(), str(n - 1))
+        expect("the end of gets", m.line(), b"END")
+        new = str(n)
+        expect("the answer to cas", ask("cas text 0 0 %d %s\r\n%s" % (len(new), first[4], new)), "STORED")
+        expect("the answer to an old cas", ask("cas text 0 0 %d %s\r\n%s" % (len(new), first[4], new)), "EXISTS")
+
+
+def counted(address):
+    """An HTTP server that counts: each request is answered with how many it is of its path."""
+    counts, lock = {}, threading.Lock()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            with lock:
+                counts[self.path] = counts.get(self.path, 0) + 1
+                body = b"%d\n" % counts[self.path]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    http.server.ThreadingHTTPServer(split(address), Handler).serve_forever()
+
+
+def counts(address, path):
+    """A client of such a server, which keeps its connection."""
+    c = http.client.HTTPConnection(*split(address))
+    c.connect()
+    sock = c.sock
+    for n in rounds():
+        c.request("POST", path, body=b"x" * (n % 3000))
+        r = c.getresponse()
+        body = r.read()
+        expect("the status", r.status, 200)
+        expect("the count", body, b"%d\n" % n)
+        if c.sock is not sock:
+            fail("the connection was not kept")
+
+
+def etcd(address, key):
+    """Counts by compare-and-swap: each transaction must find the revision that the one before it made."""
+    c = http.client.HTTPConnection(*split(address))
+
+    def b64(s):
+        return base64.b64encode(s.encode()).decode()
+
+    def post(path, body):
+        c.request("POST", "/v3/kv/" + path, body=json.dumps(body))
+        r = c.getresponse()
+        data = r.read()
+        if r.status != 200:
+            fail("status", r.status, data)
+        return json.loads(data)
+
+    revision = "0"
+    for n in rounds(10):
+        answer = post("txn", {
+            "compare": [{"key": b64(key), "target": "MOD", "result": "EQUAL", "modRevision": revision}],
+            "success": [{"requestPut": {"key": b64(key), "value": b64(str(n))}}],
+        })
+        if not answer.get("succeeded"):
+            fail("swap", n, "found another revision than", revision, answer)
+        revision = answer["header"]["revision"]
+        if n % 10 == 0:
+            got = post("range", {"key": b64(key)})["kvs"][0]
+            expect("the value", got["value"], b64(str(n)))
+
+
+def etcd_term(address):
+    """Prints who leads, and since which election."""
+    c = http.client.HTTPConnection(*split(address))
+    while True:
+        c.request("POST", "/v3/maintenance/status", body="{}")
+        status = json.loads(c.getresponse().read())
+        if status.get("leader", "0") != "0":
+            print(status["leader"], status["raftTerm"])
+            return
+        time.sleep(PAUSE)
+
+
+def numbers():
+    """Prints numbers, one a line."""
+    for n in rounds(1 << 60):
+        try:
+            print(n, flush=True)
+        except BrokenPipeError:
+            sys.exit("nobody reads")
+
+
+def in_order():
+    """Reads numbers, one a line, and checks that none is missing, twice, or out of order."""
+    want = 0
+    for line in sys.stdin:
+        want += 1
+        expect("the number", line.strip(), str(want))
+        if want % 20 == 0:
+            print("progress", want, flush=True)
+    fail("nothing comes any more after", want)
+
+
+def sqlite(path, mode):
+    """Moves money between accounts in transactions, while other connections read. The sum of all accounts never changes."""
+    db = sqlite3.connect(path, isolation_level=None, timeout=60)
+    expect("the journal mode", db.execute("PRAGMA journal_mode=" + mode).fetchone()[0], mode)
+    db.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, money INTEGER NOT NULL, note BLOB)")
+    db.execute("CREATE TABLE moved (n INTEGER PRIMARY KEY)")
+    db.executemany("INSERT INTO account VALUES (?, 1000, randomblob(500))", [(i,) for i in range(100)])
+
+    def read():
+        other = sqlite3.connect(path, isolation_level=None, timeout=60)
+        while True:
+            expect("the sum that another connection reads", other.execute("SELECT sum(money) FROM account").fetchone()[0], 100000)
+            time.sleep(5 * PAUSE)
+
+    threading.Thread(target=read, daemon=True).start()
+    for n in rounds(10):
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE account SET money = money - ?, note = randomblob(500) WHERE id = ?", (n % 7, n % 100))
+        db.execute("UPDATE account SET money = money + ? WHERE id = ?", (n % 7, n * 31 % 100))
+        db.execute("INSERT INTO moved VALUES (?)", (n,))
+        db.execute("COMMIT")
+        expect("the number of transactions", db.execute("SELECT count(*), max(n) FROM moved").fetchone(), (n, n))
+        if n % 50 == 0:
+            expect("the result of the integrity check", db.execute("PRAGMA integrity_check").fetchone()[0], "ok")
+
+
+if __name__ == "__main__":
+    what = {f.__name__: f for f in (redis, memcached, counted, counts, etcd, etcd_term, numbers, in_order, sqlite)}[sys.argv[1]]
+    try:
+        what(*sys.argv[2:])
+    except Exception as e:
+        fail(type(e).__name__, e)
