@@ -70,7 +70,7 @@ func (d *show) stage() {
 	var list struct {
 		Hosts []struct{ Host, Criu, Gate, Error string }
 	}
-	d.lab.CtlJSON(&list, "host", "list")
+	d.askJSON(&list, "host", "list")
 	if len(list.Hosts) != len(d.lab.Hosts()) {
 		d.Fatalf("ssctl host list knows %d hosts, want %d", len(list.Hosts), len(d.lab.Hosts()))
 	}
@@ -89,9 +89,9 @@ func (d *show) startJob() {
 		d.Fatalf("%v", err)
 	}
 	addr := fmt.Sprintf("%s:9000", d.lab.Host("hostB").Addr())
-	d.lab.MustCtl("run", jobName, "--host", "hostB", "--log", "/srv/serve.log", "--", words, "serve", "-listen", addr, "-ballast", memory)
-	d.lab.MustCtl("run", jobName, "--host", "hostA", "--log", "/srv/connect.log", "--", words, "connect", "-to", addr, "-ballast", memory, "-until", d.stop)
 	d.say.act("a job", "two ordinary programs stream numbered words to each other, both ways, as fast as they can")
+	d.run("run", jobName, "--host", "hostB", "--log", "/srv/serve.log", "--", words, "serve", "-listen", addr, "-ballast", memory)
+	d.run("run", jobName, "--host", "hostA", "--log", "/srv/connect.log", "--", words, "connect", "-to", addr, "-ballast", memory, "-until", d.stop)
 	d.say.detail("hostA", "words connect   %s MiB", memory)
 	d.say.detail("hostB", "words serve     %s MiB", memory)
 	d.say.act("it runs", "%s words received on hostA, %s on hostB",
@@ -113,7 +113,7 @@ func (d *show) snapshot() {
 		}
 		TotalMS float64 `json:"total_ms"`
 	}
-	d.lab.CtlJSON(&cut, "snapshot", jobName)
+	d.askJSON(&cut, "snapshot", jobName)
 	d.say.act("a snapshot", "cut %s, taken in %.2f s, images on a second host too", cut.Cut, cut.TotalMS/1000)
 	for _, m := range cut.Members {
 		d.say.detail(m.Host, "%s recorded, stood still for %.0f ms", bytes(m.ImageBytes), m.FrozenMS)
@@ -134,7 +134,7 @@ func (d *show) second() string {
 			Wrote int64 `json:"wrote_bytes"`
 		}
 	}
-	d.lab.CtlJSON(&cut, "snapshot", jobName)
+	d.askJSON(&cut, "snapshot", jobName)
 	var fresh, wrote int64
 	for _, h := range cut.Hosts {
 		fresh, wrote = fresh+h.New, wrote+h.Wrote
@@ -147,7 +147,7 @@ func (d *show) second() string {
 			Ratio   float64
 		}
 	}
-	d.lab.CtlJSON(&df, "df", jobName)
+	d.askJSON(&df, "df", jobName)
 	d.say.detail("ssctl df", "%s of images take %s on the three hosts, ratio %.1f", bytes(df.Total.Logical), bytes(df.Total.Stored), df.Total.Ratio)
 	return cut.Cut
 }
@@ -155,7 +155,7 @@ func (d *show) second() string {
 // restore puts the cut back, with hostA's part on hostC.
 func (d *show) restore(cut string) {
 	began := time.Now()
-	d.lab.MustCtl("restore", cut, "--job", jobName, "--remap", "hostA=hostC")
+	d.run("restore", cut, "--job", jobName, "--remap", "hostA=hostC")
 	d.say.act("a restore", "from the cut, in %.2f s: hostA's part now lives on hostC, under another address", time.Since(began).Seconds())
 	d.say.act("it runs", "%s words on hostC, %s on hostB", count(d.received("hostC", "connect", 2)), count(d.received("hostB", "serve", 2)))
 }
@@ -177,10 +177,22 @@ func (d *show) check() {
 		}
 		d.say.detail(m.host, "%s words, %s", count(number(last, "received")), "none missing, none twice, all in order")
 	}
-	d.lab.MustCtl("kill", jobName)
+	d.run("kill", jobName)
 	if leaks := d.lab.Leaks(); len(leaks) > 0 {
 		d.Fatalf("left behind: %s", strings.Join(leaks, "; "))
 	}
+}
+
+// run shows a command of ssctl and runs it.
+func (d *show) run(args ...string) {
+	d.say.command(args)
+	d.lab.MustCtl(args...)
+}
+
+// askJSON shows a command of ssctl, runs it and reads its document. A person would leave -o json out.
+func (d *show) askJSON(into any, args ...string) {
+	d.say.command(args)
+	d.lab.CtlJSON(into, args...)
 }
 
 // received waits until a program has told of its progress a few more times, and returns the last number.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -50,6 +51,18 @@ func (t *teller) line(colour, mark, what, format string, args ...any) {
 
 func (t *teller) detail(where, format string, args ...any) {
 	fmt.Fprintf(t.out, "           %s %s\n", t.paint(cyan, fmt.Sprintf("%-17s", where)), fmt.Sprintf(format, args...))
+}
+
+// command shows a command of ssctl as a person would type it: without the folders of programs.
+func (t *teller) command(args []string) {
+	words := []string{"ssctl"}
+	for i, arg := range args {
+		if i > 0 && args[i-1] == "--" {
+			arg = filepath.Base(arg)
+		}
+		words = append(words, arg)
+	}
+	fmt.Fprintf(t.out, "         %s\n", t.paint(grey, "$ "+strings.Join(words, " ")))
 }
 
 func (t *teller) verdict(good bool, format string, args ...any) {
