@@ -43,6 +43,9 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 			faults = append(faults, err.Error())
 			continue
 		}
+		if why := lacking(meta.Processor, part.Host); why != "" {
+			faults = append(faults, why)
+		}
 		for _, m := range part.Members {
 			mm, ok := meta.Members[m.Name]
 			if !ok {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ss/agent/files"
+	"ss/agent/proc"
 	"ss/agent/target"
 	"ss/fault"
 	"ss/marker"
@@ -24,8 +25,9 @@ import (
 // SetMeta is what an image set's index says of its members: enough to check a host before the
 // images are on it.
 type SetMeta struct {
-	CRIU    string                `json:"criu"`
-	Members map[string]MemberMeta `json:"members"`
+	CRIU      string                `json:"criu"`
+	Members   map[string]MemberMeta `json:"members"`
+	Processor proc.Processor        `json:"processor"` // of the host that they were recorded on; absent from cuts of earlier versions
 }
 
 // metaOf reads what a set's index says of its members, whose names become names of folders.
@@ -84,7 +86,7 @@ func (w *work) store(ctx context.Context) (marker.Event, error) {
 
 // describe completes the dumped files, says what is in them, and how large they are.
 func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
-	meta := SetMeta{Members: map[string]MemberMeta{}}
+	meta := SetMeta{Members: map[string]MemberMeta{}, Processor: proc.ReadProcessor()}
 	var size int64
 	var err error
 	if meta.CRIU, err = w.a.cfg.CRIU.Check(ctx); err != nil {

@@ -244,21 +244,32 @@ func (w *work) imageDir(m Member) (string, error) {
 
 // preflight refuses what CRIU could not dump, what has a connection to the outside, and what would not fit.
 func (w *work) preflight(ctx context.Context) error {
-	var obstacles []string
-	var size int64
-	socks, err := w.sockets(ctx)
+	found, size, err := w.obstacles(ctx)
 	if err != nil {
 		return err
+	}
+	if len(found) > 0 {
+		return &fault.Error{Kind: fault.Refused, Err: errors.New(fault.Problems(found))}
+	}
+	w.size = size
+	return w.a.cfg.Images.Fits(w.size)
+}
+
+// obstacles lists what keeps the members from being recorded, and says how large their images will be at most, about, in bytes.
+func (w *work) obstacles(ctx context.Context) (found []string, size int64, err error) {
+	socks, err := w.sockets(ctx)
+	if err != nil {
+		return nil, 0, err
 	}
 	for _, m := range w.members {
 		obs, err := w.a.cfg.Cells.Obstacles(ctx, m)
 		if err != nil {
-			return fmt.Errorf("look for what CRIU cannot dump: %w", err)
+			return nil, 0, fmt.Errorf("look for what CRIU cannot dump: %w", err)
 		}
-		obstacles = append(obstacles, obs...)
+		found = append(found, obs...)
 		procs, err := w.a.cfg.Cells.Processes(ctx, m)
 		if err != nil {
-			return err
+			return nil, 0, err
 		}
 		for _, p := range procs {
 			size += p.RSS
@@ -266,20 +277,14 @@ func (w *work) preflight(ctx context.Context) error {
 	}
 	unreadable, filesSize, err := w.surveyFiles(ctx)
 	if err != nil {
-		return fmt.Errorf("look at the open files: %w", err)
+		return nil, 0, fmt.Errorf("look at the open files: %w", err)
 	}
-	obstacles = append(obstacles, unreadable...)
 	size += filesSize
 	out, err := w.stillOutside(ctx, socks)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	obstacles = append(obstacles, out...)
-	if len(obstacles) > 0 {
-		return &fault.Error{Kind: fault.Refused, Err: errors.New(fault.Problems(obstacles))}
-	}
-	w.size = size + size/10 + 16<<20
-	return w.a.cfg.Images.Fits(w.size)
+	return slices.Concat(found, unreadable, out), size + size/10 + 16<<20, nil
 }
 
 // stillOutside is outside for members that run: they may make and end connections while their sockets are listed, one member after

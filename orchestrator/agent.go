@@ -106,6 +106,8 @@ type Agent interface {
 	LogTime(ctx context.Context, job, member string) (time.Time, error)
 	// Logs hands a member's log over, piece by piece, until its end, or take fails.
 	Logs(ctx context.Context, job, member string, opt LogOptions, take func([]byte) error) error
+	// Check looks at members, and at the host as a target for others, and changes nothing.
+	Check(ctx context.Context, q CheckQuestion) (CheckAnswer, error)
 	ImageKeeper
 	// Snapshot opens the line for one attempt. It lives until ctx ends or Close.
 	Snapshot(ctx context.Context, open Open) (SnapshotLine, error)

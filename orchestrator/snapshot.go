@@ -186,9 +186,15 @@ func (a *attempt) openOne(ctx context.Context, h HostStatus) (SnapshotLine, erro
 	if err != nil {
 		return nil, err
 	}
-	return agent.Snapshot(ctx, Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts),
-		Members: a.roster.members[h.Name], Copies: a.copiesFor(h), CopiesWanted: a.copies, Vaults: a.vaults, JobKey: a.jobKey,
-		Restored: a.job.Restored, Settle: a.opt.Settle, Outside: a.job.Policy.Outside})
+	open := a.openFor(h)
+	open.Copies, open.CopiesWanted, open.Vaults, open.JobKey = a.copiesFor(h), a.copies, a.vaults, a.jobKey
+	return agent.Snapshot(ctx, open)
+}
+
+// openFor is what a host must know of the members and of the other hosts.
+func (a *attempt) openFor(h HostStatus) Open {
+	return Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts), Members: a.roster.members[h.Name], Restored: a.job.Restored,
+		Settle: a.opt.Settle, Outside: a.job.Policy.Outside}
 }
 
 func (a *attempt) post(ev marker.Event) {

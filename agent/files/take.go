@@ -67,6 +67,30 @@ func Survey(ctx context.Context, trees []Tree) (Surveyed, error) {
 	return out, nil
 }
 
+// Holding is what a running member has open or mapped.
+type Holding struct {
+	Seen    []Seen
+	Written []string // paths of the files whose content would be in a cut
+}
+
+// Look lists what a running member has open or mapped.
+func Look(ctx context.Context, t Tree) (Holding, error) {
+	s, err := look(ctx, []Tree{t}, true)
+	if err != nil {
+		return Holding{}, err
+	}
+	h := Holding{Seen: s.seen[t.Member]}
+	for _, key := range s.order {
+		f := s.files[key]
+		for link := range f.links {
+			if f.kept() && !strings.HasSuffix(link, deleted) {
+				h.Written = append(h.Written, link)
+			}
+		}
+	}
+	return h, nil
+}
+
 // unspeakable refuses names that are not UTF-8: no list of a cut can hold them.
 func unspeakable(member string, seen []Seen) []string {
 	var out []string

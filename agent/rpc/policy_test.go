@@ -42,6 +42,7 @@ var may = map[string]string{
 	"/ss.v1.Agent/Stand":         "admin",
 	"/ss.v1.Agent/ForgetJob":     "admin",
 	"/ss.v1.Agent/Logs":          "admin",
+	"/ss.v1.Agent/Check":         "admin",
 	"/ss.v1.Agent/Snapshot":      "admin",
 	"/ss.v1.Agent/Restore":       "admin",
 	"/ss.v1.Agent/RestoreWord":   "admin",

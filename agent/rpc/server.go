@@ -34,6 +34,7 @@ func Policy() identity.Policy {
 		ssv1.Agent_Kill_FullMethodName:          admin,
 		ssv1.Agent_ForgetJob_FullMethodName:     admin,
 		ssv1.Agent_Logs_FullMethodName:          admin, // an observer may not read what members say
+		ssv1.Agent_Check_FullMethodName:         admin, // it says what members hold
 		ssv1.Agent_Snapshot_FullMethodName:      admin,
 		ssv1.Agent_Restore_FullMethodName:       admin,
 		ssv1.Agent_RestoreWord_FullMethodName:   admin,
@@ -213,6 +214,19 @@ func (s *agentServer) ResolveImages(ctx context.Context, req *ssv1.ResolveImages
 		return nil, wire.Status(err)
 	}
 	return &ssv1.ResolveImagesResponse{}, nil
+}
+
+// Check looks at members and at this host, and changes nothing.
+func (s *agentServer) Check(ctx context.Context, req *ssv1.CheckRequest) (*ssv1.CheckResponse, error) {
+	q, err := fromQuestion(req)
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	a, err := s.a.Preflight(ctx, q)
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	return toAnswer(a), nil
 }
 
 // Snapshot carries an attempt's messages both ways until the coordinator hangs up.

@@ -150,15 +150,12 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 	if err != nil {
 		return agent.RestorePlan{}, err
 	}
-	plan := agent.RestorePlan{ID: p.GetId(), Key: wire.FromKey(p.GetKey()), Participants: parts, Moved: map[netip.Addr]netip.Addr{},
-		Targets: int(p.GetTargets()), CheckOnly: p.GetCheckOnly(), Statement: p.GetStatement()}
-	for _, m := range p.GetMoves() {
-		pair, err := wire.FromAddrs([]string{m.GetFrom(), m.GetTo()})
-		if err != nil {
-			return agent.RestorePlan{}, err
-		}
-		plan.Moved[pair[0]] = pair[1]
+	moved, err := fromMoves(p.GetMoves())
+	if err != nil {
+		return agent.RestorePlan{}, err
 	}
+	plan := agent.RestorePlan{ID: p.GetId(), Key: wire.FromKey(p.GetKey()), Participants: parts, Moved: moved,
+		Targets: int(p.GetTargets()), CheckOnly: p.GetCheckOnly(), Statement: p.GetStatement()}
 	for _, t := range p.GetTransit() {
 		local, bad := netip.ParseAddrPort(t.GetLocal())
 		remote, worse := netip.ParseAddrPort(t.GetRemote())
@@ -185,6 +182,18 @@ func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
 		plan.Parts = append(plan.Parts, rp)
 	}
 	return plan, nil
+}
+
+func fromMoves(in []*ssv1.AddrMove) (map[netip.Addr]netip.Addr, error) {
+	moved := map[netip.Addr]netip.Addr{}
+	for _, m := range in {
+		pair, err := wire.FromAddrs([]string{m.GetFrom(), m.GetTo()})
+		if err != nil {
+			return nil, err
+		}
+		moved[pair[0]] = pair[1]
+	}
+	return moved, nil
 }
 
 func fromEndChanges(in []*ssv1.EndChange) ([]agent.EndChange, error) {
@@ -243,4 +252,32 @@ func fromMemory(m agent.MemoryReport) *ssv1.MemoryReport {
 	return &ssv1.MemoryReport{
 		Tracked: m.Tracked, Rounds: int64(m.Rounds), CopiedBytes: m.Copied, FrozenBytes: m.CopiedFrozen, Pages: m.Pages, Left: m.Left,
 	}
+}
+
+func fromQuestion(req *ssv1.CheckRequest) (agent.Question, error) {
+	q := agent.Question{Job: req.GetJob(), Holdings: req.GetHoldings()}
+	var err error
+	if q.Moved, err = fromMoves(req.GetMoves()); err != nil {
+		return q, err
+	}
+	if req.GetOpen() != nil {
+		if q.Open, err = fromOpen(req.GetOpen()); err != nil {
+			return q, err
+		}
+	}
+	for _, c := range req.GetComing() {
+		if !names.Valid(c.GetMember()) {
+			return q, fault.New(fault.Usage, fmt.Sprintf("%q is no member's name", c.GetMember()), "use an ssctl of the agent's version")
+		}
+		q.Coming = append(q.Coming, agent.Coming{Host: c.GetHost(), Member: c.GetMember(), Needs: c.GetNeeds(), Processor: c.GetProcessor()})
+	}
+	return q, nil
+}
+
+func toAnswer(a agent.Answer) *ssv1.CheckResponse {
+	out := &ssv1.CheckResponse{Problems: a.Problems, ClockUnixUs: a.Clock.UnixMicro(), Processor: a.Processor}
+	for _, m := range a.Members {
+		out.Members = append(out.Members, &ssv1.CheckedMember{Name: m.Name, Processes: int32(m.Processes), Rss: m.RSS, Needs: m.Needs, Holdings: m.Holdings})
+	}
+	return out
 }

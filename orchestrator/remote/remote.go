@@ -183,19 +183,31 @@ func (a *agent) LogTime(ctx context.Context, job, member string) (time.Time, err
 	return time.UnixMilli(first.GetModifiedUnixMs()), nil
 }
 
+func (a *agent) Check(ctx context.Context, q orchestrator.CheckQuestion) (orchestrator.CheckAnswer, error) {
+	req := &ssv1.CheckRequest{Job: q.Job, Holdings: q.Holdings, Moves: toMoves(q.Moved)}
+	if len(q.Open.Members) > 0 {
+		req.Open = toOpen(q.Open)
+	}
+	for _, c := range q.Coming {
+		req.Coming = append(req.Coming, &ssv1.CheckComing{Host: c.Host, Member: c.Member, Needs: c.Needs, Processor: c.Processor})
+	}
+	r, err := a.client.Check(ctx, req)
+	if err != nil {
+		return orchestrator.CheckAnswer{}, wire.Error(a.host, err)
+	}
+	ans := orchestrator.CheckAnswer{Problems: r.GetProblems(), Clock: time.UnixMicro(r.GetClockUnixUs()), Processor: r.GetProcessor()}
+	for _, m := range r.GetMembers() {
+		ans.Members = append(ans.Members, orchestrator.CheckAnswerMember{Needs: m.GetNeeds(), CheckedMember: orchestrator.CheckedMember{
+			Host: a.host, Name: m.GetName(), Processes: int(m.GetProcesses()), RSS: m.GetRss(), Holdings: m.GetHoldings()}})
+	}
+	return ans, nil
+}
+
 func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestrator.SnapshotLine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := a.client.Snapshot(ctx)
-	var outside []*ssv1.OutsideRule
-	for _, r := range open.Outside {
-		outside = append(outside, &ssv1.OutsideRule{Match: r.Match, As: r.As})
-	}
 	if err == nil {
-		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: &ssv1.SnapshotOpen{
-			Key: wire.ToKey(open.Key), Participants: toParticipants(open.Participants), Copies: toParticipants(open.Copies),
-			CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:], Members: open.Members, Restored: open.Restored,
-			SettleMs: open.Settle.Milliseconds(), Outside: outside,
-		}}})
+		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: toOpen(open)}})
 	}
 	if err != nil {
 		cancel()

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"net/netip"
 	"time"
 
 	ssv1 "ss/api/proto/ss/v1"
@@ -71,9 +72,7 @@ func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
 func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
 	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), Participants: toParticipants(p.Participants),
 		Targets: int32(p.Targets), CheckOnly: p.CheckOnly, Statement: p.Statement}
-	for from, to := range p.Moved {
-		out.Moves = append(out.Moves, &ssv1.AddrMove{From: from.String(), To: to.String()})
-	}
+	out.Moves = toMoves(p.Moved)
 	for _, ch := range p.Transit {
 		out.Transit = append(out.Transit, &ssv1.Transit{Local: ch.FromAddr, Remote: ch.ToAddr, Bytes: ch.InTransit})
 	}
@@ -95,5 +94,25 @@ func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
 func toMemory(m *ssv1.MemoryReport) store.CutMemory {
 	return store.CutMemory{
 		Tracked: m.GetTracked(), Rounds: m.GetRounds(), CopiedBytes: m.GetCopiedBytes(), FrozenBytes: m.GetFrozenBytes(), Pages: m.GetPages(), Left: m.GetLeft(),
+	}
+}
+
+func toMoves(moved map[netip.Addr]netip.Addr) []*ssv1.AddrMove {
+	var out []*ssv1.AddrMove
+	for from, to := range moved {
+		out = append(out, &ssv1.AddrMove{From: from.String(), To: to.String()})
+	}
+	return out
+}
+
+func toOpen(open orchestrator.Open) *ssv1.SnapshotOpen {
+	var outside []*ssv1.OutsideRule
+	for _, r := range open.Outside {
+		outside = append(outside, &ssv1.OutsideRule{Match: r.Match, As: r.As})
+	}
+	return &ssv1.SnapshotOpen{
+		Key: wire.ToKey(open.Key), Participants: toParticipants(open.Participants), Copies: toParticipants(open.Copies),
+		CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:], Members: open.Members, Restored: open.Restored,
+		SettleMs: open.Settle.Milliseconds(), Outside: outside,
 	}
 }

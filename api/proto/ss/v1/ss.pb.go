@@ -2552,6 +2552,302 @@ func (x *SnapshotOpen) GetOutside() []*OutsideRule {
 	return nil
 }
 
+// CheckRequest asks what would be in the way. Without open no member is looked at; without coming nothing is compared with this host.
+type CheckRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// open is what a snapshot of the members would be opened with. It has neither a key of images nor places for copies.
+	Open *SnapshotOpen `protobuf:"bytes,1,opt,name=open,proto3" json:"open,omitempty"`
+	// holdings: list what the members hold.
+	Holdings bool   `protobuf:"varint,2,opt,name=holdings,proto3" json:"holdings,omitempty"`
+	Job      string `protobuf:"bytes,3,opt,name=job,proto3" json:"job,omitempty"`
+	// coming are the members of other hosts that would be restored here, under other addresses.
+	Coming        []*CheckComing `protobuf:"bytes,4,rep,name=coming,proto3" json:"coming,omitempty"`
+	Moves         []*AddrMove    `protobuf:"bytes,5,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CheckRequest) GetOpen() *SnapshotOpen {
+	if x != nil {
+		return x.Open
+	}
+	return nil
+}
+
+func (x *CheckRequest) GetHoldings() bool {
+	if x != nil {
+		return x.Holdings
+	}
+	return false
+}
+
+func (x *CheckRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *CheckRequest) GetComing() []*CheckComing {
+	if x != nil {
+		return x.Coming
+	}
+	return nil
+}
+
+func (x *CheckRequest) GetMoves() []*AddrMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+// CheckComing is one member on its way to a host.
+type CheckComing struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Host   string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Member string                 `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	// needs is what the member's host answered, as JSON that agents of one version share.
+	Needs []byte `protobuf:"bytes,3,opt,name=needs,proto3" json:"needs,omitempty"`
+	// processor is likewise what the member's host says of its processors.
+	Processor     []byte `protobuf:"bytes,4,opt,name=processor,proto3" json:"processor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckComing) Reset() {
+	*x = CheckComing{}
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckComing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckComing) ProtoMessage() {}
+
+func (x *CheckComing) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckComing.ProtoReflect.Descriptor instead.
+func (*CheckComing) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CheckComing) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *CheckComing) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+func (x *CheckComing) GetNeeds() []byte {
+	if x != nil {
+		return x.Needs
+	}
+	return nil
+}
+
+func (x *CheckComing) GetProcessor() []byte {
+	if x != nil {
+		return x.Processor
+	}
+	return nil
+}
+
+type CheckResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Problems      []string               `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	Members       []*CheckedMember       `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	ClockUnixUs   int64                  `protobuf:"varint,3,opt,name=clock_unix_us,json=clockUnixUs,proto3" json:"clock_unix_us,omitempty"`
+	Processor     []byte                 `protobuf:"bytes,4,opt,name=processor,proto3" json:"processor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CheckResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetMembers() []*CheckedMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetClockUnixUs() int64 {
+	if x != nil {
+		return x.ClockUnixUs
+	}
+	return 0
+}
+
+func (x *CheckResponse) GetProcessor() []byte {
+	if x != nil {
+		return x.Processor
+	}
+	return nil
+}
+
+// CheckedMember is what a member holds: needs for CheckComing, and holdings, a JSON document that docs/json.md describes.
+type CheckedMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Processes     int32                  `protobuf:"varint,2,opt,name=processes,proto3" json:"processes,omitempty"`
+	Rss           int64                  `protobuf:"varint,3,opt,name=rss,proto3" json:"rss,omitempty"`
+	Needs         []byte                 `protobuf:"bytes,4,opt,name=needs,proto3" json:"needs,omitempty"`
+	Holdings      []byte                 `protobuf:"bytes,5,opt,name=holdings,proto3" json:"holdings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckedMember) Reset() {
+	*x = CheckedMember{}
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckedMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckedMember) ProtoMessage() {}
+
+func (x *CheckedMember) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckedMember.ProtoReflect.Descriptor instead.
+func (*CheckedMember) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CheckedMember) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckedMember) GetProcesses() int32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *CheckedMember) GetRss() int64 {
+	if x != nil {
+		return x.Rss
+	}
+	return 0
+}
+
+func (x *CheckedMember) GetNeeds() []byte {
+	if x != nil {
+		return x.Needs
+	}
+	return nil
+}
+
+func (x *CheckedMember) GetHoldings() []byte {
+	if x != nil {
+		return x.Holdings
+	}
+	return nil
+}
+
 // OutsideRule is one rule for connections that lead outside of the job.
 type OutsideRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2565,7 +2861,7 @@ type OutsideRule struct {
 
 func (x *OutsideRule) Reset() {
 	*x = OutsideRule{}
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2577,7 +2873,7 @@ func (x *OutsideRule) String() string {
 func (*OutsideRule) ProtoMessage() {}
 
 func (x *OutsideRule) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2590,7 +2886,7 @@ func (x *OutsideRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutsideRule.ProtoReflect.Descriptor instead.
 func (*OutsideRule) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OutsideRule) GetMatch() string {
@@ -2622,7 +2918,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2930,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2943,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SnapshotResponse) GetKind() isSnapshotResponse_Kind {
@@ -2735,7 +3031,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +3043,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +3056,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Progress) GetPhase() string {
@@ -2814,7 +3110,7 @@ type HostReport struct {
 
 func (x *HostReport) Reset() {
 	*x = HostReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +3122,7 @@ func (x *HostReport) String() string {
 func (*HostReport) ProtoMessage() {}
 
 func (x *HostReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +3135,7 @@ func (x *HostReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
 func (*HostReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HostReport) GetMembers() []*MemberReport {
@@ -2932,7 +3228,7 @@ type MemberReport struct {
 
 func (x *MemberReport) Reset() {
 	*x = MemberReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2944,7 +3240,7 @@ func (x *MemberReport) String() string {
 func (*MemberReport) ProtoMessage() {}
 
 func (x *MemberReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2957,7 +3253,7 @@ func (x *MemberReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReport.ProtoReflect.Descriptor instead.
 func (*MemberReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MemberReport) GetMember() *Member {
@@ -3014,7 +3310,7 @@ type MemoryReport struct {
 
 func (x *MemoryReport) Reset() {
 	*x = MemoryReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3322,7 @@ func (x *MemoryReport) String() string {
 func (*MemoryReport) ProtoMessage() {}
 
 func (x *MemoryReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3335,7 @@ func (x *MemoryReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryReport.ProtoReflect.Descriptor instead.
 func (*MemoryReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MemoryReport) GetTracked() bool {
@@ -3095,7 +3391,7 @@ type PhaseTiming struct {
 
 func (x *PhaseTiming) Reset() {
 	*x = PhaseTiming{}
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3403,7 @@ func (x *PhaseTiming) String() string {
 func (*PhaseTiming) ProtoMessage() {}
 
 func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3416,7 @@ func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTiming.ProtoReflect.Descriptor instead.
 func (*PhaseTiming) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PhaseTiming) GetName() string {
@@ -3157,7 +3453,7 @@ type ImageKey struct {
 
 func (x *ImageKey) Reset() {
 	*x = ImageKey{}
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3465,7 @@ func (x *ImageKey) String() string {
 func (*ImageKey) ProtoMessage() {}
 
 func (x *ImageKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3478,7 @@ func (x *ImageKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageKey.ProtoReflect.Descriptor instead.
 func (*ImageKey) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ImageKey) GetJob() string {
@@ -3228,7 +3524,7 @@ type VerifyImagesRequest struct {
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3536,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3549,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *VerifyImagesRequest) GetKey() *ImageKey {
@@ -3302,7 +3598,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3314,7 +3610,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3327,7 +3623,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *VerifyImagesResponse) GetEnds() []*End {
@@ -3368,7 +3664,7 @@ type RemoveImagesRequest struct {
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3380,7 +3676,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3393,7 +3689,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveImagesRequest) GetJob() string {
@@ -3447,7 +3743,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3755,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +3768,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RemoveImagesResponse) GetRemoved() int32 {
@@ -3493,7 +3789,7 @@ type ResolveImagesRequest struct {
 
 func (x *ResolveImagesRequest) Reset() {
 	*x = ResolveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3801,7 @@ func (x *ResolveImagesRequest) String() string {
 func (*ResolveImagesRequest) ProtoMessage() {}
 
 func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3814,7 @@ func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResolveImagesRequest) GetCommitted() []*ImageKey {
@@ -3543,7 +3839,7 @@ type ResolveImagesResponse struct {
 
 func (x *ResolveImagesResponse) Reset() {
 	*x = ResolveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3555,7 +3851,7 @@ func (x *ResolveImagesResponse) String() string {
 func (*ResolveImagesResponse) ProtoMessage() {}
 
 func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3568,7 +3864,7 @@ func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 type RestoreRequest struct {
@@ -3584,7 +3880,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3596,7 +3892,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3609,7 +3905,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RestoreRequest) GetKind() isRestoreRequest_Kind {
@@ -3671,7 +3967,7 @@ type RestoreMessage struct {
 
 func (x *RestoreMessage) Reset() {
 	*x = RestoreMessage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3683,7 +3979,7 @@ func (x *RestoreMessage) String() string {
 func (*RestoreMessage) ProtoMessage() {}
 
 func (x *RestoreMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3696,7 +3992,7 @@ func (x *RestoreMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreMessage.ProtoReflect.Descriptor instead.
 func (*RestoreMessage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RestoreMessage) GetType() RestoreMessageType {
@@ -3772,7 +4068,7 @@ type RestoreWordRequest struct {
 
 func (x *RestoreWordRequest) Reset() {
 	*x = RestoreWordRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3784,7 +4080,7 @@ func (x *RestoreWordRequest) String() string {
 func (*RestoreWordRequest) ProtoMessage() {}
 
 func (x *RestoreWordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3797,7 +4093,7 @@ func (x *RestoreWordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreWordRequest.ProtoReflect.Descriptor instead.
 func (*RestoreWordRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestoreWordRequest) GetJob() string {
@@ -3835,7 +4131,7 @@ type RestorePlan struct {
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3847,7 +4143,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3860,7 +4156,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RestorePlan) GetId() string {
@@ -3938,7 +4234,7 @@ type Transit struct {
 
 func (x *Transit) Reset() {
 	*x = Transit{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3950,7 +4246,7 @@ func (x *Transit) String() string {
 func (*Transit) ProtoMessage() {}
 
 func (x *Transit) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3963,7 +4259,7 @@ func (x *Transit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transit.ProtoReflect.Descriptor instead.
 func (*Transit) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Transit) GetLocal() string {
@@ -4005,7 +4301,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4017,7 +4313,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4030,7 +4326,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -4103,7 +4399,7 @@ type EndChange struct {
 
 func (x *EndChange) Reset() {
 	*x = EndChange{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4115,7 +4411,7 @@ func (x *EndChange) String() string {
 func (*EndChange) ProtoMessage() {}
 
 func (x *EndChange) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4128,7 +4424,7 @@ func (x *EndChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndChange.ProtoReflect.Descriptor instead.
 func (*EndChange) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *EndChange) GetMember() string {
@@ -4169,7 +4465,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4181,7 +4477,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4194,7 +4490,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -4225,7 +4521,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4237,7 +4533,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4250,7 +4546,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RestoreResponse) GetFaults() []string {
@@ -4301,7 +4597,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4313,7 +4609,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4326,7 +4622,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Failure) GetText() string {
@@ -4401,7 +4697,7 @@ type ExchangeRequest struct {
 
 func (x *ExchangeRequest) Reset() {
 	*x = ExchangeRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4413,7 +4709,7 @@ func (x *ExchangeRequest) String() string {
 func (*ExchangeRequest) ProtoMessage() {}
 
 func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4426,7 +4722,7 @@ func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ExchangeRequest) GetRemovedHosts() []byte {
@@ -4445,7 +4741,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4457,7 +4753,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4470,7 +4766,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExchangeResponse) GetRemovedHosts() []byte {
@@ -4489,7 +4785,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4501,7 +4797,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4514,7 +4810,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -4532,7 +4828,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4544,7 +4840,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4557,7 +4853,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -4572,7 +4868,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4584,7 +4880,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4597,7 +4893,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -4629,7 +4925,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4641,7 +4937,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4654,7 +4950,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 type GetObjectRequest struct {
@@ -4669,7 +4965,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4681,7 +4977,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4694,7 +4990,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -4727,7 +5023,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4739,7 +5035,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4752,7 +5048,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -4773,7 +5069,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4785,7 +5081,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4798,7 +5094,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -4831,7 +5127,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4843,7 +5139,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4856,7 +5152,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -4876,7 +5172,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4888,7 +5184,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4901,7 +5197,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -4926,7 +5222,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4938,7 +5234,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4951,7 +5247,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 type InventoryRequest struct {
@@ -4966,7 +5262,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4978,7 +5274,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4991,7 +5287,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -5021,7 +5317,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5033,7 +5329,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5046,7 +5342,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -5099,7 +5395,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5111,7 +5407,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5124,7 +5420,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -5180,7 +5476,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5192,7 +5488,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5205,7 +5501,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -5241,7 +5537,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5253,7 +5549,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5266,7 +5562,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -5309,7 +5605,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5321,7 +5617,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5334,7 +5630,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -5373,7 +5669,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5385,7 +5681,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5398,7 +5694,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
 }
 
 type FetchImagesRequest struct {
@@ -5413,7 +5709,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5425,7 +5721,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5438,7 +5734,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -5479,7 +5775,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5491,7 +5787,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5504,7 +5800,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -5532,7 +5828,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5544,7 +5840,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5557,7 +5853,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -5591,7 +5887,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5603,7 +5899,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5616,7 +5912,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -5645,7 +5941,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5657,7 +5953,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5670,7 +5966,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -5704,7 +6000,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5716,7 +6012,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5729,7 +6025,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -5759,7 +6055,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5771,7 +6067,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5784,7 +6080,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -5837,7 +6133,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5849,7 +6145,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5862,7 +6158,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -5933,7 +6229,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5945,7 +6241,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5958,7 +6254,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -5998,7 +6294,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6010,7 +6306,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6023,7 +6319,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -6086,7 +6382,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[80]
+	mi := &file_ss_v1_ss_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6098,7 +6394,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[80]
+	mi := &file_ss_v1_ss_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6111,7 +6407,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{80}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -6145,7 +6441,7 @@ type AskRestoreRequest struct {
 
 func (x *AskRestoreRequest) Reset() {
 	*x = AskRestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[81]
+	mi := &file_ss_v1_ss_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6157,7 +6453,7 @@ func (x *AskRestoreRequest) String() string {
 func (*AskRestoreRequest) ProtoMessage() {}
 
 func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[81]
+	mi := &file_ss_v1_ss_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6170,7 +6466,7 @@ func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreRequest.ProtoReflect.Descriptor instead.
 func (*AskRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{81}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *AskRestoreRequest) GetJob() string {
@@ -6196,7 +6492,7 @@ type AskRestoreResponse struct {
 
 func (x *AskRestoreResponse) Reset() {
 	*x = AskRestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[82]
+	mi := &file_ss_v1_ss_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6208,7 +6504,7 @@ func (x *AskRestoreResponse) String() string {
 func (*AskRestoreResponse) ProtoMessage() {}
 
 func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[82]
+	mi := &file_ss_v1_ss_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6221,7 +6517,7 @@ func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreResponse.ProtoReflect.Descriptor instead.
 func (*AskRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{82}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *AskRestoreResponse) GetMessage() *RestoreMessage {
@@ -6400,7 +6696,29 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\brestored\x18\x10 \x01(\x04R\brestored\x12\x1b\n" +
 	"\tsettle_ms\x18\t \x01(\x03R\bsettleMs\x12,\n" +
 	"\aoutside\x18\n" +
-	" \x03(\v2\x12.ss.v1.OutsideRuleR\aoutsideJ\x04\b\x04\x10\x05\"3\n" +
+	" \x03(\v2\x12.ss.v1.OutsideRuleR\aoutsideJ\x04\b\x04\x10\x05\"\xb8\x01\n" +
+	"\fCheckRequest\x12'\n" +
+	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenR\x04open\x12\x1a\n" +
+	"\bholdings\x18\x02 \x01(\bR\bholdings\x12\x10\n" +
+	"\x03job\x18\x03 \x01(\tR\x03job\x12*\n" +
+	"\x06coming\x18\x04 \x03(\v2\x12.ss.v1.CheckComingR\x06coming\x12%\n" +
+	"\x05moves\x18\x05 \x03(\v2\x0f.ss.v1.AddrMoveR\x05moves\"m\n" +
+	"\vCheckComing\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06member\x18\x02 \x01(\tR\x06member\x12\x14\n" +
+	"\x05needs\x18\x03 \x01(\fR\x05needs\x12\x1c\n" +
+	"\tprocessor\x18\x04 \x01(\fR\tprocessor\"\x9d\x01\n" +
+	"\rCheckResponse\x12\x1a\n" +
+	"\bproblems\x18\x01 \x03(\tR\bproblems\x12.\n" +
+	"\amembers\x18\x02 \x03(\v2\x14.ss.v1.CheckedMemberR\amembers\x12\"\n" +
+	"\rclock_unix_us\x18\x03 \x01(\x03R\vclockUnixUs\x12\x1c\n" +
+	"\tprocessor\x18\x04 \x01(\fR\tprocessor\"\x85\x01\n" +
+	"\rCheckedMember\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tprocesses\x18\x02 \x01(\x05R\tprocesses\x12\x10\n" +
+	"\x03rss\x18\x03 \x01(\x03R\x03rss\x12\x14\n" +
+	"\x05needs\x18\x04 \x01(\fR\x05needs\x12\x1a\n" +
+	"\bholdings\x18\x05 \x01(\fR\bholdings\"3\n" +
 	"\vOutsideRule\x12\x14\n" +
 	"\x05match\x18\x01 \x01(\tR\x05match\x12\x0e\n" +
 	"\x02as\x18\x02 \x01(\tR\x02as\"\xd4\x01\n" +
@@ -6764,7 +7082,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x14OBJECT_FAILURE_SHORT\x10\b\x12\x1b\n" +
 	"\x17OBJECT_FAILURE_CANCELED\x10\t\x12\x1a\n" +
 	"\x16OBJECT_FAILURE_TIMEOUT\x10\n" +
-	"2\x89\n" +
+	"2\xbd\n" +
 	"\n" +
 	"\x05Agent\x12/\n" +
 	"\x04Info\x12\x12.ss.v1.InfoRequest\x1a\x13.ss.v1.InfoResponse\x128\n" +
@@ -6774,7 +7092,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x05Stand\x12\x13.ss.v1.StandRequest\x1a\x14.ss.v1.StandResponse\x12/\n" +
 	"\x04Kill\x12\x12.ss.v1.KillRequest\x1a\x13.ss.v1.KillResponse\x12>\n" +
 	"\tForgetJob\x12\x17.ss.v1.ForgetJobRequest\x1a\x18.ss.v1.ForgetJobResponse\x121\n" +
-	"\x04Logs\x12\x12.ss.v1.LogsRequest\x1a\x13.ss.v1.LogsResponse0\x01\x12?\n" +
+	"\x04Logs\x12\x12.ss.v1.LogsRequest\x1a\x13.ss.v1.LogsResponse0\x01\x122\n" +
+	"\x05Check\x12\x13.ss.v1.CheckRequest\x1a\x14.ss.v1.CheckResponse\x12?\n" +
 	"\bSnapshot\x12\x16.ss.v1.SnapshotRequest\x1a\x17.ss.v1.SnapshotResponse(\x010\x01\x12<\n" +
 	"\aRestore\x12\x15.ss.v1.RestoreRequest\x1a\x16.ss.v1.RestoreResponse(\x010\x01\x12@\n" +
 	"\vRestoreWord\x12\x19.ss.v1.RestoreWordRequest\x1a\x16.ss.v1.RestoreResponse\x12G\n" +
@@ -6815,7 +7134,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(MarkerMessageType)(0),        // 0: ss.v1.MarkerMessageType
 	(MarkerCause)(0),              // 1: ss.v1.MarkerCause
@@ -6850,67 +7169,71 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*MarkerMessage)(nil),         // 30: ss.v1.MarkerMessage
 	(*SnapshotRequest)(nil),       // 31: ss.v1.SnapshotRequest
 	(*SnapshotOpen)(nil),          // 32: ss.v1.SnapshotOpen
-	(*OutsideRule)(nil),           // 33: ss.v1.OutsideRule
-	(*SnapshotResponse)(nil),      // 34: ss.v1.SnapshotResponse
-	(*Progress)(nil),              // 35: ss.v1.Progress
-	(*HostReport)(nil),            // 36: ss.v1.HostReport
-	(*MemberReport)(nil),          // 37: ss.v1.MemberReport
-	(*MemoryReport)(nil),          // 38: ss.v1.MemoryReport
-	(*PhaseTiming)(nil),           // 39: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 40: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 41: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 42: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 43: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 44: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 45: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 46: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 47: ss.v1.RestoreRequest
-	(*RestoreMessage)(nil),        // 48: ss.v1.RestoreMessage
-	(*RestoreWordRequest)(nil),    // 49: ss.v1.RestoreWordRequest
-	(*RestorePlan)(nil),           // 50: ss.v1.RestorePlan
-	(*Transit)(nil),               // 51: ss.v1.Transit
-	(*RestorePart)(nil),           // 52: ss.v1.RestorePart
-	(*EndChange)(nil),             // 53: ss.v1.EndChange
-	(*AddrMove)(nil),              // 54: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 55: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 56: ss.v1.Failure
-	(*ExchangeRequest)(nil),       // 57: ss.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 58: ss.v1.ExchangeResponse
-	(*DeliverRequest)(nil),        // 59: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 60: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 61: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 62: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 63: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 64: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 65: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 66: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 67: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 68: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 69: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 70: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 71: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 72: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 73: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 74: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 75: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 76: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 77: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 78: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 79: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 80: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 81: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 82: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 83: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 84: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 85: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 86: ss.v1.ImportImagesResponse
-	(*AskRestoreRequest)(nil),     // 87: ss.v1.AskRestoreRequest
-	(*AskRestoreResponse)(nil),    // 88: ss.v1.AskRestoreResponse
+	(*CheckRequest)(nil),          // 33: ss.v1.CheckRequest
+	(*CheckComing)(nil),           // 34: ss.v1.CheckComing
+	(*CheckResponse)(nil),         // 35: ss.v1.CheckResponse
+	(*CheckedMember)(nil),         // 36: ss.v1.CheckedMember
+	(*OutsideRule)(nil),           // 37: ss.v1.OutsideRule
+	(*SnapshotResponse)(nil),      // 38: ss.v1.SnapshotResponse
+	(*Progress)(nil),              // 39: ss.v1.Progress
+	(*HostReport)(nil),            // 40: ss.v1.HostReport
+	(*MemberReport)(nil),          // 41: ss.v1.MemberReport
+	(*MemoryReport)(nil),          // 42: ss.v1.MemoryReport
+	(*PhaseTiming)(nil),           // 43: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 44: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 45: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 46: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 47: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 48: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 49: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 50: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 51: ss.v1.RestoreRequest
+	(*RestoreMessage)(nil),        // 52: ss.v1.RestoreMessage
+	(*RestoreWordRequest)(nil),    // 53: ss.v1.RestoreWordRequest
+	(*RestorePlan)(nil),           // 54: ss.v1.RestorePlan
+	(*Transit)(nil),               // 55: ss.v1.Transit
+	(*RestorePart)(nil),           // 56: ss.v1.RestorePart
+	(*EndChange)(nil),             // 57: ss.v1.EndChange
+	(*AddrMove)(nil),              // 58: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 59: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 60: ss.v1.Failure
+	(*ExchangeRequest)(nil),       // 61: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 62: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 63: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 64: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 65: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 66: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 67: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 68: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 69: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 70: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 71: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 72: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 73: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 74: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 75: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 76: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 77: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 78: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 79: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 80: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 81: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 82: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 83: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 84: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 85: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 86: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 87: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 88: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 89: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 90: ss.v1.ImportImagesResponse
+	(*AskRestoreRequest)(nil),     // 91: ss.v1.AskRestoreRequest
+	(*AskRestoreResponse)(nil),    // 92: ss.v1.AskRestoreResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	7,   // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
 	7,   // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
-	40,  // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	44,  // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
 	13,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
 	7,   // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
 	8,   // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
@@ -6929,120 +7252,126 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	27,  // 18: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
 	28,  // 19: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
 	28,  // 20: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	33,  // 21: ss.v1.SnapshotOpen.outside:type_name -> ss.v1.OutsideRule
-	30,  // 22: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	35,  // 23: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	36,  // 24: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	56,  // 25: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	37,  // 26: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	39,  // 27: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	14,  // 28: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	38,  // 29: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
-	40,  // 30: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	29,  // 31: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	40,  // 32: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	40,  // 33: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	50,  // 34: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	48,  // 35: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	2,   // 36: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
-	3,   // 37: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
-	48,  // 38: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
-	27,  // 39: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	52,  // 40: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	54,  // 41: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	28,  // 42: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	51,  // 43: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
-	14,  // 44: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	28,  // 45: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	53,  // 46: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
-	56,  // 47: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	48,  // 48: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	4,   // 49: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
-	5,   // 50: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
-	30,  // 51: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	40,  // 52: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	71,  // 53: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	72,  // 54: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	73,  // 55: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	13,  // 56: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	72,  // 57: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	40,  // 58: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	40,  // 59: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 60: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	40,  // 61: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	40,  // 62: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 63: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	85,  // 64: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	84,  // 65: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	40,  // 66: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	28,  // 67: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	48,  // 68: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	48,  // 69: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	6,   // 70: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	15,  // 71: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	17,  // 72: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	19,  // 73: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11,  // 74: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	25,  // 75: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	21,  // 76: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	23,  // 77: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	31,  // 78: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	47,  // 79: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	49,  // 80: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	41,  // 81: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	43,  // 82: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	45,  // 83: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	69,  // 84: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	74,  // 85: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	76,  // 86: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	78,  // 87: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	80,  // 88: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	82,  // 89: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	83,  // 90: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	59,  // 91: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	61,  // 92: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	67,  // 93: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	63,  // 94: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	64,  // 95: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	66,  // 96: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	11,  // 97: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	57,  // 98: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	87,  // 99: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	9,   // 100: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	16,  // 101: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	18,  // 102: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	20,  // 103: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12,  // 104: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	26,  // 105: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22,  // 106: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	24,  // 107: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	34,  // 108: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	55,  // 109: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	55,  // 110: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	42,  // 111: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	44,  // 112: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	46,  // 113: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	70,  // 114: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	75,  // 115: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	77,  // 116: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	79,  // 117: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	81,  // 118: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	83,  // 119: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	86,  // 120: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	60,  // 121: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	62,  // 122: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	68,  // 123: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	61,  // 124: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	65,  // 125: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	65,  // 126: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	12,  // 127: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	58,  // 128: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	88,  // 129: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	100, // [100:130] is the sub-list for method output_type
-	70,  // [70:100] is the sub-list for method input_type
-	70,  // [70:70] is the sub-list for extension type_name
-	70,  // [70:70] is the sub-list for extension extendee
-	0,   // [0:70] is the sub-list for field type_name
+	37,  // 21: ss.v1.SnapshotOpen.outside:type_name -> ss.v1.OutsideRule
+	32,  // 22: ss.v1.CheckRequest.open:type_name -> ss.v1.SnapshotOpen
+	34,  // 23: ss.v1.CheckRequest.coming:type_name -> ss.v1.CheckComing
+	58,  // 24: ss.v1.CheckRequest.moves:type_name -> ss.v1.AddrMove
+	36,  // 25: ss.v1.CheckResponse.members:type_name -> ss.v1.CheckedMember
+	30,  // 26: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	39,  // 27: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	40,  // 28: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	60,  // 29: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	41,  // 30: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	43,  // 31: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	14,  // 32: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	42,  // 33: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
+	44,  // 34: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	29,  // 35: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	44,  // 36: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	44,  // 37: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	54,  // 38: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	52,  // 39: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	2,   // 40: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
+	3,   // 41: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
+	52,  // 42: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
+	27,  // 43: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	56,  // 44: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	58,  // 45: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	28,  // 46: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	55,  // 47: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
+	14,  // 48: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	28,  // 49: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	57,  // 50: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
+	60,  // 51: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	52,  // 52: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	4,   // 53: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
+	5,   // 54: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
+	30,  // 55: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	44,  // 56: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	75,  // 57: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	76,  // 58: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	77,  // 59: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	13,  // 60: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	76,  // 61: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	44,  // 62: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	44,  // 63: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 64: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	44,  // 65: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	44,  // 66: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 67: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	89,  // 68: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	88,  // 69: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	44,  // 70: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	28,  // 71: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	52,  // 72: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	52,  // 73: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	6,   // 74: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	15,  // 75: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	17,  // 76: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	19,  // 77: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11,  // 78: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	25,  // 79: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	21,  // 80: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	23,  // 81: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	33,  // 82: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
+	31,  // 83: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	51,  // 84: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	53,  // 85: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	45,  // 86: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	47,  // 87: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	49,  // 88: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	73,  // 89: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	78,  // 90: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	80,  // 91: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	82,  // 92: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	84,  // 93: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	86,  // 94: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	87,  // 95: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	63,  // 96: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	65,  // 97: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	71,  // 98: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	67,  // 99: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	68,  // 100: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	70,  // 101: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	11,  // 102: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	61,  // 103: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	91,  // 104: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	9,   // 105: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	16,  // 106: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	18,  // 107: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	20,  // 108: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12,  // 109: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	26,  // 110: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22,  // 111: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	24,  // 112: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	35,  // 113: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
+	38,  // 114: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	59,  // 115: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	59,  // 116: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	46,  // 117: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	48,  // 118: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	50,  // 119: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	74,  // 120: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	79,  // 121: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	81,  // 122: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	83,  // 123: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	85,  // 124: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	87,  // 125: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	90,  // 126: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	64,  // 127: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	66,  // 128: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	72,  // 129: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	65,  // 130: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	69,  // 131: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	69,  // 132: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	12,  // 133: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	62,  // 134: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	92,  // 135: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	105, // [105:136] is the sub-list for method output_type
+	74,  // [74:105] is the sub-list for method input_type
+	74,  // [74:74] is the sub-list for extension type_name
+	74,  // [74:74] is the sub-list for extension extendee
+	0,   // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -7054,17 +7383,17 @@ func file_ss_v1_ss_proto_init() {
 		(*SnapshotRequest_Open)(nil),
 		(*SnapshotRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[28].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[32].OneofWrappers = []any{
 		(*SnapshotResponse_Message)(nil),
 		(*SnapshotResponse_Progress)(nil),
 		(*SnapshotResponse_Report)(nil),
 		(*SnapshotResponse_Failure)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[41].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[45].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[77].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[81].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -7075,7 +7404,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   83,
+			NumMessages:   87,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -29,6 +29,7 @@ const (
 	Agent_Kill_FullMethodName          = "/ss.v1.Agent/Kill"
 	Agent_ForgetJob_FullMethodName     = "/ss.v1.Agent/ForgetJob"
 	Agent_Logs_FullMethodName          = "/ss.v1.Agent/Logs"
+	Agent_Check_FullMethodName         = "/ss.v1.Agent/Check"
 	Agent_Snapshot_FullMethodName      = "/ss.v1.Agent/Snapshot"
 	Agent_Restore_FullMethodName       = "/ss.v1.Agent/Restore"
 	Agent_RestoreWord_FullMethodName   = "/ss.v1.Agent/RestoreWord"
@@ -66,6 +67,9 @@ type AgentClient interface {
 	ForgetJob(ctx context.Context, in *ForgetJobRequest, opts ...grpc.CallOption) (*ForgetJobResponse, error)
 	// Logs streams what a member has written to its log. Admin.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
+	// Check looks at members as a snapshot does before it stops anything, and at this host as one that members would be restored on. It changes
+	// nothing. Admin.
+	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 	// Snapshot carries one attempt's messages between the coordinator and this participant. The first
 	// message of the coordinator is Open. Admin.
 	Snapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SnapshotRequest, SnapshotResponse], error)
@@ -192,6 +196,16 @@ func (c *agentClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.Ca
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_LogsClient = grpc.ServerStreamingClient[LogsResponse]
+
+func (c *agentClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckResponse)
+	err := c.cc.Invoke(ctx, Agent_Check_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *agentClient) Snapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SnapshotRequest, SnapshotResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -363,6 +377,9 @@ type AgentServer interface {
 	ForgetJob(context.Context, *ForgetJobRequest) (*ForgetJobResponse, error)
 	// Logs streams what a member has written to its log. Admin.
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
+	// Check looks at members as a snapshot does before it stops anything, and at this host as one that members would be restored on. It changes
+	// nothing. Admin.
+	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	// Snapshot carries one attempt's messages between the coordinator and this participant. The first
 	// message of the coordinator is Open. Admin.
 	Snapshot(grpc.BidiStreamingServer[SnapshotRequest, SnapshotResponse]) error
@@ -424,6 +441,9 @@ func (UnimplementedAgentServer) ForgetJob(context.Context, *ForgetJobRequest) (*
 }
 func (UnimplementedAgentServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Logs not implemented")
+}
+func (UnimplementedAgentServer) Check(context.Context, *CheckRequest) (*CheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedAgentServer) Snapshot(grpc.BidiStreamingServer[SnapshotRequest, SnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method Snapshot not implemented")
@@ -621,6 +641,24 @@ func _Agent_Logs_Handler(srv interface{}, stream grpc.ServerStream) error {
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Agent_LogsServer = grpc.ServerStreamingServer[LogsResponse]
+
+func _Agent_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Check(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Check_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Check(ctx, req.(*CheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _Agent_Snapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(AgentServer).Snapshot(&grpc.GenericServerStream[SnapshotRequest, SnapshotResponse]{ServerStream: stream})
@@ -850,6 +888,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ForgetJob",
 			Handler:    _Agent_ForgetJob_Handler,
+		},
+		{
+			MethodName: "Check",
+			Handler:    _Agent_Check_Handler,
 		},
 		{
 			MethodName: "RestoreWord",
