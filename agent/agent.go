@@ -49,8 +49,10 @@ type Config struct {
 	Images   *custody.Holder // the Agent serves it
 	Quiet    *Quiet          // the same that the store of Images waits for (images.Options.Pause); nil: its own
 	Log      *slog.Logger
-	Verifier tombstone.Verifier // opens what an admin of the cluster signed
-	Members  Membership         // which hosts were removed; nil: none
+	// FilesLimit is how many bytes of files that a job's members have open are read, at most, while they stand still. 0: DefaultFilesLimit.
+	FilesLimit int64
+	Verifier   tombstone.Verifier // opens what an admin of the cluster signed
+	Members    Membership         // which hosts were removed; nil: none
 }
 
 // Agent is one host's agent. Its methods are safe for concurrent use.

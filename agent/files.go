@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,8 +27,6 @@ const (
 	filesFolder = "files"
 	filesIndex  = "files.json"
 	seenIndex   = "seen.json"
-	// frozenCopyMax bounds what is copied of one member while it stands still.
-	frozenCopyMax = 64 << 20
 )
 
 // trees are the members as the files package looks at them.
@@ -57,22 +56,69 @@ func (w *work) surveyFiles(ctx context.Context) (refused []string, size int64, e
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, t := range trees {
-		s, err := files.Survey(ctx, []files.Tree{t})
-		if err != nil {
+	dir := ""
+	if w.partial != nil { // else there is no room for dumps, which is the refusal
+		if dir, err = w.aheadDir(); err != nil {
 			return nil, 0, err
 		}
-		if s.Frozen > frozenCopyMax {
-			refused = append(refused, tooMuchFrozen(t.Member, s.Frozen))
-		}
 	}
-	all, err := files.Survey(ctx, trees) // a file that two members hold is stored once
-	w.names = all.Names
-	return append(refused, all.Refused...), all.Size, err
+	s, err := files.Survey(ctx, trees, dir)
+	if err != nil {
+		return nil, 0, err
+	}
+	w.names, w.ahead = s.Names, s.Ahead
+	if most := w.a.cfg.filesLimit(); s.Frozen > most {
+		s.Refused = append(s.Refused, tooMuchFrozen(s.Frozen, most, s.Largest))
+	}
+	return s.Refused, s.Size, nil
 }
 
-func tooMuchFrozen(member string, frozen int64) string {
-	return fmt.Sprintf("%s has %d MiB of files open that it may write anywhere in, and at most %d MiB are copied while it stands still: close them, or open them for appending", member, frozen>>20, frozenCopyMax>>20)
+// DefaultFilesLimit is what is read of files that a job's members have open, at most, while they stand still. To read a MiB takes 0.4 ms.
+const DefaultFilesLimit = 512 << 20
+
+func (c Config) filesLimit() int64 { return cmp.Or(c.FilesLimit, DefaultFilesLimit) }
+
+// tooMuchFrozen says what is too large, and where, for a person to choose what to do.
+func tooMuchFrozen(frozen, most int64, largest []files.Large) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "the members here have %d MiB of files open that they may write anywhere in, and at most %d MiB are read while they stand still: ", frozen>>20, most>>20)
+	for i, l := range largest {
+		if i == 3 {
+			fmt.Fprintf(&b, "and %d more; ", len(largest)-i)
+			break
+		}
+		fmt.Fprintf(&b, "%s (%d MiB, of %s); ", l.Path, l.Bytes>>20, l.Member)
+	}
+	b.WriteString("raise files_limit in agent.yaml (a MiB takes 0.4 ms), put the staging folder on a file system that can clone these files (Btrfs, XFS), or open them for appending")
+	return b.String()
+}
+
+// aheadDir is where files are copied to before the members stand still: beside where they will be.
+func (w *work) aheadDir() (string, error) {
+	if len(w.members) == 0 {
+		return "", nil
+	}
+	dir, err := w.filesDir(w.members[0].Name)
+	if err != nil {
+		return "", err
+	}
+	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// copyAhead copies large files while the members run.
+func (w *work) copyAhead(ctx context.Context) error {
+	dir, err := w.aheadDir()
+	if err != nil || dir == "" {
+		return err
+	}
+	trees, err := w.trees(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.ahead.Copy(ctx, trees, dir, w.a.cfg.Quiet.Wait); err != nil {
+		return w.a.cfg.Images.Staged(fmt.Errorf("the open files: %w", err))
+	}
+	return nil
 }
 
 // takeFiles takes hold of the files of the members, which stand still, and copies those that must be copied before they run.
@@ -81,15 +127,13 @@ func (w *work) takeFiles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := files.Take(ctx, trees, w.names)
+	c, err := files.Take(ctx, trees, w.names, w.ahead)
 	if err != nil {
 		return fmt.Errorf("the open files: %w", err)
 	}
 	w.files = c
-	for member, frozen := range c.Frozen() {
-		if frozen > frozenCopyMax {
-			return fault.New(fault.Refused, tooMuchFrozen(member, frozen), "")
-		}
+	if frozen, largest := c.Frozen(); frozen > w.a.cfg.filesLimit() {
+		return fault.New(fault.Refused, tooMuchFrozen(frozen, w.a.cfg.filesLimit(), largest), "")
 	}
 	return nil
 }
@@ -111,7 +155,7 @@ func (w *work) copyFrozen(ctx context.Context) error {
 // copyAppended copies the heads of the files that are only appended to: what stood in them at the cut still does.
 func (w *work) copyAppended(ctx context.Context) error {
 	err := w.copyFiles(ctx, true)
-	return errors.Join(err, w.closeFiles())
+	return errors.Join(err, w.ahead.Drop(), w.closeFiles())
 }
 
 func (w *work) copyFiles(ctx context.Context, after bool) error {

@@ -46,6 +46,7 @@ type work struct {
 	frozen   string                // why CRIU copies all memory; "": memory says it
 	files    *files.Capture        // of the members, from the freeze on until they are stored
 	names    files.Names           // of those, found before the freeze
+	ahead    *files.Ahead          // of those, copies that were made before the freeze
 	holdings []inventory.Inventory // what else each member held when it was recorded
 	conns    [][]uint64            // the inodes of the connections that each member had when it was recorded
 	pending  bool                  // a listener had connections that nobody had accepted when the gates were closed
@@ -202,6 +203,9 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	}
 	if err != nil {
 		return nil, w.a.cfg.Images.Staged(err)
+	}
+	if err := w.copyAhead(ctx); err != nil {
+		return nil, err
 	}
 	if err := w.trackMemory(ctx); err != nil {
 		return nil, err

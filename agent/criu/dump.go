@@ -24,8 +24,9 @@ import (
 
 const (
 	dumpLog = "dump.log"
-	// ghostLimit bounds a deleted file that is still open and is put into the images, in bytes.
-	ghostLimit = 256 << 20
+	// ghostLimit is the most, in bytes, that CRIU takes of a deleted file that is still open. It is all that CRIU's own type can say: what a snapshot
+	// takes is bounded before the freeze, with all other files.
+	ghostLimit = 1<<32 - 1
 	// seizeTimeout bounds the time CRIU takes to stop the tasks, in seconds. It does not bound the dump.
 	seizeTimeout = 30
 )

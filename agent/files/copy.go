@@ -12,6 +12,9 @@ import (
 
 // copyTo makes dst hold the first Size bytes of the file.
 func (f *held) copyTo(dst string) (err error) {
+	if f.early != nil {
+		return f.mendTo(dst)
+	}
 	out, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
@@ -24,6 +27,11 @@ func (f *held) copyTo(dst string) (err error) {
 	if st.Size < f.Size {
 		return fmt.Errorf("it has shrunk from %d to %d bytes since the cut: it was open for appending, and was truncated; try again", f.Size, st.Size)
 	}
+	if f.clone {
+		if done, err := clone(out, f.file, f.Size); done || err != nil {
+			return err
+		}
+	}
 	if err := copyData(out, f.file, 0, f.Size, !f.shared); err != nil || !f.After {
 		return err
 	}
@@ -33,6 +41,23 @@ func (f *held) copyTo(dst string) (err error) {
 	}
 	return err
 }
+
+// mendTo makes dst of the copy that was made before the members stood still.
+func (f *held) mendTo(dst string) error {
+	if err := os.Rename(f.early.path, dst); err != nil {
+		return err
+	}
+	if f.early.unchanged(f) {
+		return nil
+	}
+	out, err := os.OpenFile(dst, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(mend(out, f.file, f.Size, !f.shared), out.Close())
+}
+
+var errEnds = errors.New("it ends")
 
 // blockSize is what holes are looked for in, where the kernel does not tell of them.
 const blockSize = 4 << 10
@@ -83,7 +108,7 @@ func copyRange(dst io.WriterAt, src io.ReaderAt, from, to int64) error {
 		n, err := src.ReadAt(buf[:min(int64(len(buf)), to-at)], at)
 		if n == 0 {
 			if errors.Is(err, io.EOF) || err == nil {
-				return fmt.Errorf("it ends at byte %d, and %d were there at the cut: it was truncated; try again", at, to)
+				return fmt.Errorf("%w at byte %d, and %d were there at the cut: it was truncated; try again", errEnds, at, to)
 			}
 			return err
 		}

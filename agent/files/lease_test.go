@@ -34,7 +34,7 @@ func TestLeaseOfWhatCanOnlyBeWritten(t *testing.T) {
 		must(t, err)
 	}
 	for range 3 {
-		c, err := Take(t.Context(), []Tree{{Member: "m", Pids: []int{os.Getpid()}, Root: "/"}}, nil)
+		c, err := Take(t.Context(), []Tree{{Member: "m", Pids: []int{os.Getpid()}, Root: "/"}}, nil, nil)
 		must(t, err)
 		dir := t.TempDir()
 		must(t, c.Copy(t.Context(), false, func(string) string { return dir }))

@@ -29,7 +29,7 @@ func lostName(t *testing.T, home string) (file *os.File, other string) {
 // taken takes a cut of this very process, and returns the file of that name.
 func taken(t *testing.T, name string, found Names) (Source, *Capture) {
 	t.Helper()
-	c, err := Take(t.Context(), []Tree{{Member: "m", Pids: []int{os.Getpid()}, Root: "/"}}, found)
+	c, err := Take(t.Context(), []Tree{{Member: "m", Pids: []int{os.Getpid()}, Root: "/"}}, found, nil)
 	must(t, err)
 	t.Cleanup(func() { c.Close() })
 	dir := t.TempDir()
@@ -51,7 +51,7 @@ func taken(t *testing.T, name string, found Names) (Source, *Capture) {
 func TestNameInAnotherFolder(t *testing.T) {
 	_, home := playground(t)
 	_, other := lostName(t, home)
-	s, err := Survey(t.Context(), []Tree{{Member: "m", Pids: []int{os.Getpid()}, Root: "/"}})
+	s, err := Survey(t.Context(), []Tree{{Member: "m", Pids: []int{os.Getpid()}, Root: "/"}}, "")
 	must(t, err)
 	src, _ := taken(t, home+"/a/first", s.Names)
 	if src.Path != other || len(src.Gone) != 1 {
@@ -120,7 +120,7 @@ func TestAppendedFileIsCutOffAfterTheCut(t *testing.T) {
 	}
 	small, smallName := open("small", 10)
 	large, _ := open("large", earlyMax+1)
-	c, err := Take(t.Context(), []Tree{{Member: "m", Pids: []int{os.Getpid()}, Root: "/"}}, nil)
+	c, err := Take(t.Context(), []Tree{{Member: "m", Pids: []int{os.Getpid()}, Root: "/"}}, nil, nil)
 	must(t, err)
 	defer c.Close()
 	dir := t.TempDir()

@@ -47,6 +47,9 @@ type held struct {
 	file    *os.File
 	shared  bool // file is the member's own open file: its position must not move
 
+	early *early // a copy that was made before the members stood still; nil if there is none
+	clone bool   // it is on a file system that can clone it to where it is copied
+
 	begins, ends []byte // the first and last block, where the copy is made when the members run again
 }
 

@@ -29,17 +29,26 @@ type Capture struct {
 type Surveyed struct {
 	Refused []string // why Take could not do its work
 	Size    int64    // bytes that the files take on their disks
-	Frozen  int64    // how many of them would be copied while the members stand still
+	Frozen  int64    // how many of them would have to be read while the members stand still
+	Largest []Large  // of those, the largest first
 	Names   Names    // for Take
+	Ahead   *Ahead   // for Take
 }
 
-// Survey looks at what running members hold.
-func Survey(ctx context.Context, trees []Tree) (Surveyed, error) {
+// Large is a file that makes members stand still for long.
+type Large struct {
+	Path   string
+	Member string // one that holds it
+	Bytes  int64  // that it takes on its disk
+}
+
+// Survey looks at what running members hold. dir is where the files will be copied to, which says whether they can be cloned; "" if there is no such folder.
+func Survey(ctx context.Context, trees []Tree, dir string) (Surveyed, error) {
 	s, err := look(ctx, trees, false)
 	if err != nil {
 		return Surveyed{}, err
 	}
-	out := Surveyed{Names: Names{}}
+	out := Surveyed{Names: Names{}, Ahead: &Ahead{}}
 	if err := out.Names.find(ctx, s); err != nil {
 		return Surveyed{}, err
 	}
@@ -53,6 +62,7 @@ func Survey(ctx context.Context, trees []Tree) (Surveyed, error) {
 	for _, key := range s.order {
 		f := s.files[key]
 		if !f.kept() {
+			out.ghost(f)
 			continue
 		}
 		if why := f.lost(out.Names[key]); why != "" {
@@ -60,10 +70,12 @@ func Survey(ctx context.Context, trees []Tree) (Surveyed, error) {
 		}
 		taken := f.st.Blocks * 512
 		out.Size += taken
-		if !f.appended() && !inMemory(f) {
+		if !f.appended() && !inMemory(f) && !out.Ahead.clonable(dir, f) {
 			out.Frozen += taken
+			out.Largest = append(out.Largest, Large{Path: cmp.Or(append(f.live(), f.handles[0].path())...), Member: f.members[0], Bytes: taken})
 		}
 	}
+	slices.SortStableFunc(out.Largest, func(a, b Large) int { return cmp.Compare(b.Bytes, a.Bytes) })
 	return out, nil
 }
 
@@ -89,6 +101,27 @@ func Look(ctx context.Context, t Tree) (Holding, error) {
 		}
 	}
 	return h, nil
+}
+
+// maxGhost is the largest file without a name that CRIU puts into its images.
+const maxGhost = 1<<32 - 1
+
+// ghost counts a file that has no name any more: CRIU copies it while the members stand still.
+func (out *Surveyed) ghost(f *held) {
+	taken := f.st.Blocks * 512
+	if f.st.Nlink > 0 || len(f.handles) == 0 || inMemory(f) {
+		return
+	}
+	l := Large{Path: f.handles[0].path(), Member: f.members[0], Bytes: taken}
+	if link, err := os.Readlink(l.Path); err == nil {
+		l.Path = link
+	}
+	if f.st.Size > maxGhost {
+		out.Refused = append(out.Refused, fmt.Sprintf("process %d has %s open, which has %d MiB and no name any more, and CRIU takes at most 4 GiB of such a file: close it, or give it a name", f.handles[0].pid, l.Path, f.st.Size>>20))
+	}
+	out.Size += taken
+	out.Frozen += taken
+	out.Largest = append(out.Largest, l)
 }
 
 // unspeakable refuses names that are not UTF-8: no list of a cut can hold them.
@@ -160,9 +193,9 @@ func inMemory(f *held) bool {
 }
 
 // Take takes hold of the files that the members, which stand still, can write. It opens none of their paths: a descriptor that
-// can be read is copied (pidfd_getfd(2)), and only one without a lease is opened again. names are those that Survey
-// found.
-func Take(ctx context.Context, trees []Tree, names Names) (*Capture, error) {
+// can be read is copied (pidfd_getfd(2)), and only one without a lease is opened again. names and ahead
+// are those of Survey.
+func Take(ctx context.Context, trees []Tree, names Names, ahead *Ahead) (*Capture, error) {
 	s, err := look(ctx, trees, true)
 	if err != nil {
 		return nil, err
@@ -176,6 +209,10 @@ func Take(ctx context.Context, trees []Tree, names Names) (*Capture, error) {
 		f := s.files[key]
 		if !f.kept() {
 			continue
+		}
+		f.clone = ahead.cloned(f)
+		if ahead != nil {
+			f.early = ahead.copies[key]
 		}
 		if err := f.take(len(c.stored), names[key], &early); err != nil {
 			return nil, errors.Join(err, c.Close())
@@ -207,7 +244,8 @@ func (f *held) take(number int, names []string, early *int64) error {
 	f.Size, f.Blocks, f.Mode = f.st.Size, min(f.st.Blocks*512, f.st.Size), f.st.Mode&0o7777
 	f.Deleted = f.st.Nlink == 0
 	f.UID, f.GID, f.Dev, f.Ino = int(f.st.Uid), int(f.st.Gid), f.st.Dev, f.st.Ino
-	if f.After = f.appended(); f.After && f.Blocks <= *early {
+	f.After = f.appended() && !f.clone
+	if f.After && f.Blocks <= *early {
 		*early -= f.Blocks
 		f.After = false
 	}
@@ -393,16 +431,19 @@ func (c *Capture) Sweep(member string) {
 	}
 }
 
-// Frozen is how many bytes are to be copied while the members stand still, by the member whose folder they go to. Memory (tmpfs) does not count, nor does
-// what is only appended to: little of that is copied so early.
-func (c *Capture) Frozen() map[string]int64 {
-	out := map[string]int64{}
+// Frozen is how many bytes are to be read while the members stand still, and the files, the largest first. Memory (tmpfs) does not count, nor does
+// what is cloned, what has not changed since it was copied, and what is only appended to: little of that is copied so early.
+func (c *Capture) Frozen() (int64, []Large) {
+	var sum int64
+	var largest []Large
 	for _, f := range c.stored {
-		if !f.appended() && !inMemory(f) {
-			out[f.Holder] += f.Blocks
+		if !f.appended() && !inMemory(f) && !f.clone && (f.early == nil || !f.early.unchanged(f)) {
+			sum += f.Blocks
+			largest = append(largest, Large{Path: f.any(), Member: f.Holder, Bytes: f.Blocks})
 		}
 	}
-	return out
+	slices.SortStableFunc(largest, func(a, b Large) int { return cmp.Compare(b.Bytes, a.Bytes) })
+	return sum, largest
 }
 
 // Copy copies the contents, those that were only appended to (after) or all others, each to dir(holder)/Name.

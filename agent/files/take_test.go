@@ -26,7 +26,7 @@ func TestManyFilesOfAMember(t *testing.T) {
 		defer f.Close()
 	}
 	trees := []Tree{{Member: "m", Pids: []int{os.Getpid()}, Root: "/"}}
-	seen, err := Survey(t.Context(), trees)
+	seen, err := Survey(t.Context(), trees, "")
 	if err != nil || len(seen.Refused) != 1 || !strings.Contains(seen.Refused[0], "LimitNOFILE") {
 		t.Errorf("%q, %v", seen.Refused, err)
 	}
@@ -36,7 +36,7 @@ func TestManyFilesOfAMember(t *testing.T) {
 		return len(entries)
 	}
 	before := open()
-	if c, err := Take(t.Context(), trees, nil); err == nil {
+	if c, err := Take(t.Context(), trees, nil, nil); err == nil {
 		must(t, c.Close())
 		t.Error("it takes hold of them")
 	}
@@ -45,7 +45,7 @@ func TestManyFilesOfAMember(t *testing.T) {
 	}
 	low.Cur = min(4000, was.Max)
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &low))
-	c, err := Take(t.Context(), trees, nil)
+	c, err := Take(t.Context(), trees, nil, nil)
 	must(t, err)
 	if n := len(c.Stored("m")); n < 250 {
 		t.Errorf("%d files are held", n)

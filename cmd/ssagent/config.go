@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"ss/agent"
 )
 
 // config is agent.yaml. Relative paths count from its folder.
@@ -26,6 +28,7 @@ type config struct {
 	Staging          string        `yaml:"staging"`           // folder that dumps land in; "": in StateDir
 	KeepDumps        bool          `yaml:"keep_dumps"`        // leave each job's last dump there, as it is
 	StagingLimit     size          `yaml:"staging_limit"`     // what they may take there; 0: what is free
+	FilesLimit       size          `yaml:"files_limit"`       // what is read of open files while members stand still
 	RateLimit        size          `yaml:"rate_limit"`        // bytes per second to and from other hosts and vaults; 0: no limit
 	VaultCredentials string        `yaml:"vault_credentials"` // file; "": the environment
 	ScrubRate        size          `yaml:"scrub_rate"`        // bytes per second; 0: no scrub
@@ -53,7 +56,7 @@ func loadConfig(path string) (config, error) {
 
 // parseConfig reads a configuration whose relative paths count from dir. A key that it does not know is an error.
 func parseConfig(b []byte, dir string) (config, error) {
-	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", Memory: memoryFrozen, ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
+	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", Memory: memoryFrozen, FilesLimit: agent.DefaultFilesLimit, ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
 	if err := dec.Decode(&cfg); err != nil {
@@ -68,6 +71,9 @@ func parseConfig(b []byte, dir string) (config, error) {
 	}
 	if cfg.Memory != memoryTracked && cfg.Memory != memoryFrozen {
 		return config{}, fmt.Errorf("memory: %q is neither %s nor %s", cfg.Memory, memoryTracked, memoryFrozen)
+	}
+	if cfg.FilesLimit <= 0 {
+		return config{}, fmt.Errorf("files_limit: %d bytes are no limit; write one like 512MiB", cfg.FilesLimit)
 	}
 	if cfg.ScrubPause <= 0 {
 		return config{}, fmt.Errorf("scrub_pause: %s is no pause; write one like 24h, or scrub_rate: 0 for no scrub", cfg.ScrubPause)

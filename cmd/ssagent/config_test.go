@@ -34,13 +34,13 @@ func TestConfig(t *testing.T) {
 	if cfg.Cert != dir+"/agent.crt" || cfg.Key != "/keys/agent.key" || cfg.StateDir != "/var/lib/ss" || cfg.Cgroup != "ss" {
 		t.Errorf("%+v", cfg)
 	}
-	if cfg.Staging != "" || cfg.StagingLimit != 0 || cfg.RateLimit != 0 || cfg.VaultCredentials != "" || cfg.ScrubRate != 8<<20 || cfg.ScrubPause != 24*time.Hour {
+	if cfg.Staging != "" || cfg.StagingLimit != 0 || cfg.RateLimit != 0 || cfg.VaultCredentials != "" || cfg.ScrubRate != 8<<20 || cfg.ScrubPause != 24*time.Hour || cfg.FilesLimit != 512<<20 {
 		t.Errorf("what nobody says of images: %+v", cfg)
 	}
 	for _, bad := range []string{
 		"", bundle + "cgroups: ss\n", strings.Replace(bundle, "host: hostA", "", 1),
 		bundle + "staging_limit: much\n", bundle + "rate_limit: -1\n", bundle + "rate_limit: [1MiB]\n", bundle + "scrub_rate: 1.5MiB\n",
-		bundle + "scrub_pause: 0s\n", bundle + "scrub_pause: -24h\n", bundle + "scrub_pause: daily\n", bundle + "staging: {a: b}\n",
+		bundle + "scrub_pause: 0s\n", bundle + "scrub_pause: -24h\n", bundle + "scrub_pause: daily\n", bundle + "staging: {a: b}\n", bundle + "files_limit: 0\n",
 	} {
 		if _, _, err := load(t, bad); err == nil {
 			t.Errorf("taken: %q", bad)
@@ -97,7 +97,7 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if cfg.Host == "" || cfg.Listen == "" || cfg.StagingLimit < 0 || cfg.RateLimit < 0 || cfg.ScrubRate < 0 || cfg.ScrubPause <= 0 {
+		if cfg.Host == "" || cfg.Listen == "" || cfg.StagingLimit < 0 || cfg.RateLimit < 0 || cfg.ScrubRate < 0 || cfg.ScrubPause <= 0 || cfg.FilesLimit <= 0 {
 			t.Errorf("%+v", cfg)
 		}
 		for _, p := range []string{cfg.Cert, cfg.Key, cfg.CA} {

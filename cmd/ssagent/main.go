@@ -135,7 +135,7 @@ func run(cfg config) error {
 	}
 	a, err := agent.New(ctx, agent.Config{
 		Host: cfg.Host, StateDir: cfg.StateDir, Cells: cells, Gates: gates, CRIU: runner, Memory: tracker, Peers: peers, Images: held, Quiet: quiet,
-		Log: log, Verifier: creds, Members: creds,
+		Log: log, Verifier: creds, Members: creds, FilesLimit: int64(cfg.FilesLimit),
 	})
 	if err != nil {
 		return err
