@@ -66,6 +66,7 @@ type Agent struct {
 
 	mu       sync.Mutex
 	runners  map[string]*runner      // by job
+	rosters  map[string]roster       // by job
 	busy     map[string]string       // job → what holds it: "snapshot ID", "restore ID"
 	restores map[string]*Restoration // by restore id
 	fates    fates                   // of restores that are over
@@ -86,7 +87,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, journal: journal{dir: filepath.Join(cfg.StateDir, "journal")},
-		runners: map[string]*runner{}, busy: map[string]string{}, restores: map[string]*Restoration{}, aside: map[string][]SetAside{},
+		runners: map[string]*runner{}, rosters: map[string]roster{}, busy: map[string]string{}, restores: map[string]*Restoration{}, aside: map[string][]SetAside{},
 	}
 	a.standings = newStandings(a)
 	for _, d := range []string{"journal", "locks", "restore", "restored", "standing"} {

@@ -18,6 +18,7 @@ import (
 type Open struct {
 	Key          marker.Key
 	Participants []Participant
+	Digest       marker.Digest  // names the list of participants; what differs in a name, an endpoint or an address has another one
 	Members      []string       // those of this host that take part: they must run, and no other does
 	Copies       []custody.Peer // where this host may put a copy of its images, best first
 	CopiesWanted int            // how many of them must take one
@@ -98,8 +99,27 @@ func (a *Agent) Join(open Open) (*Attempt, error) {
 		return nil, a.fail("snapshot", string(open.Key.Job), err)
 	}
 	at := &Attempt{line: newLine[Out](), r: r, open: open}
+	a.mu.Lock()
+	a.rosters[string(open.Key.Job)] = roster{open.Digest, open.Participants}
+	a.mu.Unlock()
 	r.put(input{opened: at})
 	return at, nil
+}
+
+// roster is the list of those that took part in a job's last attempt.
+type roster struct {
+	digest marker.Digest
+	hosts  []Participant
+}
+
+// Participants returns the list that digest names if it is that of the job's last attempt here, and nil if this host lacks it.
+func (a *Agent) Participants(job string, digest marker.Digest) []Participant {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := a.rosters[job]; r.digest == digest {
+		return r.hosts
+	}
+	return nil
 }
 
 // checkOpen refuses what would not be safe to work with: job and id become names of files, and this host must be among those

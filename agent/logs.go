@@ -106,6 +106,9 @@ func (a *Agent) ForgetJob(ctx context.Context, job string) error {
 	if err != nil {
 		return a.fail("job rm", job, err)
 	}
+	a.mu.Lock()
+	delete(a.rosters, job)
+	a.mu.Unlock()
 	return nil
 }
 

@@ -278,7 +278,7 @@ func (k *check) each(ctx context.Context, hosts []HostStatus, question func(Host
 }
 
 func (k *check) memberQuestion(h HostStatus) CheckQuestion {
-	return CheckQuestion{Job: k.opt.Job, Holdings: k.opt.Holdings, Open: k.att.openFor(h)}
+	return CheckQuestion{Job: k.opt.Job, Holdings: k.opt.Holdings, Open: k.att.openFor(h, k.att.participants(k.att.hosts))}
 }
 
 func (k *check) takeMembers(h HostStatus, ans CheckAnswer) {

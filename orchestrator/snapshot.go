@@ -160,9 +160,10 @@ func (k attemptKey) snapshotID() string { return string(k.Snapshot) }
 func (a *attempt) open(ctx context.Context) {
 	// An interrupted snapshot still has an abort to send: the lines outlive ctx.
 	ctx = context.WithoutCancel(ctx)
+	participants := a.participants(a.hosts)
 	for _, h := range a.hosts {
 		id := marker.HostID(h.Name)
-		line, err := a.openOne(ctx, h)
+		line, err := a.openOne(ctx, h, participants)
 		if err != nil {
 			a.fail(id, err)
 			a.reads.Add(1)
@@ -181,19 +182,19 @@ func (a *attempt) open(ctx context.Context) {
 	}
 }
 
-func (a *attempt) openOne(ctx context.Context, h HostStatus) (SnapshotLine, error) {
+func (a *attempt) openOne(ctx context.Context, h HostStatus, participants []Participant) (SnapshotLine, error) {
 	agent, err := a.c.AgentOf(h.Host)
 	if err != nil {
 		return nil, err
 	}
-	open := a.openFor(h)
+	open := a.openFor(h, participants)
 	open.Copies, open.CopiesWanted, open.Vaults, open.JobKey = a.copiesFor(h), a.copies, a.vaults, a.jobKey
 	return agent.Snapshot(ctx, open)
 }
 
 // openFor is what a host must know of the members and of the other hosts.
-func (a *attempt) openFor(h HostStatus) Open {
-	return Open{Key: marker.Key(a.key), Participants: a.participants(a.hosts), Members: a.roster.members[h.Name], Restored: a.job.Restored,
+func (a *attempt) openFor(h HostStatus, participants []Participant) Open {
+	return Open{Key: marker.Key(a.key), Participants: participants, Members: a.roster.members[h.Name], Restored: a.job.Restored,
 		Settle: a.opt.Settle, Outside: a.job.Policy.Outside}
 }
 

@@ -150,6 +150,9 @@ func (a *attempt) participants(hosts []HostStatus) []Participant {
 	return out
 }
 
+// spareHolders is how many hosts more than are wanted a host is told of for its copies. All of them would be all hosts of the cluster, for each host.
+const spareHolders = 16
+
 // copiesFor orders the hosts that may hold a copy of h's images.
 func (a *attempt) copiesFor(h HostStatus) []Participant {
 	var others []Candidate
@@ -160,8 +163,9 @@ func (a *attempt) copiesFor(h HostStatus) []Participant {
 			byName[o.Name] = o.participant()
 		}
 	}
+	names := OrderHolders(a.opt.Job, h.Name, others, a.roster.rss[h.Name])
 	var out []Participant
-	for _, name := range OrderHolders(a.opt.Job, h.Name, others, a.roster.rss[h.Name]) {
+	for _, name := range names[:min(len(names), a.copies+spareHolders)] {
 		out = append(out, byName[name])
 	}
 	return out

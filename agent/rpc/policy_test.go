@@ -359,30 +359,19 @@ func TestABadFirstMessage(t *testing.T) {
 	restore := func(p *ssv1.RestorePlan) proto.Message {
 		return &ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Plan{Plan: p}}
 	}
-	open := func(o *ssv1.SnapshotOpen) proto.Message {
-		return &ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: o}}
-	}
 	for name, req := range map[string]proto.Message{
-		"no plan":                        restore(nil),
-		"no id":                          restore(&ssv1.RestorePlan{Key: key, Participants: here, Targets: 1}),
-		"an id that is a path":           restore(&ssv1.RestorePlan{Id: "../images", Key: key, Participants: here, Targets: 1}),
-		"no participants":                restore(&ssv1.RestorePlan{Id: "id", Key: key}),
-		"other participants":             restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: []*ssv1.Participant{{Host: "hostB"}}, Targets: 1}),
-		"no targets":                     restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: here}),
-		"more targets than hosts":        restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: here, Targets: 2}),
-		"a job that is a path":           restore(&ssv1.RestorePlan{Id: "id", Key: &ssv1.Key{Job: "../x", Snapshot: "s"}, Participants: here, Targets: 1}),
-		"a member that is a path":        restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: here, Targets: 1, Parts: []*ssv1.RestorePart{{Host: "hostA", Members: []*ssv1.Member{{Name: "../x"}}}}}),
-		"no open":                        open(nil),
-		"open: a job that's a path":      open(&ssv1.SnapshotOpen{Key: &ssv1.Key{Job: "../x", Snapshot: "s", Epoch: 1}, Participants: here}),
-		"open: no job":                   open(&ssv1.SnapshotOpen{Participants: here}),
-		"open: a snapshot that's a path": open(&ssv1.SnapshotOpen{Key: &ssv1.Key{Job: "job", Snapshot: "../s", Epoch: 1}, Participants: here}),
+		"no plan":                 restore(nil),
+		"no id":                   restore(&ssv1.RestorePlan{Key: key, Participants: here, Targets: 1}),
+		"an id that is a path":    restore(&ssv1.RestorePlan{Id: "../images", Key: key, Participants: here, Targets: 1}),
+		"no participants":         restore(&ssv1.RestorePlan{Id: "id", Key: key}),
+		"other participants":      restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: []*ssv1.Participant{{Host: "hostB"}}, Targets: 1}),
+		"no targets":              restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: here}),
+		"more targets than hosts": restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: here, Targets: 2}),
+		"a job that is a path":    restore(&ssv1.RestorePlan{Id: "id", Key: &ssv1.Key{Job: "../x", Snapshot: "s"}, Participants: here, Targets: 1}),
+		"a member that is a path": restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: here, Targets: 1, Parts: []*ssv1.RestorePart{{Host: "hostA", Members: []*ssv1.Member{{Name: "../x"}}}}}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			method := ssv1.Agent_Restore_FullMethodName
-			if _, ok := req.(*ssv1.SnapshotRequest); ok {
-				method = ssv1.Agent_Snapshot_FullMethodName
-			}
-			if err := call(t, conn, method, req); status.Code(err) != codes.InvalidArgument {
+			if err := call(t, conn, ssv1.Agent_Restore_FullMethodName, req); status.Code(err) != codes.InvalidArgument {
 				t.Errorf("got %v", err)
 			}
 		})

@@ -231,11 +231,15 @@ func (s *agentServer) Check(ctx context.Context, req *ssv1.CheckRequest) (*ssv1.
 
 // Snapshot carries an attempt's messages both ways until the coordinator hangs up.
 func (s *agentServer) Snapshot(stream grpc.BidiStreamingServer[ssv1.SnapshotRequest, ssv1.SnapshotResponse]) error {
-	first, err := stream.Recv()
+	var list []agent.Participant
+	opened, err := wire.ReceiveOpen(stream, func(o *ssv1.SnapshotOpen) bool {
+		list = s.a.Participants(o.GetKey().GetJob(), participantsDigest(o))
+		return list != nil
+	})
 	if err != nil {
 		return err
 	}
-	open, err := fromOpen(first.GetOpen())
+	open, err := fromOpen(opened, list)
 	if err != nil {
 		return wire.Status(err)
 	}
@@ -244,6 +248,9 @@ func (s *agentServer) Snapshot(stream grpc.BidiStreamingServer[ssv1.SnapshotRequ
 		return wire.Status(err)
 	}
 	defer at.Hangup()
+	for _, m := range opened.Early {
+		at.Receive(wire.FromMessage(m))
+	}
 	gone := make(chan struct{})
 	go func() {
 		for {

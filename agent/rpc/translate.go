@@ -11,6 +11,7 @@ import (
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
 	"ss/fault"
+	"ss/marker"
 	"ss/names"
 	"ss/store/images"
 	"ss/store/keys"
@@ -116,20 +117,29 @@ func fromWord(req *ssv1.InfoRequest) agent.Word {
 	return w
 }
 
-func fromOpen(o *ssv1.SnapshotOpen) (agent.Open, error) {
-	if o == nil {
-		return agent.Open{}, fault.New(fault.Usage, "the first message of a snapshot must open it", "")
+// participantsDigest is what names the list of participants; zero for what names none.
+func participantsDigest(o *ssv1.SnapshotOpen) (d marker.Digest) {
+	if b := o.GetParticipantsDigest(); len(b) == len(d) {
+		copy(d[:], b)
 	}
-	parts, err := fromParticipants(o.GetParticipants())
-	if err != nil {
-		return agent.Open{}, err
+	return d
+}
+
+// fromOpen reads how an attempt is opened. known is the list of participants if it was known here.
+func fromOpen(opened wire.Opened, known []agent.Participant) (agent.Open, error) {
+	o := opened.Open
+	if known == nil {
+		var err error
+		if known, err = fromParticipants(opened.Participants); err != nil {
+			return agent.Open{}, err
+		}
 	}
 	key, err := fromJobKey(o.GetJobKey())
 	if err != nil {
 		return agent.Open{}, err
 	}
 	return agent.Open{
-		Key: wire.FromKey(o.GetKey()), Participants: parts, Copies: fromPeers(o.GetCopies()), CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
+		Key: wire.FromKey(o.GetKey()), Participants: known, Digest: participantsDigest(o), Copies: fromPeers(o.GetCopies()), CopiesWanted: int(o.GetCopiesWanted()), Vaults: o.GetVaults(),
 		Members: o.GetMembers(), JobKey: key, Outside: fromOutside(o.GetOutside()), Restored: o.GetRestored(), Settle: time.Duration(o.GetSettleMs()) * time.Millisecond,
 	}, nil
 }
@@ -261,7 +271,7 @@ func fromQuestion(req *ssv1.CheckRequest) (agent.Question, error) {
 		return q, err
 	}
 	if req.GetOpen() != nil {
-		if q.Open, err = fromOpen(req.GetOpen()); err != nil {
+		if q.Open, err = fromOpen(wire.Opened{Open: req.GetOpen(), Participants: req.GetParticipants()}, nil); err != nil {
 			return q, err
 		}
 	}

@@ -116,7 +116,7 @@ func newCluster(t *testing.T, id string, names []string, create func(store.Clust
 	f.ID, f.Agents, f.Vaults, f.recipient = id, map[string]*Host{}, map[string]*Host{}, recipient
 	for i, name := range names {
 		f.Agents[name] = f.NewHost(name)
-		if err := cat.AddHost(t.Context(), store.Host{Name: name, Addr: fmt.Sprintf("192.0.2.%d:7070", i+1)}); err != nil {
+		if err := cat.AddHost(t.Context(), store.Host{Name: name, Addr: fmt.Sprintf("192.0.2.%d:%d", i%250+1, 7070+i/250)}); err != nil {
 			t.Fatal(err)
 		}
 	}

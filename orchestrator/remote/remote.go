@@ -29,6 +29,7 @@ type Dialer struct {
 
 	mu    sync.Mutex
 	conns map[orchestrator.Host]*grpc.ClientConn
+	lists lists
 }
 
 // NewDialer makes a Dialer that shows creds and accepts nothing but the agent of the host that it dials.
@@ -55,7 +56,7 @@ func (d *Dialer) Dial(h orchestrator.Host) (orchestrator.Agent, error) {
 		}
 		d.conns[h] = conn
 	}
-	return &agent{host: h.Name, client: ssv1.NewAgentClient(conn)}, nil
+	return &agent{host: h.Name, client: ssv1.NewAgentClient(conn), lists: &d.lists}, nil
 }
 
 // Close ends every connection.
@@ -71,6 +72,29 @@ func (d *Dialer) Close() {
 type agent struct {
 	host   string
 	client ssv1.AgentClient
+	lists  *lists
+}
+
+// lists keeps the list of participants of the attempt that was opened last: all its hosts are told its digest, and some the list.
+type lists struct {
+	mu   sync.Mutex
+	key  marker.Key
+	last *list
+}
+
+type list struct {
+	hosts  []*ssv1.Participant
+	digest marker.Digest
+}
+
+func (l *lists) of(open orchestrator.Open) *list {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last == nil || l.key != open.Key {
+		hosts := toParticipants(open.Participants)
+		l.key, l.last = open.Key, &list{hosts, wire.ParticipantsDigest(hosts)}
+	}
+	return l.last
 }
 
 func (a *agent) Info(ctx context.Context, word orchestrator.Word) (orchestrator.HostInfo, error) {
@@ -186,7 +210,7 @@ func (a *agent) LogTime(ctx context.Context, job, member string) (time.Time, err
 func (a *agent) Check(ctx context.Context, q orchestrator.CheckQuestion) (orchestrator.CheckAnswer, error) {
 	req := &ssv1.CheckRequest{Job: q.Job, Holdings: q.Holdings, Moves: toMoves(q.Moved)}
 	if len(q.Open.Members) > 0 {
-		req.Open = toOpen(q.Open)
+		req.Open, req.Participants = toOpen(q.Open, marker.Digest{}), toParticipants(q.Open.Participants)
 	}
 	for _, c := range q.Coming {
 		req.Coming = append(req.Coming, &ssv1.CheckComing{Host: c.Host, Member: c.Member, Needs: c.Needs, Processor: c.Processor})
@@ -206,14 +230,15 @@ func (a *agent) Check(ctx context.Context, q orchestrator.CheckQuestion) (orches
 func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestrator.SnapshotLine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := a.client.Snapshot(ctx)
+	list := a.lists.of(open)
 	if err == nil {
-		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: toOpen(open)}})
+		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: toOpen(open, list.digest)}})
 	}
 	if err != nil {
 		cancel()
 		return nil, wire.Error(a.host, err)
 	}
-	return &snapshotLine{host: a.host, agent: a, stream: stream, cancel: cancel}, nil
+	return &snapshotLine{host: a.host, agent: a, stream: stream, cancel: cancel, participants: list.hosts}, nil
 }
 
 type snapshotLine struct {
@@ -221,16 +246,32 @@ type snapshotLine struct {
 	agent  *agent
 	stream grpc.BidiStreamingClient[ssv1.SnapshotRequest, ssv1.SnapshotResponse]
 	cancel context.CancelFunc
+
+	participants []*ssv1.Participant // for a host that lacks the list
+	sending      sync.Mutex
 }
 
-// Send sends one message; the coordinator's one goroutine calls it.
+// Send sends one message. The coordinator's one goroutine calls it, beside Recv.
 func (l *snapshotLine) Send(m marker.Message) error {
-	err := l.stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Message{Message: wire.ToMessage(m)}})
-	return wire.Error(l.host, err)
+	return l.send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Message{Message: wire.ToMessage(m)}})
 }
 
+func (l *snapshotLine) send(r *ssv1.SnapshotRequest) error {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	return wire.Error(l.host, l.stream.Send(r))
+}
+
+// Recv waits for the next message. A host that lacks the list of participants gets it meanwhile.
 func (l *snapshotLine) Recv() (orchestrator.FromHost, error) {
 	r, err := l.stream.Recv()
+	for err == nil && r.GetLacks() != nil {
+		list := &ssv1.ParticipantList{Participants: l.participants}
+		if err := l.send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Participants{Participants: list}}); err != nil {
+			return orchestrator.FromHost{}, err
+		}
+		r, err = l.stream.Recv()
+	}
 	if err != nil {
 		return orchestrator.FromHost{}, wire.Error(l.host, err)
 	}
@@ -248,9 +289,12 @@ func (l *snapshotLine) Recv() (orchestrator.FromHost, error) {
 }
 
 func (l *snapshotLine) Close() error {
-	err := l.stream.CloseSend()
-	l.cancel()
-	return wire.Error(l.host, err)
+	defer l.cancel()
+	if !l.sending.TryLock() { // it hangs in a Send, which cancel ends
+		return nil
+	}
+	defer l.sending.Unlock()
+	return wire.Error(l.host, l.stream.CloseSend())
 }
 
 func (a *agent) Restore(ctx context.Context, plan orchestrator.HostPlan) (orchestrator.RestoreLine, error) {

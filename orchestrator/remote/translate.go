@@ -6,6 +6,7 @@ import (
 
 	ssv1 "ss/api/proto/ss/v1"
 	"ss/api/wire"
+	"ss/marker"
 	"ss/orchestrator"
 	"ss/store"
 	"ss/store/images"
@@ -43,6 +44,15 @@ func toParticipants(in []orchestrator.Participant) []*ssv1.Participant {
 	var out []*ssv1.Participant
 	for _, p := range in {
 		out = append(out, &ssv1.Participant{Host: p.Name, Endpoint: p.Endpoint, Addrs: wire.ToAddrs(p.Addrs)})
+	}
+	return out
+}
+
+// toHosts is toParticipants without the addresses, where nobody needs them.
+func toHosts(in []orchestrator.Participant) []*ssv1.Participant {
+	var out []*ssv1.Participant
+	for _, p := range in {
+		out = append(out, &ssv1.Participant{Host: p.Name, Endpoint: p.Endpoint})
 	}
 	return out
 }
@@ -105,13 +115,14 @@ func toMoves(moved map[netip.Addr]netip.Addr) []*ssv1.AddrMove {
 	return out
 }
 
-func toOpen(open orchestrator.Open) *ssv1.SnapshotOpen {
+// toOpen names the list of participants by its digest.
+func toOpen(open orchestrator.Open, list marker.Digest) *ssv1.SnapshotOpen {
 	var outside []*ssv1.OutsideRule
 	for _, r := range open.Outside {
 		outside = append(outside, &ssv1.OutsideRule{Match: r.Match, As: r.As})
 	}
 	return &ssv1.SnapshotOpen{
-		Key: wire.ToKey(open.Key), Participants: toParticipants(open.Participants), Copies: toParticipants(open.Copies),
+		Key: wire.ToKey(open.Key), ParticipantsDigest: list[:], Copies: toHosts(open.Copies),
 		CopiesWanted: int32(open.CopiesWanted), Vaults: open.Vaults, JobKey: open.JobKey[:], Members: open.Members, Restored: open.Restored,
 		SettleMs: open.Settle.Milliseconds(), Outside: outside,
 	}

@@ -2352,6 +2352,7 @@ type SnapshotRequest struct {
 	//
 	//	*SnapshotRequest_Open
 	//	*SnapshotRequest_Message
+	//	*SnapshotRequest_Participants
 	Kind          isSnapshotRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2412,6 +2413,15 @@ func (x *SnapshotRequest) GetMessage() *MarkerMessage {
 	return nil
 }
 
+func (x *SnapshotRequest) GetParticipants() *ParticipantList {
+	if x != nil {
+		if x, ok := x.Kind.(*SnapshotRequest_Participants); ok {
+			return x.Participants
+		}
+	}
+	return nil
+}
+
 type isSnapshotRequest_Kind interface {
 	isSnapshotRequest_Kind()
 }
@@ -2424,16 +2434,68 @@ type SnapshotRequest_Message struct {
 	Message *MarkerMessage `protobuf:"bytes,2,opt,name=message,proto3,oneof"`
 }
 
+type SnapshotRequest_Participants struct {
+	// participants goes to a host that has answered lacks. It may come after the first messages.
+	Participants *ParticipantList `protobuf:"bytes,3,opt,name=participants,proto3,oneof"`
+}
+
 func (*SnapshotRequest_Open) isSnapshotRequest_Kind() {}
 
 func (*SnapshotRequest_Message) isSnapshotRequest_Kind() {}
 
-// SnapshotOpen says what the marker messages do not: who is where, and where copies go.
+func (*SnapshotRequest_Participants) isSnapshotRequest_Kind() {}
+
+type ParticipantList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Participants  []*Participant         `protobuf:"bytes,1,rep,name=participants,proto3" json:"participants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ParticipantList) Reset() {
+	*x = ParticipantList{}
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ParticipantList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ParticipantList) ProtoMessage() {}
+
+func (x *ParticipantList) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ParticipantList.ProtoReflect.Descriptor instead.
+func (*ParticipantList) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ParticipantList) GetParticipants() []*Participant {
+	if x != nil {
+		return x.Participants
+	}
+	return nil
+}
+
+// SnapshotOpen says what the marker messages do not: which hosts take part, and where copies go.
 type SnapshotOpen struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Key          *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Participants []*Participant         `protobuf:"bytes,2,rep,name=participants,proto3" json:"participants,omitempty"`
-	// copies are hosts that may hold a copy of this host's images, best first; copies_wanted of them must.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// participants_digest names the list of participants (SHA-256; wire.ParticipantsDigest). A host that lacks the list asks for it.
+	ParticipantsDigest []byte `protobuf:"bytes,11,opt,name=participants_digest,json=participantsDigest,proto3" json:"participants_digest,omitempty"`
+	// copies are hosts that may hold a copy of this host's images, best first, without their addresses; copies_wanted of them must.
 	Copies       []*Participant `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
 	CopiesWanted int32          `protobuf:"varint,5,opt,name=copies_wanted,json=copiesWanted,proto3" json:"copies_wanted,omitempty"`
 	// vaults must all hold a copy.
@@ -2454,7 +2516,7 @@ type SnapshotOpen struct {
 
 func (x *SnapshotOpen) Reset() {
 	*x = SnapshotOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +2528,7 @@ func (x *SnapshotOpen) String() string {
 func (*SnapshotOpen) ProtoMessage() {}
 
 func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[26]
+	mi := &file_ss_v1_ss_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2479,7 +2541,7 @@ func (x *SnapshotOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOpen.ProtoReflect.Descriptor instead.
 func (*SnapshotOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{26}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SnapshotOpen) GetKey() *Key {
@@ -2489,9 +2551,9 @@ func (x *SnapshotOpen) GetKey() *Key {
 	return nil
 }
 
-func (x *SnapshotOpen) GetParticipants() []*Participant {
+func (x *SnapshotOpen) GetParticipantsDigest() []byte {
 	if x != nil {
-		return x.Participants
+		return x.ParticipantsDigest
 	}
 	return nil
 }
@@ -2561,15 +2623,17 @@ type CheckRequest struct {
 	Holdings bool   `protobuf:"varint,2,opt,name=holdings,proto3" json:"holdings,omitempty"`
 	Job      string `protobuf:"bytes,3,opt,name=job,proto3" json:"job,omitempty"`
 	// coming are the members of other hosts that would be restored here, under other addresses.
-	Coming        []*CheckComing `protobuf:"bytes,4,rep,name=coming,proto3" json:"coming,omitempty"`
-	Moves         []*AddrMove    `protobuf:"bytes,5,rep,name=moves,proto3" json:"moves,omitempty"`
+	Coming []*CheckComing `protobuf:"bytes,4,rep,name=coming,proto3" json:"coming,omitempty"`
+	Moves  []*AddrMove    `protobuf:"bytes,5,rep,name=moves,proto3" json:"moves,omitempty"`
+	// participants is the list that open names: a question is asked without a line, on which a host could ask for it.
+	Participants  []*Participant `protobuf:"bytes,6,rep,name=participants,proto3" json:"participants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2645,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[27]
+	mi := &file_ss_v1_ss_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2658,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{27}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CheckRequest) GetOpen() *SnapshotOpen {
@@ -2632,6 +2696,13 @@ func (x *CheckRequest) GetMoves() []*AddrMove {
 	return nil
 }
 
+func (x *CheckRequest) GetParticipants() []*Participant {
+	if x != nil {
+		return x.Participants
+	}
+	return nil
+}
+
 // CheckComing is one member on its way to a host.
 type CheckComing struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -2647,7 +2718,7 @@ type CheckComing struct {
 
 func (x *CheckComing) Reset() {
 	*x = CheckComing{}
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +2730,7 @@ func (x *CheckComing) String() string {
 func (*CheckComing) ProtoMessage() {}
 
 func (x *CheckComing) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[28]
+	mi := &file_ss_v1_ss_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +2743,7 @@ func (x *CheckComing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckComing.ProtoReflect.Descriptor instead.
 func (*CheckComing) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{28}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CheckComing) GetHost() string {
@@ -2715,7 +2786,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +2798,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[29]
+	mi := &file_ss_v1_ss_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +2811,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{29}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CheckResponse) GetProblems() []string {
@@ -2785,7 +2856,7 @@ type CheckedMember struct {
 
 func (x *CheckedMember) Reset() {
 	*x = CheckedMember{}
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +2868,7 @@ func (x *CheckedMember) String() string {
 func (*CheckedMember) ProtoMessage() {}
 
 func (x *CheckedMember) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[30]
+	mi := &file_ss_v1_ss_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +2881,7 @@ func (x *CheckedMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckedMember.ProtoReflect.Descriptor instead.
 func (*CheckedMember) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{30}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CheckedMember) GetName() string {
@@ -2861,7 +2932,7 @@ type OutsideRule struct {
 
 func (x *OutsideRule) Reset() {
 	*x = OutsideRule{}
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +2944,7 @@ func (x *OutsideRule) String() string {
 func (*OutsideRule) ProtoMessage() {}
 
 func (x *OutsideRule) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[31]
+	mi := &file_ss_v1_ss_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +2957,7 @@ func (x *OutsideRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutsideRule.ProtoReflect.Descriptor instead.
 func (*OutsideRule) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{31}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OutsideRule) GetMatch() string {
@@ -2911,6 +2982,7 @@ type SnapshotResponse struct {
 	//	*SnapshotResponse_Progress
 	//	*SnapshotResponse_Report
 	//	*SnapshotResponse_Failure
+	//	*SnapshotResponse_Lacks
 	Kind          isSnapshotResponse_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2918,7 +2990,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3002,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[32]
+	mi := &file_ss_v1_ss_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3015,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{32}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SnapshotResponse) GetKind() isSnapshotResponse_Kind {
@@ -2989,6 +3061,15 @@ func (x *SnapshotResponse) GetFailure() *Failure {
 	return nil
 }
 
+func (x *SnapshotResponse) GetLacks() *LacksParticipants {
+	if x != nil {
+		if x, ok := x.Kind.(*SnapshotResponse_Lacks); ok {
+			return x.Lacks
+		}
+	}
+	return nil
+}
+
 type isSnapshotResponse_Kind interface {
 	isSnapshotResponse_Kind()
 }
@@ -3009,6 +3090,11 @@ type SnapshotResponse_Failure struct {
 	Failure *Failure `protobuf:"bytes,4,opt,name=failure,proto3,oneof"`
 }
 
+type SnapshotResponse_Lacks struct {
+	// lacks answers an open whose list of participants this host does not know.
+	Lacks *LacksParticipants `protobuf:"bytes,5,opt,name=lacks,proto3,oneof"`
+}
+
 func (*SnapshotResponse_Message) isSnapshotResponse_Kind() {}
 
 func (*SnapshotResponse_Progress) isSnapshotResponse_Kind() {}
@@ -3016,6 +3102,44 @@ func (*SnapshotResponse_Progress) isSnapshotResponse_Kind() {}
 func (*SnapshotResponse_Report) isSnapshotResponse_Kind() {}
 
 func (*SnapshotResponse_Failure) isSnapshotResponse_Kind() {}
+
+func (*SnapshotResponse_Lacks) isSnapshotResponse_Kind() {}
+
+type LacksParticipants struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LacksParticipants) Reset() {
+	*x = LacksParticipants{}
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LacksParticipants) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LacksParticipants) ProtoMessage() {}
+
+func (x *LacksParticipants) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LacksParticipants.ProtoReflect.Descriptor instead.
+func (*LacksParticipants) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
+}
 
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3031,7 +3155,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3043,7 +3167,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[33]
+	mi := &file_ss_v1_ss_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3056,7 +3180,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{33}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Progress) GetPhase() string {
@@ -3110,7 +3234,7 @@ type HostReport struct {
 
 func (x *HostReport) Reset() {
 	*x = HostReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3246,7 @@ func (x *HostReport) String() string {
 func (*HostReport) ProtoMessage() {}
 
 func (x *HostReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[34]
+	mi := &file_ss_v1_ss_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3259,7 @@ func (x *HostReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
 func (*HostReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{34}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *HostReport) GetMembers() []*MemberReport {
@@ -3228,7 +3352,7 @@ type MemberReport struct {
 
 func (x *MemberReport) Reset() {
 	*x = MemberReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3364,7 @@ func (x *MemberReport) String() string {
 func (*MemberReport) ProtoMessage() {}
 
 func (x *MemberReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[35]
+	mi := &file_ss_v1_ss_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3377,7 @@ func (x *MemberReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReport.ProtoReflect.Descriptor instead.
 func (*MemberReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{35}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MemberReport) GetMember() *Member {
@@ -3310,7 +3434,7 @@ type MemoryReport struct {
 
 func (x *MemoryReport) Reset() {
 	*x = MemoryReport{}
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3322,7 +3446,7 @@ func (x *MemoryReport) String() string {
 func (*MemoryReport) ProtoMessage() {}
 
 func (x *MemoryReport) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[36]
+	mi := &file_ss_v1_ss_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3335,7 +3459,7 @@ func (x *MemoryReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryReport.ProtoReflect.Descriptor instead.
 func (*MemoryReport) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{36}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MemoryReport) GetTracked() bool {
@@ -3391,7 +3515,7 @@ type PhaseTiming struct {
 
 func (x *PhaseTiming) Reset() {
 	*x = PhaseTiming{}
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3403,7 +3527,7 @@ func (x *PhaseTiming) String() string {
 func (*PhaseTiming) ProtoMessage() {}
 
 func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[37]
+	mi := &file_ss_v1_ss_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3416,7 +3540,7 @@ func (x *PhaseTiming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTiming.ProtoReflect.Descriptor instead.
 func (*PhaseTiming) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{37}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PhaseTiming) GetName() string {
@@ -3453,7 +3577,7 @@ type ImageKey struct {
 
 func (x *ImageKey) Reset() {
 	*x = ImageKey{}
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3465,7 +3589,7 @@ func (x *ImageKey) String() string {
 func (*ImageKey) ProtoMessage() {}
 
 func (x *ImageKey) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[38]
+	mi := &file_ss_v1_ss_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3478,7 +3602,7 @@ func (x *ImageKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageKey.ProtoReflect.Descriptor instead.
 func (*ImageKey) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{38}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ImageKey) GetJob() string {
@@ -3524,7 +3648,7 @@ type VerifyImagesRequest struct {
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3536,7 +3660,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[39]
+	mi := &file_ss_v1_ss_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3549,7 +3673,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{39}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *VerifyImagesRequest) GetKey() *ImageKey {
@@ -3598,7 +3722,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3610,7 +3734,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[40]
+	mi := &file_ss_v1_ss_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3623,7 +3747,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{40}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *VerifyImagesResponse) GetEnds() []*End {
@@ -3664,7 +3788,7 @@ type RemoveImagesRequest struct {
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3676,7 +3800,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[41]
+	mi := &file_ss_v1_ss_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3689,7 +3813,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{41}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RemoveImagesRequest) GetJob() string {
@@ -3743,7 +3867,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3755,7 +3879,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[42]
+	mi := &file_ss_v1_ss_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3768,7 +3892,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{42}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RemoveImagesResponse) GetRemoved() int32 {
@@ -3789,7 +3913,7 @@ type ResolveImagesRequest struct {
 
 func (x *ResolveImagesRequest) Reset() {
 	*x = ResolveImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3801,7 +3925,7 @@ func (x *ResolveImagesRequest) String() string {
 func (*ResolveImagesRequest) ProtoMessage() {}
 
 func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[43]
+	mi := &file_ss_v1_ss_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3814,7 +3938,7 @@ func (x *ResolveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{43}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ResolveImagesRequest) GetCommitted() []*ImageKey {
@@ -3839,7 +3963,7 @@ type ResolveImagesResponse struct {
 
 func (x *ResolveImagesResponse) Reset() {
 	*x = ResolveImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3851,7 +3975,7 @@ func (x *ResolveImagesResponse) String() string {
 func (*ResolveImagesResponse) ProtoMessage() {}
 
 func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[44]
+	mi := &file_ss_v1_ss_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3864,7 +3988,7 @@ func (x *ResolveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImagesResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{44}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
 }
 
 type RestoreRequest struct {
@@ -3880,7 +4004,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3892,7 +4016,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[45]
+	mi := &file_ss_v1_ss_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3905,7 +4029,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{45}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RestoreRequest) GetKind() isRestoreRequest_Kind {
@@ -3967,7 +4091,7 @@ type RestoreMessage struct {
 
 func (x *RestoreMessage) Reset() {
 	*x = RestoreMessage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3979,7 +4103,7 @@ func (x *RestoreMessage) String() string {
 func (*RestoreMessage) ProtoMessage() {}
 
 func (x *RestoreMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[46]
+	mi := &file_ss_v1_ss_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3992,7 +4116,7 @@ func (x *RestoreMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreMessage.ProtoReflect.Descriptor instead.
 func (*RestoreMessage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{46}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RestoreMessage) GetType() RestoreMessageType {
@@ -4068,7 +4192,7 @@ type RestoreWordRequest struct {
 
 func (x *RestoreWordRequest) Reset() {
 	*x = RestoreWordRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4080,7 +4204,7 @@ func (x *RestoreWordRequest) String() string {
 func (*RestoreWordRequest) ProtoMessage() {}
 
 func (x *RestoreWordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[47]
+	mi := &file_ss_v1_ss_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4093,7 +4217,7 @@ func (x *RestoreWordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreWordRequest.ProtoReflect.Descriptor instead.
 func (*RestoreWordRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{47}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RestoreWordRequest) GetJob() string {
@@ -4131,7 +4255,7 @@ type RestorePlan struct {
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4143,7 +4267,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[48]
+	mi := &file_ss_v1_ss_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4156,7 +4280,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{48}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RestorePlan) GetId() string {
@@ -4234,7 +4358,7 @@ type Transit struct {
 
 func (x *Transit) Reset() {
 	*x = Transit{}
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4246,7 +4370,7 @@ func (x *Transit) String() string {
 func (*Transit) ProtoMessage() {}
 
 func (x *Transit) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[49]
+	mi := &file_ss_v1_ss_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4259,7 +4383,7 @@ func (x *Transit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transit.ProtoReflect.Descriptor instead.
 func (*Transit) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{49}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Transit) GetLocal() string {
@@ -4301,7 +4425,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4313,7 +4437,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[50]
+	mi := &file_ss_v1_ss_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4326,7 +4450,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{50}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RestorePart) GetHost() string {
@@ -4399,7 +4523,7 @@ type EndChange struct {
 
 func (x *EndChange) Reset() {
 	*x = EndChange{}
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4411,7 +4535,7 @@ func (x *EndChange) String() string {
 func (*EndChange) ProtoMessage() {}
 
 func (x *EndChange) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[51]
+	mi := &file_ss_v1_ss_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4424,7 +4548,7 @@ func (x *EndChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndChange.ProtoReflect.Descriptor instead.
 func (*EndChange) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{51}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *EndChange) GetMember() string {
@@ -4465,7 +4589,7 @@ type AddrMove struct {
 
 func (x *AddrMove) Reset() {
 	*x = AddrMove{}
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4477,7 +4601,7 @@ func (x *AddrMove) String() string {
 func (*AddrMove) ProtoMessage() {}
 
 func (x *AddrMove) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[52]
+	mi := &file_ss_v1_ss_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4490,7 +4614,7 @@ func (x *AddrMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddrMove.ProtoReflect.Descriptor instead.
 func (*AddrMove) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{52}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AddrMove) GetFrom() string {
@@ -4521,7 +4645,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +4657,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[53]
+	mi := &file_ss_v1_ss_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +4670,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{53}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RestoreResponse) GetFaults() []string {
@@ -4597,7 +4721,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4609,7 +4733,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[54]
+	mi := &file_ss_v1_ss_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4622,7 +4746,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{54}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Failure) GetText() string {
@@ -4697,7 +4821,7 @@ type ExchangeRequest struct {
 
 func (x *ExchangeRequest) Reset() {
 	*x = ExchangeRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4709,7 +4833,7 @@ func (x *ExchangeRequest) String() string {
 func (*ExchangeRequest) ProtoMessage() {}
 
 func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[55]
+	mi := &file_ss_v1_ss_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4722,7 +4846,7 @@ func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ExchangeRequest) GetRemovedHosts() []byte {
@@ -4741,7 +4865,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4753,7 +4877,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[56]
+	mi := &file_ss_v1_ss_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4766,7 +4890,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{56}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ExchangeResponse) GetRemovedHosts() []byte {
@@ -4785,7 +4909,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4797,7 +4921,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[57]
+	mi := &file_ss_v1_ss_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4810,7 +4934,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{57}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DeliverRequest) GetMessage() *MarkerMessage {
@@ -4828,7 +4952,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4840,7 +4964,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[58]
+	mi := &file_ss_v1_ss_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4853,7 +4977,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{58}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
 }
 
 // ObjectFrame is one piece of an object on its way. The first frame of PutObject has name and size and no data.
@@ -4868,7 +4992,7 @@ type ObjectFrame struct {
 
 func (x *ObjectFrame) Reset() {
 	*x = ObjectFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4880,7 +5004,7 @@ func (x *ObjectFrame) String() string {
 func (*ObjectFrame) ProtoMessage() {}
 
 func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[59]
+	mi := &file_ss_v1_ss_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4893,7 +5017,7 @@ func (x *ObjectFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectFrame.ProtoReflect.Descriptor instead.
 func (*ObjectFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{59}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ObjectFrame) GetName() string {
@@ -4925,7 +5049,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4937,7 +5061,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[60]
+	mi := &file_ss_v1_ss_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4950,7 +5074,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{60}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
 }
 
 type GetObjectRequest struct {
@@ -4965,7 +5089,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4977,7 +5101,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[61]
+	mi := &file_ss_v1_ss_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4990,7 +5114,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{61}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetObjectRequest) GetName() string {
@@ -5023,7 +5147,7 @@ type StatObjectRequest struct {
 
 func (x *StatObjectRequest) Reset() {
 	*x = StatObjectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5035,7 +5159,7 @@ func (x *StatObjectRequest) String() string {
 func (*StatObjectRequest) ProtoMessage() {}
 
 func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[62]
+	mi := &file_ss_v1_ss_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5048,7 +5172,7 @@ func (x *StatObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatObjectRequest.ProtoReflect.Descriptor instead.
 func (*StatObjectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{62}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *StatObjectRequest) GetName() string {
@@ -5069,7 +5193,7 @@ type ObjectInfo struct {
 
 func (x *ObjectInfo) Reset() {
 	*x = ObjectInfo{}
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5081,7 +5205,7 @@ func (x *ObjectInfo) String() string {
 func (*ObjectInfo) ProtoMessage() {}
 
 func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[63]
+	mi := &file_ss_v1_ss_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5094,7 +5218,7 @@ func (x *ObjectInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectInfo.ProtoReflect.Descriptor instead.
 func (*ObjectInfo) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{63}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ObjectInfo) GetName() string {
@@ -5127,7 +5251,7 @@ type ListObjectsRequest struct {
 
 func (x *ListObjectsRequest) Reset() {
 	*x = ListObjectsRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5139,7 +5263,7 @@ func (x *ListObjectsRequest) String() string {
 func (*ListObjectsRequest) ProtoMessage() {}
 
 func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[64]
+	mi := &file_ss_v1_ss_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5152,7 +5276,7 @@ func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{64}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListObjectsRequest) GetPrefix() string {
@@ -5172,7 +5296,7 @@ type SettleImagesRequest struct {
 
 func (x *SettleImagesRequest) Reset() {
 	*x = SettleImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5184,7 +5308,7 @@ func (x *SettleImagesRequest) String() string {
 func (*SettleImagesRequest) ProtoMessage() {}
 
 func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[65]
+	mi := &file_ss_v1_ss_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5197,7 +5321,7 @@ func (x *SettleImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesRequest.ProtoReflect.Descriptor instead.
 func (*SettleImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{65}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *SettleImagesRequest) GetKey() *ImageKey {
@@ -5222,7 +5346,7 @@ type SettleImagesResponse struct {
 
 func (x *SettleImagesResponse) Reset() {
 	*x = SettleImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5234,7 +5358,7 @@ func (x *SettleImagesResponse) String() string {
 func (*SettleImagesResponse) ProtoMessage() {}
 
 func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[66]
+	mi := &file_ss_v1_ss_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5247,7 +5371,7 @@ func (x *SettleImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleImagesResponse.ProtoReflect.Descriptor instead.
 func (*SettleImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{66}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
 }
 
 type InventoryRequest struct {
@@ -5262,7 +5386,7 @@ type InventoryRequest struct {
 
 func (x *InventoryRequest) Reset() {
 	*x = InventoryRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5274,7 +5398,7 @@ func (x *InventoryRequest) String() string {
 func (*InventoryRequest) ProtoMessage() {}
 
 func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[67]
+	mi := &file_ss_v1_ss_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5287,7 +5411,7 @@ func (x *InventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryRequest.ProtoReflect.Descriptor instead.
 func (*InventoryRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{67}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *InventoryRequest) GetVault() string {
@@ -5317,7 +5441,7 @@ type InventoryResponse struct {
 
 func (x *InventoryResponse) Reset() {
 	*x = InventoryResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5329,7 +5453,7 @@ func (x *InventoryResponse) String() string {
 func (*InventoryResponse) ProtoMessage() {}
 
 func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[68]
+	mi := &file_ss_v1_ss_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5342,7 +5466,7 @@ func (x *InventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryResponse.ProtoReflect.Descriptor instead.
 func (*InventoryResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{68}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *InventoryResponse) GetSets() []*ImageSet {
@@ -5395,7 +5519,7 @@ type ImageSet struct {
 
 func (x *ImageSet) Reset() {
 	*x = ImageSet{}
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5407,7 +5531,7 @@ func (x *ImageSet) String() string {
 func (*ImageSet) ProtoMessage() {}
 
 func (x *ImageSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[69]
+	mi := &file_ss_v1_ss_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5420,7 +5544,7 @@ func (x *ImageSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSet.ProtoReflect.Descriptor instead.
 func (*ImageSet) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{69}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ImageSet) GetKey() *ImageKey {
@@ -5476,7 +5600,7 @@ type StoredCut struct {
 
 func (x *StoredCut) Reset() {
 	*x = StoredCut{}
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5488,7 +5612,7 @@ func (x *StoredCut) String() string {
 func (*StoredCut) ProtoMessage() {}
 
 func (x *StoredCut) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[70]
+	mi := &file_ss_v1_ss_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5501,7 +5625,7 @@ func (x *StoredCut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredCut.ProtoReflect.Descriptor instead.
 func (*StoredCut) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{70}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *StoredCut) GetJob() string {
@@ -5537,7 +5661,7 @@ type JobUsage struct {
 
 func (x *JobUsage) Reset() {
 	*x = JobUsage{}
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5549,7 +5673,7 @@ func (x *JobUsage) String() string {
 func (*JobUsage) ProtoMessage() {}
 
 func (x *JobUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[71]
+	mi := &file_ss_v1_ss_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5562,7 +5686,7 @@ func (x *JobUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUsage.ProtoReflect.Descriptor instead.
 func (*JobUsage) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{71}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *JobUsage) GetJob() string {
@@ -5605,7 +5729,7 @@ type PutCutRequest struct {
 
 func (x *PutCutRequest) Reset() {
 	*x = PutCutRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5617,7 +5741,7 @@ func (x *PutCutRequest) String() string {
 func (*PutCutRequest) ProtoMessage() {}
 
 func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[72]
+	mi := &file_ss_v1_ss_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5630,7 +5754,7 @@ func (x *PutCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutRequest.ProtoReflect.Descriptor instead.
 func (*PutCutRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{72}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *PutCutRequest) GetJob() string {
@@ -5669,7 +5793,7 @@ type PutCutResponse struct {
 
 func (x *PutCutResponse) Reset() {
 	*x = PutCutResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5681,7 +5805,7 @@ func (x *PutCutResponse) String() string {
 func (*PutCutResponse) ProtoMessage() {}
 
 func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[73]
+	mi := &file_ss_v1_ss_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5694,7 +5818,7 @@ func (x *PutCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutCutResponse.ProtoReflect.Descriptor instead.
 func (*PutCutResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{73}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
 }
 
 type FetchImagesRequest struct {
@@ -5709,7 +5833,7 @@ type FetchImagesRequest struct {
 
 func (x *FetchImagesRequest) Reset() {
 	*x = FetchImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5721,7 +5845,7 @@ func (x *FetchImagesRequest) String() string {
 func (*FetchImagesRequest) ProtoMessage() {}
 
 func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[74]
+	mi := &file_ss_v1_ss_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5734,7 +5858,7 @@ func (x *FetchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesRequest.ProtoReflect.Descriptor instead.
 func (*FetchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{74}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *FetchImagesRequest) GetKey() *ImageKey {
@@ -5775,7 +5899,7 @@ type FetchImagesResponse struct {
 
 func (x *FetchImagesResponse) Reset() {
 	*x = FetchImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5787,7 +5911,7 @@ func (x *FetchImagesResponse) String() string {
 func (*FetchImagesResponse) ProtoMessage() {}
 
 func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[75]
+	mi := &file_ss_v1_ss_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5800,7 +5924,7 @@ func (x *FetchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchImagesResponse.ProtoReflect.Descriptor instead.
 func (*FetchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{75}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *FetchImagesResponse) GetObjects() int32 {
@@ -5828,7 +5952,7 @@ type PushImagesRequest struct {
 
 func (x *PushImagesRequest) Reset() {
 	*x = PushImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5840,7 +5964,7 @@ func (x *PushImagesRequest) String() string {
 func (*PushImagesRequest) ProtoMessage() {}
 
 func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[76]
+	mi := &file_ss_v1_ss_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5853,7 +5977,7 @@ func (x *PushImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesRequest.ProtoReflect.Descriptor instead.
 func (*PushImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{76}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PushImagesRequest) GetKey() *ImageKey {
@@ -5887,7 +6011,7 @@ type PushImagesResponse struct {
 
 func (x *PushImagesResponse) Reset() {
 	*x = PushImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5899,7 +6023,7 @@ func (x *PushImagesResponse) String() string {
 func (*PushImagesResponse) ProtoMessage() {}
 
 func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[77]
+	mi := &file_ss_v1_ss_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5912,7 +6036,7 @@ func (x *PushImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImagesResponse.ProtoReflect.Descriptor instead.
 func (*PushImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{77}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PushImagesResponse) GetObjects() int32 {
@@ -5941,7 +6065,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5953,7 +6077,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[78]
+	mi := &file_ss_v1_ss_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5966,7 +6090,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{78}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CollectRequest) GetJob() string {
@@ -6000,7 +6124,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6012,7 +6136,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[79]
+	mi := &file_ss_v1_ss_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6025,7 +6149,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{79}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CollectResponse) GetObjects() int32 {
@@ -6055,7 +6179,7 @@ type ExportImagesRequest struct {
 
 func (x *ExportImagesRequest) Reset() {
 	*x = ExportImagesRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[80]
+	mi := &file_ss_v1_ss_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6067,7 +6191,7 @@ func (x *ExportImagesRequest) String() string {
 func (*ExportImagesRequest) ProtoMessage() {}
 
 func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[80]
+	mi := &file_ss_v1_ss_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6080,7 +6204,7 @@ func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
 func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{80}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ExportImagesRequest) GetKey() *ImageKey {
@@ -6133,7 +6257,7 @@ type FileFrame struct {
 
 func (x *FileFrame) Reset() {
 	*x = FileFrame{}
-	mi := &file_ss_v1_ss_proto_msgTypes[81]
+	mi := &file_ss_v1_ss_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6145,7 +6269,7 @@ func (x *FileFrame) String() string {
 func (*FileFrame) ProtoMessage() {}
 
 func (x *FileFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[81]
+	mi := &file_ss_v1_ss_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6158,7 +6282,7 @@ func (x *FileFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFrame.ProtoReflect.Descriptor instead.
 func (*FileFrame) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{81}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *FileFrame) GetKind() isFileFrame_Kind {
@@ -6229,7 +6353,7 @@ type PlainFile struct {
 
 func (x *PlainFile) Reset() {
 	*x = PlainFile{}
-	mi := &file_ss_v1_ss_proto_msgTypes[82]
+	mi := &file_ss_v1_ss_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6241,7 +6365,7 @@ func (x *PlainFile) String() string {
 func (*PlainFile) ProtoMessage() {}
 
 func (x *PlainFile) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[82]
+	mi := &file_ss_v1_ss_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6254,7 +6378,7 @@ func (x *PlainFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlainFile.ProtoReflect.Descriptor instead.
 func (*PlainFile) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{82}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PlainFile) GetPath() string {
@@ -6294,7 +6418,7 @@ type ImportOpen struct {
 
 func (x *ImportOpen) Reset() {
 	*x = ImportOpen{}
-	mi := &file_ss_v1_ss_proto_msgTypes[83]
+	mi := &file_ss_v1_ss_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6306,7 +6430,7 @@ func (x *ImportOpen) String() string {
 func (*ImportOpen) ProtoMessage() {}
 
 func (x *ImportOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[83]
+	mi := &file_ss_v1_ss_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6319,7 +6443,7 @@ func (x *ImportOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOpen.ProtoReflect.Descriptor instead.
 func (*ImportOpen) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{83}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ImportOpen) GetKey() *ImageKey {
@@ -6382,7 +6506,7 @@ type ImportImagesResponse struct {
 
 func (x *ImportImagesResponse) Reset() {
 	*x = ImportImagesResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[84]
+	mi := &file_ss_v1_ss_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6394,7 +6518,7 @@ func (x *ImportImagesResponse) String() string {
 func (*ImportImagesResponse) ProtoMessage() {}
 
 func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[84]
+	mi := &file_ss_v1_ss_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6407,7 +6531,7 @@ func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
 func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{84}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ImportImagesResponse) GetDigest() string {
@@ -6441,7 +6565,7 @@ type AskRestoreRequest struct {
 
 func (x *AskRestoreRequest) Reset() {
 	*x = AskRestoreRequest{}
-	mi := &file_ss_v1_ss_proto_msgTypes[85]
+	mi := &file_ss_v1_ss_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6453,7 +6577,7 @@ func (x *AskRestoreRequest) String() string {
 func (*AskRestoreRequest) ProtoMessage() {}
 
 func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[85]
+	mi := &file_ss_v1_ss_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6466,7 +6590,7 @@ func (x *AskRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreRequest.ProtoReflect.Descriptor instead.
 func (*AskRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{85}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *AskRestoreRequest) GetJob() string {
@@ -6492,7 +6616,7 @@ type AskRestoreResponse struct {
 
 func (x *AskRestoreResponse) Reset() {
 	*x = AskRestoreResponse{}
-	mi := &file_ss_v1_ss_proto_msgTypes[86]
+	mi := &file_ss_v1_ss_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6504,7 +6628,7 @@ func (x *AskRestoreResponse) String() string {
 func (*AskRestoreResponse) ProtoMessage() {}
 
 func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ss_v1_ss_proto_msgTypes[86]
+	mi := &file_ss_v1_ss_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6517,7 +6641,7 @@ func (x *AskRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskRestoreResponse.ProtoReflect.Descriptor instead.
 func (*AskRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{86}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *AskRestoreResponse) GetMessage() *RestoreMessage {
@@ -6679,15 +6803,18 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	".ss.v1.EndR\x04ends\x12\x16\n" +
 	"\x06reason\x18\f \x01(\tR\x06reason\x12(\n" +
 	"\x05cause\x18\r \x01(\x0e2\x12.ss.v1.MarkerCauseR\x05cause\x12\x14\n" +
-	"\x05group\x18\x0e \x01(\fR\x05group\"v\n" +
+	"\x05group\x18\x0e \x01(\fR\x05group\"\xb4\x01\n" +
 	"\x0fSnapshotRequest\x12)\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenH\x00R\x04open\x120\n" +
-	"\amessage\x18\x02 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessageB\x06\n" +
-	"\x04kind\"\xed\x02\n" +
+	"\amessage\x18\x02 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessage\x12<\n" +
+	"\fparticipants\x18\x03 \x01(\v2\x16.ss.v1.ParticipantListH\x00R\fparticipantsB\x06\n" +
+	"\x04kind\"I\n" +
+	"\x0fParticipantList\x126\n" +
+	"\fparticipants\x18\x01 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\"\xec\x02\n" +
 	"\fSnapshotOpen\x12\x1c\n" +
 	"\x03key\x18\x01 \x01(\v2\n" +
-	".ss.v1.KeyR\x03key\x126\n" +
-	"\fparticipants\x18\x02 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\x12*\n" +
+	".ss.v1.KeyR\x03key\x12/\n" +
+	"\x13participants_digest\x18\v \x01(\fR\x12participantsDigest\x12*\n" +
 	"\x06copies\x18\x03 \x03(\v2\x12.ss.v1.ParticipantR\x06copies\x12#\n" +
 	"\rcopies_wanted\x18\x05 \x01(\x05R\fcopiesWanted\x12\x16\n" +
 	"\x06vaults\x18\x06 \x03(\tR\x06vaults\x12\x17\n" +
@@ -6696,13 +6823,14 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\brestored\x18\x10 \x01(\x04R\brestored\x12\x1b\n" +
 	"\tsettle_ms\x18\t \x01(\x03R\bsettleMs\x12,\n" +
 	"\aoutside\x18\n" +
-	" \x03(\v2\x12.ss.v1.OutsideRuleR\aoutsideJ\x04\b\x04\x10\x05\"\xb8\x01\n" +
+	" \x03(\v2\x12.ss.v1.OutsideRuleR\aoutsideJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05\"\xf0\x01\n" +
 	"\fCheckRequest\x12'\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.ss.v1.SnapshotOpenR\x04open\x12\x1a\n" +
 	"\bholdings\x18\x02 \x01(\bR\bholdings\x12\x10\n" +
 	"\x03job\x18\x03 \x01(\tR\x03job\x12*\n" +
 	"\x06coming\x18\x04 \x03(\v2\x12.ss.v1.CheckComingR\x06coming\x12%\n" +
-	"\x05moves\x18\x05 \x03(\v2\x0f.ss.v1.AddrMoveR\x05moves\"m\n" +
+	"\x05moves\x18\x05 \x03(\v2\x0f.ss.v1.AddrMoveR\x05moves\x126\n" +
+	"\fparticipants\x18\x06 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\"m\n" +
 	"\vCheckComing\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x14\n" +
@@ -6721,13 +6849,15 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\bholdings\x18\x05 \x01(\fR\bholdings\"3\n" +
 	"\vOutsideRule\x12\x14\n" +
 	"\x05match\x18\x01 \x01(\tR\x05match\x12\x0e\n" +
-	"\x02as\x18\x02 \x01(\tR\x02as\"\xd4\x01\n" +
+	"\x02as\x18\x02 \x01(\tR\x02as\"\x86\x02\n" +
 	"\x10SnapshotResponse\x120\n" +
 	"\amessage\x18\x01 \x01(\v2\x14.ss.v1.MarkerMessageH\x00R\amessage\x12-\n" +
 	"\bprogress\x18\x02 \x01(\v2\x0f.ss.v1.ProgressH\x00R\bprogress\x12+\n" +
 	"\x06report\x18\x03 \x01(\v2\x11.ss.v1.HostReportH\x00R\x06report\x12*\n" +
-	"\afailure\x18\x04 \x01(\v2\x0e.ss.v1.FailureH\x00R\afailureB\x06\n" +
-	"\x04kind\"f\n" +
+	"\afailure\x18\x04 \x01(\v2\x0e.ss.v1.FailureH\x00R\afailure\x120\n" +
+	"\x05lacks\x18\x05 \x01(\v2\x18.ss.v1.LacksParticipantsH\x00R\x05lacksB\x06\n" +
+	"\x04kind\"\x13\n" +
+	"\x11LacksParticipants\"f\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n" +
@@ -7134,7 +7264,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(MarkerMessageType)(0),        // 0: ss.v1.MarkerMessageType
 	(MarkerCause)(0),              // 1: ss.v1.MarkerCause
@@ -7168,72 +7298,74 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*End)(nil),                   // 29: ss.v1.End
 	(*MarkerMessage)(nil),         // 30: ss.v1.MarkerMessage
 	(*SnapshotRequest)(nil),       // 31: ss.v1.SnapshotRequest
-	(*SnapshotOpen)(nil),          // 32: ss.v1.SnapshotOpen
-	(*CheckRequest)(nil),          // 33: ss.v1.CheckRequest
-	(*CheckComing)(nil),           // 34: ss.v1.CheckComing
-	(*CheckResponse)(nil),         // 35: ss.v1.CheckResponse
-	(*CheckedMember)(nil),         // 36: ss.v1.CheckedMember
-	(*OutsideRule)(nil),           // 37: ss.v1.OutsideRule
-	(*SnapshotResponse)(nil),      // 38: ss.v1.SnapshotResponse
-	(*Progress)(nil),              // 39: ss.v1.Progress
-	(*HostReport)(nil),            // 40: ss.v1.HostReport
-	(*MemberReport)(nil),          // 41: ss.v1.MemberReport
-	(*MemoryReport)(nil),          // 42: ss.v1.MemoryReport
-	(*PhaseTiming)(nil),           // 43: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 44: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 45: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 46: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 47: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 48: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 49: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 50: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 51: ss.v1.RestoreRequest
-	(*RestoreMessage)(nil),        // 52: ss.v1.RestoreMessage
-	(*RestoreWordRequest)(nil),    // 53: ss.v1.RestoreWordRequest
-	(*RestorePlan)(nil),           // 54: ss.v1.RestorePlan
-	(*Transit)(nil),               // 55: ss.v1.Transit
-	(*RestorePart)(nil),           // 56: ss.v1.RestorePart
-	(*EndChange)(nil),             // 57: ss.v1.EndChange
-	(*AddrMove)(nil),              // 58: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 59: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 60: ss.v1.Failure
-	(*ExchangeRequest)(nil),       // 61: ss.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 62: ss.v1.ExchangeResponse
-	(*DeliverRequest)(nil),        // 63: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 64: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 65: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 66: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 67: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 68: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 69: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 70: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 71: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 72: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 73: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 74: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 75: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 76: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 77: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 78: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 79: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 80: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 81: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 82: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 83: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 84: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 85: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 86: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 87: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 88: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 89: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 90: ss.v1.ImportImagesResponse
-	(*AskRestoreRequest)(nil),     // 91: ss.v1.AskRestoreRequest
-	(*AskRestoreResponse)(nil),    // 92: ss.v1.AskRestoreResponse
+	(*ParticipantList)(nil),       // 32: ss.v1.ParticipantList
+	(*SnapshotOpen)(nil),          // 33: ss.v1.SnapshotOpen
+	(*CheckRequest)(nil),          // 34: ss.v1.CheckRequest
+	(*CheckComing)(nil),           // 35: ss.v1.CheckComing
+	(*CheckResponse)(nil),         // 36: ss.v1.CheckResponse
+	(*CheckedMember)(nil),         // 37: ss.v1.CheckedMember
+	(*OutsideRule)(nil),           // 38: ss.v1.OutsideRule
+	(*SnapshotResponse)(nil),      // 39: ss.v1.SnapshotResponse
+	(*LacksParticipants)(nil),     // 40: ss.v1.LacksParticipants
+	(*Progress)(nil),              // 41: ss.v1.Progress
+	(*HostReport)(nil),            // 42: ss.v1.HostReport
+	(*MemberReport)(nil),          // 43: ss.v1.MemberReport
+	(*MemoryReport)(nil),          // 44: ss.v1.MemoryReport
+	(*PhaseTiming)(nil),           // 45: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 46: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 47: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 48: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 49: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 50: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 51: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 52: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 53: ss.v1.RestoreRequest
+	(*RestoreMessage)(nil),        // 54: ss.v1.RestoreMessage
+	(*RestoreWordRequest)(nil),    // 55: ss.v1.RestoreWordRequest
+	(*RestorePlan)(nil),           // 56: ss.v1.RestorePlan
+	(*Transit)(nil),               // 57: ss.v1.Transit
+	(*RestorePart)(nil),           // 58: ss.v1.RestorePart
+	(*EndChange)(nil),             // 59: ss.v1.EndChange
+	(*AddrMove)(nil),              // 60: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 61: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 62: ss.v1.Failure
+	(*ExchangeRequest)(nil),       // 63: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 64: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 65: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 66: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 67: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 68: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 69: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 70: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 71: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 72: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 73: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 74: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 75: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 76: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 77: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 78: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 79: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 80: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 81: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 82: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 83: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 84: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 85: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 86: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 87: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 88: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 89: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 90: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 91: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 92: ss.v1.ImportImagesResponse
+	(*AskRestoreRequest)(nil),     // 93: ss.v1.AskRestoreRequest
+	(*AskRestoreResponse)(nil),    // 94: ss.v1.AskRestoreResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	7,   // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
 	7,   // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
-	44,  // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	46,  // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
 	13,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
 	7,   // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
 	8,   // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
@@ -7247,131 +7379,134 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	27,  // 13: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
 	29,  // 14: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
 	1,   // 15: ss.v1.MarkerMessage.cause:type_name -> ss.v1.MarkerCause
-	32,  // 16: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	33,  // 16: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
 	30,  // 17: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	27,  // 18: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	28,  // 19: ss.v1.SnapshotOpen.participants:type_name -> ss.v1.Participant
-	28,  // 20: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	37,  // 21: ss.v1.SnapshotOpen.outside:type_name -> ss.v1.OutsideRule
-	32,  // 22: ss.v1.CheckRequest.open:type_name -> ss.v1.SnapshotOpen
-	34,  // 23: ss.v1.CheckRequest.coming:type_name -> ss.v1.CheckComing
-	58,  // 24: ss.v1.CheckRequest.moves:type_name -> ss.v1.AddrMove
-	36,  // 25: ss.v1.CheckResponse.members:type_name -> ss.v1.CheckedMember
-	30,  // 26: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	39,  // 27: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	40,  // 28: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	60,  // 29: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	41,  // 30: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	43,  // 31: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	14,  // 32: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	42,  // 33: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
-	44,  // 34: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	29,  // 35: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	44,  // 36: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	44,  // 37: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	54,  // 38: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	52,  // 39: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	2,   // 40: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
-	3,   // 41: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
-	52,  // 42: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
-	27,  // 43: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	56,  // 44: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	58,  // 45: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	28,  // 46: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
-	55,  // 47: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
-	14,  // 48: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	28,  // 49: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	57,  // 50: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
-	60,  // 51: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	52,  // 52: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	4,   // 53: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
-	5,   // 54: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
-	30,  // 55: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	44,  // 56: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	75,  // 57: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	76,  // 58: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	77,  // 59: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	13,  // 60: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	76,  // 61: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	44,  // 62: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	44,  // 63: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 64: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	44,  // 65: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	44,  // 66: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 67: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	89,  // 68: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	88,  // 69: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	44,  // 70: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	28,  // 71: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	52,  // 72: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	52,  // 73: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	6,   // 74: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	15,  // 75: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	17,  // 76: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	19,  // 77: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11,  // 78: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	25,  // 79: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	21,  // 80: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	23,  // 81: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	33,  // 82: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
-	31,  // 83: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	51,  // 84: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	53,  // 85: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	45,  // 86: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	47,  // 87: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	49,  // 88: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	73,  // 89: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	78,  // 90: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	80,  // 91: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	82,  // 92: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	84,  // 93: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	86,  // 94: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	87,  // 95: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	63,  // 96: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	65,  // 97: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	71,  // 98: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	67,  // 99: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	68,  // 100: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	70,  // 101: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	11,  // 102: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	61,  // 103: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	91,  // 104: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	9,   // 105: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	16,  // 106: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	18,  // 107: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	20,  // 108: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12,  // 109: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	26,  // 110: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22,  // 111: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	24,  // 112: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	35,  // 113: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
-	38,  // 114: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	59,  // 115: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	59,  // 116: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	46,  // 117: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	48,  // 118: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	50,  // 119: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	74,  // 120: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	79,  // 121: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	81,  // 122: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	83,  // 123: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	85,  // 124: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	87,  // 125: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	90,  // 126: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	64,  // 127: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	66,  // 128: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	72,  // 129: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	65,  // 130: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	69,  // 131: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	69,  // 132: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	12,  // 133: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	62,  // 134: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	92,  // 135: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	105, // [105:136] is the sub-list for method output_type
-	74,  // [74:105] is the sub-list for method input_type
-	74,  // [74:74] is the sub-list for extension type_name
-	74,  // [74:74] is the sub-list for extension extendee
-	0,   // [0:74] is the sub-list for field type_name
+	32,  // 18: ss.v1.SnapshotRequest.participants:type_name -> ss.v1.ParticipantList
+	28,  // 19: ss.v1.ParticipantList.participants:type_name -> ss.v1.Participant
+	27,  // 20: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	28,  // 21: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	38,  // 22: ss.v1.SnapshotOpen.outside:type_name -> ss.v1.OutsideRule
+	33,  // 23: ss.v1.CheckRequest.open:type_name -> ss.v1.SnapshotOpen
+	35,  // 24: ss.v1.CheckRequest.coming:type_name -> ss.v1.CheckComing
+	60,  // 25: ss.v1.CheckRequest.moves:type_name -> ss.v1.AddrMove
+	28,  // 26: ss.v1.CheckRequest.participants:type_name -> ss.v1.Participant
+	37,  // 27: ss.v1.CheckResponse.members:type_name -> ss.v1.CheckedMember
+	30,  // 28: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	41,  // 29: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	42,  // 30: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	62,  // 31: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	40,  // 32: ss.v1.SnapshotResponse.lacks:type_name -> ss.v1.LacksParticipants
+	43,  // 33: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	45,  // 34: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	14,  // 35: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	44,  // 36: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
+	46,  // 37: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	29,  // 38: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	46,  // 39: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	46,  // 40: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	56,  // 41: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	54,  // 42: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	2,   // 43: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
+	3,   // 44: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
+	54,  // 45: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
+	27,  // 46: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	58,  // 47: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	60,  // 48: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	28,  // 49: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	57,  // 50: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
+	14,  // 51: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	28,  // 52: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	59,  // 53: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
+	62,  // 54: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	54,  // 55: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	4,   // 56: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
+	5,   // 57: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
+	30,  // 58: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	46,  // 59: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	77,  // 60: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	78,  // 61: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	79,  // 62: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	13,  // 63: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	78,  // 64: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	46,  // 65: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	46,  // 66: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 67: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	46,  // 68: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	46,  // 69: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 70: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	91,  // 71: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	90,  // 72: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	46,  // 73: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	28,  // 74: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	54,  // 75: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	54,  // 76: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	6,   // 77: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	15,  // 78: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	17,  // 79: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	19,  // 80: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11,  // 81: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	25,  // 82: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	21,  // 83: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	23,  // 84: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	34,  // 85: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
+	31,  // 86: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	53,  // 87: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	55,  // 88: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	47,  // 89: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	49,  // 90: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	51,  // 91: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	75,  // 92: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	80,  // 93: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	82,  // 94: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	84,  // 95: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	86,  // 96: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	88,  // 97: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	89,  // 98: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	65,  // 99: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	67,  // 100: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	73,  // 101: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	69,  // 102: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	70,  // 103: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	72,  // 104: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	11,  // 105: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	63,  // 106: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	93,  // 107: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	9,   // 108: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	16,  // 109: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	18,  // 110: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	20,  // 111: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12,  // 112: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	26,  // 113: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22,  // 114: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	24,  // 115: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	36,  // 116: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
+	39,  // 117: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	61,  // 118: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	61,  // 119: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	48,  // 120: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	50,  // 121: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	52,  // 122: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	76,  // 123: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	81,  // 124: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	83,  // 125: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	85,  // 126: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	87,  // 127: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	89,  // 128: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	92,  // 129: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	66,  // 130: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	68,  // 131: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	74,  // 132: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	67,  // 133: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	71,  // 134: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	71,  // 135: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	12,  // 136: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	64,  // 137: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	94,  // 138: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	108, // [108:139] is the sub-list for method output_type
+	77,  // [77:108] is the sub-list for method input_type
+	77,  // [77:77] is the sub-list for extension type_name
+	77,  // [77:77] is the sub-list for extension extendee
+	0,   // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -7382,18 +7517,20 @@ func file_ss_v1_ss_proto_init() {
 	file_ss_v1_ss_proto_msgTypes[25].OneofWrappers = []any{
 		(*SnapshotRequest_Open)(nil),
 		(*SnapshotRequest_Message)(nil),
+		(*SnapshotRequest_Participants)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[32].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[33].OneofWrappers = []any{
 		(*SnapshotResponse_Message)(nil),
 		(*SnapshotResponse_Progress)(nil),
 		(*SnapshotResponse_Report)(nil),
 		(*SnapshotResponse_Failure)(nil),
+		(*SnapshotResponse_Lacks)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[45].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[47].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Message)(nil),
 	}
-	file_ss_v1_ss_proto_msgTypes[81].OneofWrappers = []any{
+	file_ss_v1_ss_proto_msgTypes[83].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
 		(*FileFrame_File)(nil),
 		(*FileFrame_Data)(nil),
@@ -7404,7 +7541,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   87,
+			NumMessages:   89,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
