@@ -88,7 +88,7 @@ func (a *Agent) planTarget(ctx context.Context, job string, moved map[netip.Addr
 
 // arrival is a member of which source's images tell, on its way to this host.
 func arrival(source string, m Member, meta MemberMeta) target.Arrival {
-	return target.Arrival{Source: source, Member: m.Name, Log: m.Log, Needs: meta.Needs, Files: meta.Files, Seen: meta.Seen}
+	return target.Arrival{Source: source, Member: m.Name, Log: m.Log, Needs: meta.Needs, Files: meta.Files, Seen: meta.Seen, Made: meta.places()}
 }
 
 // checkPeers looks whether this host reaches all others that take part: a restore that has ended the live members must not find out then that one

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,8 @@ const (
 	filesFolder = "files"
 	filesIndex  = "files.json"
 	seenIndex   = "seen.json"
+
+	foldersIndex = "folders.json"
 )
 
 // trees are the members as the files package looks at them.
@@ -56,13 +59,7 @@ func (w *work) surveyFiles(ctx context.Context) (refused []string, size int64, e
 	if err != nil {
 		return nil, 0, err
 	}
-	dir := ""
-	if w.partial != nil { // else there is no room for dumps, which is the refusal
-		if dir, err = w.aheadDir(); err != nil {
-			return nil, 0, err
-		}
-	}
-	s, err := files.Survey(ctx, trees, dir)
+	s, err := files.Survey(ctx, trees, w.a.cfg.Images.Staging())
 	if err != nil {
 		return nil, 0, err
 	}
@@ -185,15 +182,70 @@ func (w *work) closeFiles() error {
 // indexFiles writes into the member's part of the image set which files it held.
 func (w *work) indexFiles(m Member, images string) error {
 	for name, list := range map[string]any{filesIndex: w.files.Stored(m.Name), seenIndex: w.files.Seen(m.Name)} {
-		b, err := json.Marshal(list)
-		if err != nil {
-			return fmt.Errorf("encode the list of files: %w", err)
-		}
-		if err := os.WriteFile(filepath.Join(filepath.Dir(images), name), b, 0o600); err != nil {
+		if err := writeIndex(filepath.Join(filepath.Dir(images), name), list); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func writeIndex(path string, list any) error {
+	b, err := json.Marshal(list)
+	if err != nil {
+		return fmt.Errorf("encode the list of files: %w", err)
+	}
+	return os.WriteFile(path, b, 0o600)
+}
+
+// folders are the paths of the folders that a restore of the member needs: of its files, sockets and FIFOs, and those that it works in or watches.
+func (mm MemberMeta) folders() []string {
+	var out []string
+	for _, f := range mm.Files {
+		for _, name := range f.Names() {
+			out = append(out, filepath.Dir(name))
+		}
+	}
+	for _, u := range mm.Needs.Objects.Unix {
+		if u.Path != "" {
+			out = append(out, filepath.Dir(u.Path))
+		}
+	}
+	for _, s := range mm.fifos() {
+		out = append(out, filepath.Dir(s.Path))
+	}
+	return slices.Concat(out, mm.Needs.Objects.Watched, mm.Needs.Dirs)
+}
+
+// fifos are the FIFOs that the member has open.
+func (mm MemberMeta) fifos() []files.Seen {
+	var out []files.Seen
+	for _, s := range mm.Seen {
+		if s.Mode&unix.S_IFMT == unix.S_IFIFO && !strings.HasSuffix(s.Path, " (deleted)") {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// places are what a restore of the member makes where it is missing.
+func (mm MemberMeta) places() []files.Seen { return slices.Concat(mm.Folders, mm.fifos()) }
+
+// places are what is made for all members that come to this host.
+func (r *Restoration) places() ([]files.Seen, error) {
+	var out []files.Seen
+	for _, rm := range r.members {
+		images := filepath.Join(r.unpacked(rm.part.Host), rm.member.Name, custody.ImagesFolder)
+		folders, err := readIndex[files.Seen](filepath.Join(filepath.Dir(images), foldersIndex))
+		if err != nil {
+			return nil, err
+		}
+		seen, err := seenFiles(images)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, MemberMeta{Folders: folders, Seen: seen}.places()...)
+	}
+	return files.SortPlaces(out), nil
 }
 
 func storedFiles(images string) ([]StoredFile, error) {
@@ -267,7 +319,11 @@ func (r *Restoration) putFilesBack() error {
 	if err != nil {
 		return err
 	}
-	undo, err := files.PutBack(filepath.Join(r.dir, undoFolder), sources)
+	places, err := r.places()
+	if err != nil {
+		return err
+	}
+	undo, err := files.PutBack(filepath.Join(r.dir, undoFolder), places, sources)
 	if err != nil {
 		return fmt.Errorf("files of the cut: %w", err)
 	}
@@ -389,6 +445,15 @@ func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta, room *custody
 			faults = append(faults, err.Error())
 		}
 		room.Keep(kept)
+	}
+	made := map[string]bool{}
+	for _, s := range files.SortPlaces(mm.places()) {
+		if files.Missing(s.Path) {
+			if err := files.CheckFolder(s, made); err != nil {
+				faults = append(faults, err.Error())
+			}
+			made[s.Path] = true
+		}
 	}
 	was := map[string]files.Seen{}
 	for _, s := range mm.Seen {

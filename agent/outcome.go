@@ -52,6 +52,8 @@ type MemberMeta struct {
 	Needs target.Needs `json:"needs"`
 	Files []StoredFile `json:"files"`
 	Seen  []files.Seen `json:"seen,omitempty"` // what tells the files that were open from others; absent from cuts of version 1
+	// Folders are those that lead to all of this, to sockets and to what is watched: what is missing is made. Absent from older cuts.
+	Folders []files.Seen `json:"folders,omitempty"`
 }
 
 // store makes the images durable here, on other hosts and in vaults. The members run meanwhile.
@@ -119,7 +121,12 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 			return SetMeta{}, 0, err
 		}
 		addBuildIDs(&needs, seen)
-		meta.Members[m.Name] = MemberMeta{Needs: needs, Files: stored, Seen: seen}
+		mm := MemberMeta{Needs: needs, Files: stored, Seen: seen}
+		mm.Folders = files.Folders(mm.folders())
+		if err := writeIndex(filepath.Join(filepath.Dir(dir), foldersIndex), mm.Folders); err != nil {
+			return SetMeta{}, 0, err
+		}
+		meta.Members[m.Name] = mm
 		size += folderSize(filepath.Dir(dir))
 	}
 	return meta, size, w.checkPlace(ctx, meta)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ss/agent/files"
 	"ss/agent/inventory"
 	"ss/agent/proc"
 	"ss/agent/target"
@@ -119,6 +120,7 @@ func (a *Agent) preflightMember(ctx context.Context, m Member, q Question, first
 	if err != nil {
 		return c, err
 	}
+	meta.Folders = files.Folders(meta.folders())
 	if c.Needs, err = json.Marshal(meta); err != nil || !q.Holdings {
 		return c, err
 	}

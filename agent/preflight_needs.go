@@ -53,7 +53,7 @@ func (a *Agent) liveNeeds(ctx context.Context, m Member, pids []int, first bool)
 	return meta, a.liveObjects(ctx, m.Job, &meta.Needs.Objects)
 }
 
-// liveObjects adds the sockets and terminals of all members of a job on this host.
+// liveObjects adds the sockets of all members of a job on this host.
 func (a *Agent) liveObjects(ctx context.Context, job string, out *target.NeededObjects) error {
 	lives, err := a.cfg.Cells.Objects(ctx, job)
 	if err != nil {
@@ -67,11 +67,6 @@ func (a *Agent) liveObjects(ctx context.Context, job string, out *target.NeededO
 	for _, u := range lives.Unix {
 		if u.Ours {
 			out.Unix = append(out.Unix, target.NeededUnix{Path: u.Path, Abstract: u.Abstract})
-		}
-	}
-	for _, t := range lives.Terminals {
-		if t.Ours {
-			out.Terminals = append(out.Terminals, t.Number)
 		}
 	}
 	return nil

@@ -225,8 +225,9 @@ func TestTargetIsPlanned(t *testing.T) {
 		{"FIFO", (*targets).fifo},
 		{"folder of a UNIX socket", (*targets).unixFolder},
 		{"UNIX socket in use", (*targets).unixInUse},
+		{"log of another program", (*targets).logOfAnother},
 		{"watched folder", (*targets).watchedFolder},
-		{"terminal in use", (*targets).terminalInUse},
+		{"terminals of one number", (*targets).terminals},
 		{"blocked path", (*targets).blockedPath},
 		{"mode of a path", (*targets).modeOfPath},
 		{"one file of two hosts", (*targets).oneFile},
@@ -289,7 +290,13 @@ func (c *targets) fifo() {
 	j := c.hold("hostA", "fifo", "/srv/fifo")
 	cut := j.snapshot().Cut
 	to := []string{"--remap", "hostA=hostC"}
-	j.refuses(cut, to, "hostC", "there is no /srv/fifo", "mkfifo -m 640 /srv/fifo")
+	j.comesBack(cut, "hostA=hostC") // it is made
+	if got := c.on("hostC", "stat", "-c", "%F %a", "/srv/fifo"); got != "fifo 640\n" {
+		c.t.Errorf("the FIFO that was made is a %s", got)
+	}
+	j.moved("hostC", "hostA")
+	j.comesBack(cut)
+	c.on("hostC", "rm", "/srv/fifo")
 	c.on("hostC", "touch", "/srv/fifo")
 	j.refuses(cut, to, "hostC", "/srv/fifo is a regular file")
 	c.on("hostC", "sh", "-c", "rm /srv/fifo && mkfifo -m 600 /srv/fifo")
@@ -301,20 +308,52 @@ func (c *targets) fifo() {
 }
 
 func (c *targets) unixFolder() {
+	c.on("hostA", "install", "-d", "-m", "2751", "-o", "1000", "-g", "1001", "/srv/sockets/of")
 	c.on("hostA", "mkdir", "-p", "/srv/sockets")
-	j := c.hold("hostA", "unix", "/srv/sockets/one")
+	j := c.hold("hostA", "unix", "/srv/sockets/of/one")
 	cut := j.snapshot().Cut
 	to := []string{"--remap", "hostA=hostC"}
-	j.refuses(cut, to, "hostC", "there is no folder /srv/sockets", "make it")
-	c.on("hostC", "mkdir", "-p", "/srv/sockets/one")
-	j.refuses(cut, to, "hostC", "/srv/sockets/one is a folder")
-	c.on("hostC", "rmdir", "/srv/sockets/one")
-	c.on("hostC", "touch", "/srv/sockets/one")
-	j.refuses(cut, to, "hostC", "/srv/sockets/one is a regular file")
-	c.on("hostC", "rm", "/srv/sockets/one")
-	j.comesBack(cut, "hostA=hostC")
+	c.on("hostC", "mkdir", "-p", "/srv/sockets/of/one")
+	j.refuses(cut, to, "hostC", "/srv/sockets/of/one is a folder")
+	c.on("hostC", "rmdir", "/srv/sockets/of/one")
+	c.on("hostC", "touch", "/srv/sockets/of/one")
+	j.refuses(cut, to, "hostC", "/srv/sockets/of/one is a regular file")
+	c.on("hostC", "rm", "-r", "/srv/sockets")
+	j.comesBack(cut, "hostA=hostC") // the folders are made
+	if got := c.on("hostC", "stat", "-c", "%a %u %g", "/srv/sockets", "/srv/sockets/of"); got != c.on("hostA", "stat", "-c", "%a %u %g", "/srv/sockets", "/srv/sockets/of") {
+		c.t.Errorf("the folders that were made: %s", got)
+	}
 	j.end()
 	c.on("hostC", "rm", "-r", "/srv/sockets")
+}
+
+// logOfAnother has a member log to a daemon that is no member, over a socket like /dev/log. Elsewhere it logs to that host's.
+func (c *targets) logOfAnother() {
+	const path = "/srv/log"
+	here := c.stranger("hostA", "log-daemon", path)
+	j := c.hold("hostA", "log", path)
+	cut := j.snapshot().Cut
+	j.comesBack(cut)
+	to := []string{"--remap", "hostA=hostC"}
+	j.refuses(cut, to, "hostC", "connected to the UNIX socket "+path, "start the one that does")
+	there := c.stranger("hostC", "log-daemon", path)
+	log := fmt.Sprintf("/srv/stranger-%d.log", c.made-1)
+	j.comesBack(cut, "hostA=hostC")
+	await(c.t, "lines at the other host's daemon", func() string {
+		out, err := c.Host("hostC").ReadFile(log)
+		if err != nil || !strings.Contains(string(out), "received") {
+			return fmt.Sprintf("%v: %s", err, lastLine(string(out)))
+		}
+		return ""
+	})
+	j.end()
+	here.Kill()
+	j = c.hold("hostA", "log-daemon", path)
+	j.holdToo(c, "hostA", "log", path)
+	f := badInput{job: j}
+	f.refuseUntouched(4, []string{"connected to", "not part of the member"}, "snapshot", j.name)
+	j.end()
+	there.Kill()
 }
 
 func (c *targets) unixInUse() {
@@ -332,23 +371,20 @@ func (c *targets) unixInUse() {
 func (c *targets) watchedFolder() {
 	j := c.hold("hostA", "watch", "/srv/watched")
 	cut := j.snapshot().Cut
-	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", "it watches /srv/watched", "make it")
-	c.on("hostC", "mkdir", "/srv/watched")
 	j.comesBack(cut, "hostA=hostC")
 	j.end()
 	c.on("hostC", "rmdir", "/srv/watched")
 }
 
-// terminalInUse gives a member's terminal to a stranger, once the member has ended. All hosts of a lab share their terminals.
-func (c *targets) terminalInUse() {
+// terminals has members of two hosts come to a third, where a stranger has a terminal open. All of them have the same number.
+func (c *targets) terminals() {
 	j := c.hold("hostA", "pty", "")
+	j.holdToo(c, "hostB", "pty", "")
 	cut := j.snapshot().Cut
-	j.MustCtl("kill", j.name)
 	other := c.stranger("hostC", "pty", "")
-	f := badInput{job: j}
-	f.refuseUntouched(4, []string{"hostC", "the terminal /dev/pts/", "is open here"}, "restore", cut, "--remap", "hostA=hostC")
+	j.comesBack(cut, "hostA=hostC", "hostB=hostC")
 	other.Kill()
-	j.comesBack(cut, "hostA=hostC")
+	j.comesBack(j.snapshot().Cut)
 	j.end()
 }
 

@@ -59,6 +59,16 @@ func findHierarchies(parent string, forceV1 bool) (hierarchies, error) {
 	return h, nil
 }
 
+// member says whether a process lives in the cgroup of some member.
+func (h hierarchies) member(pid int) bool {
+	controller := ""
+	if h.v1 != "" {
+		controller = "freezer"
+	}
+	path, err := proc.Cgroup(pid, controller)
+	return err != nil || strings.HasPrefix(path, "/"+h.parent+"/") // what is not known might be one
+}
+
 // group is one member's cgroup: a folder in v2, in the v1 freezer, or in both.
 type group struct {
 	h      hierarchies

@@ -104,6 +104,9 @@ func (p *pid1) prepare(in io.Reader) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount the cell's /proc: %w", err)
 	}
+	if err := ownTerminals(); err != nil {
+		return err
+	}
 	unix.Umask(0o022)
 	logFile, err := openLog(p.spec.Log)
 	if err != nil {

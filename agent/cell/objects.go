@@ -5,11 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -19,11 +16,8 @@ import (
 	"ss/agent/target"
 )
 
-// terminalsFolder is where Linux shows the pseudoterminals that are open (pts(4)).
-const terminalsFolder = "/dev/pts"
-
 // Objects lists what lives on this host that a restore of the job could be in the way of: sockets, UNIX sockets with a name,
-// pseudoterminals, and files that members of other jobs have open for writing. What the job's own members hold is marked: it ends with them.
+// and files that members of other jobs have open for writing. What the job's own members hold is marked: it ends with them.
 func (g *Manager) Objects(ctx context.Context, job string) (target.HostObjects, error) {
 	var out target.HostObjects
 	ours, others, err := g.allProcs(job)
@@ -36,9 +30,6 @@ func (g *Manager) Objects(ctx context.Context, job string) (target.HostObjects, 
 	}
 	if err == nil {
 		out.Unix, err = hostUnix(held)
-	}
-	if err == nil {
-		out.Terminals, err = hostTerminals(ours)
 	}
 	if err == nil {
 		out.Written, err = writtenFiles(others)
@@ -217,36 +208,6 @@ func hostUnix(ours map[uint64]holder) ([]target.HostUnix, error) {
 		}
 		if u.Abstract != "" || u.Ino != 0 {
 			out = append(out, u)
-		}
-	}
-	return out, nil
-}
-
-// hostTerminals lists the pseudoterminals that are open here. Who holds the master's side decides whose one is.
-func hostTerminals(ours []int) ([]target.HostTerminal, error) {
-	entries, err := os.ReadDir(terminalsFolder)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	own := map[int]bool{}
-	err = proc.EachFd(ours, func(pid, fd int, link string) {
-		if !strings.HasSuffix(link, "/ptmx") {
-			return
-		}
-		if info, err := proc.ReadFdInfo(pid, fd); err == nil && info.Terminal >= 0 {
-			own[info.Terminal] = true
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	var out []target.HostTerminal
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err == nil {
-			out = append(out, target.HostTerminal{Number: n, Ours: own[n]})
 		}
 	}
 	return out, nil

@@ -192,6 +192,27 @@ func (s *survey) descriptors() error {
 	return err
 }
 
+// logs takes away those that CRIU connects to the same path again: datagram sockets to a path where another program receives that is no member of any
+// job, as /dev/log is. What is on its way to it is the other program's.
+func (s *survey) logs(outside map[uint64]holder, owners map[uint64]int) {
+	for peer, h := range outside {
+		owner := owners[peer]
+		if owner == 0 || s.group.h.member(owner) {
+			continue
+		}
+		var keep bool
+		err := borrow(context.Background(), map[uint64]holder{0: h}, func(_ holder, fd int) {
+			kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+			to, err2 := unix.Getpeername(fd)
+			at, isUnix := to.(*unix.SockaddrUnix)
+			keep = err == nil && err2 == nil && kind == unix.SOCK_DGRAM && isUnix && strings.HasPrefix(at.Name, "/")
+		})
+		if err == nil && keep {
+			delete(outside, peer)
+		}
+	}
+}
+
 // mqueueMagic is MQUEUE_MAGIC of ipc/mqueue.c.
 const mqueueMagic = 0x19800202
 
@@ -279,6 +300,7 @@ func (s *survey) unixSockets() error {
 			}
 		}
 	})
+	s.logs(outside, owners)
 	for peer, h := range outside {
 		to := "a socket that no process here holds"
 		if pid := owners[peer]; pid != 0 {

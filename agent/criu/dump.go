@@ -142,7 +142,7 @@ func dumpOptions(spec agent.DumpSpec) (*rpc.CriuOpts, error) {
 		// What waits at a listener is recorded by its other end (agent.Socket.HalfOpen).
 		TcpSkipInFlight:   proto.Bool(true),
 		FileLocks:         proto.Bool(true),
-		ExtUnixSk:         proto.Bool(false),
+		ExtUnixSk:         proto.Bool(true), // datagram sockets to paths of other programs, such as /dev/log; CRIU refuses all else
 		LinkRemap:         proto.Bool(true),
 		ShellJob:          proto.Bool(shellJob),
 		TrackMem:          proto.Bool(false),

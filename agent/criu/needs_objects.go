@@ -2,9 +2,6 @@ package criu
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,7 +13,6 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
 	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	sk_unix "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-unix"
-	"github.com/checkpoint-restore/go-criu/v7/crit/images/tty"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,9 +34,6 @@ func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool
 		if err := addObject(&n, f, ghosts, pids); err != nil {
 			return n, err
 		}
-	}
-	if n.Terminals, err = terminals(dir); err != nil {
-		return n, err
 	}
 	sortUnique(&n)
 	return n, nil
@@ -140,10 +133,17 @@ func addSocket(n *target.NeededObjects, sk *sk_inet.InetSkEntry) error {
 	return nil
 }
 
+// externalSocket is CRIU's USK_EXTERN: the entry is of a socket of another program, which a socket of the member is connected to.
+const externalSocket = 1
+
 // addUnix adds a socket that is bound. One that a listener has accepted has its listener's name, and is not bound to it.
 func addUnix(n *target.NeededObjects, sk *sk_unix.UnixSkEntry) {
 	name := sk.GetName()
 	if len(name) == 0 || sk.GetDeleted() {
+		return
+	}
+	if sk.GetUflags()&externalSocket != 0 {
+		n.Dialled = append(n.Dialled, strings.TrimRight(string(name), "\x00"))
 		return
 	}
 	u := target.NeededUnix{Stream: sk.GetType() != unix.SOCK_DGRAM}
@@ -161,25 +161,6 @@ func addUnix(n *target.NeededObjects, sk *sk_unix.UnixSkEntry) {
 	n.Unix = append(n.Unix, u)
 }
 
-// terminals are the numbers of the pseudoterminals in the images.
-func terminals(dir string) ([]int, error) {
-	path := filepath.Join(dir, "tty-info.img")
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	entries, err := readAll(path, "tty-info", &tty.TtyInfoEntry{})
-	if err != nil {
-		return nil, fmt.Errorf("terminals: %w", err)
-	}
-	var out []int
-	for _, e := range entries {
-		if e.GetPty() != nil {
-			out = append(out, int(e.GetPty().GetIndex()))
-		}
-	}
-	return out, nil
-}
-
 // sortUnique leaves each object once.
 func sortUnique(n *target.NeededObjects) {
 	slices.SortFunc(n.Paths, func(a, b target.NeededPath) int {
@@ -191,10 +172,10 @@ func sortUnique(n *target.NeededObjects) {
 		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Abstract, b.Abstract))
 	})
 	n.Unix = slices.CompactFunc(n.Unix, func(a, b target.NeededUnix) bool { return a.Path == b.Path && a.Abstract == b.Abstract })
+	slices.Sort(n.Dialled)
+	n.Dialled = slices.Compact(n.Dialled)
 	slices.Sort(n.Ended)
 	n.Ended = slices.Compact(n.Ended)
 	slices.Sort(n.Watched)
 	n.Watched = slices.Compact(n.Watched)
-	slices.Sort(n.Terminals)
-	n.Terminals = slices.Compact(n.Terminals)
 }

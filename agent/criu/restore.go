@@ -87,7 +87,7 @@ func restoreOptions(spec agent.RestoreSpec) (*rpc.CriuOpts, error) {
 		ImagesDir:         proto.String(spec.Dir),
 		TcpEstablished:    proto.Bool(true),
 		FileLocks:         proto.Bool(true),
-		ExtUnixSk:         proto.Bool(false),
+		ExtUnixSk:         proto.Bool(true), // datagram sockets to paths of other programs, such as /dev/log; CRIU refuses all else
 		LinkRemap:         proto.Bool(true),
 		ShellJob:          proto.Bool(shellJob),
 		NetworkLock:       rpc.CriuNetworkLockMethod_SKIP.Enum(),

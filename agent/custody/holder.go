@@ -185,6 +185,9 @@ func (h *Holder) RemovePartials(ctx context.Context) error {
 // Begin starts an image set of this host, for a dump to fill and seal.
 func (h *Holder) Begin(key images.Key) (*images.Partial, error) { return h.cfg.Store.Begin(key) }
 
+// Staging is the folder that dumps land in.
+func (h *Holder) Staging() string { return h.cfg.Store.Staging() }
+
 // Commit marks an image set as one of a cut.
 func (h *Holder) Commit(key images.Key) error { return h.cfg.Store.Commit(key) }
 

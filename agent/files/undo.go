@@ -230,7 +230,15 @@ func (s step) at(name string, do func(p *place) error) error {
 
 // drop removes a name of the file.
 func (s step) drop(name string) error {
-	return s.at(name, func(p *place) error { return ignoreGone(unix.Unlinkat(p.fd, name, 0)) })
+	return s.at(name, func(p *place) error {
+		err := unix.Unlinkat(p.fd, name, 0)
+		if errors.Is(err, unix.EISDIR) { // a folder that a restore made
+			if err = unix.Unlinkat(p.fd, name, unix.AT_REMOVEDIR); errors.Is(err, unix.ENOTEMPTY) {
+				return nil // somebody has put something there
+			}
+		}
+		return ignoreGone(err)
+	})
 }
 
 // unwrite gives an overwritten file back what it held.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,9 @@ func (t *plan) files() {
 			}
 		}
 		for _, d := range c.Needs.Dirs {
+			if c.makes(d) {
+				continue
+			}
 			if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
 				t.add(c, "there is no folder %s; make it", d)
 			}
@@ -57,6 +61,11 @@ func orNone(s string) string {
 		return "none"
 	}
 	return s
+}
+
+// makes says whether the path is missing here, and the restore makes it.
+func (a Arrival) makes(path string) bool {
+	return slices.ContainsFunc(a.Made, func(s files.Seen) bool { return s.Path == path }) && files.Missing(path)
 }
 
 // storedPaths are the paths of the files that the cut holds.

@@ -44,12 +44,12 @@ type NeededConn struct{ Local, Remote netip.AddrPort }
 // NeededObjects are the objects of a host's kernel and file system that an image folder names and CRIU makes or opens again. Two
 // members, or a member and a stranger, can be in each other's way with any of them.
 type NeededObjects struct {
-	Paths     []NeededPath   `json:"paths,omitempty"`
-	Sockets   []NeededSocket `json:"sockets,omitempty"`
-	Unix      []NeededUnix   `json:"unix,omitempty"`
-	Watched   []string       `json:"watched,omitempty"`   // paths of inotify and fanotify watches; "" is one that has none
-	Ended     []string       `json:"ended,omitempty"`     // files in /proc of processes that had ended
-	Terminals []int          `json:"terminals,omitempty"` // numbers of pseudoterminals
+	Paths   []NeededPath   `json:"paths,omitempty"`
+	Sockets []NeededSocket `json:"sockets,omitempty"`
+	Unix    []NeededUnix   `json:"unix,omitempty"`
+	Dialled []string       `json:"dialled,omitempty"` // paths of datagram sockets of other programs that sockets are connected to, such as /dev/log
+	Watched []string       `json:"watched,omitempty"` // paths of inotify and fanotify watches; "" is one that has none
+	Ended   []string       `json:"ended,omitempty"`   // files in /proc of processes that had ended
 }
 
 // NeededPath is a path that CRIU opens, with what it compares then.
@@ -83,10 +83,9 @@ type NeededUnix struct {
 
 // HostObjects are the objects that live on a host, as far as a restore could be in their way, or they in its.
 type HostObjects struct {
-	Sockets   []HostSocket
-	Unix      []HostUnix
-	Terminals []HostTerminal
-	Written   []HostFile // regular files that members of other jobs have open for writing
+	Sockets []HostSocket
+	Unix    []HostUnix
+	Written []HostFile // regular files that members of other jobs have open for writing
 }
 
 // HostSocket is a TCP or UDP socket of a host.
@@ -106,12 +105,6 @@ type HostUnix struct {
 	Ino      uint64
 	Inode    uint64
 	Ours     bool
-}
-
-// HostTerminal is a pseudoterminal that is open.
-type HostTerminal struct {
-	Number int
-	Ours   bool
 }
 
 // HostFile is a regular file and who has it open.

@@ -35,7 +35,7 @@ func (t *plan) paths() {
 			listed[d] = true
 		}
 		for _, p := range c.Needs.Objects.Paths {
-			if !stored[p.Path] && !files.Rewritten(p.Path, c.Seen) {
+			if !stored[p.Path] && !c.makes(p.Path) && !files.Rewritten(p.Path, c.Seen) {
 				t.opened(c, p, listed[p.Path])
 			}
 		}
@@ -43,7 +43,9 @@ func (t *plan) paths() {
 			t.add(c, "it has %s open, of a process that has ended: close it", path)
 		}
 		for _, w := range c.Needs.Objects.Watched {
-			t.watched(c, w)
+			if !c.makes(w) {
+				t.watched(c, w)
+			}
 		}
 	}
 }

@@ -37,6 +37,7 @@ type Arrival struct {
 	Needs  Needs
 	Files  []files.Stored // files that the cut holds
 	Seen   []files.Seen   // files that it had open or mapped
+	Made   []files.Seen   // folders and FIFOs that the restore makes where they are missing
 }
 
 // plan is a target as it is examined. It is planned as a whole: every member that comes is compared with what lives
@@ -63,7 +64,7 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 		return nil, err
 	}
 	t.unixNames()
-	t.terminals()
+	t.dialled()
 	return t.found, nil
 }
 
@@ -97,26 +98,6 @@ func (t *plan) pids() {
 			if top := slices.Max(c.Needs.Pids); top >= limit {
 				t.add(c, "it has a process numbered %d, and this host numbers them below %d: set sysctl kernel.pid_max=%d", top, limit, top+1)
 			}
-		}
-	}
-}
-
-// terminals looks for numbers of pseudoterminals that are in use here, or that two members want.
-func (t *plan) terminals() {
-	taken := map[int]string{}
-	for _, p := range t.lives.Terminals {
-		if !p.Ours {
-			taken[p.Number] = "is open here"
-		}
-	}
-	for _, c := range t.Coming {
-		for _, n := range c.Needs.Objects.Terminals {
-			if by, ok := taken[n]; ok {
-				t.add(c, "the terminal /dev/pts/%d %s: end what uses it, or restore to another host", n, by)
-			}
-		}
-		for _, n := range c.Needs.Objects.Terminals {
-			taken[n] = fmt.Sprintf("is %s's of %s", c.Member, c.Source)
 		}
 	}
 }

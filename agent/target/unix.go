@@ -27,6 +27,30 @@ func (t *plan) unixNames() {
 	}
 }
 
+// dialled looks for the sockets of other programs that sockets to come are connected to: CRIU connects them to the same paths.
+func (t *plan) dialled() {
+	for _, c := range t.Coming {
+		for _, path := range c.Needs.Objects.Dialled {
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK || !t.bound(path, &st) {
+				t.add(c, "it is connected to the UNIX socket %s, where no program receives here: start the one that does (such as rsyslogd or systemd-journald for /dev/log)", path)
+			}
+		}
+	}
+}
+
+// bound says whether a program of this host is bound to the socket. Where the kernel does not tell which file a socket has, it is believed.
+func (t *plan) bound(path string, st *unix.Stat_t) bool {
+	known := false
+	for _, h := range t.lives.Unix {
+		if h.Ino == st.Ino&0xffffffff && (h.Dev == st.Dev || h.Path == path) {
+			return true
+		}
+		known = known || h.Ino != 0
+	}
+	return !known
+}
+
 func (u NeededUnix) name() string {
 	if u.Path == "" {
 		return "@" + u.Abstract
@@ -45,6 +69,9 @@ func (t *plan) abstract(c Arrival, u NeededUnix) {
 
 func (t *plan) unixPath(c Arrival, u NeededUnix) {
 	dir := filepath.Dir(u.Path)
+	if c.makes(dir) {
+		return
+	}
 	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
 		t.add(c, "there is no folder %s for the UNIX socket %s; make it", dir, u.Path)
 		return

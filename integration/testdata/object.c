@@ -314,6 +314,41 @@ static void listen_unix(void)
 	tell(check_dial);
 }
 
+/* log_to sends datagrams to a path, as syslog(3) does. */
+static void check_log(void)
+{
+	must(send(one, "<14>a line", 10, 0), "send to the log");
+}
+
+static void log_to(void)
+{
+	name.sun_family = AF_UNIX;
+	strncpy(name.sun_path, argument, sizeof name.sun_path - 1);
+	one = must(socket(AF_UNIX, SOCK_DGRAM, 0), "socket");
+	must(connect(one, (struct sockaddr *)&name, sizeof name), "connect to the log");
+	tell(check_log);
+}
+
+/* log_from receives such datagrams, as many as come. */
+static void check_received(void)
+{
+	char line[64];
+	while (recv(one, line, sizeof line, MSG_DONTWAIT) > 0)
+		two++;
+	if (argument[0] && two)
+		printf("received\n");
+}
+
+static void log_from(void)
+{
+	name.sun_family = AF_UNIX;
+	strncpy(name.sun_path, argument, sizeof name.sun_path - 1);
+	unlink(argument);
+	one = must(socket(AF_UNIX, SOCK_DGRAM, 0), "socket");
+	must(bind(one, (struct sockaddr *)&name, sizeof name), "bind");
+	tell(check_received);
+}
+
 static void check_watch(void)
 {
 	char path[512], event[4096];
@@ -499,6 +534,8 @@ int main(int argc, char **argv)
 	KIND("timer-disarmed", disarmed());
 	KIND("fifo", fifo());
 	KIND("unix", listen_unix());
+	KIND("log", log_to());
+	KIND("log-daemon", log_from());
 	KIND("watch", watch());
 	KIND("pty", pty());
 	KIND("serve", serve(0, 0, check_tcp));

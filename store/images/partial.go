@@ -74,6 +74,9 @@ func (s *Store) begin(key Key) (*Partial, error) {
 
 var errStagingFull = errors.New("the staging folder is full")
 
+// Staging is the folder that image sets are made in.
+func (s *Store) Staging() string { return s.staging }
+
 // Key is the set's.
 func (p *Partial) Key() Key { return p.key }
 
