@@ -186,7 +186,10 @@ func (c *Coordinator) apply(ev Event, out *Ready) error {
 		c.unreachable(Unreachable(ev), true, out)
 		return nil
 	case Interrupt:
-		c.interrupt(ev.Reason, out)
+		c.giveUp(CauseInterrupt, ev.Reason, out)
+		return nil
+	case JobLost:
+		c.giveUp(CauseJobLost, ev.Reason, out)
 		return nil
 	case Begin:
 		if c.stage == StageNew {
@@ -271,14 +274,15 @@ func (c *Coordinator) tick(now Millis, out *Ready) {
 	}
 }
 
-func (c *Coordinator) interrupt(reason string, out *Ready) {
+// giveUp ends the attempt for a reason of the coordinator's own. Once the cut is being made durable that is too late.
+func (c *Coordinator) giveUp(cause Cause, reason string, out *Ready) {
 	switch c.stage {
 	case StageNew:
 		c.stage = StageOver
-		c.outcome = Outcome{Cause: CauseInterrupt, Reason: reason}
+		c.outcome = Outcome{Cause: cause, Reason: reason}
 		c.publish(out)
 	case StagePreparing, StageRunning:
-		c.abort(out, CauseInterrupt, CoordinatorHost, reason)
+		c.abort(out, cause, CoordinatorHost, reason)
 	}
 }
 

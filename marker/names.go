@@ -23,7 +23,7 @@ var (
 		"storing", "complete", "finishing", "rolling back"}
 	causeNames = []string{"none", "refused", "conflict", "stale epoch", "action failed", "lease ran out",
 		"agent restarted", "peer unreachable", "unreachable", "timeout", "interrupted", "check failed",
-		"commit failed", "bad config", "resolved", "outside connection", "connection not accepted"}
+		"commit failed", "bad config", "resolved", "outside connection", "connection not accepted", "job lost"}
 	stageNames    = []string{"new", "preparing", "running", "committing", "finishing", "aborting", "over"}
 	progressNames = []string{"untouched", "contacted", "prepared", "calm", "recorded", "complete", "done", "aborted"}
 )

@@ -291,10 +291,10 @@ func TestM9CommitsOnlyWhatIsCompleteAndNeverAbortsAfter(t *testing.T) {
 	if c.fresh.Commit == nil {
 		t.Fatal("no commit")
 	}
-	for _, ev := range []Event{Interrupt{"late"}, Unreachable{Host: "B"}, reply("B", MsgFailed), Tick{1 << 40}} {
+	for _, ev := range []Event{Interrupt{"late"}, JobLost{"late"}, Unreachable{Host: "B"}, reply("B", MsgFailed), Tick{1 << 40}} {
 		c.do(ev)
 	}
-	c.do(CommitDone{}).do(Interrupt{"late"}, Unreachable{Host: "B"}, reply("B", MsgFailed), reply("B", MsgAborted))
+	c.do(CommitDone{}).do(Interrupt{"late"}, JobLost{"late"}, Unreachable{Host: "B"}, reply("B", MsgFailed), reply("B", MsgAborted))
 	if c.c.Phase() != StageFinishing {
 		t.Errorf("after the commit the coordinator is %s", c.c.Phase())
 	}
@@ -413,6 +413,22 @@ func TestM12NobodyIsRobbed(t *testing.T) {
 	r.do(from(CoordinatorHost, MsgAbort))
 	r.want("discards when it hears that there is no such cut", r.fresh.Actions, []Action{{Type: ActDiscard, Key: key1}})
 	r.want("in doubt then", len(r.p.InDoubt()), 0)
+}
+
+func TestM11ACoordinatorThatHasLostTheJobAborts(t *testing.T) {
+	for name, c := range map[string]*coordinatorRig{"preparing": begun(t, Config{}), "running": begun(t, Config{}).prepared()} {
+		c.do(JobLost{"another has it"})
+		aborts := 0
+		for _, m := range c.fresh.Messages {
+			if m.Type == MsgAbort {
+				aborts++
+			}
+		}
+		c.do(reply("A", MsgAborted), reply("B", MsgAborted), reply("C", MsgAborted))
+		if out := c.fresh.Outcome; aborts != 3 || out == nil || out.Committed || out.Cause != CauseJobLost || out.Reason != "another has it" {
+			t.Errorf("%s: %d aborts, %+v", name, aborts, c.fresh.Outcome)
+		}
+	}
 }
 
 func TestM12RepliesDoNotReviveAnAbortedAttempt(t *testing.T) {

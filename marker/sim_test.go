@@ -14,6 +14,9 @@ import (
 	"testing"
 )
 
+// interrupts are reasons of the coordinator's own to give up.
+var interrupts = [2]Event{Interrupt{"interrupted"}, JobLost{"another attempt has the job"}}
+
 // plan says what a schedule is made of and what goes wrong in it.
 type plan struct {
 	hosts       int
@@ -202,7 +205,7 @@ func (w *world) attempts() {
 		}
 		before = w.coordinate(NewCoordinator(w.config(i, t)), t.dies)
 		if c := before; t.interrupt > 0 {
-			w.after(t.interrupt, func() { c.step(Interrupt{"interrupted"}) })
+			w.after(t.interrupt, func() { c.step(interrupts[t.interrupt%2]) })
 		}
 		if c := before; t.lineLost > 0 {
 			w.after(t.lineLost, func() { c.loseLine(w.hosts[w.rng.IntN(len(w.hosts))]) })

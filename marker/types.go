@@ -153,6 +153,7 @@ const (
 	CauseResolved    // an attempt that was in doubt is known not to have committed
 	CauseOutside     // M8 holds, but for connections whose other end nobody has: they may have been ending at this instant
 	CauseUnread      // M8 holds, but for connections that carry bytes and have not been accepted
+	CauseJobLost     // the coordinator has lost the lease on the job: another one may be at work on it
 )
 
 // Event is something that happened at a participant or the coordinator. Exactly one of the event
@@ -205,6 +206,8 @@ type (
 	Begin struct{}
 	// Interrupt asks the coordinator to give up (Ctrl-C, a deadline of the caller).
 	Interrupt struct{ Reason string }
+	// JobLost tells the coordinator that it has lost the lease on the job. Reason says who holds it now.
+	JobLost struct{ Reason string }
 	// Unreachable tells a role that a message to a host could not be delivered. A participant that
 	// cannot reach a peer fails the attempt, so that nobody waits behind closed gates for a marker
 	// that never comes; of the coordinator's absence only its lease tells a participant.
@@ -246,6 +249,7 @@ func (FinishDone) event()   {}
 func (ActionFailed) event() {}
 func (Begin) event()        {}
 func (Interrupt) event()    {}
+func (JobLost) event()      {}
 func (Unreachable) event()  {}
 func (LineLost) event()     {}
 func (Orphaned) event()     {}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"ss/store"
@@ -49,6 +50,23 @@ func (c *Cluster) await(ctx context.Context, since kv.Revision) error {
 		return err
 	}
 	return nil
+}
+
+// guardTimeout bounds the question who holds a job's lease.
+const guardTimeout = 5 * time.Second
+
+// nextJobLost is what to do after the lease on a job was lost.
+const nextJobLost = "see with ssctl ps and ssctl list what the other ssctl has made of it; when it is done, try again"
+
+// whyLost says of an attempt that has lost the lease on its job who holds it now.
+func (c *Cluster) whyLost(ctx context.Context, at store.Attempt) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), guardTimeout)
+	defer cancel()
+	err := c.Catalogue.Guard(ctx, at)
+	if err == nil { // the database says both: the word that counts less made us give up
+		err = fmt.Errorf("the lease on job %q was lost", at.Job)
+	}
+	return err.Error()
 }
 
 // Alone does something while no snapshot or restore of the job can be on.

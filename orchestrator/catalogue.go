@@ -65,6 +65,7 @@ type MemberCatalogue interface {
 type AttemptCatalogue interface {
 	BeginAttempt(ctx context.Context, a store.Attempt) (store.Attempt, error)
 	Lost(job string) <-chan struct{}
+	Guard(ctx context.Context, a store.Attempt) error
 	EndAttempt(ctx context.Context, id string) error
 	Attempts(ctx context.Context) ([]store.Attempt, error)
 	EndedWithoutCut(ctx context.Context, id string, epoch uint64) (bool, error)

@@ -51,7 +51,7 @@ func (a *attempt) failure(out marker.Outcome, ended []string) error {
 		f.Kind = fault.Interrupted
 	case fault.Is(cause, fault.Unsettled), out.Cause == marker.CauseUnread:
 		f.Kind = fault.Unsettled
-	case out.Cause == marker.CauseConflict:
+	case out.Cause == marker.CauseConflict, out.Cause == marker.CauseJobLost:
 		f.Kind = fault.Conflict
 	case out.Cause == marker.CauseCheck:
 		f.Kind = fault.Refused
@@ -80,6 +80,9 @@ func (a *attempt) failure(out marker.Outcome, ended []string) error {
 		if len(ended) > 0 {
 			f.Next += "; " + strings.Join(ended, ", ")
 		}
+	}
+	if out.Cause == marker.CauseJobLost {
+		f.Next += "; " + nextJobLost
 	}
 	if len(out.Notes) > 0 {
 		f.Next += "; " + strings.Join(out.Notes, "; ")

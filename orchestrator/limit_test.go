@@ -52,8 +52,13 @@ func TestOnlyStandingStillIsLimited(t *testing.T) {
 		"a dump that hangs": {Progress{Phase: "dumping"}, fault.RolledBack, "hostA is not finished"},
 		"a slow vault":      {Progress{Phase: "storing", Storing: true}, fault.Interrupted, "enough"},
 	} {
+		catalogue, _, _ := twoHandles(t, "memory")
+		at, err := catalogue.BeginAttempt(t.Context(), store.Attempt{Kind: store.KindSnapshot, Job: "ring", Hosts: []string{"hostA"}})
+		if err != nil {
+			t.Fatal(err)
+		}
 		line := &stuckLine{say: make(chan FromHost, 1), gone: make(chan struct{})}
-		a := &attempt{c: &Cluster{}, opt: SnapshotOptions{Job: "ring"}, key: attemptKey{Job: "ring", Snapshot: "s", Epoch: 1}, zero: time.Now(),
+		a := &attempt{c: &Cluster{Catalogue: catalogue}, at: at, opt: SnapshotOptions{Job: "ring"}, key: attemptKey{Job: "ring", Snapshot: "s", Epoch: 1}, zero: time.Now(),
 			limit: 50 * time.Millisecond, hosts: []HostStatus{{Host: store.Host{Name: "hostA"}}}, lines: map[marker.HostID]SnapshotLine{"hostA": line},
 			events: make(chan marker.Event, 64), done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{},
 			failures: map[marker.HostID]error{}, heard: map[marker.HostID]bool{}}
@@ -66,7 +71,7 @@ func TestOnlyStandingStillIsLimited(t *testing.T) {
 			a.read("hostA", line)
 		}()
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 10*a.limit, errors.New("enough"))
-		err := a.failure(a.drive(ctx), nil)
+		err = a.failure(a.drive(ctx), nil)
 		cancel()
 		a.close()
 		if fault.KindOf(err) != c.want || !strings.Contains(err.Error(), c.text) {

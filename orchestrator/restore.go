@@ -58,6 +58,8 @@ type restore struct {
 	stated   []byte                 // the signed statement of where the members will stand
 	lines    map[string]RestoreLine // by target
 
+	at store.Attempt // it holds the lease on the job; zero while the restore is only checked
+
 	// Owned by the goroutine of drive.
 	core     restoration.Coordinator
 	zero     time.Time // of the coordinator's clock
@@ -145,7 +147,7 @@ func (r *restore) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.id = at.ID
+	r.id, r.at = at.ID, at
 	if r.stated, err = r.statement(ctx, at.Epoch); err != nil {
 		return errors.Join(err, r.c.Catalogue.EndAttempt(noted(ctx), at.ID))
 	}

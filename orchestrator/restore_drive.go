@@ -75,6 +75,10 @@ func (r *restore) drive(ctx context.Context, checkOnly bool) (restoration.Outcom
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	interrupted := ctx.Done()
+	var lost <-chan struct{}
+	if !checkOnly {
+		lost = r.c.Catalogue.Lost(r.at.Job)
+	}
 	next := fromHost{ev: restoration.Begin{}}
 	for {
 		for _, ev := range []restoration.Event{restoration.Tick{Now: toMillis(time.Since(r.zero))}, r.understand(next)} {
@@ -87,6 +91,9 @@ func (r *restore) drive(ctx context.Context, checkOnly bool) (restoration.Outcom
 		case next = <-r.events:
 		case <-timer.C:
 			next = fromHost{ev: restoration.Tick{Now: toMillis(time.Since(r.zero))}}
+		case <-lost:
+			lost = nil
+			next = fromHost{ev: restoration.JobLost{Reason: r.c.whyLost(ctx, r.at)}}
 		case <-interrupted:
 			interrupted = nil
 			next = fromHost{ev: restoration.Interrupt{Reason: context.Cause(ctx).Error()}}
@@ -236,6 +243,8 @@ func (r *restore) untouched(o restoration.Outcome) error {
 		return fault.New(fault.Refused, fault.Problems(lines), next)
 	case restoration.CauseInterrupt:
 		return &fault.Error{Kind: fault.Interrupted, Err: r.cause(o), Next: next}
+	case restoration.CauseJobLost:
+		return &fault.Error{Kind: fault.Conflict, Err: r.cause(o), Next: next + "; " + nextJobLost}
 	case restoration.CauseAction:
 		var all []error
 		for _, err := range r.failures {
@@ -249,8 +258,11 @@ func (r *restore) untouched(o restoration.Outcome) error {
 // stopped says that the job was ended and is not there again: never half a job, so none.
 func (r *restore) stopped(o restoration.Outcome) error {
 	f := &fault.Error{Kind: fault.RolledBack, Err: r.cause(o), Next: "every host has backed out: the job is stopped, its cut is untouched, restore it again"}
-	if o.Cause == restoration.CauseInterrupt {
+	switch o.Cause {
+	case restoration.CauseInterrupt:
 		f.Kind = fault.Interrupted
+	case restoration.CauseJobLost:
+		f.Kind, f.Next = fault.Conflict, "every host has backed out: the job is stopped, its cut is untouched; "+nextJobLost
 	}
 	if len(o.Unknown) > 0 {
 		f.Next = fmt.Sprintf("the job is stopped, but for what may be left on %s until an agent there can end it; its cut is untouched, restore it again then", namesOf(o.Unknown))

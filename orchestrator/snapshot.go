@@ -121,8 +121,9 @@ type attempt struct {
 	c     *Cluster
 	opt   SnapshotOptions
 	key   attemptKey
-	hosts []HostStatus // the participants
-	all   []HostStatus // every registered host that answers: where copies may go
+	at    store.Attempt // it holds the lease on the job
+	hosts []HostStatus  // the participants
+	all   []HostStatus  // every registered host that answers: where copies may go
 	job   store.Job
 	// What becomes of each host's images: so many other hosts hold a copy, and all the vaults.
 	jobKey keys.Job
@@ -274,7 +275,7 @@ func (a *attempt) standing() []string {
 func (a *attempt) drive(ctx context.Context) marker.Outcome {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	interrupted := ctx.Done()
+	interrupted, lost := ctx.Done(), a.c.Catalogue.Lost(a.at.Job)
 	var limit <-chan time.Time
 	if a.limit > 0 {
 		t := time.NewTimer(a.limit)
@@ -302,6 +303,9 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 			}
 			a.overdue = true
 			ev = marker.Interrupt{Reason: fmt.Sprintf("the dump on %s is not finished after %s", strings.Join(late, ", "), a.limit)}
+		case <-lost:
+			lost = nil
+			ev = marker.JobLost{Reason: a.c.whyLost(ctx, a.at)}
 		case <-interrupted:
 			interrupted = nil
 			ev = marker.Interrupt{Reason: context.Cause(ctx).Error()}

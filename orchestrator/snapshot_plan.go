@@ -111,6 +111,7 @@ func (a *attempt) intend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.at = at
 	a.key = attemptKey{Job: marker.JobID(a.opt.Job), Snapshot: marker.SnapshotID(at.ID), Epoch: marker.Epoch(at.Epoch)}
 	timeout := a.opt.Timeout
 	switch {

@@ -141,6 +141,8 @@ func (c *Coordinator) apply(ev Event, out *Ready) bool {
 		c.lost(ev, out)
 	case Interrupt:
 		c.giveUp(CauseInterrupt, CoordinatorHost, ev.Reason, out)
+	case JobLost:
+		c.giveUp(CauseJobLost, CoordinatorHost, ev.Reason, out)
 	case Begin:
 		if c.stage != StageNew {
 			return false

@@ -21,7 +21,7 @@ var (
 	actionNames  = []string{"", "Check", "Fetch", "Fence", "Restore", "Resume", "Stop", "Release"}
 	stageNames   = []string{"new", "checking", "fetching", "deciding the fence", "fencing", "restoring", "deciding the resume", "resuming", "aborting", "over"}
 	resultNames  = []string{"none", "checked", "untouched", "stopped", "resumed", "unknown"}
-	causeNames   = []string{"none", "problems", "action failed", "unreachable", "timeout", "interrupted", "settled by the hosts"}
+	causeNames   = []string{"none", "problems", "action failed", "unreachable", "timeout", "interrupted", "settled by the hosts", "job lost"}
 )
 
 // String is the phase's name.

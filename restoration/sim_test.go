@@ -14,6 +14,9 @@ import (
 	"testing"
 )
 
+// interrupts are reasons of the coordinator's own to give up.
+var interrupts = [2]Event{Interrupt{"interrupted"}, JobLost{"another attempt has the job"}}
+
 // plan says what a schedule is made of and what goes wrong in it.
 type plan struct {
 	targets, old     int
@@ -146,7 +149,7 @@ func (w *world) open() {
 		w.after(w.rng.IntN(250), func() { w.breakLine(h) })
 	}
 	if w.plan.interrupt > 0 {
-		w.after(w.plan.interrupt, func() { w.coordinator(Interrupt{"interrupted"}) })
+		w.after(w.plan.interrupt, func() { w.coordinator(interrupts[w.plan.interrupt%2]) })
 	}
 	w.coordinator(Begin{})
 }

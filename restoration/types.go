@@ -109,6 +109,8 @@ type (
 	Begin struct{}
 	// Interrupt asks the coordinator to give up. From R5 on it comes too late.
 	Interrupt struct{ Reason string }
+	// JobLost tells the coordinator that it has lost the lease on the job. Reason says who holds it now. From R5 on it comes too late.
+	JobLost struct{ Reason string }
 	// Lost tells the coordinator that a host cannot be reached, or that its line has ended. It may still get messages: the caller
 	// makes another connection where it can.
 	Lost struct {
@@ -129,6 +131,7 @@ func (ActionFailed) event() {}
 func (Gone) event()         {}
 func (Overrule) event()     {}
 func (Begin) event()        {}
+func (JobLost) event()      {}
 func (Interrupt) event()    {}
 func (Lost) event()         {}
 
@@ -189,6 +192,7 @@ const (
 	CauseTimeout           // Blame took longer than the step's limit
 	CauseInterrupt         // the caller gave up
 	CauseSettled           // Blame had lost the coordinator, and the hosts have settled it among themselves
+	CauseJobLost           // the coordinator has lost the lease on the job: another one may be at work on it
 )
 
 // Outcome is how a restore ended.

@@ -123,6 +123,11 @@ func takeJob(tx kv.Tx, job string) error {
 	return fmt.Errorf("a %s of job %q is on (%s, since %s, %s): wait for its end: %w", o.noun(), job, l.Attempt, l.Since.Format("15:04:05"), l.Holder, conflict)
 }
 
+// Guard returns nil while an attempt of this handle holds the lease on its job. Else the error wraps ErrConflict and names who holds it, if anybody does.
+func (c *Catalogue) Guard(ctx context.Context, a Attempt) error {
+	return c.view(ctx, func(tx kv.Tx) error { return guard(tx, a) })
+}
+
 // Lost returns a channel that is closed when the lease on a job that an attempt of this handle holds is lost. The attempt can commit nothing then.
 func (c *Catalogue) Lost(job string) <-chan struct{} { return c.db.Lost(leaseOf(job)) }
 

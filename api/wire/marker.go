@@ -45,6 +45,7 @@ var (
 		marker.CauseResolved:    ssv1.MarkerCause_MARKER_CAUSE_RESOLVED,
 		marker.CauseOutside:     ssv1.MarkerCause_MARKER_CAUSE_OUTSIDE,
 		marker.CauseUnread:      ssv1.MarkerCause_MARKER_CAUSE_UNREAD,
+		marker.CauseJobLost:     ssv1.MarkerCause_MARKER_CAUSE_JOB_LOST,
 	}
 	fromMarkerType  = inverse(toMarkerType)
 	fromMarkerCause = inverse(toMarkerCause)

@@ -53,12 +53,12 @@ func TestEveryConstantHasANumber(t *testing.T) {
 			t.Errorf("message %v became %v", m, got)
 		}
 	}
-	for c := marker.CauseNone; c <= marker.CauseUnread; c++ {
+	for c := marker.CauseNone; c <= marker.CauseJobLost; c++ {
 		if got := FromMessage(ToMessage(marker.Message{Cause: c})).Cause; got != c {
 			t.Errorf("cause %v became %v", c, got)
 		}
 	}
-	if last := (marker.CauseUnread + 1).String(); !strings.HasPrefix(last, "Cause(") {
+	if last := (marker.CauseJobLost + 1).String(); !strings.HasPrefix(last, "Cause(") {
 		t.Errorf("a cause after the last one, %s: add it here and to the .proto", last)
 	}
 	if last := (marker.MsgCalm + 1).String(); !strings.HasPrefix(last, "Message(") {

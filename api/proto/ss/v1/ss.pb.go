@@ -142,6 +142,7 @@ const (
 	MarkerCause_MARKER_CAUSE_RESOLVED    MarkerCause = 14
 	MarkerCause_MARKER_CAUSE_OUTSIDE     MarkerCause = 15
 	MarkerCause_MARKER_CAUSE_UNREAD      MarkerCause = 16
+	MarkerCause_MARKER_CAUSE_JOB_LOST    MarkerCause = 17
 )
 
 // Enum value maps for MarkerCause.
@@ -164,6 +165,7 @@ var (
 		14: "MARKER_CAUSE_RESOLVED",
 		15: "MARKER_CAUSE_OUTSIDE",
 		16: "MARKER_CAUSE_UNREAD",
+		17: "MARKER_CAUSE_JOB_LOST",
 	}
 	MarkerCause_value = map[string]int32{
 		"MARKER_CAUSE_UNSPECIFIED": 0,
@@ -183,6 +185,7 @@ var (
 		"MARKER_CAUSE_RESOLVED":    14,
 		"MARKER_CAUSE_OUTSIDE":     15,
 		"MARKER_CAUSE_UNREAD":      16,
+		"MARKER_CAUSE_JOB_LOST":    17,
 	}
 )
 
@@ -7135,7 +7138,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x1cMARKER_MESSAGE_TYPE_CAPTURED\x10\x0f\x12\x1d\n" +
 	"\x19MARKER_MESSAGE_TYPE_LACKS\x10\x10\x12\x1c\n" +
 	"\x18MARKER_MESSAGE_TYPE_HOLD\x10\x11\x12\x1c\n" +
-	"\x18MARKER_MESSAGE_TYPE_CALM\x10\x12*\xc6\x03\n" +
+	"\x18MARKER_MESSAGE_TYPE_CALM\x10\x12*\xe1\x03\n" +
 	"\vMarkerCause\x12\x1c\n" +
 	"\x18MARKER_CAUSE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14MARKER_CAUSE_REFUSED\x10\x01\x12\x19\n" +
@@ -7154,7 +7157,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x13MARKER_CAUSE_CONFIG\x10\r\x12\x19\n" +
 	"\x15MARKER_CAUSE_RESOLVED\x10\x0e\x12\x18\n" +
 	"\x14MARKER_CAUSE_OUTSIDE\x10\x0f\x12\x17\n" +
-	"\x13MARKER_CAUSE_UNREAD\x10\x10*\xdd\x02\n" +
+	"\x13MARKER_CAUSE_UNREAD\x10\x10\x12\x19\n" +
+	"\x15MARKER_CAUSE_JOB_LOST\x10\x11*\xdd\x02\n" +
 	"\x12RestoreMessageType\x12$\n" +
 	" RESTORE_MESSAGE_TYPE_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aRESTORE_MESSAGE_TYPE_CHECK\x10\x01\x12\x1e\n" +
