@@ -41,7 +41,7 @@ func (w *work) trees(ctx context.Context) ([]files.Tree, error) {
 			return nil, fmt.Errorf("processes of %s: %w", m.Name, err)
 		}
 		// A member may have changed its own root: its cell's PID 1 has not.
-		t := files.Tree{Member: m.Name, Root: proc.Path(m.InitPid, "root")}
+		t := files.Tree{Member: m.Name, Root: proc.Path(m.InitPid, "root"), Folders: m.Folders}
 		if m.InitPid == 0 {
 			t.Root = proc.Path(m.Pid, "root")
 		}
@@ -128,7 +128,10 @@ func (w *work) takeFiles(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the open files: %w", err)
 	}
-	w.files = c
+	w.files, w.dirs = c, map[string][]files.Seen{}
+	for _, m := range w.members {
+		w.dirs[m.Name] = c.Dirs(m.Name)
+	}
 	if frozen, largest := c.Frozen(); frozen > w.a.cfg.filesLimit() {
 		return fault.New(fault.Refused, tooMuchFrozen(frozen, w.a.cfg.filesLimit(), largest), "")
 	}
@@ -323,7 +326,11 @@ func (r *Restoration) putFilesBack() error {
 	if err != nil {
 		return err
 	}
-	undo, err := files.PutBack(filepath.Join(r.dir, undoFolder), places, sources)
+	var folders []string
+	for _, rm := range r.members {
+		folders = append(folders, rm.member.Folders...)
+	}
+	undo, err := files.PutBack(filepath.Join(r.dir, undoFolder), places, folders, sources)
 	if err != nil {
 		return fmt.Errorf("files of the cut: %w", err)
 	}

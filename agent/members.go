@@ -95,9 +95,14 @@ func checkRun(m Member) error {
 	case len(m.Command) == 0 || m.Command[0] == "":
 		return fault.New(fault.Usage, "no command", "give it after --")
 	}
-	for _, p := range []string{m.Dir, m.Log} {
+	for _, p := range append([]string{m.Dir, m.Log}, m.Folders...) {
 		if p != "" && !filepath.IsAbs(p) {
 			return fault.New(fault.Usage, fmt.Sprintf("%s is not an absolute path", p), "the path is looked up on the host: start it with /")
+		}
+	}
+	for _, f := range m.Folders {
+		if filepath.Clean(f) != f || f == "/" {
+			return fault.New(fault.Usage, fmt.Sprintf("%q cannot be a folder of a member", f), "write a folder's path without . and .., such as /var/lib/db")
 		}
 	}
 	for _, kv := range m.Env {

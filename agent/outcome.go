@@ -122,7 +122,7 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 		}
 		addBuildIDs(&needs, seen)
 		mm := MemberMeta{Needs: needs, Files: stored, Seen: seen}
-		mm.Folders = files.Folders(mm.folders())
+		mm.Folders = files.SortPlaces(slices.Concat(files.Folders(append(mm.folders(), m.Folders...)), w.dirs[m.Name]))
 		if err := writeIndex(filepath.Join(filepath.Dir(dir), foldersIndex), mm.Folders); err != nil {
 			return SetMeta{}, 0, err
 		}

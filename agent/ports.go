@@ -21,6 +21,8 @@ type Member struct {
 	Dir     string   // working directory; "" means /
 	Log     string   // where standard output and error go, appended; "" means a file that Agent.Run makes below its state folder
 
+	Folders []string // absolute paths: the files in them are part of each cut, open or not
+
 	Attached bool // taken over while it ran: no PID 1 of its own until it is restored
 
 	Cell

@@ -40,16 +40,17 @@ type work struct {
 	free     func() // lets the job go
 	members  []Member
 	lockFile string
-	dumps    [][]Dump              // by member, then by unit
-	size     int64                 // of what is dumped, about, in bytes
-	memory   [][]TrackedMemory     // by member, then by unit; nil: CRIU copies all of it
-	frozen   string                // why CRIU copies all memory; "": memory says it
-	files    *files.Capture        // of the members, from the freeze on until they are stored
-	names    files.Names           // of those, found before the freeze
-	ahead    *files.Ahead          // of those, copies that were made before the freeze
-	holdings []inventory.Inventory // what else each member held when it was recorded
-	conns    [][]uint64            // the inodes of the connections that each member had when it was recorded
-	pending  bool                  // a listener had connections that nobody had accepted when the gates were closed
+	dumps    [][]Dump                // by member, then by unit
+	size     int64                   // of what is dumped, about, in bytes
+	memory   [][]TrackedMemory       // by member, then by unit; nil: CRIU copies all of it
+	frozen   string                  // why CRIU copies all memory; "": memory says it
+	files    *files.Capture          // of the members, from the freeze on until they are stored
+	names    files.Names             // of those, found before the freeze
+	dirs     map[string][]files.Seen // by member: its folders and all below
+	ahead    *files.Ahead            // of those, copies that were made before the freeze
+	holdings []inventory.Inventory   // what else each member held when it was recorded
+	conns    [][]uint64              // the inodes of the connections that each member had when it was recorded
+	pending  bool                    // a listener had connections that nobody had accepted when the gates were closed
 	partial  *images.Partial
 	sealed   bool
 	unwatch  func() error

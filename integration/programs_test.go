@@ -120,6 +120,24 @@ func (r *rig) ordeal(sw software) {
 	must(r.t, os.RemoveAll(s.dir))
 }
 
+// keeps starts a member whose files in a folder are part of each cut.
+func (s *site) keeps(name, host, folder string, command ...string) {
+	s.t.Helper()
+	m := &member{name: name, host: host, endless: true}
+	s.members = append(s.members, m)
+	s.MustCtl(append([]string{"run", s.name, "--host", host, "--log", s.logPath(m), "--files", folder, "--"}, command...)...)
+}
+
+// private makes a folder on a host's own disk.
+func (s *site) private(host, path string) string {
+	s.t.Helper()
+	for _, h := range s.Hosts() {
+		must(s.t, os.Chmod(h.Path("/srv"), 0o755)) // programs of other users come to it
+	}
+	must(s.t, os.MkdirAll(s.Host(host).Path(path), 0o755))
+	return path
+}
+
 // client starts a client of testdata/clients.py as a member.
 func (s *site) client(name, host string, args ...string) *member {
 	s.t.Helper()
@@ -301,14 +319,16 @@ backend web
 var sqliteSoftware = software{
 	name: "sqlite", version: []string{"python3", "-c", "import sqlite3; print('SQLite', sqlite3.sqlite_version)"},
 	start: func(s *site) {
-		for _, mode := range []string{"wal"} {
-			s.client(mode, "hostA", "sqlite", filepath.Join(s.dir, mode+".db"), mode)
+		// With a rollback journal SQLite writes to no file whose inode is another one than when it was opened: it can move on storage that the hosts share.
+		s.notes["delete"], s.notes["wal"] = s.folder("delete"), s.private("hostA", "/srv/"+s.name)
+		for mode, dir := range s.notes {
+			s.keeps(mode, "hostA", dir, "/usr/bin/python3", "-u", s.clients(), "sqlite", dir+"/db", mode)
 		}
 	},
 	judge: func(s *site) {
 		s.MustCtl("kill", s.name)
-		for _, mode := range []string{"wal"} {
-			if out := s.on("hostC", "python3", "-c", "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check').fetchone())", filepath.Join(s.dir, mode+".db")); out != "ok" {
+		for mode, dir := range s.notes {
+			if out := s.on("hostC", "python3", "-c", "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('PRAGMA integrity_check').fetchone())", dir+"/db"); out != "ok" {
 				s.t.Errorf("%s: %s", mode, out)
 			}
 		}
@@ -330,16 +350,19 @@ func (s *site) postgres(program string, args ...string) []string {
 var postgresSoftware = software{
 	name: "postgres", version: []string{"pgbench", "--version"},
 	start: func(s *site) {
-		own(s.t, s.dir, "postgres")
-		primary, standby := filepath.Join(s.dir, "primary"), filepath.Join(s.dir, "standby")
+		primary, standby := s.private("hostA", "/srv/"+s.name)+"/data", s.private("hostB", "/srv/"+s.name)+"/data"
+		for _, h := range []string{"hostA", "hostB"} {
+			own(s.t, s.Host(h).Path("/srv/"+s.name), "postgres")
+		}
 		s.on("hostA", s.postgres("initdb", "-D", primary, "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8")...)
-		hba, err := os.OpenFile(filepath.Join(primary, "pg_hba.conf"), os.O_WRONLY|os.O_APPEND, 0)
+		hba, err := os.OpenFile(s.Host("hostA").Path(primary+"/pg_hba.conf"), os.O_WRONLY|os.O_APPEND, 0)
 		must(s.t, err)
 		_, err = hba.WriteString("host all all 10.77.0.0/24 trust\nhost replication all 10.77.0.0/24 trust\n")
 		must(s.t, err)
 		must(s.t, hba.Close())
-		options := []string{"-c", "listen_addresses=*", "-c", "unix_socket_directories=", "-c", "checkpoint_timeout=1h", "-c", "autovacuum=off", "-c", "fsync=off"}
-		s.server("primary", "hostA", 5432, s.postgres("postgres", append([]string{"-D", primary}, options...)...)...)
+		options := []string{"-c", "listen_addresses=*", "-c", "unix_socket_directories=", "-c", "fsync=off"}
+		s.keeps("primary", "hostA", primary, s.postgres("postgres", append([]string{"-D", primary}, options...)...)...)
+		s.listens("hostA", 5432)
 		from := s.Host("hostA").Addr().String()
 		await(s.t, "the primary", func() string {
 			out, err := s.Host("hostA").Command(s.t.Context(), s.postgres("pg_isready", "-h", from)...).CombinedOutput()
@@ -350,7 +373,8 @@ var postgresSoftware = software{
 		})
 		s.on("hostA", s.postgres("pgbench", "-h", from, "-i", "-s", "1", "-q", "postgres")...)
 		s.on("hostB", s.postgres("pg_basebackup", "-h", from, "-D", standby, "-R", "--no-sync", "-c", "fast")...)
-		s.server("standby", "hostB", 5432, s.postgres("postgres", append([]string{"-D", standby}, options...)...)...)
+		s.keeps("standby", "hostB", standby, s.postgres("postgres", append([]string{"-D", standby}, options...)...)...)
+		s.listens("hostB", 5432)
 		s.serve("pgbench", "hostB", s.postgres("pgbench", "-h", from, "-n", "-c", "4", "-T", "100000", "postgres")...)
 	},
 	progress: func(s *site) {

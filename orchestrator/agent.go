@@ -61,6 +61,7 @@ type Member struct {
 	Env      []string
 	Dir      string
 	Log      string
+	Folders  []string // whose files are part of each cut
 	Pid      int
 	State    string
 	Exit     string

@@ -167,6 +167,7 @@ type CutMember struct {
 	Env        []string `json:"env,omitempty"`
 	Dir        string   `json:"dir,omitempty"`
 	Log        string   `json:"log,omitempty"`
+	Folders    []string `json:"folders,omitempty"` // whose files are part of the cut
 	Pid        int      `json:"pid"`
 	InnerPid   int      `json:"inner_pid"`
 	ImageBytes int64    `json:"image_bytes"`

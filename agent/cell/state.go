@@ -41,6 +41,7 @@ type record struct {
 	Env     []string      `json:"env,omitempty"`
 	Dir     string        `json:"dir"`
 	Log     string        `json:"log,omitempty"`
+	Folders []string      `json:"folders,omitempty"`
 	Root    proc.Identity `json:"root,omitzero"` // attached trees
 	Epoch   uint64        `json:"epoch,omitempty"`
 
@@ -48,7 +49,7 @@ type record struct {
 }
 
 func newRecord(m agent.Member, k kind) record {
-	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Epoch: m.Epoch}
+	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Epoch: m.Epoch}
 }
 
 type rootRecord struct {

@@ -78,10 +78,11 @@ func (a *Ahead) Copy(ctx context.Context, trees []Tree, dir string, pause func(c
 	if err != nil {
 		return err
 	}
+	defer s.close() //nolint:errcheck // holds on files that nothing was written to
 	a.copies = map[id]*early{}
 	for _, key := range s.order {
 		f := s.files[key]
-		if !f.kept() || f.appended() || f.leased || inMemory(f) || f.st.Blocks*512 < aheadMin || a.cloned(f) {
+		if !f.kept() || f.appended() || f.leased || inMemory(f) || f.st.Blocks*512 < aheadMin && !f.closed() || a.cloned(f) {
 			continue
 		}
 		if err := pause(ctx); err != nil {
@@ -114,7 +115,7 @@ func (a *Ahead) Drop() error {
 // mapped says whether the file can be written through a mapping: only the first such write to a page changes the file's times.
 func (h *held) mapped() bool {
 	for _, x := range h.handles {
-		if x.fd < 0 && x.write {
+		if x.fd < 0 && x.own == nil && x.write {
 			return true
 		}
 	}

@@ -192,7 +192,7 @@ func TestPutBackUnderAttack(t *testing.T) {
 			must(t, os.Chown(home+"/dir", user, user))
 			attack(t)
 			quickly(t, func() {
-				u, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, []Source{source(t, home+"/dir/file", "evil", 0o4755)})
+				u, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, nil, []Source{source(t, home+"/dir/file", "evil", 0o4755)})
 				t.Logf("%v", err)
 				if err == nil {
 					if got := read(t, home+"/dir/file"); got != "evil" {
@@ -226,7 +226,7 @@ func TestUndoOfAnotherFile(t *testing.T) {
 	_, home := playground(t)
 	write(t, home+"/f", "what was there before", user)
 	dir := filepath.Join(t.TempDir(), "undo")
-	u, err := PutBack(dir, nil, []Source{source(t, home+"/f", "of the cut", 0o600)})
+	u, err := PutBack(dir, nil, nil, []Source{source(t, home+"/f", "of the cut", 0o600)})
 	must(t, err)
 	must(t, u.notes.Close())
 	u.close()
@@ -252,7 +252,7 @@ func TestKeptFits(t *testing.T) {
 	if kept, err := Check(s); err != nil || kept != 16<<20-10 {
 		t.Errorf("kept: %d, %v", kept, err)
 	}
-	if _, err := PutBack(small+"/undo", nil, []Source{s}); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "15 MiB") && !strings.Contains(err.Error(), "16 MiB") {
+	if _, err := PutBack(small+"/undo", nil, nil, []Source{s}); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "15 MiB") && !strings.Contains(err.Error(), "16 MiB") {
 		t.Errorf("it is overwritten: %v", err)
 	}
 	if got := read(t, home+"/f"); got != strings.Repeat("x", 16<<20) {
@@ -260,7 +260,7 @@ func TestKeptFits(t *testing.T) {
 	}
 	must(t, os.Truncate(home+"/f", 1<<40)) // a sparse end takes no room
 	must(t, os.Truncate(home+"/f", 1<<20))
-	u, err := PutBack(small+"/undo", nil, []Source{s})
+	u, err := PutBack(small+"/undo", nil, nil, []Source{s})
 	must(t, err)
 	must(t, u.Done())
 }
@@ -276,7 +276,7 @@ func TestLeased(t *testing.T) {
 		t.Fatal(err)
 	}
 	quickly(t, func() {
-		if _, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, []Source{source(t, home+"/f", "of the cut", 0o600)}); err == nil || !strings.Contains(err.Error(), "lease") {
+		if _, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, nil, []Source{source(t, home+"/f", "of the cut", 0o600)}); err == nil || !strings.Contains(err.Error(), "lease") {
 			t.Errorf("a lease that nobody gives up: %v", err)
 		}
 	})
@@ -291,7 +291,7 @@ func TestLeased(t *testing.T) {
 	}
 	go func() { <-answers; holder.Close() }()
 	quickly(t, func() {
-		u, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, []Source{source(t, home+"/f", "of the cut", 0o600)})
+		u, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, nil, []Source{source(t, home+"/f", "of the cut", 0o600)})
 		must(t, err)
 		must(t, u.Done())
 	})
@@ -311,7 +311,7 @@ func TestPutBackAndUndo(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "undo")
 		made := source(t, home+"/made/new", "new", 0o2640)
 		made.Links = []string{home + "/second"}
-		u, err := PutBack(dir, nil, []Source{
+		u, err := PutBack(dir, nil, nil, []Source{
 			source(t, home+"/there", "what was", 0o1600), source(t, home+"/other", "the user's", 0o600), made,
 		})
 		must(t, err)
@@ -359,7 +359,7 @@ func TestPutBackKeepsHoles(t *testing.T) {
 	content := make([]byte, s.Size)
 	content[s.Size/2] = 1
 	must(t, os.WriteFile(s.Content, content, 0o600))
-	u, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, []Source{s})
+	u, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, nil, []Source{s})
 	must(t, err)
 	must(t, u.Done())
 	var st unix.Stat_t

@@ -79,7 +79,7 @@ func TestFileWithoutKnownName(t *testing.T) {
 		} else {
 			must(t, os.WriteFile(other, []byte("since"), 0o600))
 		}
-		u, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, []Source{src})
+		u, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, nil, []Source{src})
 		must(t, err)
 		p, ok := u.Placed(home+"/a/first", true, 0)
 		if !ok || end != "lost" && p.Ino != src.Ino {

@@ -36,14 +36,26 @@ func temporaryName() string {
 
 // PutBack makes every file what it was in the cut, and notes in undo, a folder of our own that is made, how to take all of that back. A
 // file that is there and is the right one keeps its inode, so that others who have it open go on with it. Before that it makes the folders and FIFOs of places that
-// are missing, outer ones first. When it fails, what it did is undone.
-func PutBack(undo string, places []Seen, sources []Source) (*Undo, error) {
+// are missing, outer ones first, and puts aside what is in folders and not in the cut. When it fails, what it did is undone.
+func PutBack(undo string, places []Seen, folders []string, sources []Source) (*Undo, error) {
 	u, err := newUndo(undo)
 	if err != nil {
 		return nil, err
 	}
 	if err := u.makePlaces(places); err != nil {
 		return nil, errors.Join(err, u.Back())
+	}
+	keep := map[string]bool{}
+	for _, s := range sources {
+		keep[s.Path] = true
+		for _, name := range s.Links {
+			keep[name] = true
+		}
+	}
+	for _, dir := range folders {
+		if err := u.clear(dir, keep); err != nil {
+			return nil, errors.Join(fmt.Errorf("put aside what is in %s and not in the cut: %w", dir, err), u.Back())
+		}
 	}
 	for _, s := range sources {
 		err := s.Check()

@@ -22,13 +22,17 @@ func idOf(st *unix.Stat_t) id { return id{st.Dev, st.Ino} }
 // handle is one way to reach a file: a descriptor of a process, or a mapping.
 type handle struct {
 	pid    int
-	fd     int    // -1 for a mapping
-	region string // START-END of a mapping, as in /proc/PID/map_files
+	fd     int      // -1 for a mapping
+	region string   // START-END of a mapping, as in /proc/PID/map_files
+	own    *os.File // of a file that is in a folder of the member's: our own hold on it (O_PATH)
 
 	read, write, append, leased bool
 }
 
 func (h handle) path() string {
+	if h.own != nil {
+		return proc.OwnFd(int(h.own.Fd()))
+	}
 	if h.fd < 0 {
 		return proc.MappedFile(h.pid, h.region)
 	}
@@ -91,6 +95,9 @@ type scan struct {
 	known map[string]int    // member and path → where it is in seen
 	made  map[uint64]bool   // file systems whose files the kernel makes up
 
+	dirs    map[string][]Seen // by member: its folders and all below, outer ones first
+	refused []string          // what is in folders and cannot be part of a cut
+
 	programs bool // build ids are read
 	builds   map[id]string
 }
@@ -98,17 +105,22 @@ type scan struct {
 func look(ctx context.Context, trees []Tree, programs bool) (*scan, error) {
 	s := &scan{
 		files: map[id]*held{}, seen: map[string][]Seen{}, known: map[string]int{}, made: map[uint64]bool{},
-		programs: programs, builds: map[id]string{},
+		dirs: map[string][]Seen{}, programs: programs, builds: map[id]string{},
 	}
 	for _, t := range trees {
 		for _, pid := range t.Pids {
 			if err := ctx.Err(); err != nil {
-				return nil, err
+				return nil, errors.Join(err, s.close())
 			}
 			err := errors.Join(s.descriptors(t, pid), s.mappings(t, pid))
 			s.places(t, pid)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
-				return nil, fmt.Errorf("files of process %d: %w", pid, err)
+				return nil, errors.Join(fmt.Errorf("files of process %d: %w", pid, err), s.close())
+			}
+		}
+		for _, dir := range t.Folders {
+			if err := s.folder(ctx, t, dir); err != nil {
+				return nil, errors.Join(fmt.Errorf("folder %s of %s: %w", dir, t.Member, err), s.close())
 			}
 		}
 	}

@@ -109,4 +109,6 @@ type Tree struct {
 	Member string
 	Pids   []int  // its processes, as this host sees them
 	Root   string // where its paths begin, e.g. /proc/PID/root of its cell's PID 1
+	// Folders are those whose files are part of the cut, whoever has them open.
+	Folders []string
 }

@@ -37,7 +37,7 @@ func TestStoredFromOutside(t *testing.T) {
 	if err := CheckAll([]Stored{good, good}); err == nil {
 		t.Error("two files of one name: no error")
 	}
-	if _, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, []Source{{Content: "/dev/null"}}); err == nil {
+	if _, err := PutBack(filepath.Join(t.TempDir(), "undo"), nil, nil, []Source{{Content: "/dev/null"}}); err == nil {
 		t.Error("a file without a name was put back")
 	}
 }

@@ -23,6 +23,7 @@ const deleted = " (deleted)"
 type Capture struct {
 	stored []*held
 	seen   map[string][]Seen
+	scan   *scan
 }
 
 // Surveyed is what Survey has seen.
@@ -48,11 +49,12 @@ func Survey(ctx context.Context, trees []Tree, dir string) (Surveyed, error) {
 	if err != nil {
 		return Surveyed{}, err
 	}
+	defer s.close() //nolint:errcheck // holds on files that nothing was written to
 	out := Surveyed{Names: Names{}, Ahead: &Ahead{}}
 	if err := out.Names.find(ctx, s); err != nil {
 		return Surveyed{}, err
 	}
-	out.Refused = s.sameLostName()
+	out.Refused = append(s.sameLostName(), s.refused...)
 	for _, t := range trees {
 		out.Refused = append(out.Refused, unspeakable(t.Member, s.seen[t.Member])...)
 	}
@@ -91,6 +93,7 @@ func Look(ctx context.Context, t Tree) (Holding, error) {
 	if err != nil {
 		return Holding{}, err
 	}
+	defer s.close() //nolint:errcheck // holds on files that nothing was written to
 	h := Holding{Seen: s.seen[t.Member]}
 	for _, key := range s.order {
 		f := s.files[key]
@@ -200,10 +203,13 @@ func Take(ctx context.Context, trees []Tree, names Names, ahead *Ahead) (*Captur
 	if err != nil {
 		return nil, err
 	}
+	c := &Capture{seen: s.seen, scan: s}
 	if err := s.tooMany(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, c.Close())
 	}
-	c := &Capture{seen: s.seen}
+	if len(s.refused) > 0 {
+		return nil, errors.Join(errors.New(s.refused[0]), c.Close())
+	}
 	early := int64(earlyMax)
 	for _, key := range s.order {
 		f := s.files[key]
@@ -474,6 +480,10 @@ func (c *Capture) Close() error {
 			errs = append(errs, f.file.Close())
 			f.file = nil
 		}
+	}
+	if c.scan != nil {
+		errs = append(errs, c.scan.close())
+		c.scan = &scan{dirs: c.scan.dirs}
 	}
 	return errors.Join(errs...)
 }

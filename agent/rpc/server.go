@@ -155,7 +155,7 @@ func (s *agentServer) Members(ctx context.Context, req *ssv1.MembersRequest) (*s
 
 func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunResponse, error) {
 	m, err := s.a.Run(ctx, agent.Member{
-		Job: req.GetJob(), Name: req.GetName(), Command: req.GetCommand(), Env: req.GetEnv(), Dir: req.GetDir(), Log: req.GetLog(),
+		Job: req.GetJob(), Name: req.GetName(), Command: req.GetCommand(), Env: req.GetEnv(), Dir: req.GetDir(), Log: req.GetLog(), Folders: req.GetFolders(),
 		Epoch: req.GetEpoch(),
 	})
 	if err != nil {

@@ -19,14 +19,14 @@ import (
 
 func toMember(m agent.Member) *ssv1.Member {
 	return &ssv1.Member{
-		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Pid: int32(m.Pid),
+		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Pid: int32(m.Pid),
 		State: string(m.State), Exit: m.Exit, Attached: m.Attached, Frozen: m.Frozen, Epoch: m.Epoch,
 	}
 }
 
 func fromMember(m *ssv1.Member) agent.Member {
 	return agent.Member{
-		Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(),
+		Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(), Folders: m.GetFolders(),
 	}
 }
 

@@ -27,12 +27,12 @@ func startedText(m orchestrator.Member) string {
 
 func (a *app) runCommand() *cobra.Command {
 	var host, cwd, log string
-	var env []string
+	var env, folders []string
 	cmd := &cobra.Command{
 		Use: "run JOB --host HOST -- CMD ARG…", Short: "Start a member of a job on a host",
 		Args: func(cmd *cobra.Command, argv []string) error {
 			if cmd.ArgsLenAtDash() != 1 || len(argv) < 2 {
-				return usage("usage: ssctl run JOB --host HOST [--env K=V] [--cwd DIR] [--log FILE] -- CMD ARG…")
+				return usage("usage: ssctl run JOB --host HOST [--env K=V] [--cwd DIR] [--log FILE] [--files DIR] -- CMD ARG…")
 			}
 			return nil
 		},
@@ -41,7 +41,7 @@ func (a *app) runCommand() *cobra.Command {
 				return usage("--host is needed")
 			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				m, err := c.Run(ctx, host, orchestrator.Member{Job: argv[0], Command: argv[1:], Env: env, Dir: cwd, Log: log})
+				m, err := c.Run(ctx, host, orchestrator.Member{Job: argv[0], Command: argv[1:], Env: env, Dir: cwd, Log: log, Folders: folders})
 				if err != nil {
 					return err
 				}
@@ -53,6 +53,7 @@ func (a *app) runCommand() *cobra.Command {
 	cmd.Flags().StringArrayVar(&env, "env", nil, "K=V, added to its environment; may be repeated")
 	cmd.Flags().StringVar(&cwd, "cwd", "", "its working directory on the host")
 	cmd.Flags().StringVar(&log, "log", "", "file on the host for its output, appended to; without it, one below the agent's state folder (ssctl logs)")
+	cmd.Flags().StringArrayVar(&folders, "files", nil, "folder on the host whose files are part of each cut, open or not; may be repeated")
 	return cmd
 }
 

@@ -59,7 +59,7 @@ func toHosts(in []orchestrator.Participant) []*ssv1.Participant {
 
 func (a *agent) member(m *ssv1.Member) orchestrator.Member {
 	return orchestrator.Member{
-		Host: a.host, Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(),
+		Host: a.host, Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(), Folders: m.GetFolders(),
 		Pid: int(m.GetPid()), State: m.GetState(), Exit: m.GetExit(), RSS: m.GetRss(), Channels: int(m.GetChannels()),
 		Attached: m.GetAttached(), Frozen: m.GetFrozen(), Epoch: m.GetEpoch(), LogBytes: m.GetLogBytes(),
 	}
@@ -90,7 +90,7 @@ func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
 		pp := &ssv1.RestorePart{Snapshot: part.Snapshot, Host: part.Host, JobKey: part.JobKey[:], Digest: part.Digest, Sources: toParticipants(part.Sources), Vaults: part.Vaults}
 		for _, m := range part.Members {
 			pp.Members = append(pp.Members, &ssv1.Member{
-				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log,
+				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders,
 			})
 		}
 		for _, e := range part.Ends {

@@ -1176,7 +1176,9 @@ type Member struct {
 	// epoch is that of the restore that the member belongs to; 0 if the job had not been restored when it was started.
 	Epoch uint64 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// log_bytes is how long the log is; -1 where that is not known.
-	LogBytes      int64 `protobuf:"varint,14,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
+	LogBytes int64 `protobuf:"varint,14,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
+	// folders are those whose files are part of each cut.
+	Folders       []string `protobuf:"bytes,17,rep,name=folders,proto3" json:"folders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1316,6 +1318,13 @@ func (x *Member) GetLogBytes() int64 {
 	return 0
 }
 
+func (x *Member) GetFolders() []string {
+	if x != nil {
+		return x.Folders
+	}
+	return nil
+}
+
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -1414,6 +1423,7 @@ type RunRequest struct {
 	Log           string                 `protobuf:"bytes,5,opt,name=log,proto3" json:"log,omitempty"`
 	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Folders       []string               `protobuf:"bytes,17,rep,name=folders,proto3" json:"folders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1495,6 +1505,13 @@ func (x *RunRequest) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *RunRequest) GetFolders() []string {
+	if x != nil {
+		return x.Folders
+	}
+	return nil
 }
 
 type RunResponse struct {
@@ -6712,7 +6729,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\"\n" +
 	"\rfound_unix_ms\x18\x04 \x01(\x03R\vfoundUnixMs\x12\x16\n" +
-	"\x06healed\x18\x05 \x01(\bR\x06healed\"\xcf\x02\n" +
+	"\x06healed\x18\x05 \x01(\bR\x06healed\"\xe9\x02\n" +
 	"\x06Member\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -6729,11 +6746,12 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\battached\x18\f \x01(\bR\battached\x12\x16\n" +
 	"\x06frozen\x18\r \x01(\bR\x06frozen\x12\x14\n" +
 	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\x12\x1b\n" +
-	"\tlog_bytes\x18\x0e \x01(\x03R\blogBytes\"\"\n" +
+	"\tlog_bytes\x18\x0e \x01(\x03R\blogBytes\x12\x18\n" +
+	"\afolders\x18\x11 \x03(\tR\afolders\"\"\n" +
 	"\x0eMembersRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\":\n" +
 	"\x0fMembersResponse\x12'\n" +
-	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\x98\x01\n" +
+	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\xb2\x01\n" +
 	"\n" +
 	"RunRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n" +
@@ -6742,7 +6760,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x03dir\x18\x04 \x01(\tR\x03dir\x12\x10\n" +
 	"\x03log\x18\x05 \x01(\tR\x03log\x12\x12\n" +
 	"\x04name\x18\x06 \x01(\tR\x04name\x12\x14\n" +
-	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\"4\n" +
+	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\afolders\x18\x11 \x03(\tR\afolders\"4\n" +
 	"\vRunResponse\x12%\n" +
 	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"]\n" +
 	"\rAttachRequest\x12\x10\n" +
