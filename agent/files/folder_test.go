@@ -97,3 +97,41 @@ func TestFoldersOfAMember(t *testing.T) {
 		}
 	}
 }
+
+// TestMadeFolderIsExchanged needs root. A folder that a restore makes where another user can write gets its owner and mode through a descriptor: a link or a folder
+// of somebody else's in its place keeps its own.
+func TestMadeFolderIsExchanged(t *testing.T) {
+	root, home := playground(t)
+	must(t, os.Mkdir(root+"/private", 0o700))
+	must(t, os.Mkdir(home+"/made", 0o700))
+	var made, private unix.Stat_t
+	must(t, unix.Lstat(home+"/made", &made))
+	for what, plant := range map[string]func() error{
+		"link":   func() error { return os.Symlink(root+"/private", home+"/made") },
+		"folder": func() error { return os.Mkdir(home+"/made", 0o700) },
+	} {
+		must(t, os.Rename(home+"/made", home+"/aside-"+what))
+		must(t, plant())
+		p, err := locate("/", home+"/made", nil)
+		must(t, err)
+		err = p.finish(Seen{Path: home + "/made", Mode: unix.S_IFDIR | 0o777}, &made)
+		p.close()
+		if err == nil || !strings.Contains(err.Error(), "was exchanged") {
+			t.Errorf("%s: %v", what, err)
+		}
+		must(t, unix.Lstat(root+"/private", &private))
+		if private.Mode&0o7777 != 0o700 {
+			t.Errorf("%s: the folder that it leads to has the mode %o", what, private.Mode&0o7777)
+		}
+		must(t, os.Remove(home+"/made"))
+		must(t, os.Rename(home+"/aside-"+what, home+"/made"))
+	}
+	p, err := locate("/", home+"/made", nil)
+	must(t, err)
+	defer p.close()
+	must(t, p.finish(Seen{Path: home + "/made", Mode: unix.S_IFDIR | 0o751}, &made))
+	must(t, unix.Lstat(home+"/made", &made))
+	if made.Mode&0o7777 != 0o751 {
+		t.Errorf("the mode is %o", made.Mode&0o7777)
+	}
+}

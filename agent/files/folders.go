@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // Folders describes folders and all that lead to them, outer ones first, as they are now. What is no folder, or cannot be looked at, is left out.
@@ -115,14 +117,30 @@ func (u *Undo) makePlace(s Seen) error {
 		return err
 	}
 	// In a folder that others can write in, nothing is done that the owner could not do.
-	return p.as(owner, func() error {
-		if p.trusted {
-			if err := unix.Fchownat(p.fd, p.name, s.UID, s.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-				return err
-			}
+	return p.as(owner, func() error { return p.finish(s, &st) })
+}
+
+// finish gives what was made its owner and its mode, through a descriptor of that very folder or FIFO: where others can write, its name may lead
+// elsewhere by now.
+func (p *place) finish(s Seen, made *unix.Stat_t) error {
+	fd, err := unix.Openat(p.fd, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if idOf(&st) != idOf(made) || st.Mode&unix.S_IFMT != s.Mode&unix.S_IFMT || int(st.Uid) != s.UID && !p.trusted {
+		return fmt.Errorf("%s was exchanged while it was made", s.Path)
+	}
+	if p.trusted {
+		if err := unix.Fchownat(fd, "", s.UID, s.GID, unix.AT_EMPTY_PATH); err != nil {
+			return err
 		}
-		return unix.Fchmodat(p.fd, p.name, s.Mode&0o7777, 0)
-	})
+	}
+	return unix.Chmod(proc.OwnFd(fd), s.Mode&0o7777)
 }
 
 // SortPlaces leaves each path once, outer ones first.
