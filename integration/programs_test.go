@@ -36,7 +36,7 @@ type site struct {
 }
 
 // everySoftware is what TestPrograms runs, in this order.
-var everySoftware = []software{redisSoftware, memcachedSoftware, mosquittoSoftware, proxySoftware, sqliteSoftware, postgresSoftware, etcdSoftware}
+var everySoftware = []software{redisSoftware, memcachedSoftware, mosquittoSoftware, proxySoftware, sqliteSoftware, postgresSoftware, postgresFiles, etcdSoftware}
 
 // TestPrograms: ordinary server software of Debian's packages, under load. Two snapshots; a host dies, and its part is restored on another; one more snapshot,
 // and a restore in place. The load goes on after each step, every answer is the one that must come, and the software's own check of its data passes.
@@ -350,58 +350,84 @@ func (s *site) postgres(program string, args ...string) []string {
 var postgresSoftware = software{
 	name: "postgres", version: []string{"pgbench", "--version"},
 	start: func(s *site) {
-		primary, standby := s.private("hostA", "/srv/"+s.name)+"/data", s.private("hostB", "/srv/"+s.name)+"/data"
+		own(s.t, s.dir, "postgres")
+		s.startPostgres(filepath.Join(s.dir, "primary"), filepath.Join(s.dir, "standby"), func(name, host, _ string, command ...string) {
+			// No file of the cut may change after it that is not open: nothing is removed, renamed or made anew.
+			s.serve(name, host, append(command, "-c", "checkpoint_timeout=1h", "-c", "autovacuum=off")...)
+		})
+	},
+	progress: transactions, judge: sumsEqual,
+}
+
+// postgresFiles has the data on each host's own disk: what moves comes to a host that has none of it.
+var postgresFiles = software{
+	name: "postgres-files", version: []string{"pgbench", "--version"}, more: true,
+	start: func(s *site) {
+		dir := "/srv/" + s.name
 		for _, h := range []string{"hostA", "hostB"} {
-			own(s.t, s.Host(h).Path("/srv/"+s.name), "postgres")
+			own(s.t, s.Host(h).Path(s.private(h, dir)), "postgres")
 		}
-		s.on("hostA", s.postgres("initdb", "-D", primary, "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8")...)
-		hba, err := os.OpenFile(s.Host("hostA").Path(primary+"/pg_hba.conf"), os.O_WRONLY|os.O_APPEND, 0)
-		must(s.t, err)
-		_, err = hba.WriteString("host all all 10.77.0.0/24 trust\nhost replication all 10.77.0.0/24 trust\n")
-		must(s.t, err)
-		must(s.t, hba.Close())
-		options := []string{"-c", "listen_addresses=*", "-c", "unix_socket_directories=", "-c", "fsync=off"}
-		s.keeps("primary", "hostA", primary, s.postgres("postgres", append([]string{"-D", primary}, options...)...)...)
-		s.listens("hostA", 5432)
-		from := s.Host("hostA").Addr().String()
-		await(s.t, "the primary", func() string {
-			out, err := s.Host("hostA").Command(s.t.Context(), s.postgres("pg_isready", "-h", from)...).CombinedOutput()
-			if err != nil {
-				return string(out)
-			}
-			return ""
-		})
-		s.on("hostA", s.postgres("pgbench", "-h", from, "-i", "-s", "1", "-q", "postgres")...)
-		s.on("hostB", s.postgres("pg_basebackup", "-h", from, "-D", standby, "-R", "--no-sync", "-c", "fast")...)
-		s.keeps("standby", "hostB", standby, s.postgres("postgres", append([]string{"-D", standby}, options...)...)...)
-		s.listens("hostB", 5432)
-		s.serve("pgbench", "hostB", s.postgres("pgbench", "-h", from, "-n", "-c", "4", "-T", "100000", "postgres")...)
+		s.startPostgres(dir+"/data", dir+"/data", s.keeps)
 	},
-	progress: func(s *site) {
-		at := func(host string) int {
-			n, _ := strconv.Atoi(s.query(host, "SELECT count(*) FROM pgbench_history"))
-			return n
+	progress: transactions, judge: sumsEqual,
+}
+
+// startPostgres starts a primary on hostA, its standby on hostB, and pgbench. run starts a server whose data is in a folder.
+func (s *site) startPostgres(primary, standby string, run func(name, host, dir string, command ...string)) {
+	s.t.Helper()
+	s.on("hostA", s.postgres("initdb", "-D", primary, "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8")...)
+	hba, err := os.OpenFile(s.Host("hostA").Path(primary+"/pg_hba.conf"), os.O_WRONLY|os.O_APPEND, 0)
+	must(s.t, err)
+	_, err = hba.WriteString("host all all 10.77.0.0/24 trust\nhost replication all 10.77.0.0/24 trust\n")
+	must(s.t, err)
+	must(s.t, hba.Close())
+	server := func(name, host, dir string) {
+		s.t.Helper()
+		run(name, host, dir, s.postgres("postgres", "-D", dir, "-c", "listen_addresses=*", "-c", "unix_socket_directories=", "-c", "fsync=off")...)
+		s.listens(host, 5432)
+	}
+	server("primary", "hostA", primary)
+	from := s.Host("hostA").Addr().String()
+	await(s.t, "the primary", func() string {
+		out, err := s.Host("hostA").Command(s.t.Context(), s.postgres("pg_isready", "-h", from)...).CombinedOutput()
+		if err != nil {
+			return string(out)
 		}
-		before := at("hostB")
-		await(s.t, "transactions", func() string {
-			if n := at("hostB"); n < before+50 {
-				return fmt.Sprintf("%d, and %d before", n, before)
-			}
-			return ""
-		})
-	},
-	judge: func(s *site) {
-		const sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(bbalance) FROM pgbench_branches), (SELECT sum(tbalance) FROM pgbench_tellers), (SELECT sum(delta) FROM pgbench_history)"
-		for _, host := range []string{"hostC", "hostB"} {
-			all := strings.Split(s.query(host, sums), "|")
-			if len(slices.Compact(all)) != 1 || all[0] == "" {
-				s.t.Errorf("sums on %s: %v", host, all)
-			}
-			if line := s.query(host, "SELECT timeline_id FROM pg_control_checkpoint()"); line != "1" {
-				s.t.Errorf("timeline of %s: %s", host, line)
-			}
+		return ""
+	})
+	s.on("hostA", s.postgres("pgbench", "-h", from, "-i", "-s", "1", "-q", "postgres")...)
+	s.on("hostB", s.postgres("pg_basebackup", "-h", from, "-D", standby, "-R", "--no-sync", "-c", "fast")...)
+	server("standby", "hostB", standby)
+	s.serve("pgbench", "hostB", s.postgres("pgbench", "-h", from, "-n", "-c", "4", "-T", "100000", "postgres")...)
+}
+
+// transactions waits until some more have arrived at the standby.
+func transactions(s *site) {
+	at := func(host string) int {
+		n, _ := strconv.Atoi(s.query(host, "SELECT count(*) FROM pgbench_history"))
+		return n
+	}
+	before := at("hostB")
+	await(s.t, "transactions", func() string {
+		if n := at("hostB"); n < before+50 {
+			return fmt.Sprintf("%d, and %d before", n, before)
 		}
-	},
+		return ""
+	})
+}
+
+// sumsEqual checks what must be equal in all tables of pgbench, on both servers, and that none was promoted.
+func sumsEqual(s *site) {
+	const sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(bbalance) FROM pgbench_branches), (SELECT sum(tbalance) FROM pgbench_tellers), (SELECT sum(delta) FROM pgbench_history)"
+	for _, host := range []string{"hostC", "hostB"} {
+		all := strings.Split(s.query(host, sums), "|")
+		if len(slices.Compact(all)) != 1 || all[0] == "" {
+			s.t.Errorf("sums on %s: %v", host, all)
+		}
+		if line := s.query(host, "SELECT timeline_id FROM pg_control_checkpoint()"); line != "1" {
+			s.t.Errorf("timeline of %s: %s", host, line)
+		}
+	}
 }
 
 // query asks a PostgreSQL server.
