@@ -194,7 +194,7 @@ func (p *pid1) take(root int) error {
 	go func(end chan struct{}) { // ends with the root
 		defer close(end)
 		defer unix.Close(fd)
-		_ = waitFor(context.Background(), fd, unix.POLLIN)
+		_ = proc.Poll(context.Background(), fd, unix.POLLIN)
 	}(p.rootEnd)
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"ss/agent"
+	"ss/agent/cgroup"
 	"ss/agent/proc"
 )
 
@@ -164,7 +165,7 @@ func (g group) members() ([]int, error) {
 	if err != nil || g.v1 == "" || g.v2 == "" {
 		return all, err
 	}
-	second, err := procsOf(g.v2)
+	second, err := cgroup.Dir(g.v2).Procs()
 	return slices.DeleteFunc(all, func(pid int) bool { return !slices.Contains(second, pid) }), err
 }
 

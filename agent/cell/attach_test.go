@@ -84,7 +84,7 @@ func TestAttachedTreeEnds(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitExit(limit(t), id); err != nil {
+	if err := id.AwaitEnd(limit(t)); err != nil {
 		t.Fatal(err)
 	}
 	if m = find(t, g, m.Name); m.State != agent.Exited || m.Pid != 0 {
@@ -106,7 +106,7 @@ func TestAttachRefuses(t *testing.T) {
 		}
 		id, err := proc.Identify(dead.Process.Pid)
 		if err == nil {
-			err = waitExit(limit(t), id)
+			err = id.AwaitEnd(limit(t))
 		}
 		if err != nil && !proc.Gone(err) {
 			t.Fatal(err)

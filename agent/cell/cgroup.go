@@ -1,6 +1,7 @@
 package cell
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,10 +12,10 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"ss/agent/cgroup"
 	"ss/agent/proc"
 )
 
@@ -94,6 +95,9 @@ func (g group) dir() string {
 	return g.v2
 }
 
+// freezer is dir, for what is done with it.
+func (g group) freezer() cgroup.Dir { return cgroup.Dir(g.dir()) }
+
 func (g group) dirs() []string {
 	return slices.DeleteFunc([]string{g.v1, g.v2}, func(s string) bool { return s == "" })
 }
@@ -125,7 +129,7 @@ func (g group) create() error {
 			return errors.Join(err, g.removeEmpty())
 		}
 	}
-	if err := g.write(g.thawed()); err != nil {
+	if err := g.freezer().SetFrozen(false); err != nil {
 		return errors.Join(err, g.removeEmpty())
 	}
 	return nil
@@ -157,7 +161,7 @@ func (g group) vacant() error {
 }
 
 func vacant(dir string) error {
-	left, err := procsOf(dir)
+	left, err := cgroup.Dir(dir).Procs()
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return nil
 	}
@@ -171,7 +175,7 @@ func vacant(dir string) error {
 func (g group) removeEmpty() error {
 	var errs []error
 	for _, d := range g.dirs() {
-		left, err := procsOf(d)
+		left, err := cgroup.Dir(d).Procs()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || len(left) > 0 {
 			continue
 		}
@@ -197,7 +201,7 @@ func (g group) remove() error {
 
 // removeMember removes a member's folder, and those above it that have become empty.
 func (h hierarchies) removeMember(dir string) error {
-	if err := removeTree(dir); err != nil {
+	if err := cgroup.Dir(dir).Remove(); err != nil {
 		return err
 	}
 	job := filepath.Dir(dir)
@@ -207,97 +211,23 @@ func (h hierarchies) removeMember(dir string) error {
 	return nil
 }
 
-// removeTree removes a cgroup folder and those below it, which may be busy for an instant after
-// their last task has gone: for that the kernel has no event.
-func removeTree(dir string) error {
-	subs, err := subgroups(dir)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	for _, s := range subs {
-		if err := removeTree(s); err != nil {
-			return err
-		}
-	}
-	for wait := time.Millisecond; ; wait *= 2 {
-		err := unix.Rmdir(dir)
-		if err == nil || errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if !errors.Is(err, unix.EBUSY) || wait > time.Second {
-			return fmt.Errorf("remove cgroup %s: %w", dir, err)
-		}
-		<-time.After(wait)
-	}
-}
-
-// subgroups lists the cgroups right below dir. Most have none, which the link count tells at once.
-func subgroups(dir string) ([]string, error) {
-	var st syscall.Stat_t
-	if err := syscall.Stat(dir, &st); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: dir, Err: err}
-	}
-	if st.Nlink <= 2 {
-		return nil, nil
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, e := range entries {
-		if e.IsDir() {
-			out = append(out, filepath.Join(dir, e.Name()))
-		}
-	}
-	return out, nil
-}
-
 // procs lists the processes of the group, of sub-cgroups too. A group that is not there has none.
 func (g group) procs() ([]int, error) {
-	out, err := procsOf(g.dir())
+	out, err := g.freezer().Procs()
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return nil, nil
 	}
 	return out, err
 }
 
-func procsOf(dir string) ([]int, error) {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		return nil, fmt.Errorf("list the processes of a cgroup: %w", err)
-	}
-	var out []int
-	for f := range strings.FieldsSeq(string(b)) {
-		if pid, err := strconv.Atoi(f); err == nil && pid > 0 { // 0: in a PID namespace that we can't see
-			out = append(out, pid)
-		}
-	}
-	subs, err := subgroups(dir)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range subs {
-		more, err := procsOf(s)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		out = append(out, more...)
-	}
-	return out, nil
-}
-
 // live is procs without those that have ended and are not reaped yet.
 func (g group) live() ([]int, error) {
 	all, err := g.procs()
-	return slices.DeleteFunc(all, func(pid int) bool {
-		s, err := proc.ReadStat(pid)
-		return err != nil || s.Dead()
-	}), err
+	return cgroup.Living(all), err
 }
+
+// kill ends every process of the group and returns when none is left.
+func (g group) kill(ctx context.Context) error { return g.freezer().Kill(ctx) }
 
 // enter moves a process with all its threads into the group.
 func (g group) enter(pid int) error {

@@ -60,7 +60,7 @@ func waitLines(t *testing.T, log string, n int) {
 	}
 	want := strings.Count(read(t, log), "\n") + n
 	for strings.Count(read(t, log), "\n") < want {
-		if err := waitFor(limit(t), fd, unix.POLLIN); err != nil {
+		if err := proc.Poll(limit(t), fd, unix.POLLIN); err != nil {
 			t.Fatalf("the member writes nothing more: %v", err)
 		}
 		if _, err := unix.Read(fd, make([]byte, 4096)); err != nil {

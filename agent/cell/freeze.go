@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,33 +69,11 @@ func (g *Manager) existing(m agent.Member) (group, error) {
 	return gr, nil
 }
 
-// thawed is the request that lets a group run.
-func (g group) thawed() (file, value string) {
-	if g.v1 != "" {
-		return "freezer.state", "THAWED"
-	}
-	return "cgroup.freeze", "0"
-}
+func (g group) freeze(ctx context.Context) error { return g.freezer().Freeze(ctx) }
 
-func (g group) write(file, value string) error {
-	if err := os.WriteFile(filepath.Join(g.dir(), file), []byte(value), 0); err != nil {
-		return fmt.Errorf("write %q: %w", value, err)
-	}
-	return nil
-}
+func (g group) thaw(ctx context.Context) error { return g.freezer().Thaw(ctx) }
 
-func (g group) freeze(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if g.v1 != "" {
-		return g.freezeV1(ctx)
-	}
-	if err := g.write("cgroup.freeze", "1"); err != nil {
-		return err
-	}
-	return g.waitEvents(ctx, "frozen 1")
-}
+func (g group) frozen() (bool, error) { return g.freezer().Frozen() }
 
 // forkLimit is how long freezeWhole goes on to find two processes that share their memory.
 const forkLimit = 2 * time.Second
@@ -147,84 +123,6 @@ func (g group) sharing() (parent, child int, err error) {
 		}
 	}
 	return 0, 0, nil
-}
-
-// freezeV1 asks again until it is so: the v1 freezer has no event, and it gives up on a task that
-// forks or wakes at the wrong instant until its state is read again
-// (Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst).
-func (g group) freezeV1(ctx context.Context) error {
-	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		if err := g.write("freezer.state", "FROZEN"); err != nil {
-			return err
-		}
-		if frozen, err := g.frozen(); frozen || err != nil {
-			return err
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (g group) thaw(ctx context.Context) error {
-	err := g.write(g.thawed())
-	if err == nil && g.v1 == "" {
-		err = g.waitEvents(ctx, "frozen 0")
-	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-		return nil // it ended meanwhile, and its cgroup was removed
-	}
-	return err
-}
-
-// frozen reports whether every task stands still. A group that is not there is not frozen.
-func (g group) frozen() (bool, error) {
-	file, want := "cgroup.events", "frozen 1"
-	if g.v1 != "" {
-		file, want = "freezer.state", "FROZEN"
-	}
-	b, err := os.ReadFile(filepath.Join(g.dir(), file))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-		return false, nil
-	}
-	return hasLine(b, want), err
-}
-
-// waitEvents blocks until cgroup.events of the v2 folder has that line. The kernel reports each
-// change as POLLPRI (Documentation/admin-guide/cgroup-v2.rst, "[Un]populated Notification"), but no
-// two within 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV of kernel/cgroup/cgroup.c): a change soon after
-// another is seen earlier by looking.
-func (g group) waitEvents(ctx context.Context, line string) error {
-	path := filepath.Join(g.v2, "cgroup.events")
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
-	var buf [512]byte
-	for look := 1; ; look = min(2*look, 100) {
-		n, err := unix.Pread(fd, buf[:], 0)
-		if err != nil {
-			return &os.PathError{Op: "read", Path: path, Err: err}
-		}
-		if hasLine(buf[:n], line) {
-			return nil
-		}
-		if _, err := waitForAtMost(ctx, fd, unix.POLLPRI, look); err != nil {
-			return fmt.Errorf("wait for %q: %w", line, err)
-		}
-	}
-}
-
-func hasLine(b []byte, want string) bool {
-	for l := range strings.Lines(string(b)) {
-		if strings.TrimSpace(l) == want {
-			return true
-		}
-	}
-	return false
 }
 
 // stuck names the processes that wait inside the kernel, which is where freezing fails.

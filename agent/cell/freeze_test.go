@@ -95,7 +95,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	m, c := counting(t, g)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := g.cg.group(m.Job, m.Name).waitEvents(ctx, "frozen 2"); !errors.Is(err, context.DeadlineExceeded) {
+	if err := g.cg.group(m.Job, m.Name).freezer().AwaitEvent(ctx, "frozen 2"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("want the deadline: %v", err)
 	}
 	c.passes(t, c.value())

@@ -5,10 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
 
 	"ss/agent"
 	"ss/agent/proc"
@@ -113,60 +109,4 @@ func initOf(live []int) (proc.Identity, error) {
 		}
 	}
 	return proc.Identity{}, fs.ErrNotExist
-}
-
-// kill ends every process of the group and returns when none is left.
-func (g group) kill(ctx context.Context) error {
-	if _, err := os.Stat(g.dir()); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if g.v1 == "" {
-		err := os.WriteFile(filepath.Join(g.v2, "cgroup.kill"), []byte("1"), 0)
-		if err == nil {
-			return g.waitEvents(ctx, "populated 0")
-		}
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
-			return fmt.Errorf("kill the cgroup: %w", err)
-		}
-	}
-	return g.killEach(ctx)
-}
-
-// killEach is for kernels without cgroup.kill (before 5.14) and for v1. Frozen processes can't fork
-// away from it; a v1-frozen one dies when it is thawed.
-func (g group) killEach(ctx context.Context) error {
-	for {
-		live, err := g.live()
-		if err != nil || len(live) == 0 {
-			return err
-		}
-		if err := g.freeze(ctx); err != nil {
-			return err
-		}
-		if live, err = g.live(); err != nil {
-			return err
-		}
-		var ids []proc.Identity
-		for _, pid := range live {
-			id, err := proc.Identify(pid)
-			if proc.Gone(err) {
-				continue
-			}
-			if err == nil {
-				ids = append(ids, id)
-				err = unix.Kill(pid, unix.SIGKILL)
-			}
-			if err != nil && !proc.Gone(err) {
-				return fmt.Errorf("kill process %d: %w", pid, err)
-			}
-		}
-		if err := g.thaw(ctx); err != nil {
-			return err
-		}
-		for _, id := range ids {
-			if err := waitExit(ctx, id); err != nil {
-				return fmt.Errorf("wait for the end of process %d: %w", id.Pid, err)
-			}
-		}
-	}
 }

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/cgroup"
 	"ss/agent/proc"
 	"ss/names"
 )
@@ -88,7 +88,7 @@ func outside() int {
 		}
 		for _, mount := range []string{h.v1, h.v2} {
 			if mount != "" {
-				_ = removeTree(filepath.Join(mount, parent))
+				_ = cgroup.Dir(filepath.Join(mount, parent)).Remove()
 			}
 		}
 	}
@@ -168,8 +168,8 @@ func leftovers() string {
 			}
 			for _, mount := range []string{h.v1, h.v2} {
 				dir := filepath.Join(mount, os.Getenv(parentEnv))
-				if subs, err := subgroups(dir); mount != "" && err == nil && len(subs) > 0 {
-					left += " cgroups " + strings.Join(subs, " ")
+				if subs, err := cgroup.Dir(dir).Below(); mount != "" && err == nil && len(subs) > 0 {
+					left += " cgroups " + fmt.Sprint(subs)
 				}
 			}
 		}
@@ -318,7 +318,7 @@ func end(t *testing.T, g *Manager, m agent.Member) agent.Member {
 	if err := readState(g.dir(m.Job, m.Name), initFile, &init); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitExit(limit(t), init); err != nil {
+	if err := init.AwaitEnd(limit(t)); err != nil {
 		t.Fatalf("wait for the cell's end: %v", err)
 	}
 	return find(t, g, m.Name)

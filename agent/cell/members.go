@@ -63,7 +63,7 @@ func (g *Manager) AwaitEnd(ctx context.Context, m agent.Member) (agent.Member, e
 		return m, err
 	}
 	if init.Pid > 0 {
-		if err := waitExit(ctx, init); err != nil && ctx.Err() == nil {
+		if err := init.AwaitEnd(ctx); err != nil && ctx.Err() == nil {
 			return m, err
 		}
 	}

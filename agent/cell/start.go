@@ -220,7 +220,7 @@ func (g *Manager) endInit(ctx context.Context, id proc.Identity) error {
 		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !proc.Gone(err) {
 			return fmt.Errorf("kill the cell's PID 1: %w", err)
 		}
-		if err := waitFor(ctx, fd, unix.POLLIN); err != nil {
+		if err := proc.Poll(ctx, fd, unix.POLLIN); err != nil {
 			return fmt.Errorf("wait for the end of the cell's PID 1: %w", err)
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/cgroup"
 )
 
 const patience = 30 * time.Second
@@ -323,7 +324,7 @@ func (c *cell) frozen() bool {
 
 func (c *cell) freeze() {
 	c.t.Helper()
-	if err := setFrozen(c.member.Cgroup, true); err != nil {
+	if err := cgroup.Dir(c.member.Cgroup).SetFrozen(true); err != nil {
 		c.t.Fatal(err)
 	}
 	eventually(c.t, "the member to freeze", c.frozen)
@@ -331,7 +332,7 @@ func (c *cell) freeze() {
 
 func (c *cell) thaw() {
 	c.t.Helper()
-	if err := setFrozen(c.member.Cgroup, false); err != nil {
+	if err := cgroup.Dir(c.member.Cgroup).SetFrozen(false); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -344,7 +345,7 @@ func (c *cell) kill() {
 	for _, pid := range cgroupTasks(c.member.Cgroup) {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
-	_ = setFrozen(c.member.Cgroup, false)
+	_ = cgroup.Dir(c.member.Cgroup).SetFrozen(false)
 	c.in.Close()
 	_ = c.init.Process.Kill()
 	_ = c.init.Wait()

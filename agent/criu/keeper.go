@@ -10,13 +10,13 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"ss/agent/cgroup"
 	"ss/agent/proc"
 )
 
@@ -330,7 +330,7 @@ func (k *keeper) guard(pid int) {
 	for end := time.Now().Add(parasiteGrace); slices.ContainsFunc(traced, runs) && time.Now().Before(end); {
 		time.Sleep(time.Millisecond) // nothing tells of a task that CRIU traces
 	}
-	_ = setFrozen(k.Cgroup, true)
+	_ = cgroup.Dir(k.Cgroup).SetFrozen(true)
 }
 
 // parasiteGrace bounds the wait for parasites: what they are asked for takes a few milliseconds.
@@ -385,37 +385,6 @@ func describe(status unix.WaitStatus) string {
 
 // cgroupTasks lists the processes of a cgroup and of those below it. A cgroup that goes away meanwhile has none.
 func cgroupTasks(path string) []int {
-	var pids []int
-	_ = filepath.WalkDir(path, func(p string, d os.DirEntry, err error) error {
-		var text []byte
-		if err == nil && d.IsDir() {
-			text, _ = os.ReadFile(filepath.Join(p, "cgroup.procs"))
-		}
-		for _, field := range strings.Fields(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
-				pids = append(pids, pid)
-			}
-		}
-		return nil
-	})
+	pids, _ := cgroup.Dir(path).Procs()
 	return pids
-}
-
-// setFrozen asks the freezer of either hierarchy to freeze or thaw the cgroup; it does not wait for it.
-func setFrozen(path string, frozen bool) error {
-	file, text := "cgroup.freeze", "0"
-	if frozen {
-		text = "1"
-	}
-	if _, err := os.Stat(filepath.Join(path, "freezer.state")); err == nil {
-		file, text = "freezer.state", "THAWED"
-		if frozen {
-			text = "FROZEN"
-		}
-	}
-	err := os.WriteFile(filepath.Join(path, file), []byte(text), 0)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("freeze %s: %w", path, err)
-	}
-	return err
 }

@@ -8,14 +8,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	gocriu "github.com/checkpoint-restore/go-criu/v7"
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"ss/agent"
+	"ss/agent/cgroup"
 )
 
 const (
@@ -155,55 +154,18 @@ func (s *restore) Cancel(ctx context.Context) error {
 	return s.killTree(context.WithoutCancel(ctx))
 }
 
-// killTree kills every process in the member's cgroup, and waits until it is empty.
+// killTree ends every process in the member's cgroup.
 func (s *restore) killTree(ctx context.Context) error {
 	if s.unit.Cgroup == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, killWait)
 	defer cancel()
-	for {
-		tasks := cgroupTasks(s.unit.Cgroup)
-		if len(tasks) == 0 {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("kill what was restored of %s/%s: processes %v are still there", s.unit.Job, s.unit.Member, tasks)
-		}
-		for _, pid := range tasks {
-			if err := killAndWait(ctx, pid); err != nil {
-				return fmt.Errorf("kill what was restored of %s/%s: process %d: %w", s.unit.Job, s.unit.Member, pid, err)
-			}
-		}
+	if err := cgroup.Dir(s.unit.Cgroup).Kill(ctx); err != nil {
+		left, _ := cgroup.Dir(s.unit.Cgroup).Live()
+		return fmt.Errorf("kill what was restored of %s/%s: processes %v are still there: %w", s.unit.Job, s.unit.Member, left, err)
 	}
-}
-
-// killAndWait kills the process and waits for its end. A zombie has ended.
-func killAndWait(ctx context.Context, pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
-	}
-	deadline, _ := ctx.Deadline()
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(0, time.Until(deadline).Milliseconds())))
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return err
-		case n == 0:
-			return context.DeadlineExceeded
-		}
-		return nil
-	}
+	return nil
 }
 
 func withCause(e *Error, more error) error {

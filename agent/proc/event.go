@@ -1,4 +1,4 @@
-package cell
+package proc
 
 import (
 	"context"
@@ -7,19 +7,17 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"ss/agent/proc"
 )
 
-// waitFor blocks until fd has one of the events (poll(2)) or ctx is done. It is for what Go's own
+// Poll blocks until fd has one of the events (poll(2)) or ctx is done. It is for what Go's own
 // poller does not do: POLLPRI of cgroup.events, and pidfds.
-func waitFor(ctx context.Context, fd int, events int16) error {
-	_, err := waitForAtMost(ctx, fd, events, -1)
+func Poll(ctx context.Context, fd int, events int16) error {
+	_, err := PollAtMost(ctx, fd, events, -1)
 	return err
 }
 
-// waitForAtMost is waitFor that gives up (false) after so many milliseconds; -1 is never.
-func waitForAtMost(ctx context.Context, fd int, events int16, ms int) (bool, error) {
+// PollAtMost is Poll that gives up (false) after so many milliseconds; -1 is never.
+func PollAtMost(ctx context.Context, fd int, events int16, ms int) (bool, error) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
 	if ctx.Done() != nil {
 		wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
@@ -55,15 +53,15 @@ func waitForAtMost(ctx context.Context, fd int, events int16, ms int) (bool, err
 	}
 }
 
-// waitExit blocks until that very process has ended, reaped or not.
-func waitExit(ctx context.Context, id proc.Identity) error {
+// AwaitEnd blocks until that very process has ended, reaped or not.
+func (id Identity) AwaitEnd(ctx context.Context) error {
 	fd, err := id.OpenPidfd()
-	if proc.Gone(err) {
+	if Gone(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	return waitFor(ctx, fd, unix.POLLIN)
+	return Poll(ctx, fd, unix.POLLIN)
 }
