@@ -79,26 +79,37 @@ const (
 	notCommitted
 )
 
-// host is what the coordinator knows of one participant.
+// host is what the coordinator knows of one participant, whose name is in the group. Sixteen of them are copied when one changes, so it is small.
 type host struct {
-	id          HostID
+	said        *said
 	progress    Progress
-	ends        []End
-	note        string
 	lacks       bool // it does not know the group: a Prepare lists it
 	unreachable bool // M10: it has never answered and cannot be reached, so an abort does not wait for it
 	lost        bool // its line is gone: nothing will be heard of it any more
 }
 
+// said is what a participant has reported once. It never changes, so states share it; nil is nothing.
+type said struct {
+	ends []End
+	note string
+}
+
+// report is what a participant has said, as far as it has said anything.
+func (h host) report() said {
+	if h.said == nil {
+		return said{}
+	}
+	return *h.said
+}
+
+// note adds what a participant said last to what is known of it.
+func (h *host) note(text string) { h.said = &said{h.report().ends, text} }
+
 // NewCoordinator returns a coordinator that waits for Begin.
 func NewCoordinator(cfg Config) Coordinator {
 	c := Coordinator{cfg: cfg, group: newGroup(cfg.Participants)}
-	hosts := make([]host, len(c.group.hosts))
-	for i, id := range c.group.hosts {
-		hosts[i].id = id
-	}
-	c.hosts = newVector(hosts)
-	c.tally[HostUntouched] = len(hosts)
+	c.hosts = newVector(make([]host, len(c.group.hosts)))
+	c.tally[HostUntouched] = len(c.group.hosts)
 	return c
 }
 
@@ -355,12 +366,12 @@ func (c *Coordinator) acknowledged(h host) bool {
 }
 
 func (c *Coordinator) over(out *Ready) {
-	for _, h := range c.hosts.all {
+	for i, h := range c.hosts.all {
 		if !c.acknowledged(h) {
-			c.outcome.Unknown = append(c.outcome.Unknown, h.id)
+			c.outcome.Unknown = append(c.outcome.Unknown, c.group.hosts[i])
 		}
-		if h.note != "" {
-			c.outcome.Notes = append(c.outcome.Notes, string(h.id)+": "+h.note)
+		if note := h.report().note; note != "" {
+			c.outcome.Notes = append(c.outcome.Notes, string(c.group.hosts[i])+": "+note)
 		}
 	}
 	c.stage = StageOver
@@ -403,9 +414,9 @@ func (c *Coordinator) count(h host, by int) {
 
 // slowest is the first host that is not so far, CoordinatorHost if there is none.
 func (c *Coordinator) slowest(p Progress) HostID {
-	for _, h := range c.hosts.all {
+	for i, h := range c.hosts.all {
 		if h.progress < p {
-			return h.id
+			return c.group.hosts[i]
 		}
 	}
 	return CoordinatorHost
@@ -414,9 +425,9 @@ func (c *Coordinator) slowest(p Progress) HostID {
 // laggards describes the hosts that are not so far.
 func (c *Coordinator) laggards(p Progress) string {
 	var late []string
-	for _, h := range c.hosts.all {
+	for i, h := range c.hosts.all {
 		if h.progress < p {
-			late = append(late, fmt.Sprintf("%s (%s)", h.id, h.progress))
+			late = append(late, fmt.Sprintf("%s (%s)", c.group.hosts[i], h.progress))
 		}
 	}
 	return strings.Join(late, ", ")

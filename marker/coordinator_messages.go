@@ -40,14 +40,14 @@ func (c *Coordinator) underWay(i int, m Message, out *Ready) {
 		c.advance(i, HostRecorded, out)
 	case MsgComplete:
 		if c.hosts.get(i).progress < HostComplete {
-			c.put(i, func(h *host) { h.ends = ownedBy(id, m.Ends) })
+			c.put(i, func(h *host) { h.said = &said{ownedBy(id, m.Ends), h.report().note} })
 			c.advance(i, HostComplete, out)
 		}
 	case MsgFailed:
 		c.abort(out, m.Cause, id, fmt.Sprintf("%s: %s", id, m.Reason))
 	case MsgAborted:
 		// It has given up by itself, and the message that said why was lost.
-		c.put(i, func(h *host) { h.progress, h.note = HostAborted, m.Reason })
+		c.put(i, func(h *host) { h.progress = HostAborted; h.note(m.Reason) })
 		c.abort(out, CauseAction, id, fmt.Sprintf("%s: gave the snapshot up", id))
 	}
 }
@@ -70,6 +70,7 @@ func (c *Coordinator) advance(i int, p Progress, out *Ready) {
 	allPrepared, allRecorded := c.reached(HostPrepared), c.reached(HostRecorded)
 	c.put(i, func(h *host) { h.progress = p })
 	if !allPrepared && c.reached(HostPrepared) {
+		out.Messages = slices.Grow(out.Messages, len(c.group.hosts))
 		for _, id := range c.group.hosts {
 			c.send(out, Message{Type: MsgHold, To: id})
 		}
@@ -79,6 +80,7 @@ func (c *Coordinator) advance(i int, p Progress, out *Ready) {
 		c.send(out, Message{Type: MsgStart, To: c.cfg.Initiator})
 	}
 	if !allRecorded && c.reached(HostRecorded) {
+		out.Messages = slices.Grow(out.Messages, len(c.group.hosts))
 		for _, id := range c.group.hosts {
 			c.send(out, Message{Type: MsgAllRecorded, To: id})
 		}
@@ -99,7 +101,9 @@ func (c *Coordinator) allComplete() bool {
 func (c *Coordinator) commit(out *Ready) {
 	var ends []End
 	for _, h := range c.hosts.all {
-		ends = append(ends, h.ends...)
+		if h.said != nil {
+			ends = append(ends, h.said.ends...)
+		}
 	}
 	channels, err := Check(ends, c.cfg.Outside)
 	if err != nil && !c.faults.commitEarly {
@@ -115,7 +119,7 @@ func (c *Coordinator) acknowledge(i int, p Progress, note string, out *Ready) {
 	c.put(i, func(h *host) {
 		h.progress = p
 		if note != "" {
-			h.note = note
+			h.note(note)
 		}
 	})
 	c.maybeOver(out)
@@ -124,35 +128,36 @@ func (c *Coordinator) acknowledge(i int, p Progress, note string, out *Ready) {
 // tellAll tells every host what it has to know in this stage and has not acknowledged, again and again: what was
 // lost is made good, and what was not does no harm.
 func (c *Coordinator) tellAll(out *Ready) {
-	for _, h := range c.hosts.all {
-		c.tell(h, out)
+	out.Messages = slices.Grow(out.Messages, len(c.group.hosts))
+	for i, h := range c.hosts.all {
+		c.tell(c.group.hosts[i], h, out)
 	}
 }
 
-func (c *Coordinator) tell(h host, out *Ready) {
+func (c *Coordinator) tell(id HostID, h host, out *Ready) {
 	switch c.stage {
 	case StageFinishing:
 		if h.progress != HostDone {
-			c.send(out, Message{Type: MsgCommit, To: h.id})
+			c.send(out, Message{Type: MsgCommit, To: id})
 		}
 	case StageAborting:
 		if h.progress != HostAborted {
-			c.send(out, Message{Type: MsgAbort, To: h.id, Reason: c.outcome.Reason})
+			c.send(out, Message{Type: MsgAbort, To: id, Reason: c.outcome.Reason})
 		}
 	case StagePreparing, StageRunning, StageCommitting:
 		if h.progress == HostContacted {
-			c.send(out, c.prepare(h))
+			c.send(out, c.prepare(id, h))
 			return
 		}
-		c.send(out, Message{Type: MsgRenew, To: h.id, Lease: c.cfg.Lease})
+		c.send(out, Message{Type: MsgRenew, To: id, Lease: c.cfg.Lease})
 		if c.reached(HostPrepared) && h.progress == HostPrepared {
-			c.send(out, Message{Type: MsgHold, To: h.id})
+			c.send(out, Message{Type: MsgHold, To: id})
 		}
-		if c.stage == StageRunning && h.id == c.cfg.Initiator && h.progress == HostCalm {
-			c.send(out, Message{Type: MsgStart, To: h.id})
+		if c.stage == StageRunning && id == c.cfg.Initiator && h.progress == HostCalm {
+			c.send(out, Message{Type: MsgStart, To: id})
 		}
 		if c.reached(HostRecorded) {
-			c.send(out, Message{Type: MsgAllRecorded, To: h.id})
+			c.send(out, Message{Type: MsgAllRecorded, To: id})
 		}
 	}
 }
@@ -161,14 +166,14 @@ func (c *Coordinator) tell(h host, out *Ready) {
 func (c *Coordinator) lacks(i int, out *Ready) {
 	c.put(i, func(h *host) { h.lacks = true })
 	if h := c.hosts.get(i); c.stage == StagePreparing && h.progress == HostContacted {
-		c.send(out, c.prepare(h))
+		c.send(out, c.prepare(c.group.hosts[i], h))
 	}
 }
 
-func (c *Coordinator) prepare(h host) Message {
+func (c *Coordinator) prepare(id HostID, h host) Message {
 	m := Message{
 		Type:      MsgPrepare,
-		To:        h.id,
+		To:        id,
 		Group:     c.group.digest,
 		Initiator: c.cfg.Initiator,
 		Stop:      c.cfg.Stop,

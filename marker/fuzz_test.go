@@ -306,7 +306,7 @@ func checkModel(t *testing.T, p Participant, host *hostModel) {
 func whole(c Coordinator) string {
 	text := fmt.Sprintf("%+v", c)
 	for _, h := range c.hosts.all {
-		text += fmt.Sprintf(" %+v", h)
+		text += fmt.Sprintf(" %+v %+v", h, h.report())
 	}
 	return text
 }

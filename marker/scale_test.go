@@ -13,8 +13,10 @@ type crowd struct {
 	c     Coordinator
 	hosts []Participant
 	peers []map[HostID][]string
-	queue []Message
+	queue []Message     // from head on; the memory before it is used again
+	head  int
 	acts  []crowdAction
+	doing []crowdAction // as acts, and its memory is used in turn
 	epoch Epoch
 
 	steps, messages, bytes int
@@ -76,19 +78,20 @@ func (w *crowd) snapshot(tb testing.TB) {
 	ids := w.names()
 	w.c = NewCoordinator(Config{Key: Key{Job: "job", Snapshot: "s", Epoch: w.epoch}, Participants: ids, Initiator: ids[0], Lease: 1000, Settle: 100})
 	w.coordinator(tb, Begin{})
-	for len(w.queue) > 0 || len(w.acts) > 0 {
-		for len(w.queue) > 0 {
-			m := w.queue[0]
-			w.queue = w.queue[1:]
+	for w.head < len(w.queue) || len(w.acts) > 0 {
+		for w.head < len(w.queue) {
+			m := w.queue[w.head]
+			if w.head++; w.head == len(w.queue) {
+				w.head, w.queue = 0, w.queue[:0]
+			}
 			if m.To == CoordinatorHost {
 				w.coordinator(tb, Received{m})
 			} else {
 				w.host(tb, crowdIndex(m.To), Received{m})
 			}
 		}
-		acts := w.acts
-		w.acts = nil
-		for _, a := range acts {
+		w.acts, w.doing = w.doing[:0], w.acts
+		for _, a := range w.doing {
 			w.end(tb, a)
 		}
 	}

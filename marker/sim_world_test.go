@@ -311,7 +311,7 @@ func (s *simCoordinator) over(o *Outcome) {
 	if o.Cause == CauseCheck || o.Cause == CauseOutside {
 		var ends []End
 		for _, h := range s.c.hosts.all {
-			ends = append(ends, h.ends...)
+			ends = append(ends, h.report().ends...)
 		}
 		if _, err := Check(ends, OutsideClosed); err != nil {
 			s.w.fail("a cut of which every host is complete breaks M8: %v", err)
