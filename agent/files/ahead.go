@@ -172,10 +172,10 @@ func (e *early) unchanged(f *held) bool {
 
 // clone makes out share the first size bytes of the file. It says false where that cannot be.
 func clone(out, file *os.File, size int64) (bool, error) {
-	if unix.IoctlFileClone(int(out.Fd()), int(file.Fd())) != nil {
-		return false, nil
+	if unix.IoctlFileClone(int(out.Fd()), int(file.Fd())) == nil {
+		return true, out.Truncate(size)
 	}
-	return true, out.Truncate(size)
+	return false, nil
 }
 
 // mend makes a copy equal to the file, which does not change. With seek, the file's own position may move.

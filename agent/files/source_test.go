@@ -23,8 +23,8 @@ var opening = map[string]string{
 var own = map[string]string{
 	"cell/adopt.go": "the state folder", "cell/state.go": "the state folder", "cell/waits/record.go": "the state folder",
 	"cell/cgroup.go": "cgroups", "cell/freeze.go": "cgroups", "cell/kill.go": "cgroups",
-	"cell/init.go":   "/dev/null, the cgroup of the member; the log goes through Append",
-	"cell/watch.go":  "the lock in the state folder", "cell/terminals.go": "/dev/ptmx, before the member runs",
+	"cell/init.go":  "/dev/null, the cgroup of the member; the log goes through Append",
+	"cell/watch.go": "the lock in the state folder", "cell/terminals.go": "/dev/ptmx, before the member runs",
 	"criu/errors.go": "CRIU's logs, in folders of 0700", "criu/hand.go": "images, in folders of 0700",
 	"criu/image.go": "images, in folders of 0700", "criu/keeper.go": "the work folder, cgroups; what is handed goes through Hold",
 	"criu/operation.go": "the work folder", "criu/restore.go": "the work folder", "criu/rewrite.go": "images, in folders of 0700",
