@@ -26,7 +26,7 @@ type Open struct {
 	JobKey       keys.Job       // what the images are encrypted under; in memory only
 	Outside      []OutsideRule  // the first that fits a connection counts; none: it is refused
 	Settle       time.Duration  // the longest that the members get to accept connections before they are frozen (M1a)
-	Restored     uint64         // epoch of the job's last restore, as the catalogue has it
+	Restored     uint64         // epoch of the job's last restore, from the catalogue
 }
 
 // peers are the hosts that this one has to do with in the attempt.
@@ -145,7 +145,7 @@ func (at *Attempt) Hangup() {
 func (at *Attempt) putFailure(err error) { at.put(Out{Failure: err}) }
 
 // Deliver takes a marker message of another agent. Messages of jobs that have no attempt here are
-// ignored, as M12 has it.
+// ignored (M12).
 func (a *Agent) Deliver(m marker.Message) {
 	a.mu.Lock()
 	r := a.runners[string(m.Key.Job)]

@@ -154,7 +154,7 @@ type CellMaker interface {
 type Freezer interface {
 	// Freeze returns when every task of m stands still.
 	Freeze(ctx context.Context, m Member) error
-	// Thaw lets m run. Thawing a running member is no error.
+	// Thaw lets m run. Thawing a running member is not an error.
 	Thaw(ctx context.Context, m Member) error
 	// Heal undoes what a CRIU that was killed leaves behind: sockets in repair mode, traced or stopped tasks.
 	Heal(ctx context.Context, m Member) error
@@ -228,7 +228,7 @@ type Gates interface {
 	Settle(ctx context.Context, job, peer string) error
 	// Seal ends Settle for all gates of the job.
 	Seal(ctx context.Context, job string) error
-	// Open releases what the gate holds, in order, and removes it. Opening what is not closed is no error.
+	// Open releases what the gate holds, in order, and removes it. Opening what is not closed is not an error.
 	Open(ctx context.Context, job, peer string) error
 	// Discard drops what the job's closed gates hold, which keeps them closed.
 	Discard(ctx context.Context, job string) error

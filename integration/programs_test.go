@@ -352,7 +352,7 @@ var postgresSoftware = software{
 	start: func(s *site) {
 		own(s.t, s.dir, "postgres")
 		s.startPostgres(filepath.Join(s.dir, "primary"), filepath.Join(s.dir, "standby"), func(name, host, _ string, command ...string) {
-			// No file of the cut may change after it that is not open: nothing is removed, renamed or made anew.
+			// No file of the cut may change after it that is not open: nothing is removed, renamed or made again.
 			s.serve(name, host, append(command, "-c", "checkpoint_timeout=1h", "-c", "autovacuum=off")...)
 		})
 	},

@@ -13,7 +13,7 @@ type crowd struct {
 	c     Coordinator
 	hosts []Participant
 	peers []map[HostID][]string
-	queue []Message     // from head on; the memory before it is used again
+	queue []Message // from head on; the memory before it is used again
 	head  int
 	acts  []crowdAction
 	doing []crowdAction // as acts, and its memory is used in turn

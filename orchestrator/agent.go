@@ -127,7 +127,7 @@ type Open struct {
 	CopiesWanted int           // how many of them must
 	Vaults       []string      // all of them must hold one, too
 	JobKey       keys.Job
-	Restored     uint64 // epoch of the job's last restore, as the catalogue has it
+	Restored     uint64 // epoch of the job's last restore, from the catalogue
 	Outside      []store.OutsideRule
 	Settle       time.Duration // the longest that the members get to accept connections before they are frozen
 }

@@ -36,7 +36,7 @@ func tight(free, need int64) int {
 	return 0
 }
 
-// Holders are the hosts and the vaults that hold any part of a cut, as the catalogue has it.
+// Holders are the hosts and the vaults that hold any part of a cut, as the catalogue says.
 func Holders(cut store.Cut) (hosts, vaults []string) {
 	for _, h := range cut.Hosts {
 		hosts = append(hosts, h.Copies...)

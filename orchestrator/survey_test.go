@@ -53,7 +53,7 @@ func TestSurveyWaitsForWhoMatters(t *testing.T) {
 	const never = -1
 	for name, c := range map[string]struct {
 		after   map[string]int // in milliseconds; hostA and hostB have members
-		silent  []string       // as the catalogue has it before
+		silent  []string       // as the catalogue says before
 		copies  int
 		took    int // milliseconds
 		missing string

@@ -132,7 +132,7 @@ func (c *Catalogue) Guard(ctx context.Context, a Attempt) error {
 func (c *Catalogue) Lost(job string) <-chan struct{} { return c.db.Lost(leaseOf(job)) }
 
 // EndAttempt forgets an attempt that did not commit, once its hosts run again. One that has ended
-// already is no error. One that another living ssctl is at makes the error wrap ErrConflict.
+// already is not an error. One that another living ssctl is at makes the error wrap ErrConflict.
 func (c *Catalogue) EndAttempt(ctx context.Context, id string) error {
 	began := false
 	err := c.update(ctx, func(tx kv.Tx) error {

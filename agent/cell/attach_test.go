@@ -13,7 +13,7 @@ import (
 	"ss/agent/proc"
 )
 
-// outsider starts a process tree that is no member.
+// outsider starts a process tree that is not a member.
 func outsider(t *testing.T, args ...string) int {
 	t.Helper()
 	cmd := exec.Command(args[0], args[1:]...)

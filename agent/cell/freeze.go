@@ -41,7 +41,7 @@ func (g *Manager) Freeze(ctx context.Context, m agent.Member) error {
 	return nil
 }
 
-// Thaw lets m run, with its threads in the system calls that they waited in. Thawing a running or an ended member is no error.
+// Thaw lets m run, with its threads in the system calls that they waited in. Thawing a running or an ended member is not an error.
 func (g *Manager) Thaw(ctx context.Context, m agent.Member) error {
 	if err := checkNames(m); err != nil {
 		return err

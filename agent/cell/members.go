@@ -51,7 +51,7 @@ func (g *Manager) record(m agent.Member) (record, error) {
 	return r, err
 }
 
-// AwaitEnd returns m as it is when its whole tree has ended, or when ctx ends, which is no error. Of an attached tree, which has no cell,
+// AwaitEnd returns m as it is when its whole tree has ended, or when ctx ends, which is not an error. Of an attached tree, which has no cell,
 // it returns at once.
 func (g *Manager) AwaitEnd(ctx context.Context, m agent.Member) (agent.Member, error) {
 	r, err := g.record(m)

@@ -192,7 +192,7 @@ func (s *survey) descriptors() error {
 	return err
 }
 
-// logs takes away those that CRIU connects to the same path again: datagram sockets to a path where another program receives that is no member of any
+// logs takes away those that CRIU connects to the same path again: datagram sockets to a path where another program receives that is not a member of any
 // job, as /dev/log is. What is on its way to it is the other program's.
 func (s *survey) logs(outside map[uint64]holder, owners map[uint64]int) {
 	for peer, h := range outside {

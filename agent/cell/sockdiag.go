@@ -53,7 +53,7 @@ const (
 	orphanStates = 1<<stFinWait1 | 1<<stFinWait2 | 1<<stTimeWait | 1<<stLastAck | 1<<stClosing
 )
 
-// diagSocket is one socket as inet_diag has it.
+// diagSocket is what inet_diag says of one socket.
 type diagSocket struct {
 	family        uint8
 	state         uint8

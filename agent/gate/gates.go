@@ -137,7 +137,7 @@ func (k *Keeper) parts(without map[gateKey]*gate) []*part {
 }
 
 // Settle lets packets of existing connections through a closed gate, those it holds first, in order. It goes
-// on holding handshakes (SYN and SYN-ACK). Settling what is not closed is no error.
+// on holding handshakes (SYN and SYN-ACK). Settling what is not closed is not an error.
 func (k *Keeper) Settle(_ context.Context, job, peer string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -183,7 +183,7 @@ func (k *Keeper) Discard(_ context.Context, job string) error {
 	return nil
 }
 
-// Open releases what the gate holds, in order, and removes it. Opening what is not closed is no error. It does
+// Open releases what the gate holds, in order, and removes it. Opening what is not closed is not an error. It does
 // not heed the context: a gate must not stay closed because its caller is late. On error the rules may still be
 // there, while packets pass; Open can be called again.
 func (k *Keeper) Open(_ context.Context, job, peer string) error {

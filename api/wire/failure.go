@@ -134,7 +134,7 @@ func plain(text string) string {
 	return text
 }
 
-// FromFailure reads an error that came in a message. Nil is no error.
+// FromFailure reads an error that came in a message. Nil is not an error.
 func FromFailure(f *ssv1.Failure) error {
 	if f == nil {
 		return nil

@@ -27,7 +27,7 @@ type RepairedPart struct {
 	State  RepairState
 	Copies []string // hosts that hold it now; of a dry run: that would
 	Vaults []string
-	Silent []string // those of them that do not answer: as the catalogue has it
+	Silent []string // those of them that do not answer: the catalogue names them
 	Done   []string // what was done, or would be
 	Faults []string // what went wrong
 }

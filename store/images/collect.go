@@ -106,7 +106,7 @@ func unused(ctx context.Context, r blob.Reader, job string) (garbage []blob.Info
 }
 
 // RemovePartials removes what was begun and never became whole: staged dumps, temporary files, objects that no set refers to. It is
-// for the start of an agent. Damage is no error here: it is noted.
+// for the start of an agent. Damage is not an error here: it is noted.
 func (s *Store) RemovePartials(ctx context.Context) error {
 	err := errors.Join(s.clearStaging(), s.objects.RemovePartials(0), s.clearMarks(ctx))
 	jobs, jobsErr := s.jobs()

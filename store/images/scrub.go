@@ -11,7 +11,7 @@ import (
 
 // Scrub reads one object after another, at most rate bytes per second (0: as fast as it goes), compares each with its digest, puts aside what is damaged, and asks heal for sources
 // to get it from again (nil: it stays missing). It returns after one round over all objects that sets refer to; events come through
-// report (nil: nobody), after heal had its turn. Damage is no error.
+// report (nil: nobody), after heal had its turn. Damage is not an error.
 func (s *Store) Scrub(ctx context.Context, bytesPerSecond int64, heal func(ctx context.Context, set Set) []Source, report func(Damage)) error {
 	sc := &scrubbing{s: s, heal: heal, report: report}
 	if bytesPerSecond > 0 {

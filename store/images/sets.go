@@ -132,7 +132,7 @@ func (s *Store) syncObjects(job string) error {
 	return nil
 }
 
-// Commit notes that the set's cut exists, and returns when that is durable. Doing it again is no error.
+// Commit notes that the set's cut exists, and returns when that is durable. Doing it again is not an error.
 func (s *Store) Commit(key Key) error {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()
