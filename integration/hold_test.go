@@ -1,7 +1,6 @@
 package integration
 
 import (
-	bytesof "encoding/binary"
 	"fmt"
 	"os"
 	"os/signal"
@@ -18,7 +17,7 @@ const holdWord = "hold-for-a-test"
 // holds are the things it can hold.
 var holds = map[string]func() error{
 	"io_uring":  holdIOUring,
-	"netlink":   holdNetlink,
+	"queue":     holdQueue,
 	"secret":    holdSecret,
 	"strangers": holdStrangers,
 	"rogue":     callAgents,
@@ -56,22 +55,13 @@ func holdIOUring() error {
 	return nil
 }
 
-// holdNetlink leaves an answer of the kernel unread. CRIU refuses such a socket, and nobody can know beforehand that
-// there will be one.
-func holdNetlink() error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
+// holdQueue makes a map of a kind that CRIU does not dump (bpf(2)), and that nothing of ours looks for beforehand.
+func holdQueue() error {
+	attr := [4]uint32{unix.BPF_MAP_TYPE_QUEUE, 0, 8, 4} // kind, sizes of keys and of values, entries
+	if _, _, errno := syscall.Syscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); errno != 0 {
+		return fmt.Errorf("bpf: %w", errno)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return err
-	}
-	// A header of 16 bytes, native byte order, and an empty struct rtgenmsg, padded (netlink(7)).
-	msg := bytesof.NativeEndian.AppendUint32(nil, 20)
-	msg = bytesof.NativeEndian.AppendUint16(msg, unix.RTM_GETLINK)
-	msg = bytesof.NativeEndian.AppendUint16(msg, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	msg = append(msg, make([]byte, 12)...)
-	return unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	return nil
 }
 
 // holdSecret maps memory that the kernel shows to nobody else (memfd_secret(2)).

@@ -33,7 +33,11 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 	if s.held, err = socketInodes(s.pids); err != nil {
 		return nil, err
 	}
+	if s.allowed, _, err = g.allProcs(m.Job); err != nil {
+		return nil, err
+	}
 	s.trees()
+	s.mounted()
 	for _, pid := range s.pids {
 		s.process(pid)
 		s.namespaces(pid)
@@ -41,7 +45,10 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 		s.mappings(pid)
 		s.sealed(pid)
 	}
-	err = errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), ctx.Err())
+	err = errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), s.lasting(ctx, func(s *survey) error {
+		s.sharedMemory()
+		return s.queues(ctx)
+	}), ctx.Err())
 	if err != nil {
 		return nil, fmt.Errorf("look for what CRIU could not dump of %s/%s: %w", m.Job, m.Name, err)
 	}
@@ -52,9 +59,11 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 type survey struct {
 	group group
 	pids  []int // of the member
-	held  map[uint64]holder
-	seen  map[string]bool
-	found []string
+	// allowed are the processes of all members of the job on this host: two of them may share a FIFO.
+	allowed []int
+	held    map[uint64]holder
+	seen    map[string]bool
+	found   []string
 }
 
 func (s *survey) add(pid int, format string, args ...any) {
@@ -152,13 +161,9 @@ var dumpableAnon = []string{"[eventfd]", "[eventpoll]", "inotify", "[signalfd]",
 func (s *survey) descriptors() error {
 	ptmx := map[int]bool{}
 	mounts := map[int]map[int]bool{}
-	type file struct {
-		pid, fd int
-		link    string
-	}
-	var files []file
+	var files []openFile
 	err := proc.EachFd(s.pids, func(pid, fd int, link string) {
-		files = append(files, file{pid, fd, link})
+		files = append(files, openFile{pid, fd, link})
 		ptmx[pid] = ptmx[pid] || strings.HasSuffix(link, "/ptmx")
 	})
 	for _, f := range files {
@@ -166,6 +171,8 @@ func (s *survey) descriptors() error {
 		switch {
 		case anon == "[io_uring]":
 			s.ioUring(f.pid)
+		case anon == "[eventfd]" || anon == "[eventpoll]":
+			s.eventDescriptor(f.pid, f.fd, anon)
 		case isAnon && !slices.Contains(dumpableAnon, anon):
 			s.add(f.pid, "holds a %s descriptor (%d), which CRIU can't dump: close it before the snapshot", strings.Trim(anon, "[]"), f.fd)
 		case strings.HasPrefix(f.link, "/dev/pts/") || f.link == "/dev/tty" || f.link == "/dev/console":
@@ -187,9 +194,10 @@ func (s *survey) descriptors() error {
 			if info, err := proc.ReadFdInfo(f.pid, f.fd); err == nil && len(mounts[f.pid]) > 0 && !mounts[f.pid][info.Mount] {
 				s.add(f.pid, "holds %s (descriptor %d), opened in another mount namespace, where CRIU can't find it: start the program with nsenter --net rather than ip netns exec, or reopen the file", f.link, f.fd)
 			}
+			s.appendOnly(f)
 		}
 	}
-	return err
+	return errors.Join(err, s.pipes(files))
 }
 
 // logs takes away those that CRIU connects to the same path again: datagram sockets to a path where another program receives that is not a member of any
@@ -233,9 +241,20 @@ func (s *survey) sockets(ctx context.Context) error {
 		switch domain {
 		case unix.AF_INET, unix.AF_INET6:
 			s.inetSocket(h, fd, protocol)
-		case unix.AF_UNIX, unix.AF_NETLINK, unix.AF_PACKET:
+		case unix.AF_UNIX, unix.AF_NETLINK, unix.AF_PACKET: // see queued
 		default:
 			s.add(h.pid, "holds a socket of family %s (descriptor %d), which CRIU can't dump: close it before the snapshot", familyName(domain), h.fd)
+		}
+	})
+}
+
+// queues looks at what waits in sockets.
+func (s *survey) queues(ctx context.Context) error {
+	return borrow(ctx, s.held, func(h holder, fd int) {
+		domain, err1 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		protocol, err2 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		if err1 == nil && err2 == nil {
+			s.queued(h, fd, domain, protocol)
 		}
 	})
 }

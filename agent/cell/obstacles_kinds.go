@@ -10,7 +10,7 @@ import (
 )
 
 // nestedKinds are the namespaces that CRIU dumps of a whole tree only, "user" not at all.
-var nestedKinds = []string{"uts", "ipc", "cgroup", "time", "time_for_children"}
+var nestedKinds = []string{"uts", "ipc", "cgroup", "time", "time_for_children", "pid_for_children"}
 
 // namespaces looks for namespaces that the member has made for itself. The root's user namespace is compared with the agent's, which every cell
 // shares; all others with the root's.

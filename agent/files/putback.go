@@ -107,6 +107,9 @@ func (u *Undo) putBack(s Source) error {
 			}
 		}
 	}
+	if err := s.settle(file); err != nil {
+		return err
+	}
 	return u.record(s, file)
 }
 

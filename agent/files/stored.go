@@ -33,7 +33,11 @@ type Stored struct {
 	GID    int    `json:"gid"`
 	Dev    uint64 `json:"dev,omitempty"` // with Ino, the file's identity on the host of the cut
 	Ino    uint64 `json:"ino,omitempty"`
-	After  bool   `json:"after"` // only ever appended to, and large: its head was copied after the thaw
+	// Modified is when the file was last written to, in nanoseconds since 1970; 0 where the cut does not say.
+	Modified int64 `json:"modified,omitempty"`
+	// Attributes are those extended attributes that a user may set (user.*).
+	Attributes map[string][]byte `json:"attributes,omitempty"`
+	After      bool              `json:"after"` // only ever appended to, and large: its head was copied after the thaw
 }
 
 // Names are all that the file had and has, removed ones too.

@@ -249,6 +249,7 @@ func (f *held) take(number int, names []string, early *int64) error {
 	f.Name, f.Holder = strconv.Itoa(number), f.members[0]
 	f.Size, f.Blocks, f.Mode = f.st.Size, min(f.st.Blocks*512, f.st.Size), f.st.Mode&0o7777
 	f.Deleted = f.st.Nlink == 0
+	f.Modified, f.Attributes = f.st.Mtim.Nano(), attributesOf(f.handles[0].path())
 	f.UID, f.GID, f.Dev, f.Ino = int(f.st.Uid), int(f.st.Gid), f.st.Dev, f.st.Ino
 	f.After = f.appended() && !f.clone
 	if f.After && f.Blocks <= *early {

@@ -234,6 +234,14 @@ func takeInterfaces(pid, fd, family int) Options {
 			out[o.name] = ifaceName(pid, number)
 		}
 	}
+	if family == unix.AF_INET {
+		if addr := multicastAddr(pid, fd); addr != "" {
+			if out == nil {
+				out = Options{}
+			}
+			out[multicastIf] = addr
+		}
+	}
 	return out
 }
 
@@ -254,4 +262,12 @@ func settleInterfaces(pid, fd int, want Socket, differs func(what, was, is strin
 			differs(o.name, name, "not set", err)
 		}
 	}
+	if addr := want.Interfaces[multicastIf]; addr != "" {
+		if err := settleMulticastAddr(fd, addr); err != nil {
+			differs(multicastIf, addr, "not set", err)
+		}
+	}
 }
+
+// multicastIf is an option whose value is an address of the interface.
+const multicastIf = "IP_MULTICAST_IF"

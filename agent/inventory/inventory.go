@@ -15,6 +15,7 @@ type Inventory struct {
 	Version int       `json:"version"`
 	Threads []Thread  `json:"threads"`
 	Sockets []Socket  `json:"sockets,omitempty"`
+	Unread  []Unread  `json:"unread,omitempty"`
 	Options []Options `json:"options,omitempty"` // sockets share them: most of a server's connections have the same
 }
 
@@ -48,6 +49,7 @@ type Socket struct {
 	SegmentSize uint32   `json:"mss,omitempty"`          // of a connection: bytes that it sends in one segment at most
 	WindowClamp int      `json:"window_clamp,omitempty"` // of a TCP socket
 	Groups      []string `json:"groups,omitempty"`       // multicast groups that it has joined, each "GROUP%INTERFACE"
+	Unread      int      `json:"unread,omitempty"`       // of a UDP socket: bytes of the next datagram
 	Interfaces  Options  `json:"interfaces,omitempty"`   // options whose values are network interfaces: their names
 }
 
@@ -97,6 +99,11 @@ func Take(ctx context.Context, pids []int) (Inventory, error) {
 			return Inventory{}, fmt.Errorf("process %d: %w", inner, err)
 		}
 		inv.Sockets = append(inv.Sockets, sockets...)
+		unread, err := takeUnread(pid, inner)
+		if err != nil && !ended(err) {
+			return Inventory{}, fmt.Errorf("process %d: %w", inner, err)
+		}
+		inv.Unread = append(inv.Unread, unread...)
 	}
 	inv.Options = pool.list
 	return inv, nil
@@ -134,6 +141,9 @@ func (inv Inventory) Settle(ctx context.Context, pids []int) ([]Difference, erro
 			return nil, errors.New("the inventory is damaged: a socket has options that are not in it")
 		}
 		left = append(left, settleSocket(s, inv.Options[s.Options], outer)...)
+	}
+	for _, u := range inv.Unread {
+		left = append(left, u.lost())
 	}
 	return left, nil
 }

@@ -96,6 +96,7 @@ func takeSockets(pid, inner int, seen map[uint64]bool, pool *optionPool, groups 
 		} else {
 			s.Groups = groups.joined(pid, fd, s.Family)
 			s.Interfaces = takeInterfaces(pid, fd, s.Family)
+			s.Unread = datagrams(fd, s.Protocol)
 		}
 		out = append(out, s)
 	})
@@ -207,6 +208,9 @@ func settleSocket(want Socket, options Options, outer map[int]int) []Difference 
 			}
 			settleGroups(pid, fd, want, differs)
 			settleInterfaces(pid, fd, want, differs)
+			if want.Unread > 0 && datagrams(fd, want.Protocol) == 0 {
+				differs("datagrams that had not been read", "there", "not there", errors.New("CRIU leaves them out"))
+			}
 		})
 	}
 	if !found {

@@ -55,6 +55,10 @@ type FdInfo struct {
 	Mount    int // of the file: its number in mountinfo
 	Leased   bool
 	Terminal int // of the master's side of a pseudoterminal: its number; -1 of all others
+
+	Semaphore bool  // of an eventfd: EFD_SEMAPHORE
+	Watched   []int // of an epoll: the descriptors under which files were added
+	Passed    int   // of a UNIX socket: descriptors that were sent to it and not received
 }
 
 // ReadFdInfo reads a descriptor's.
@@ -72,6 +76,15 @@ func ReadFdInfo(pid, fd int) (FdInfo, error) {
 			info.Mount, err = strconv.Atoi(value)
 		case "tty-index":
 			info.Terminal, err = strconv.Atoi(value)
+		case "eventfd-semaphore":
+			info.Semaphore = value == "1"
+		case "scm_fds":
+			info.Passed, err = strconv.Atoi(value)
+		case "tfd":
+			number, _, _ := strings.Cut(value, " ")
+			var watched int
+			watched, err = strconv.Atoi(number)
+			info.Watched = append(info.Watched, watched)
 		case "lock":
 			info.Leased = info.Leased || strings.Contains(value, " LEASE ")
 		}

@@ -149,6 +149,26 @@ func Mounts(types ...string) ([]*mountinfo.Info, error) {
 	return mountinfo.GetMounts(mountinfo.FSTypeFilter(types...))
 }
 
+// madeUp are the file systems that the kernel makes up for each namespace, as a cell mounts its own.
+var madeUp = []string{"proc", "devpts", "mqueue"}
+
+// MountPoints lists where file systems are mounted, as a process sees it (/proc/PID/mountinfo), without those that the kernel makes up for its namespaces.
+func MountPoints(pid int) ([]string, error) {
+	b, err := read(Path(pid, "mountinfo"))
+	if err != nil {
+		return nil, err
+	}
+	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(b), nil)
+	var out []string
+	for _, m := range infos {
+		if slices.Contains(madeUp, m.FSType) {
+			continue
+		}
+		out = append(out, m.Mountpoint)
+	}
+	return out, err
+}
+
 // MountIDs are the mounts of a process's mount namespace; nil if it has ended.
 func MountIDs(pid int) map[int]bool {
 	f, err := os.Open(Path(pid, "mountinfo"))

@@ -1,0 +1,183 @@
+package cell
+
+import (
+	"context"
+	"slices"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
+)
+
+// lastingPause is the time between two looks at what a program may have for an instant: a child before its exec(2), an answer that it is about to read.
+const lastingPause = 30 * time.Millisecond
+
+// lasting adds what look finds twice. It waits only if there is something.
+func (s *survey) lasting(ctx context.Context, look func(*survey) error) error {
+	once := func() ([]string, error) {
+		part := &survey{group: s.group, pids: s.pids, held: s.held, seen: map[string]bool{}}
+		err := look(part)
+		return part.found, err
+	}
+	first, err := once()
+	if err != nil || len(first) == 0 {
+		return err
+	}
+	select {
+	case <-time.After(lastingPause):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	second, err := once()
+	for _, text := range first {
+		if slices.Contains(second, text) && !s.seen[text] {
+			s.seen[text] = true
+			s.found = append(s.found, text)
+		}
+	}
+	return err
+}
+
+// Of kcmp(2), include/uapi/linux/kcmp.h.
+const (
+	kcmpVM       = 1
+	kcmpSighand  = 4
+	kcmpEpollTfd = 7
+)
+
+// kcmp orders what two processes have: 0 if it is the same object, 1 or 2 by an order of the kernel's own. ok is false where it cannot tell.
+func kcmp(pid1, pid2, kind int, idx1, idx2 uintptr) (order int, ok bool) {
+	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid1), uintptr(pid2), uintptr(kind), idx1, idx2, 0)
+	return int(r), errno == 0
+}
+
+// sharedMemory looks for processes that share memory or signal handlers and are no threads of one another.
+func (s *survey) sharedMemory() {
+	for _, x := range []struct {
+		kind int
+		what string
+	}{{kcmpVM, "its memory (clone with CLONE_VM)"}, {kcmpSighand, "its signal handlers (clone with CLONE_SIGHAND)"}} {
+		sorted := slices.Clone(s.pids)
+		slices.SortFunc(sorted, func(a, b int) int {
+			switch order, ok := kcmp(a, b, x.kind, 0, 0); {
+			case !ok || order == 0:
+				return 0
+			case order == 1:
+				return -1
+			}
+			return 1
+		})
+		for i := 1; i < len(sorted); i++ {
+			if order, ok := kcmp(sorted[i-1], sorted[i], x.kind, 0, 0); ok && order == 0 && sorted[i-1] != sorted[i] {
+				a, b := min(sorted[i-1], sorted[i]), max(sorted[i-1], sorted[i])
+				s.add(b, "shares %s with %s and is not a thread of it, which CRIU can't dump: have it use threads or fork", x.what, proc.Whose(a))
+			}
+		}
+	}
+}
+
+// eventDescriptor looks at an eventfd, an epoll, or another of the kernel's anonymous files that CRIU knows, but not all of it.
+func (s *survey) eventDescriptor(pid, fd int, kind string) {
+	info, err := proc.ReadFdInfo(pid, fd)
+	if err != nil {
+		return // closed meanwhile
+	}
+	if info.Semaphore {
+		s.add(pid, "holds an eventfd that counts as a semaphore (descriptor %d, EFD_SEMAPHORE), which CRIU would restore as one that does not: have it use a pipe or a POSIX semaphore", fd)
+	}
+	if kind == "[eventpoll]" {
+		s.watches(pid, fd, info.Watched)
+	}
+}
+
+// epollSlot is struct kcmp_epoll_slot.
+type epollSlot struct{ efd, tfd, toff uint32 }
+
+// watches looks for files that an epoll watches and its process has closed. CRIU finds a file by its descriptor.
+func (s *survey) watches(pid, fd int, watched []int) {
+	times := map[int]uint32{}
+	for _, w := range watched {
+		slot := epollSlot{uint32(fd), uint32(w), times[w]}
+		times[w]++
+		same := func(other int) (is, ok bool) {
+			order, ok := kcmp(pid, pid, kcmpEpollTfd, uintptr(other), uintptr(unsafe.Pointer(&slot)))
+			return ok && order == 0, ok
+		}
+		if is, _ := same(w); is {
+			continue
+		}
+		found, known := false, false
+		_ = proc.EachFd([]int{pid}, func(_, other int, _ string) {
+			is, ok := same(other)
+			found, known = found || is, known || ok
+		})
+		if known && !found {
+			s.add(pid, "has an epoll (descriptor %d) that still watches a file that was descriptor %d, which it has closed and another process holds: have it remove what it closes (EPOLL_CTL_DEL)", fd, w)
+		}
+	}
+}
+
+// queued looks at what waits in a socket and CRIU cannot take out of it.
+func (s *survey) queued(h holder, fd, domain, protocol int) {
+	switch domain {
+	case unix.AF_NETLINK:
+		var b [1]byte
+		if n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err == nil && n > 0 {
+			s.add(h.pid, "has not read an answer of the kernel on a netlink socket (descriptor %d), which CRIU can't dump: have it read, or close the socket", h.fd)
+		}
+	case unix.AF_INET, unix.AF_INET6:
+		s.queuedInet(h, fd, protocol)
+	case unix.AF_UNIX:
+		s.passedConnections(h, fd)
+	}
+}
+
+func (s *survey) queuedInet(h holder, fd, protocol int) {
+	switch protocol {
+	case unix.IPPROTO_TCP:
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
+		if n, err := unix.Poll(p, 0); err == nil && n == 1 && p[0].Revents&unix.POLLPRI != 0 {
+			s.add(h.pid, "has not read an urgent byte (MSG_OOB) of a connection (descriptor %d), which CRIU can't dump: have it read it", h.fd)
+		}
+	case unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE:
+		if on, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, udpCork); err == nil && on != 0 {
+			s.add(h.pid, "holds back a datagram (descriptor %d, UDP_CORK), which CRIU can't dump: have it send it", h.fd)
+		}
+	}
+}
+
+// udpCork is UDP_CORK of include/uapi/linux/udp.h.
+const udpCork = 1
+
+// passedConnections looks for TCP connections that were sent over a UNIX socket and that nobody has received. It looks at the first message: the kernel
+// gives duplicates of what is in it, and the message stays.
+func (s *survey) passedConnections(h holder, fd int) {
+	if info, err := proc.ReadFdInfo(h.pid, h.fd); err != nil || info.Passed == 0 {
+		return
+	}
+	var b [1]byte
+	control := make([]byte, unix.CmsgSpace(4*253)) // SCM_MAX_FD
+	_, n, _, _, err := unix.Recvmsg(fd, b[:], control, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err != nil {
+		return
+	}
+	for _, m := range messages {
+		passed, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue
+		}
+		for _, p := range passed {
+			protocol, err := unix.GetsockoptInt(p, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+			if err == nil && protocol == unix.IPPROTO_TCP {
+				s.add(h.pid, "has not received a TCP socket that was sent to it over a UNIX socket (descriptor %d), which CRIU can't dump: have it receive it", h.fd)
+			}
+			_ = unix.Close(p)
+		}
+	}
+}

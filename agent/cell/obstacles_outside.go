@@ -1,0 +1,104 @@
+package cell
+
+import (
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
+)
+
+// file is a descriptor of the member.
+type openFile struct {
+	pid, fd int
+	link    string
+}
+
+// fileID names a file on this host.
+type fileID struct{ dev, ino uint64 }
+
+func idOf(pid, fd int) (fileID, uint32, bool) {
+	var st unix.Stat_t
+	if unix.Stat(proc.FdPath(pid, fd), &st) != nil {
+		return fileID{}, 0, false
+	}
+	return fileID{st.Dev, st.Ino}, st.Mode, true
+}
+
+// pipes looks for pipes and FIFOs that programs outside of the member have open. CRIU would restore the member's end and the bytes in it, without the
+// other program.
+func (s *survey) pipes(files []openFile) error {
+	ours := map[fileID]openFile{}
+	for _, f := range files {
+		if !strings.HasPrefix(f.link, "pipe:[") && !strings.HasPrefix(f.link, "/") {
+			continue
+		}
+		id, mode, ok := idOf(f.pid, f.fd)
+		if _, known := ours[id]; ok && !known && mode&unix.S_IFMT == unix.S_IFIFO {
+			ours[id] = f
+		}
+	}
+	if len(ours) == 0 {
+		return nil
+	}
+	all, err := proc.Pids()
+	if err != nil {
+		return err
+	}
+	self := os.Getpid() // it may hold what it hands over or copies
+	all = slices.DeleteFunc(all, func(pid int) bool { return pid == self || slices.Contains(s.pids, pid) })
+	return proc.EachFd(all, func(pid, fd int, link string) {
+		named := strings.HasPrefix(link, "/")
+		if !named && !strings.HasPrefix(link, "pipe:[") || named && slices.Contains(s.allowed, pid) {
+			return
+		}
+		id, mode, ok := idOf(pid, fd)
+		if !ok || mode&unix.S_IFMT != unix.S_IFIFO {
+			return
+		}
+		if f, is := ours[id]; is {
+			what := "a pipe"
+			if named {
+				what = "the FIFO " + f.link
+			}
+			s.add(f.pid, "has %s open (descriptor %d) that %s has open as well, which is not part of the member: have it use a file, or a TCP connection to another member", what, f.fd, proc.Whose(pid))
+		}
+	})
+}
+
+// appendOnly looks for a file that a restore could not put back.
+func (s *survey) appendOnly(f openFile) {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, proc.FdPath(f.pid, f.fd), 0, unix.STATX_TYPE, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return
+	}
+	info, err := proc.ReadFdInfo(f.pid, f.fd)
+	if err != nil || info.Flags&unix.O_ACCMODE == unix.O_RDONLY || info.Flags&unix.O_PATH != 0 {
+		return
+	}
+	switch {
+	case st.Attributes&unix.STATX_ATTR_APPEND != 0:
+		s.add(f.pid, "writes %s (descriptor %d), which may only be appended to, so that a restore could not put it back: chattr -a %s", f.link, f.fd, f.link)
+	case st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0:
+		s.add(f.pid, "writes %s (descriptor %d), which is immutable, so that a restore could not put it back: chattr -i %s", f.link, f.fd, f.link)
+	}
+}
+
+// mounted looks for file systems that the member has mounted: a restore makes a new mount namespace, which has the host's.
+func (s *survey) mounted() {
+	if len(s.pids) == 0 || !sameRoot(s.pids[0]) {
+		return
+	}
+	theirs, err1 := proc.MountPoints(s.pids[0])
+	hosts, err2 := proc.MountPoints(proc.Self)
+	if err1 != nil || err2 != nil {
+		return // it ended
+	}
+	for _, point := range theirs {
+		if !slices.Contains(hosts, point) {
+			s.add(s.pids[0], "has a file system mounted on %s that this host has not mounted, and that a restore would not find: mount it on the host before the program starts", point)
+		}
+	}
+}

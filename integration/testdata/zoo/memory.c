@@ -1,0 +1,186 @@
+// Memory: mappings and what is said of them.
+#include "zoo.h"
+#include <linux/mempolicy.h>
+#include <sys/prctl.h>
+#include <sys/shm.h>
+
+#ifndef PR_SET_MEMORY_MERGE // of Linux 6.4
+#define PR_SET_MEMORY_MERGE 67
+#define PR_GET_MEMORY_MERGE 68
+#endif
+
+#define SIZE (16 * 4096)
+static char *m, *n;
+static int a;
+
+static char *map(int prot, int flags) {
+	char *p = mmap(0, SIZE, prot, flags, -1, 0);
+	must(p == MAP_FAILED ? -1 : 0, "mmap");
+	return p;
+}
+static char *private(void) { return map(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS); }
+
+// flag looks for a flag among VmFlags of the mapping at p.
+static int flag(const char *p, const char *want) {
+	char line[1024], start[32];
+	int here = 0, found = 0;
+	snprintf(start, sizeof start, "%lx-", (unsigned long)p);
+	FILE *f = fopen("/proc/self/smaps", "r");
+	while (f && fgets(line, sizeof line, f)) {
+		if (line[0] >= '0' && line[0] <= '9' || line[0] >= 'a' && line[0] <= 'f')
+			here = !strncmp(line, start, strlen(start));
+		else if (here && !strncmp(line, "VmFlags:", 8))
+			found = strstr(line, want) != 0;
+	}
+	if (f)
+		fclose(f);
+	return found;
+}
+
+static void advise(int advice) {
+	m = private();
+	memset(m, 7, SIZE);
+	must(madvise(m, SIZE, advice), "madvise");
+}
+static void dontfork_make(void) { advise(MADV_DONTFORK); }
+static void dontfork_check(void) { expect(flag(m, " dc"), "MADV_DONTFORK is gone"); }
+static void wipeonfork_make(void) { advise(MADV_WIPEONFORK); }
+static void wipeonfork_check(void) { expect(flag(m, " wf"), "MADV_WIPEONFORK is gone"); }
+static void dontdump_make(void) { advise(MADV_DONTDUMP); }
+static void dontdump_check(void) { expect(flag(m, " dd"), "MADV_DONTDUMP is gone"); }
+static void nohugepage_make(void) { advise(MADV_NOHUGEPAGE); }
+static void nohugepage_check(void) { expect(flag(m, " nh"), "MADV_NOHUGEPAGE is gone"); }
+static void mergeable_make(void) { advise(MADV_MERGEABLE); }
+static void mergeable_check(void) { expect(flag(m, " mg"), "MADV_MERGEABLE is gone"); }
+
+static void ksm_make(void) { must(prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0), "prctl"); }
+static void ksm_check(void) { expect(prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1, "PR_SET_MEMORY_MERGE is gone"); }
+
+static void mlock_make(void) {
+	m = private();
+	must(mlock(m, SIZE), "mlock");
+}
+static void mlock_check(void) { expect(flag(m, " lo"), "it is not locked any more"); }
+
+static void mempolicy_make(void) {
+	unsigned long nodes = 1;
+	must(syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 64), "set_mempolicy");
+}
+static void mempolicy_check(void) {
+	int now = 0;
+	syscall(SYS_get_mempolicy, &now, 0, 0, 0, 0);
+	expect(now == MPOL_BIND, "the policy is %d", now);
+}
+
+static void mbind_make(void) {
+	unsigned long nodes = 1;
+	m = private();
+	must(syscall(SYS_mbind, m, SIZE, MPOL_BIND, &nodes, 64, 0), "mbind");
+	memset(m, 7, SIZE);
+}
+static void mbind_check(void) {
+	int now = 0;
+	syscall(SYS_get_mempolicy, &now, 0, 0, m, MPOL_F_ADDR);
+	expect(now == MPOL_BIND, "the policy is %d", now);
+}
+
+static void anonymous_make(void) {
+	m = private();
+	memset(m, 7, SIZE), memset(m + 4096, 0, 4096);
+	must(mprotect(m + 8192, 4096, PROT_NONE), "mprotect");
+	must(mprotect(m + 12288, 4096, PROT_READ), "mprotect");
+}
+static void anonymous_check(void) { expect(m[0] == 7 && m[4096] == 0 && m[12288] == 7 && m[SIZE - 1] == 7, "other content"); }
+
+// shared: memory that a child writes and the parent reads.
+static void shared_make(void) {
+	m = map(PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+	if (!must(fork(), "fork"))
+		for (;; usleep(500))
+			++*(volatile long *)m;
+}
+static void shared_check(void) {
+	long before = *(volatile long *)m;
+	for (int i = 0; i < 10000 && *(volatile long *)m == before; i++)
+		usleep(500);
+	expect(*(volatile long *)m != before, "the child's writes are not seen");
+}
+
+static void growsdown_make(void) {
+	m = map(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN);
+	memset(m, 7, SIZE);
+}
+static void growsdown_check(void) { expect(m[SIZE - 1] == 7, "other content"); }
+
+static void memfd_make(void) {
+	a = must(memfd_create("zoo", MFD_ALLOW_SEALING), "memfd_create");
+	must(ftruncate(a, SIZE), "ftruncate");
+	must(pwrite(a, "inside", 6, 100), "pwrite");
+	must(fcntl(a, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK), "seals");
+	m = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, a, 0);
+}
+static void memfd_check(void) {
+	expect(fcntl(a, F_GET_SEALS) == (F_SEAL_GROW | F_SEAL_SHRINK), "seals %#x", fcntl(a, F_GET_SEALS));
+	expect(!memcmp(m + 100, "inside", 6), "other content");
+	m[200]++;
+	char now;
+	expect(pread(a, &now, 1, 200) == 1 && now == m[200], "mapping and file differ");
+}
+
+static void shm_make(void) {
+	a = must(shmget(IPC_PRIVATE, SIZE, 0600), "shmget");
+	m = shmat(a, 0, 0);
+	n = shmat(a, 0, SHM_RDONLY);
+	strcpy(m, "attached twice");
+	must(shmctl(a, IPC_RMID, 0), "IPC_RMID");
+}
+static void shm_check(void) {
+	expect(!strcmp(n, "attached twice"), "other content");
+	m[20]++;
+	expect(m[20] == n[20], "the two differ");
+	struct shmid_ds d;
+	expect(!shmctl(a, IPC_STAT, &d) && d.shm_nattch == 2, "%lu are attached", d.shm_nattch);
+}
+
+// cow: memory that a child shares with its parent until one of them writes.
+static void cow_make(void) {
+	m = private();
+	memset(m, 7, SIZE);
+	if (!must(fork(), "fork"))
+		for (m[0] = 8;; usleep(500))
+			m[4096]++;
+}
+static void cow_check(void) { expect(m[0] == 7 && m[4096] == 7, "the child's writes are seen"); }
+
+static void file_mapping_make(void) {
+	a = must(open(in_folder("mapped"), O_RDWR | O_CREAT | O_TRUNC, 0644), "open");
+	must(ftruncate(a, SIZE), "ftruncate");
+	m = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, a, 0);
+	n = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, a, 0);
+	m[5] = 5, n[4096] = 6;
+}
+static void file_mapping_check(void) {
+	char byte;
+	expect(m[5] == 5 && n[5] == 5 && n[4096] == 6 && m[4096] == 0, "other content");
+	expect(pread(a, &byte, 1, 5) == 1 && byte == 5, "the file has other content");
+}
+
+static void deleted_mapping_make(void) {
+	file_mapping_make();
+	unlink(in_folder("mapped"));
+}
+
+static void executable_make(void) {
+	m = map(PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS);
+	memcpy(m, "\xb8\x2a\x00\x00\x00\xc3", 6); // mov $42, %eax; ret
+}
+static void executable_check(void) { expect(((int (*)(void))m)() == 42, "it runs other code"); }
+
+const struct mode memory_modes[] = {
+	{"dontfork", dontfork_make, dontfork_check}, {"wipeonfork", wipeonfork_make, wipeonfork_check}, {"dontdump", dontdump_make, dontdump_check},
+	{"nohugepage", nohugepage_make, nohugepage_check}, {"mergeable", mergeable_make, mergeable_check}, {"ksm", ksm_make, ksm_check},
+	{"mlock", mlock_make, mlock_check}, {"mempolicy", mempolicy_make, mempolicy_check}, {"mbind", mbind_make, mbind_check},
+	{"anonymous", anonymous_make, anonymous_check}, {"shared", shared_make, shared_check}, {"growsdown", growsdown_make, growsdown_check},
+	{"memfd", memfd_make, memfd_check}, {"shm", shm_make, shm_check}, {"cow", cow_make, cow_check}, {"file_mapping", file_mapping_make, file_mapping_check},
+	{"deleted_mapping", deleted_mapping_make, file_mapping_check}, {"executable", executable_make, executable_check}, {0},
+};
