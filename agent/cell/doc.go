@@ -11,6 +11,6 @@
 //
 // The way in: cell.go, then start.go and init.go, which are the two sides of one conversation.
 //
-// It may import agent (for the types in its methods' signatures), the standard library,
-// golang.org/x/sys/unix and github.com/mdlayher/netlink.
+// It may import agent and target (for the types in its methods' signatures), waits, cgroup, files, proc, names, store/sealed,
+// internal/disk, the standard library, golang.org/x/sys/unix and github.com/mdlayher/netlink.
 package cell

@@ -7,6 +7,6 @@
 // work, starts CRIU, and stays as its parent until it is gone. See keeper.go for what it does if the
 // agent, or CRIU, dies.
 //
-// It may import agent and marker for the types of the seam, go-criu (nothing else in the project may),
+// It may import agent, target and marker for the types of the seam, cgroup, files, proc, fault, internal/disk, go-criu (nothing else in the project may),
 // protobuf for go-criu's messages, and golang.org/x/sys/unix.
 package criu

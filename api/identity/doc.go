@@ -5,5 +5,5 @@
 // names and addresses say nothing about who may do what, and hosts change theirs. All traffic is TLS
 // 1.3 with both sides verified against the cluster's own authority; there is no other mode.
 //
-// It may import the standard library and grpc, and nothing of ours.
+// It may import the standard library and grpc, and of ours names and internal/disk.
 package identity

@@ -14,5 +14,5 @@
 //
 // All of it is for x86-64 threads in 64-bit mode. Others are left as they are.
 //
-// It may import the standard library and golang.org/x/sys/unix.
+// It may import agent/proc, golang.org/x/sys/unix and the standard library.
 package waits
