@@ -27,11 +27,12 @@
 #define MADV_GUARD_REMOVE 103
 #endif
 
-struct region { char *at; unsigned n, id; int prot, file, heap; uint32_t ver[PAGES]; uint8_t guard[PAGES]; };
+struct region { char *at; unsigned n, id; int prot, file, heap; uint32_t ver[PAGES]; uint8_t guard[PAGES]; uint32_t written[PAGES]; uint8_t freed[PAGES]; unsigned moved; };
 static struct region regions[REGIONS];
 static uint64_t rng;
 static unsigned ids;
 static int out, children, generation;
+static long now, born; // the step, and the one at which this process was forked
 static volatile uint64_t stamps[2][64 * 512]; // what a second thread writes to all the time
 static char filepath[256];
 
@@ -56,6 +57,8 @@ static void check_page(struct region *r, unsigned i, const char *when) {
 		uint64_t *have = (uint64_t *)(r->at + i * P);
 		say("BAD page %lx version %ld generation %ld\n", (long)(r->at + i * P), r->ver[i], generation);
 		say("BAD region %ld page %ld has %lx\n", r->id, i, have[0]);
+		say("BAD it was written at step %ld, after MADV_FREE: %ld, and now is step %ld\n", r->written[i], r->freed[i], now);
+		say("BAD its region was moved at step %ld, this process was forked at step %ld\n", r->moved, born, 0);
 		(void)when;
 		_exit(3);
 	}
@@ -127,7 +130,7 @@ static void op_write(struct region *r) {
 	if (!(r->prot & PROT_WRITE)) return;
 	unsigned k = below(4) ? 1 + below(4) : r->n, from = below(r->n);
 	for (unsigned i = from; i < r->n && k--; i++)
-		if (!r->guard[i]) { uint32_t v = r->ver[i] + 1 ? r->ver[i] + 1 : 1; fill((uint64_t *)(r->at + i * P), r->id, i, v); r->ver[i] = v; }
+		if (!r->guard[i]) { uint32_t v = r->ver[i] + 1 ? r->ver[i] + 1 : 1; fill((uint64_t *)(r->at + i * P), r->id, i, v); r->ver[i] = v; r->written[i] = now; r->freed[i] = 0; }
 }
 
 static void op_read(struct region *r) { unsigned i = below(r->n); check_page(r, i, "read"); }
@@ -152,6 +155,7 @@ static void op_remap(struct region *r) {
 	} else at = mremap(r->at, r->n * P, n * P, MREMAP_MAYMOVE);
 	if (at == MAP_FAILED) { if (errno == EFAULT) { say("note: mremap of more than one mapping\n", 0, 0, 0); return; } die("mremap"); }
 	for (unsigned i = r->n; i < n; i++) { r->ver[i] = 0; r->guard[i] = 0; }
+	if (at != r->at) r->moved = now;
 	r->at = at; r->n = n;
 }
 
@@ -170,7 +174,7 @@ static void op_advise(struct region *r) {
 	case 7: // given back at leisure, and written again
 		if (!(r->prot & PROT_WRITE) || r->file) break;
 		if (madvise(r->at + from * P, n * P, MADV_FREE)) break;
-		for (unsigned i = from; i < from + n; i++) { fill((uint64_t *)(r->at + i * P), r->id, i, r->ver[i] + 1); r->ver[i]++; }
+		for (unsigned i = from; i < from + n; i++) { fill((uint64_t *)(r->at + i * P), r->id, i, r->ver[i] + 1); r->ver[i]++; r->written[i] = now; r->freed[i] = 1; }
 		break;
 	}
 }
@@ -237,7 +241,7 @@ static void step(void) {
 	else if (what < 98 && generation < 2 && children < 2 && below(2)) {
 		int pid = fork();
 		if (pid < 0) die("fork");
-		if (pid == 0) { generation++; children = 0; rng ^= getpid() * 0x2545f4914f6cdd1dull; }
+		if (pid == 0) { generation++; children = 0; born = now; rng ^= getpid() * 0x2545f4914f6cdd1dull; }
 		else children++;
 	} else if (what < 99) {
 		char *args[] = {"true", 0};
@@ -262,6 +266,7 @@ int main(int argc, char **argv) {
 	if (pthread_create(&t, 0, stamper, 0)) return 2;
 	op_heap();
 	for (long n = 1;; n++) {
+		now = n;
 		if (n <= steps || generation > 0) step(); else usleep(1000);
 		if (generation > 0 && n > steps) _exit(0);
 		if (n % 200 == 0) { check_all(); check_stamps(); if (generation == 0) say("check %ld\n", n, 0, 0); }
