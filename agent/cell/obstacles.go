@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,7 +26,46 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 	if err != nil {
 		return nil, err
 	}
-	s := survey{group: gr, seen: map[string]bool{}}
+	first, err := g.survey(ctx, m, gr)
+	if err == nil && len(first.found) > 0 {
+		err = g.lasting(ctx, m, first)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for what CRIU could not dump of %s/%s: %w", m.Job, m.Name, err)
+	}
+	var texts []string
+	for _, o := range first.found {
+		texts = append(texts, o.text)
+	}
+	return texts, nil
+}
+
+// lastingPause is the time between two looks at what a program may have for an instant: a child before its exec(2) or at its end, an answer that it is
+// about to read.
+const lastingPause = 30 * time.Millisecond
+
+// lasting leaves of what was found what is found again. A member runs while it is looked at: of a process that ends meanwhile, /proc tells the half.
+func (g *Manager) lasting(ctx context.Context, m agent.Member, first *survey) error {
+	select {
+	case <-time.After(lastingPause):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	second, err := g.survey(ctx, m, first.group)
+	if err != nil {
+		return err
+	}
+	again := map[obstacleKey]bool{}
+	for _, o := range second.found {
+		again[o.key] = true
+	}
+	first.found = slices.DeleteFunc(first.found, func(o obstacle) bool { return !again[o.key] })
+	return nil
+}
+
+// survey looks once.
+func (g *Manager) survey(ctx context.Context, m agent.Member, gr group) (s *survey, err error) {
+	s = &survey{group: gr, seen: map[string]bool{}}
 	if s.pids, err = gr.live(); err != nil {
 		return nil, err
 	}
@@ -33,8 +73,9 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 	if s.held, err = socketInodes(s.pids); err != nil {
 		return nil, err
 	}
-	if s.allowed, _, err = g.allProcs(m.Job); err != nil {
-		return nil, err
+	s.others = func() ([]int, error) {
+		all, _, err := g.allProcs(m.Job)
+		return all, err
 	}
 	s.trees()
 	s.mounted()
@@ -45,32 +86,38 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 		s.mappings(pid)
 		s.sealed(pid)
 	}
-	err = errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), s.lasting(ctx, func(s *survey) error {
-		s.sharedMemory()
-		return s.queues(ctx)
-	}), ctx.Err())
-	if err != nil {
-		return nil, fmt.Errorf("look for what CRIU could not dump of %s/%s: %w", m.Job, m.Name, err)
-	}
-	return s.found, nil
+	s.sharedMemory()
+	return s, errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), s.queues(ctx), ctx.Err())
+}
+
+// obstacle is one that a survey has found.
+type obstacle struct {
+	key  obstacleKey
+	text string
+}
+
+// obstacleKey tells obstacles apart where a program's title changes.
+type obstacleKey struct {
+	pid  int
+	kind string
 }
 
 // survey collects obstacles, each text once.
 type survey struct {
 	group group
 	pids  []int // of the member
-	// allowed are the processes of all members of the job on this host: two of them may share a FIFO.
-	allowed []int
-	held    map[uint64]holder
-	seen    map[string]bool
-	found   []string
+	// others lists the processes of all members of the job on this host, as they are now: two of them may share a FIFO.
+	others func() ([]int, error)
+	held   map[uint64]holder
+	seen   map[string]bool
+	found  []obstacle
 }
 
 func (s *survey) add(pid int, format string, args ...any) {
 	text := proc.Whose(pid) + " " + fmt.Sprintf(format, args...)
 	if !s.seen[text] {
 		s.seen[text] = true
-		s.found = append(s.found, text)
+		s.found = append(s.found, obstacle{obstacleKey{pid, format}, text})
 	}
 }
 

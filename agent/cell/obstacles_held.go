@@ -1,44 +1,13 @@
 package cell
 
 import (
-	"context"
 	"slices"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"ss/agent/proc"
 )
-
-// lastingPause is the time between two looks at what a program may have for an instant: a child before its exec(2), an answer that it is about to read.
-const lastingPause = 30 * time.Millisecond
-
-// lasting adds what look finds twice. It waits only if there is something.
-func (s *survey) lasting(ctx context.Context, look func(*survey) error) error {
-	once := func() ([]string, error) {
-		part := &survey{group: s.group, pids: s.pids, held: s.held, seen: map[string]bool{}}
-		err := look(part)
-		return part.found, err
-	}
-	first, err := once()
-	if err != nil || len(first) == 0 {
-		return err
-	}
-	select {
-	case <-time.After(lastingPause):
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	second, err := once()
-	for _, text := range first {
-		if slices.Contains(second, text) && !s.seen[text] {
-			s.seen[text] = true
-			s.found = append(s.found, text)
-		}
-	}
-	return err
-}
 
 // Of kcmp(2), include/uapi/linux/kcmp.h.
 const (

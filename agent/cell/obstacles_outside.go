@@ -1,6 +1,7 @@
 package cell
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -49,23 +50,45 @@ func (s *survey) pipes(files []openFile) error {
 	}
 	self := os.Getpid() // it may hold what it hands over or copies
 	all = slices.DeleteFunc(all, func(pid int) bool { return pid == self || slices.Contains(s.pids, pid) })
-	return proc.EachFd(all, func(pid, fd int, link string) {
+	type outside struct {
+		pid, fd int
+		named   bool
+		file    fileID
+	}
+	var found []outside
+	err = proc.EachFd(all, func(pid, fd int, link string) {
 		named := strings.HasPrefix(link, "/")
-		if !named && !strings.HasPrefix(link, "pipe:[") || named && slices.Contains(s.allowed, pid) {
+		if !named && !strings.HasPrefix(link, "pipe:[") {
 			return
 		}
 		id, mode, ok := idOf(pid, fd)
-		if !ok || mode&unix.S_IFMT != unix.S_IFIFO {
-			return
-		}
-		if f, is := ours[id]; is {
-			what := "a pipe"
-			if named {
-				what = "the FIFO " + f.link
-			}
-			s.add(f.pid, "has %s open (descriptor %d) that %s has open as well, which is not part of the member: have it use a file, or a TCP connection to another member", what, f.fd, proc.Whose(pid))
+		if _, is := ours[id]; ok && is && mode&unix.S_IFMT == unix.S_IFIFO {
+			found = append(found, outside{pid, fd, named, id})
 		}
 	})
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	// The member runs, and forks: what is its own by now is not outside.
+	members, err1 := s.group.procs()
+	others, err2 := s.others()
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	for _, o := range found {
+		if slices.Contains(members, o.pid) || o.named && slices.Contains(others, o.pid) {
+			continue
+		}
+		if id, _, ok := idOf(o.pid, o.fd); !ok || id != o.file {
+			continue // it ended, or has closed it: a child between its fork and its end, say
+		}
+		f, what := ours[o.file], "a pipe"
+		if o.named {
+			what = "the FIFO " + f.link
+		}
+		s.add(f.pid, "has %s open (descriptor %d) that %s has open as well, which is not part of the member: have it use a file, or a TCP connection to another member", what, f.fd, proc.Whose(o.pid))
+	}
+	return nil
 }
 
 // appendOnly looks for a file that a restore could not put back.

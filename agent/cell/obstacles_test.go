@@ -139,3 +139,18 @@ func TestObstacleForeignMount(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestObstaclesOfAMemberThatForks: a child that comes while the member is looked at is the member's, with its pipes.
+func TestObstaclesOfAMemberThatForks(t *testing.T) {
+	g := newManager(t, Config{})
+	m := start(t, g, agent.Member{Job: "job", Name: "forks", Command: []string{"/bin/bash", "-c", "while :; do echo x | cat | cat >/dev/null; done"}})
+	for range 100 {
+		found, err := g.Obstacles(limit(t), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) > 0 {
+			t.Fatal(found)
+		}
+	}
+}
