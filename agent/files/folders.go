@@ -14,7 +14,7 @@ import (
 	"ss/agent/proc"
 )
 
-// Folders describes folders and all that lead to them, outer ones first, as they are now. What is no folder, or cannot be looked at, is left out.
+// Folders describes folders and all that lead to them, outer ones first, as they are now. It leaves out what is not a folder and what cannot be looked at.
 func Folders(dirs []string) []Seen {
 	var out []Seen
 	done := map[string]bool{"/": true, ".": true}

@@ -20,7 +20,7 @@ import (
 // (testdata/churn.c), and checks it, also when it is restored from our images. SS_MEMORY_SEEDS says how many seeds; the target test-memory of the
 // Makefile takes 50.
 func TestBothWays(t *testing.T) {
-	seeds := 1 // once in some 50 seeds the program found a page of zeros where it had written, and the cause is not known yet (docs/limits.md)
+	seeds := 3
 	if n, err := strconv.Atoi(os.Getenv("SS_MEMORY_SEEDS")); err == nil {
 		seeds = n
 	}

@@ -277,7 +277,7 @@ func fromQuestion(req *ssv1.CheckRequest) (agent.Question, error) {
 	}
 	for _, c := range req.GetComing() {
 		if !names.Valid(c.GetMember()) {
-			return q, fault.New(fault.Usage, fmt.Sprintf("%q is no member's name", c.GetMember()), "use an ssctl of the agent's version")
+			return q, fault.New(fault.Usage, fmt.Sprintf("%q cannot be the name of a member", c.GetMember()), "use an ssctl of the agent's version")
 		}
 		q.Coming = append(q.Coming, agent.Coming{Host: c.GetHost(), Member: c.GetMember(), Needs: c.GetNeeds(), Processor: c.GetProcessor()})
 	}
