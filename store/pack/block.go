@@ -6,11 +6,14 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
-// block is up to SegmentChunks chunks of one file: the unit of reading and hashing.
+// block is up to SegmentChunks chunks of one file, the unit of reading and hashing, or a hole of any length, which nobody reads.
 type block struct {
 	data  []byte
+	hole  int64 // bytes; data is empty then
 	file  *os.File
 	path  string
 	off   int64
@@ -20,6 +23,9 @@ type block struct {
 	names [SegmentChunks]Name
 	zero  uint64 // a bit a chunk
 }
+
+// size is how many bytes of its file the block is.
+func (b *block) size() int64 { return b.hole + int64(len(b.data)) }
 
 // chunk is the block's ith chunk.
 func (b *block) chunk(i int) []byte { return b.data[i*ChunkSize : min((i+1)*ChunkSize, len(b.data))] }
@@ -69,7 +75,8 @@ func (r *reader) read(f found) error {
 	if err != nil {
 		return err
 	}
-	for off := int64(0); ; off += segmentSize {
+	data := int64(0) // where the next data begin; before it is a hole
+	for off := int64(0); ; {
 		b, ok := receive(p, p.freeBlocks)
 		if !ok {
 			return errEnded
@@ -77,15 +84,51 @@ func (r *reader) read(f found) error {
 		if b.data == nil {
 			b.data = make([]byte, segmentSize)
 		}
-		n := min(f.size-off, segmentSize)
-		b.data, b.file, b.path, b.off, b.last = b.data[:n], file, f.path, off, off+n == f.size
-		if !send[task](p, p.tasks, b) || !send(p, p.blocks, b) {
+		if data <= off {
+			data = nextData(file, off, f.size)
+		}
+		b.file, b.path, b.off = file, f.path, off
+		if b.hole = holeOf(off, data, f.size); b.hole > 0 {
+			b.data = b.data[:0]
+			b.ready <- struct{}{}
+		} else {
+			b.data = b.data[:min(f.size-off, segmentSize)]
+			if !send[task](p, p.tasks, b) {
+				return errEnded
+			}
+		}
+		off += b.size()
+		last := off == f.size
+		b.last = last
+		if !send(p, p.blocks, b) {
 			return errEnded
 		}
-		if b.last { // an empty file has one block too
+		if last { // an empty file has one block too
 			return nil
 		}
 	}
+}
+
+// nextData is where the first data at or after off begin (lseek(2), SEEK_DATA): the file's size where there are none. A file system that
+// cannot tell has data everywhere.
+func nextData(file *os.File, off, size int64) int64 {
+	at, err := unix.Seek(int(file.Fd()), off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size
+	case err != nil:
+		return off
+	}
+	return min(at, size)
+}
+
+// holeOf is how many bytes from off on, which is where a block begins, need not be read: whole blocks, so that equal files are cut alike
+// whatever their holes, or all the rest of the file.
+func holeOf(off, data, size int64) int64 {
+	if data == size {
+		return size - off
+	}
+	return max(0, (data-off)/segmentSize*segmentSize)
 }
 
 // openFiles are the files that an ingest has open: those of the blocks on their way.

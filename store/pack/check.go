@@ -69,17 +69,11 @@ func (ts tables) checkRoot(ctx context.Context, f File, namer *Namer) error {
 			left -= int64(r.Count) * ChunkSize
 			continue
 		}
-		for i := range r.Count {
-			name := whole
-			if left < ChunkSize {
-				name = namer.Name(zeros[:left])
-			}
-			_, _ = h.Write(name[:])
-			left -= ChunkSize
-			if i%(1<<16) == 0 && ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
+		n := min(left, int64(r.Count)*ChunkSize)
+		if !hashZeros(ctx, h, namer, whole, n) {
+			return context.Cause(ctx)
 		}
+		left -= n
 	}
 	if !bytes.Equal(h.Sum(nil), f.Root[:]) {
 		return fmt.Errorf("file %q is not made of the chunks that the index was made for: %w", f.Path, ErrDamaged)

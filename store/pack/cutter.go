@@ -1,6 +1,8 @@
 package pack
 
 import (
+	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"hash"
@@ -79,13 +81,16 @@ func (c *cutter) cut(b *block) error {
 		c.runs = append(c.runs, nil)
 		c.hash = sha256.New()
 	}
+	if b.hole > 0 && !c.skip(b.hole) {
+		return errEnded
+	}
 	for i := range int(chunksOf(int64(len(b.data)))) {
 		if !c.take(b, i) {
 			return errEnded
 		}
 	}
-	c.done.Bytes += int64(len(b.data))
-	if c.pipeline.opt.Progress != nil && len(b.data) > 0 {
+	c.done.Bytes += b.size()
+	if c.pipeline.opt.Progress != nil && b.size() > 0 {
 		c.pipeline.opt.Progress(c.done.Bytes)
 	}
 	if !b.last {
@@ -98,7 +103,7 @@ func (c *cutter) cut(b *block) error {
 	if err != nil {
 		return err
 	}
-	if size := b.off + int64(len(b.data)); info.Size() != size {
+	if size := b.off + b.size(); info.Size() != size {
 		return fmt.Errorf("%s had %d bytes and has %d now: it is being written", b.path, size, info.Size())
 	}
 	c.pipeline.files.close(b.file)
@@ -116,38 +121,72 @@ func (c *cutter) take(b *block, i int) bool {
 		}
 		_, _ = c.hash.Write(name[:]) // hash.Hash: never an error
 		c.done.Zero += length
-		c.extend(inZeros, 0)
+		c.extend(inZeros, 0, 1)
 		return true
 	}
 	name := &b.names[i]
 	_, _ = c.hash.Write(name[:])
 	if pack, at, ok := c.known.find(name); ok {
 		c.done.Known += length
-		c.extend(int32(pack), uint32(at))
+		c.extend(int32(pack), uint32(at), 1)
 		return true
 	}
 	if at, ok := c.fresh.find(name); ok {
 		c.done.Known += length
-		c.extend(inFresh, at)
+		c.extend(inFresh, at, 1)
 		return true
 	}
 	c.done.New += length
-	c.extend(inFresh, c.fresh.len())
+	c.extend(inFresh, c.fresh.len(), 1)
 	c.fresh.add(name)
 	return c.store(chunk, name)
 }
 
-// extend adds a chunk to the runs of the file at hand.
-func (c *cutter) extend(where int32, at uint32) {
+// skip takes a hole: chunks of zeros that nobody has read. It is false when the ingest ends.
+func (c *cutter) skip(hole int64) bool {
+	if !hashZeros(c.pipeline.ctx, c.hash, c.namer, c.zero, hole) {
+		return false
+	}
+	c.done.Zero += hole
+	for left := chunksOf(hole); left > 0; {
+		n := min(left, math.MaxUint32)
+		c.extend(inZeros, 0, uint32(n))
+		left -= n
+	}
+	return true
+}
+
+// hashZeros writes the names of n bytes of zeros to a file's root. The last chunk may be short. whole is the name of a whole one. It is false
+// when ctx ends: an index may claim any size.
+func hashZeros(ctx context.Context, h hash.Hash, namer *Namer, whole Name, n int64) bool {
+	const batch = 512
+	names := bytes.Repeat(whole[:], int(min(batch, n/ChunkSize)))
+	for left := n / ChunkSize; left > 0; {
+		if ctx.Err() != nil {
+			return false
+		}
+		m := min(left, batch)
+		_, _ = h.Write(names[:m*int64(len(whole))]) // hash.Hash: never an error
+		left -= m
+	}
+	if short := n % ChunkSize; short > 0 {
+		name := namer.Name(zeros[:short])
+		_, _ = h.Write(name[:])
+	}
+	return true
+}
+
+// extend adds count chunks to the runs of the file at hand.
+func (c *cutter) extend(where int32, at, count uint32) {
 	runs := &c.runs[len(c.runs)-1]
 	if n := len(*runs); n > 0 {
 		last := &(*runs)[n-1]
-		if last.where == where && last.count < math.MaxUint32 && (where == inZeros || last.at+last.count == at) {
-			last.count++
+		if last.where == where && last.count <= math.MaxUint32-count && (where == inZeros || last.at+last.count == at) {
+			last.count += count
 			return
 		}
 	}
-	*runs = append(*runs, stretch{at: at, count: 1, where: where})
+	*runs = append(*runs, stretch{at: at, count: count, where: where})
 }
 
 // store puts a new chunk into the segment that is being filled.

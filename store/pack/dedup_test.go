@@ -2,11 +2,14 @@ package pack
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"sync/atomic"
 	"testing"
 )
 
@@ -137,6 +140,57 @@ func TestModesAndHoles(t *testing.T) {
 	// What is there is never written over.
 	if err := Unpack(t.Context(), x, testKey, m, to, nil); !os.IsExist(err) && err == nil {
 		t.Error("unpacked over files that are there")
+	}
+}
+
+// Holes are not read, and a file with holes is stored as the same file without.
+func TestHolesAreNotRead(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 30 {
+		size := r.Int64N(6 * segmentSize)
+		dense, dir := make([]byte, size), t.TempDir()
+		f, err := os.Create(filepath.Join(dir, "f"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Truncate(size); err != nil {
+			t.Fatal(err)
+		}
+		for range r.IntN(6) {
+			at := r.Int64N(size + 1)
+			data := random(byte(r.Uint32()), int(min(size-at, r.Int64N(segmentSize))))
+			copy(dense[at:], data)
+			if _, err := f.WriteAt(data, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		m := newMemory()
+		x, _ := m.store(t, dir, nil)
+		y, _ := m.store(t, writeFiles(t, map[string][]byte{"f": dense}), nil)
+		if x.Files[0].Root != y.Files[0].Root || !slices.Equal(x.Files[0].Runs, y.Files[0].Runs) {
+			t.Errorf("with holes it is %+v, without %+v", x.Files, y.Files)
+		}
+		sameFiles(t, readFiles(t, m.unpack(t, x)), map[string][]byte{"f": dense})
+	}
+
+	dir := writeFiles(t, map[string][]byte{"f": {1}})
+	const size = 16<<30 + 5
+	if err := os.Truncate(filepath.Join(dir, "f"), size); err != nil {
+		t.Fatal(err)
+	}
+	m, works := newMemory(), atomic.Int32{}
+	x, done, err := Ingest(t.Context(), dir, testKey, nil, m, IngestOptions{Pause: func(context.Context) error { works.Add(1); return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if works := works.Load(); works > 4 || done.Bytes != size || done.New != ChunkSize {
+		t.Errorf("%d blocks and segments were worked on for a hole, %+v", works, done)
+	}
+	if err := Check(t.Context(), x, testKey, m); err != nil {
+		t.Error(err)
 	}
 }
 
