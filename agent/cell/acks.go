@@ -11,6 +11,7 @@ import (
 
 	"ss/agent"
 	"ss/agent/proc"
+	"ss/agent/sockets"
 )
 
 // PushAcks makes the kernel send the acknowledgements that it is delaying for m's connections, so
@@ -24,13 +25,13 @@ import (
 // agent die in the few microseconds of it.
 func (g *Manager) PushAcks(ctx context.Context, m agent.Member) ([]agent.Flow, error) {
 	var flows []agent.Flow
-	err := g.eachTCP(ctx, m, func(h holder, fd int) error {
+	err := g.eachTCP(ctx, m, func(h sockets.Holder, fd int) error {
 		flow, err := flowOf(fd)
 		if errors.Is(err, unix.ENOTCONN) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("descriptor %d of %s: %w", h.fd, proc.Whose(h.pid), err)
+			return fmt.Errorf("descriptor %d of %s: %w", h.Fd, proc.Whose(h.Pid), err)
 		}
 		flows = append(flows, flow)
 		if err := quickAck(fd); err != nil {
@@ -41,7 +42,7 @@ func (g *Manager) PushAcks(ctx context.Context, m agent.Member) ([]agent.Flow, e
 			return nil //nolint:nilerr // EINVAL says that it is not connected: there is nobody to acknowledge to
 		}
 		if err := forceAck(fd); err != nil {
-			return fmt.Errorf("descriptor %d of %s: %w", h.fd, proc.Whose(h.pid), err)
+			return fmt.Errorf("descriptor %d of %s: %w", h.Fd, proc.Whose(h.Pid), err)
 		}
 		return nil
 	})
@@ -93,7 +94,7 @@ type tcpRepairWindow struct{ sndWl1, sndWnd, maxWindow, rcvWnd, rcvWup uint32 }
 // sends, and the kernel sets rcv_wup right as it does so. Where nothing is due, nothing is changed.
 func forceAck(fd int) (err error) {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil || info.State != stEstablished && info.State != stCloseWait {
+	if err != nil || info.State != sockets.Established && info.State != sockets.CloseWait {
 		return err
 	}
 	reuse, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR) // repair mode forgets it

@@ -80,7 +80,7 @@ func TestMemberGoesThroughCRIU(t *testing.T) {
 			if err := g.Freeze(limit(t), m); err != nil {
 				t.Fatal(err)
 			}
-			if o := obstacles(t, g, m); len(o) != 0 {
+			if o := obstaclesOf(t, g, m); len(o) != 0 {
 				t.Errorf("obstacles: %q", o)
 			}
 			dir := t.TempDir()

@@ -1,5 +1,5 @@
 // Package cell is where the members of a job live on one host: it starts, finds, freezes and ends
-// them, and reads what they hold. It implements agent.Cells.
+// them. It implements agent.Cells.
 //
 // A cell is a cgroup, and PID, mount and IPC namespaces under a PID 1 of ours (InitMain) that
 // outlives the agent. The members' own PIDs lie above 1000, so that a CRIU which restores them in a
@@ -11,6 +11,6 @@
 //
 // The way in: cell.go, then start.go and init.go, which are the two sides of one conversation.
 //
-// It may import agent and target (for the types in its methods' signatures), waits, cgroup, files, proc, names, store/sealed,
-// internal/disk, the standard library, golang.org/x/sys/unix and github.com/mdlayher/netlink.
+// It may import agent and target (for the types in its methods' signatures), waits, cgroup, files, obstacles, proc, sockets, names, store/sealed,
+// internal/disk, the standard library and golang.org/x/sys/unix.
 package cell

@@ -8,6 +8,7 @@ import (
 
 	"ss/agent"
 	"ss/agent/proc"
+	"ss/agent/sockets"
 	"ss/store/sealed"
 )
 
@@ -69,7 +70,7 @@ func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 		return err
 	}
 	// Of sockets that can't be listed nothing is destroyed; that is no reason to let the tree live.
-	conns, _ := connections(live, gr.id())
+	conns, _ := sockets.Connections(live, gr.id())
 	var init proc.Identity
 	err = readState(g.dir(m.Job, m.Name), initFile, &init)
 	if errors.Is(err, sealed.ErrDamaged) {
@@ -87,7 +88,7 @@ func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 			return err
 		}
 	}
-	if err := destroy(conns); err != nil {
+	if err := sockets.Destroy(conns); err != nil {
 		return err
 	}
 	if err := gr.remove(); err != nil {
@@ -99,7 +100,7 @@ func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 // initOf finds the PID 1 of the cell that these processes live in, where init.json does not say it any more: the parent of the tree's root, if it is the
 // first process of a PID namespace of its own. fs.ErrNotExist if there is none: a cell without processes ends by itself.
 func initOf(live []int) (proc.Identity, error) {
-	for _, pid := range tops(live) {
+	for _, pid := range proc.Tops(live) {
 		s, err := proc.ReadStat(pid)
 		if err != nil {
 			continue

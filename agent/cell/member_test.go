@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/sockets"
 )
 
 // memberMain is what the tests' members do, each one small thing. They say on a bell when they have
@@ -79,7 +80,7 @@ func actSpawn([]string) (string, error) {
 
 // actListen listens and does not accept: PROTOCOL ADDRESS PORT, plain system calls.
 func actListen(args []string) (string, error) {
-	protocol := map[string]int{"tcp": unix.IPPROTO_TCP, "defer": unix.IPPROTO_TCP, "mptcp": protocolMPTCP}[args[0]]
+	protocol := map[string]int{"tcp": unix.IPPROTO_TCP, "defer": unix.IPPROTO_TCP, "mptcp": sockets.ProtocolMPTCP}[args[0]]
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return "", err

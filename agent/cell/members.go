@@ -151,20 +151,8 @@ func ifThere(err error) error {
 	return err
 }
 
-// tops returns the processes whose parent is not among them: one, if they are one tree.
-func tops(live []int) []int {
-	var out []int
-	for _, pid := range live {
-		if s, err := proc.ReadStat(pid); err == nil && !slices.Contains(live, s.Parent) {
-			out = append(out, pid)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
 func topOf(live []int) int {
-	if t := tops(live); len(t) > 0 {
+	if t := proc.Tops(live); len(t) > 0 {
 		return t[0]
 	}
 	return 0

@@ -2,17 +2,15 @@ package cell
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"ss/agent/proc"
+	"ss/agent/sockets"
 	"ss/agent/target"
 )
 
@@ -24,7 +22,7 @@ func (g *Manager) Objects(ctx context.Context, job string) (target.HostObjects, 
 	if err != nil {
 		return out, fmt.Errorf("list what lives on this host: %w", err)
 	}
-	held, err := socketInodes(ours)
+	held, err := sockets.Held(ours)
 	if err == nil {
 		out.Sockets, err = hostSockets(held)
 	}
@@ -62,15 +60,15 @@ func (g *Manager) allProcs(job string) (ours []int, others map[string][]int, err
 }
 
 // hostSockets lists the TCP and UDP sockets of this network namespace.
-func hostSockets(ours map[uint64]holder) ([]target.HostSocket, error) {
-	c, err := dialDiag()
+func hostSockets(ours map[uint64]sockets.Holder) ([]target.HostSocket, error) {
+	c, err := sockets.Dial()
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	var out []target.HostSocket
-	for protocol, name := range map[uint32]string{unix.IPPROTO_TCP: "tcp", protocolMPTCP: "tcp", unix.IPPROTO_UDP: "udp"} {
-		socks, err := inetDumpAll(c, protocol, allStates)
+	for protocol, name := range map[uint32]string{unix.IPPROTO_TCP: "tcp", sockets.ProtocolMPTCP: "tcp", unix.IPPROTO_UDP: "udp"} {
+		socks, err := sockets.List(c, protocol, sockets.AllStates)
 		if err != nil {
 			return nil, err
 		}
@@ -84,72 +82,37 @@ func hostSockets(ours map[uint64]holder) ([]target.HostSocket, error) {
 
 // boundSockets are the TCP sockets that the job's members have bound, and that neither listen nor are connected. The kernel does not list them (before Linux
 // 6.8 not even if asked to), so the sockets themselves are asked.
-func boundSockets(ours map[uint64]holder, listed []target.HostSocket) []target.HostSocket {
+func boundSockets(ours map[uint64]sockets.Holder, listed []target.HostSocket) []target.HostSocket {
 	known := map[uint64]bool{}
 	for _, s := range listed {
 		known[s.Inode] = true
 	}
 	var out []target.HostSocket
 	for inode, h := range ours {
-		if known[inode] || !strings.HasPrefix(sockProtocol(h), "TCP") {
+		if known[inode] || !strings.HasPrefix(sockets.ProtocolOf(h), "TCP") {
 			continue
 		}
-		if local, err := localAddr(h); err == nil && local.Port() != 0 {
+		if local, err := sockets.LocalAddr(h); err == nil && local.Port() != 0 {
 			out = append(out, target.HostSocket{NeededSocket: target.NeededSocket{Protocol: "tcp", Local: local}, Inode: inode, Ours: true})
 		}
 	}
 	return out
 }
 
-// sockProtocol is the name that the kernel has for the protocol of a socket ("TCP", "TCPv6", "UNIX"), "" if it does not say.
-func sockProtocol(h holder) string {
-	var buf [32]byte
-	n, err := unix.Getxattr(proc.FdPath(h.pid, h.fd), "system.sockprotoname", buf[:])
-	if err != nil {
-		return ""
-	}
-	return string(buf[:n])
-}
-
-// localAddr asks a socket of a process what it is bound to.
-func localAddr(h holder) (netip.AddrPort, error) {
-	pidfd, err := unix.PidfdOpen(h.pid, 0)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	defer unix.Close(pidfd)
-	fd, err := unix.PidfdGetfd(pidfd, h.fd, 0)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	defer unix.Close(fd)
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)), nil
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)), nil
-	}
-	return netip.AddrPort{}, nil
-}
-
-func hostSocket(s diagSocket, protocol string, ours map[uint64]holder) target.HostSocket {
+func hostSocket(s sockets.Socket, protocol string, ours map[uint64]sockets.Holder) target.HostSocket {
 	h := target.HostSocket{
-		NeededSocket: target.NeededSocket{Protocol: protocol, Local: s.local, Listening: protocol == "tcp" && s.state == stListen, V6Only: s.v6only},
-		Inode:        s.inode,
+		NeededSocket: target.NeededSocket{Protocol: protocol, Local: s.Local, Listening: protocol == "tcp" && s.State == sockets.Listen, V6Only: s.V6Only},
+		Inode:        s.Inode,
 	}
-	if !h.Listening && s.remote.Port() != 0 {
-		h.Remote = s.remote
+	if !h.Listening && s.Remote.Port() != 0 {
+		h.Remote = s.Remote
 	}
-	_, h.Ours = ours[s.inode]
-	if protocol == "tcp" && s.inode == 0 {
-		switch s.state {
-		case stFinWait1, stTimeWait, stFinWait2, stLastAck, stClosing:
+	_, h.Ours = ours[s.Inode]
+	if protocol == "tcp" && s.Inode == 0 {
+		switch s.State {
+		case sockets.FinWait1, sockets.TimeWait, sockets.FinWait2, sockets.LastAck, sockets.Closing:
 			h.Orphan = true
-			h.Over = s.state == stFinWait2 || s.state == stTimeWait
+			h.Over = s.State == sockets.FinWait2 || s.State == sockets.TimeWait
 		}
 	}
 	return h
@@ -168,47 +131,18 @@ func markPending(socks []target.HostSocket) {
 }
 
 // hostUnix lists the UNIX sockets of this network namespace that have a name.
-func hostUnix(ours map[uint64]holder) ([]target.HostUnix, error) {
-	c, err := dialDiag()
+func hostUnix(ours map[uint64]sockets.Holder) ([]target.HostUnix, error) {
+	all, err := sockets.Unix()
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	req := make([]byte, 24) // struct unix_diag_req
-	req[0] = unix.AF_UNIX
-	binary.NativeEndian.PutUint32(req[4:], allStates)
-	binary.NativeEndian.PutUint32(req[12:], udiagShowName|udiagShowVFS)
-	msgs, err := c.Execute(netlink.Message{
-		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump}, Data: req,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list UNIX sockets: %w", err)
-	}
 	var out []target.HostUnix
-	for _, m := range msgs {
-		if len(m.Data) < unixDiagMsgLen {
-			return nil, fmt.Errorf("list UNIX sockets: a message of %d bytes", len(m.Data))
+	for _, s := range all {
+		if s.Abstract == "" && s.Ino == 0 {
+			continue
 		}
-		u := target.HostUnix{Inode: uint64(binary.NativeEndian.Uint32(m.Data[4:]))}
-		_, u.Ours = ours[u.Inode]
-		ad, err := netlink.NewAttributeDecoder(m.Data[unixDiagMsgLen:])
-		if err != nil {
-			return nil, fmt.Errorf("list UNIX sockets: %w", err)
-		}
-		for ad.Next() {
-			switch b := ad.Bytes(); {
-			case ad.Type() == unixDiagName && len(b) > 1 && b[0] == 0:
-				u.Abstract = string(b[1:])
-			case ad.Type() == unixDiagName:
-				u.Path = strings.TrimRight(string(b), "\x00")
-			case ad.Type() == unixDiagVFS && len(b) >= 8: // struct unix_diag_vfs
-				dev := binary.NativeEndian.Uint32(b[4:]) // the kernel's own form: twelve bits and twenty
-				u.Ino, u.Dev = uint64(binary.NativeEndian.Uint32(b)), unix.Mkdev(dev>>20, dev&(1<<20-1))
-			}
-		}
-		if u.Abstract != "" || u.Ino != 0 {
-			out = append(out, u)
-		}
+		_, held := ours[s.Inode]
+		out = append(out, target.HostUnix{Inode: s.Inode, Abstract: s.Abstract, Path: s.Path, Dev: s.Dev, Ino: s.Ino, Ours: held})
 	}
 	return out, nil
 }
@@ -261,22 +195,22 @@ func (g *Manager) Holders(ctx context.Context, inodes []uint64) (map[uint64]stri
 // Clear destroys what closed connections have left that is in the way of sockets to come: an orphan (FIN-WAIT, LAST-ACK, TIME-WAIT) with the addresses and
 // ports of a connection to come, or on a port that one to come is bound to.
 func (g *Manager) Clear(ctx context.Context, coming []target.NeededSocket) error {
-	c, err := dialDiag()
+	c, err := sockets.Dial()
 	if err != nil {
 		return err
 	}
-	all, err := inetDumpAll(c, unix.IPPROTO_TCP, orphanStates)
+	all, err := sockets.List(c, unix.IPPROTO_TCP, sockets.OrphanStates)
 	if err = errors.Join(err, c.Close()); err != nil {
 		return fmt.Errorf("clear the way for sockets: %w", err)
 	}
-	var conns []diagSocket
+	var conns []sockets.Socket
 	for _, s := range all {
 		h := hostSocket(s, "tcp", nil)
 		if h.Orphan && slices.ContainsFunc(coming, func(n target.NeededSocket) bool { return target.InTheWay(n, h.NeededSocket) }) {
 			conns = append(conns, s)
 		}
 	}
-	if err := errors.Join(destroy(conns), ctx.Err()); err != nil {
+	if err := errors.Join(sockets.Destroy(conns), ctx.Err()); err != nil {
 		return fmt.Errorf("clear the way for sockets: %w", err)
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 	"ss/agent/proc"
 )
 
-func obstacles(t *testing.T, g *Manager, m agent.Member) []string {
+func obstaclesOf(t *testing.T, g *Manager, m agent.Member) []string {
 	t.Helper()
 	o, err := g.Obstacles(limit(t), m)
 	if err != nil {
@@ -65,7 +65,7 @@ func TestObstacles(t *testing.T) {
 			if c.act[0] == "unix" && len(c.act) > 1 {
 				defer (<-accepted).Close()
 			}
-			got := obstacles(t, g, m)
+			got := obstaclesOf(t, g, m)
 			if len(c.want) == 0 {
 				if len(got) != 0 {
 					t.Errorf("%q", got)
@@ -92,7 +92,7 @@ func TestObstacleDebugger(t *testing.T) {
 	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(m.Pid), 0, 0, 0, 0); errno != 0 {
 		t.Fatal(errno)
 	}
-	got := obstacles(t, g, m)
+	got := obstaclesOf(t, g, m)
 	if len(got) != 1 || !strings.Contains(got[0], "traced by") {
 		t.Errorf("%q", got)
 	}
@@ -115,7 +115,7 @@ func TestObstacleSeveralTrees(t *testing.T) {
 	b.wait(t)
 	b.wait(t)
 	var got []string
-	eventually(t, "the orphan's obstacle", func() bool { got = obstacles(t, g, m); return len(got) == 1 })
+	eventually(t, "the orphan's obstacle", func() bool { got = obstaclesOf(t, g, m); return len(got) == 1 })
 	if !strings.Contains(got[0], "does not descend") {
 		t.Errorf("%q", got)
 	}
@@ -127,14 +127,14 @@ func TestObstacleForeignMount(t *testing.T) {
 	m := start(t, g, agent.Member{Command: []string{"nsenter", "--mount=/proc/" + "1/ns/mnt", "sleep", "1000"}})
 	eventually(t, "sleep", func() bool { return proc.Command(m.Pid) == "sleep 1000" })
 	// nsenter entered the cell's own mounts again: nothing is foreign there.
-	if got := obstacles(t, g, m); len(got) != 0 {
+	if got := obstaclesOf(t, g, m); len(got) != 0 {
 		t.Errorf("%q", got)
 	}
 	b := newBell(t)
 	m = start(t, g, agent.Member{Command: []string{"unshare", "--mount", "sh", "-c", "echo ready > " + b.path + "; exec sleep 1000"}})
 	b.wait(t)
 	eventually(t, "sleep", func() bool { return proc.Command(m.Pid) == "sleep 1000" })
-	got := obstacles(t, g, m)
+	got := obstaclesOf(t, g, m)
 	if len(got) == 0 || !strings.Contains(got[0], "another mount namespace") {
 		t.Errorf("%q", got)
 	}

@@ -11,10 +11,8 @@ import (
 
 	"ss/agent"
 	"ss/agent/proc"
+	"ss/agent/sockets"
 )
-
-// holder is one descriptor that refers to a socket.
-type holder struct{ pid, fd int }
 
 // Sockets lists m's TCP sockets: those that its processes hold, and those that its listeners are
 // about to hold (SYN-RECV, and established but not accepted). MPTCP sockets and connected UDP
@@ -40,31 +38,31 @@ func socketsOf(gr group, member string) ([]agent.Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	held, err := socketInodes(all)
+	held, err := sockets.Held(all)
 	if err != nil || len(held) == 0 {
 		return nil, err
 	}
-	c, err := dialDiag()
+	c, err := sockets.Dial()
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	tcp, err := inetDumpAll(c, unix.IPPROTO_TCP, liveStates)
+	tcp, err := sockets.List(c, unix.IPPROTO_TCP, sockets.LiveStates)
 	if err != nil {
 		return nil, err
 	}
-	mptcp, err := inetDumpAll(c, protocolMPTCP, liveStates)
+	mptcp, err := sockets.List(c, sockets.ProtocolMPTCP, sockets.LiveStates)
 	if err != nil {
 		return nil, err
 	}
-	udp, err := inetDumpAll(c, unix.IPPROTO_UDP, 1<<stEstablished)
+	udp, err := sockets.List(c, unix.IPPROTO_UDP, 1<<sockets.Established)
 	if err != nil {
 		return nil, err
 	}
 	col := collector{member: member, held: held, commands: map[int]string{}}
 	col.add(mptcp, "mptcp")
-	tcp = slices.DeleteFunc(tcp, func(s diagSocket) bool { // a subflow is listed with its owner's inode
-		return s.inode != 0 && slices.ContainsFunc(mptcp, func(m diagSocket) bool { return m.inode == s.inode })
+	tcp = slices.DeleteFunc(tcp, func(s sockets.Socket) bool { // a subflow is listed with its owner's inode
+		return s.Inode != 0 && slices.ContainsFunc(mptcp, func(m sockets.Socket) bool { return m.Inode == s.Inode })
 	})
 	col.add(tcp, "tcp")
 	col.add(udp, "udp-connected")
@@ -75,66 +73,53 @@ func socketsOf(gr group, member string) ([]agent.Socket, error) {
 // collector turns the kernel's sockets into a member's.
 type collector struct {
 	member   string
-	held     map[uint64]holder
+	held     map[uint64]sockets.Holder
 	commands map[int]string
 	out      []agent.Socket
 }
 
-func (c *collector) add(socks []diagSocket, protocol string) {
+func (c *collector) add(socks []sockets.Socket, protocol string) {
 	for _, s := range socks {
-		if h, ok := c.held[s.inode]; ok {
+		if h, ok := c.held[s.Inode]; ok {
 			c.out = append(c.out, c.socket(s, protocol, h))
 		}
 	}
 }
 
-func (c *collector) socket(s diagSocket, protocol string, h holder) agent.Socket {
-	cmd, ok := c.commands[h.pid]
+func (c *collector) socket(s sockets.Socket, protocol string, h sockets.Holder) agent.Socket {
+	cmd, ok := c.commands[h.Pid]
 	if !ok {
-		cmd = proc.Command(h.pid)
-		c.commands[h.pid] = cmd
+		cmd = proc.Command(h.Pid)
+		c.commands[h.Pid] = cmd
 	}
 	out := agent.Socket{
-		Member: c.member, Pid: h.pid, Command: cmd, Inode: s.inode,
-		Local: s.local, Remote: s.remote, Protocol: protocol,
-		Connecting: protocol != "udp-connected" && s.state == stSynSent,
-		HalfOpen:   protocol != "udp-connected" && s.state == stSynRecv,
-		Ended:      protocol != "udp-connected" && (s.state == stCloseWait || s.state == stLastAck || s.state == stClosing),
+		Member: c.member, Pid: h.Pid, Command: cmd, Inode: s.Inode,
+		Local: s.Local, Remote: s.Remote, Protocol: protocol,
+		Connecting: protocol != "udp-connected" && s.State == sockets.SynSent,
+		HalfOpen:   protocol != "udp-connected" && s.State == sockets.SynRecv,
+		Ended:      protocol != "udp-connected" && (s.State == sockets.CloseWait || s.State == sockets.LastAck || s.State == sockets.Closing),
 	}
-	if s.state == stListen {
-		out.Listening, out.Remote, out.Wildcard = true, netip.AddrPort{}, s.local.Addr().IsUnspecified()
+	if s.State == sockets.Listen {
+		out.Listening, out.Remote, out.Wildcard = true, netip.AddrPort{}, s.Local.Addr().IsUnspecified()
 	}
 	return out
 }
 
 // addPending adds the connections that no program holds yet but one of the member's listeners will:
 // a SYN that was answered, and a finished handshake that waits for accept(2). Both have the inode 0.
-func (c *collector) addPending(tcp []diagSocket) {
+func (c *collector) addPending(tcp []sockets.Socket) {
 	listeners := slices.DeleteFunc(slices.Clone(c.out), func(s agent.Socket) bool { return !s.Listening })
 	for _, s := range tcp {
-		if s.inode != 0 || s.state != stSynRecv && s.state != stEstablished && s.state != stCloseWait {
+		if s.Inode != 0 || s.State != sockets.SynRecv && s.State != sockets.Established && s.State != sockets.CloseWait {
 			continue
 		}
 		for _, l := range listeners {
-			if l.Local.Port() == s.local.Port() && (l.Wildcard || l.Local.Addr() == s.local.Addr()) {
-				p := c.socket(s, "tcp", holder{pid: l.Pid})
-				p.HalfOpen, p.Unread = true, s.unread
+			if l.Local.Port() == s.Local.Port() && (l.Wildcard || l.Local.Addr() == s.Local.Addr()) {
+				p := c.socket(s, "tcp", sockets.Holder{Pid: l.Pid})
+				p.HalfOpen, p.Unread = true, s.Unread
 				c.out = append(c.out, p)
 				break
 			}
 		}
 	}
-}
-
-// socketInodes maps the inode of every socket that the processes hold to one of its descriptors.
-func socketInodes(pids []int) (map[uint64]holder, error) {
-	out := map[uint64]holder{}
-	err := proc.EachFd(pids, func(pid, fd int, link string) {
-		if ino, ok := proc.SocketInode(link); ok {
-			if _, known := out[ino]; !known {
-				out[ino] = holder{pid, fd}
-			}
-		}
-	})
-	return out, err
 }

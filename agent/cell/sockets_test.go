@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/sockets"
 )
 
 // acting starts a member that does one of memberMain's acts, and returns what it said then.
@@ -28,7 +29,7 @@ func acting(t *testing.T, g *Manager, act string, args ...string) (agent.Member,
 	return m, said
 }
 
-func sockets(t *testing.T, g *Manager, m agent.Member) []agent.Socket {
+func socketsOfMember(t *testing.T, g *Manager, m agent.Member) []agent.Socket {
 	t.Helper()
 	s, err := g.Sockets(limit(t), m)
 	if err != nil {
@@ -90,7 +91,7 @@ func TestSocketsOfConnections(t *testing.T) {
 	if err := g.Freeze(limit(t), m); err != nil {
 		t.Fatal(err)
 	}
-	got := sockets(t, g, m)
+	got := socketsOfMember(t, g, m)
 	for _, s := range got {
 		if want[s.Local] != s.Remote || s.Protocol != "tcp" || s.Listening || s.HalfOpen || s.Pid != m.Pid || s.Inode == 0 || s.Member != m.Name || s.Command == "" {
 			t.Errorf("%+v", s)
@@ -106,7 +107,7 @@ func TestSocketsOfListeners(t *testing.T) {
 	g := newManager(t, Config{})
 	plain, port := acting(t, g, "listen", "tcp", "127.0.0.1")
 	c := dial(t, "127.0.0.1:"+port) // never accepted
-	got := sockets(t, g, plain)
+	got := socketsOfMember(t, g, plain)
 	if len(got) != 2 || !got[0].Listening || got[0].Wildcard || got[0].Local.String() != "127.0.0.1:"+port || got[0].Remote.IsValid() {
 		t.Fatalf("%+v", got)
 	}
@@ -116,13 +117,13 @@ func TestSocketsOfListeners(t *testing.T) {
 
 	deferring, port := acting(t, g, "listen", "defer", "0.0.0.0")
 	dial(t, "127.0.0.1:"+port) // stays SYN-RECV as long as it sends nothing
-	got = sockets(t, g, deferring)
+	got = socketsOfMember(t, g, deferring)
 	if len(got) != 2 || !got[0].Wildcard || !got[1].HalfOpen {
 		t.Errorf("SYN-RECV: %+v", got)
 	}
 
 	multi, port := acting(t, g, "listen", "mptcp", "127.0.0.1")
-	got = sockets(t, g, multi)
+	got = socketsOfMember(t, g, multi)
 	if len(got) != 1 || got[0].Protocol != "mptcp" || !got[0].Listening || got[0].Local.String() != "127.0.0.1:"+port {
 		t.Errorf("mptcp: %+v", got)
 	}
@@ -146,7 +147,7 @@ func TestSocketsConnecting(t *testing.T) {
 	full := fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
 	dial(t, full) // fills the queue: from now on SYNs are dropped
 	m, _ := acting(t, g, "dial", "try", full)
-	got := sockets(t, g, m)
+	got := socketsOfMember(t, g, m)
 	if len(got) != 1 || !got[0].Connecting || got[0].HalfOpen || got[0].Remote.String() != full {
 		t.Errorf("SYN-SENT: %+v", got)
 	}
@@ -155,7 +156,7 @@ func TestSocketsConnecting(t *testing.T) {
 func TestSocketsUDP(t *testing.T) {
 	g := newManager(t, Config{})
 	m, _ := acting(t, g, "udp", "127.0.0.1:9")
-	got := sockets(t, g, m)
+	got := socketsOfMember(t, g, m)
 	if len(got) != 1 || got[0].Protocol != "udp-connected" || got[0].Remote.String() != "127.0.0.1:9" || got[0].HalfOpen {
 		t.Errorf("%+v", got)
 	}
@@ -192,7 +193,7 @@ func TestSocketsAreQuick(t *testing.T) {
 		}
 		t.Logf("%s of a member with 100 connections: %v", f.name, best)
 	}
-	if got := sockets(t, g, m); len(got) != 100 {
+	if got := socketsOfMember(t, g, m); len(got) != 100 {
 		t.Errorf("%d sockets", len(got))
 	}
 }
@@ -266,12 +267,12 @@ func TestHealEndsRepairMode(t *testing.T) {
 		m, _ := acting(t, g, "dial", "wait", l.Addr().String())
 		accept(t, l)
 		repair := func(f func(fd int)) {
-			held, err := socketInodes([]int{m.Pid})
+			held, err := sockets.Held([]int{m.Pid})
 			if err != nil {
 				t.Fatal(err)
 			}
 			n := 0
-			if err := borrow(t.Context(), held, func(_ holder, fd int) { n++; f(fd) }); err != nil || n != 1 {
+			if err := sockets.Borrow(t.Context(), held, func(_ sockets.Holder, fd int) { n++; f(fd) }); err != nil || n != 1 {
 				t.Fatalf("%d sockets, %v", n, err)
 			}
 		}
@@ -302,19 +303,19 @@ func TestKillDestroysWhatSocketsLeave(t *testing.T) {
 	if err := g.Kill(limit(t), m); err != nil {
 		t.Fatal(err)
 	}
-	c, err := dialDiag()
+	c, err := sockets.Dial()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	all, err := inetDumpAll(c, unix.IPPROTO_TCP, allStates)
+	all, err := sockets.List(c, unix.IPPROTO_TCP, sockets.AllStates)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range ends {
 		for _, s := range all {
-			if s.local == addrPort(e.RemoteAddr()) {
-				t.Errorf("left in state %d: %s to %s", s.state, s.local, s.remote)
+			if s.Local == addrPort(e.RemoteAddr()) {
+				t.Errorf("left in state %d: %s to %s", s.State, s.Local, s.Remote)
 			}
 		}
 	}

@@ -137,6 +137,18 @@ func Tree(root int) ([]Stat, error) {
 	return out, nil
 }
 
+// Tops returns those of the processes whose parent is not among them: one, if they are one tree.
+func Tops(live []int) []int {
+	var out []int
+	for _, pid := range live {
+		if s, err := ReadStat(pid); err == nil && !slices.Contains(live, s.Parent) {
+			out = append(out, pid)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Identity names one process for good, across the reuse of its PID and across a reboot.
 type Identity struct {
 	Pid   int    `json:"pid"`

@@ -1,4 +1,4 @@
-package cell
+package obstacles
 
 import (
 	"strconv"
@@ -37,8 +37,8 @@ func (s *survey) socketsInRoot(pid int) {
 		return // it ended
 	}
 	for _, name := range names {
-		if h, ok := s.held[name.Inode]; ok && h.pid == pid {
-			s.add(pid, "has changed its root and has the UNIX socket %s (descriptor %d) in it, which CRIU cannot restore: bind it before the root is changed, or do without", name.Path, h.fd)
+		if h, ok := s.held[name.Inode]; ok && h.Pid == pid {
+			s.add(pid, "has changed its root and has the UNIX socket %s (descriptor %d) in it, which CRIU cannot restore: bind it before the root is changed, or do without", name.Path, h.Fd)
 		}
 	}
 }

@@ -1,10 +1,11 @@
-package cell
+package sockets
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -28,45 +29,48 @@ const (
 	udiagShowVFS    = 2
 	udiagShowPeer   = 4
 	unixDiagMsgLen  = 16
-	protocolMPTCP   = 262
 	protocolRawByte = 255 // stands in sdiag_protocol where the attribute says the protocol
 )
 
-// States of include/net/tcp_states.h.
+// ProtocolMPTCP is IPPROTO_MPTCP of include/uapi/linux/in.h.
+const ProtocolMPTCP = 262
+
+// The states of a TCP connection, as include/net/tcp_states.h numbers them.
 const (
-	stEstablished = 1
-	stSynSent     = 2
-	stSynRecv     = 3
-	stFinWait1    = 4
-	stFinWait2    = 5
-	stTimeWait    = 6
-	stCloseWait   = 8
-	stLastAck     = 9
-	stListen      = 10
-	stClosing     = 11
+	Established = 1
+	SynSent     = 2
+	SynRecv     = 3
+	FinWait1    = 4
+	FinWait2    = 5
+	TimeWait    = 6
+	CloseWait   = 8
+	LastAck     = 9
+	Listen      = 10
+	Closing     = 11
 )
 
+// Sets of states, for List.
 const (
-	allStates  = 1<<12 - 1<<1 // 1 to 11; SYN_RECV includes the half-open ones of listeners
-	liveStates = allStates &^ (1 << stTimeWait)
-	// orphanStates are those of connections whose program may be gone.
-	orphanStates = 1<<stFinWait1 | 1<<stFinWait2 | 1<<stTimeWait | 1<<stLastAck | 1<<stClosing
+	AllStates  = 1<<12 - 1<<1 // 1 to 11; SYN_RECV includes the half-open ones of listeners
+	LiveStates = AllStates &^ (1 << TimeWait)
+	// OrphanStates are those of connections whose program may be gone.
+	OrphanStates = 1<<FinWait1 | 1<<FinWait2 | 1<<TimeWait | 1<<LastAck | 1<<Closing
 )
 
-// diagSocket is what inet_diag says of one socket.
-type diagSocket struct {
-	family        uint8
-	state         uint8
-	local, remote netip.AddrPort
-	unread        uint32   // bytes received and not read; of a listener: connections that wait to be accepted
-	inode         uint64   // 0: no program holds it, or none yet
-	cgroup        uint64   // 0: not known
-	v6only        bool     // of an IPv6 listener
+// Socket is what inet_diag says of one socket.
+type Socket struct {
+	Family        uint8
+	State         uint8 // Established and so on
+	Local, Remote netip.AddrPort
+	Unread        uint32   // bytes received and not read; of a listener: connections that wait to be accepted
+	Inode         uint64   // 0: no program holds it, or none yet
+	Cgroup        uint64   // 0: not known
+	V6Only        bool     // of an IPv6 listener
 	id            [48]byte // struct inet_diag_sockid, which names the socket to the kernel
 }
 
 // inetDump lists the sockets of one family and protocol in this network namespace.
-func inetDump(c *netlink.Conn, family uint8, protocol uint32, states uint32) ([]diagSocket, error) {
+func inetDump(c *netlink.Conn, family uint8, protocol uint32, states uint32) ([]Socket, error) {
 	req := make([]byte, 56) // struct inet_diag_req_v2
 	req[0], req[1] = family, uint8(protocol)
 	binary.NativeEndian.PutUint32(req[4:], states)
@@ -84,7 +88,7 @@ func inetDump(c *netlink.Conn, family uint8, protocol uint32, states uint32) ([]
 	if err != nil {
 		return nil, fmt.Errorf("list sockets: %w", err)
 	}
-	out := make([]diagSocket, 0, len(msgs))
+	out := make([]Socket, 0, len(msgs))
 	for _, m := range msgs {
 		s, err := parseInet(m.Data)
 		if err != nil {
@@ -96,38 +100,38 @@ func inetDump(c *netlink.Conn, family uint8, protocol uint32, states uint32) ([]
 }
 
 // parseInet reads a struct inet_diag_msg.
-func parseInet(b []byte) (diagSocket, error) {
+func parseInet(b []byte) (Socket, error) {
 	if len(b) < inetDiagMsgLen {
-		return diagSocket{}, fmt.Errorf("list sockets: a message of %d bytes", len(b))
+		return Socket{}, fmt.Errorf("list sockets: a message of %d bytes", len(b))
 	}
-	s := diagSocket{family: b[0], state: b[1], unread: binary.NativeEndian.Uint32(b[56:]), inode: uint64(binary.NativeEndian.Uint32(b[68:]))}
+	s := Socket{Family: b[0], State: b[1], Unread: binary.NativeEndian.Uint32(b[56:]), Inode: uint64(binary.NativeEndian.Uint32(b[68:]))}
 	copy(s.id[:], b[4:52])
 	size := 4
-	if s.family == unix.AF_INET6 {
+	if s.Family == unix.AF_INET6 {
 		size = 16
 	}
 	local, _ := netip.AddrFromSlice(b[8 : 8+size])
 	remote, _ := netip.AddrFromSlice(b[24 : 24+size])
-	s.local = netip.AddrPortFrom(local.Unmap(), binary.BigEndian.Uint16(b[4:]))
-	s.remote = netip.AddrPortFrom(remote.Unmap(), binary.BigEndian.Uint16(b[6:]))
+	s.Local = netip.AddrPortFrom(local.Unmap(), binary.BigEndian.Uint16(b[4:]))
+	s.Remote = netip.AddrPortFrom(remote.Unmap(), binary.BigEndian.Uint16(b[6:]))
 	ad, err := netlink.NewAttributeDecoder(b[inetDiagMsgLen:])
 	if err != nil {
-		return diagSocket{}, fmt.Errorf("list sockets: %w", err)
+		return Socket{}, fmt.Errorf("list sockets: %w", err)
 	}
 	for ad.Next() {
 		switch ad.Type() {
 		case inetDiagCgroupID:
-			s.cgroup = ad.Uint64()
+			s.Cgroup = ad.Uint64()
 		case inetDiagSkV6Only:
-			s.v6only = ad.Uint8() != 0
+			s.V6Only = ad.Uint8() != 0
 		}
 	}
 	return s, ad.Err()
 }
 
-// inetDumpAll lists both families. A protocol or family that the kernel does not have has no sockets.
-func inetDumpAll(c *netlink.Conn, protocol, states uint32) ([]diagSocket, error) {
-	var out []diagSocket
+// List lists both families. A protocol or family that the kernel does not have has no sockets.
+func List(c *netlink.Conn, protocol, states uint32) ([]Socket, error) {
+	var out []Socket
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		s, err := inetDump(c, family, protocol, states)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) && protocol != unix.IPPROTO_TCP {
@@ -141,7 +145,7 @@ func inetDumpAll(c *netlink.Conn, protocol, states uint32) ([]diagSocket, error)
 	return out, nil
 }
 
-func dialDiag() (*netlink.Conn, error) {
+func Dial() (*netlink.Conn, error) {
 	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open sock_diag: %w", err)
@@ -151,21 +155,21 @@ func dialDiag() (*netlink.Conn, error) {
 
 // connections lists the TCP connections (no listeners) that these processes hold, and those of the cgroup that nobody holds any more: a
 // program that has closed a connection leaves it to the kernel, which goes on for minutes where the other end does not answer.
-func connections(pids []int, cgroup uint64) ([]diagSocket, error) {
-	held, err := socketInodes(pids)
+func Connections(pids []int, cgroup uint64) ([]Socket, error) {
+	held, err := Held(pids)
 	if err != nil {
 		return nil, err
 	}
-	c, err := dialDiag()
+	c, err := Dial()
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	all, err := inetDumpAll(c, unix.IPPROTO_TCP, liveStates&^(1<<stListen))
-	var out []diagSocket
+	all, err := List(c, unix.IPPROTO_TCP, LiveStates&^(1<<Listen))
+	var out []Socket
 	for _, s := range all {
-		_, ok := held[s.inode]
-		if ok || s.inode == 0 && s.cgroup == cgroup && cgroup != 0 {
+		_, ok := held[s.Inode]
+		if ok || s.Inode == 0 && s.Cgroup == cgroup && cgroup != 0 {
 			out = append(out, s)
 		}
 	}
@@ -174,76 +178,101 @@ func connections(pids []int, cgroup uint64) ([]diagSocket, error) {
 
 // destroy ends what is left in the kernel of connections whose programs are gone (SOCK_DESTROY):
 // as long as one stands in FIN-WAIT or TIME-WAIT its addresses and ports are taken.
-func destroy(conns []diagSocket) error {
+func Destroy(conns []Socket) error {
 	if len(conns) == 0 {
 		return nil
 	}
 	type tuple struct{ local, remote netip.AddrPort }
 	ours := map[tuple]bool{}
 	for _, s := range conns {
-		ours[tuple{s.local, s.remote}] = true
+		ours[tuple{s.Local, s.Remote}] = true
 	}
-	c, err := dialDiag()
+	c, err := Dial()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	all, err := inetDumpAll(c, unix.IPPROTO_TCP, allStates&^(1<<stListen))
+	all, err := List(c, unix.IPPROTO_TCP, AllStates&^(1<<Listen))
 	if err != nil {
 		return err
 	}
 	for _, s := range all {
-		if s.inode != 0 || !ours[tuple{s.local, s.remote}] {
+		if s.Inode != 0 || !ours[tuple{s.Local, s.Remote}] {
 			continue // another program's, one that shared the socket too
 		}
 		req := make([]byte, 8, 56) // struct inet_diag_req_v2
-		req[0], req[1] = s.family, unix.IPPROTO_TCP
-		binary.NativeEndian.PutUint32(req[4:], allStates)
+		req[0], req[1] = s.Family, unix.IPPROTO_TCP
+		binary.NativeEndian.PutUint32(req[4:], AllStates)
 		_, err := c.Execute(netlink.Message{
 			Header: netlink.Header{Type: sockDestroy, Flags: netlink.Request | netlink.Acknowledge},
 			Data:   append(req, s.id[:]...),
 		})
 		if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: it ended by itself
-			return fmt.Errorf("destroy what is left of connection %s to %s: %w", s.local, s.remote, err)
+			return fmt.Errorf("destroy what is left of connection %s to %s: %w", s.Local, s.Remote, err)
 		}
 	}
 	return nil
 }
 
-// unixPeers maps every connected UNIX socket of this network namespace to its peer, by inode.
-func unixPeers() (map[uint64]uint64, error) {
-	c, err := dialDiag()
+// UnixSocket is what unix_diag says of one UNIX socket.
+type UnixSocket struct {
+	Inode    uint64
+	Abstract string // its name, without the zero byte, if that is abstract
+	Path     string // the name it was bound to, if that is a path
+	Dev, Ino uint64 // of the file that Path led to then
+	Peer     uint64 // inode of the socket that it is connected to, 0 if there is none
+}
+
+// Unix lists the UNIX sockets of this network namespace.
+func Unix() ([]UnixSocket, error) {
+	c, err := Dial()
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	req := make([]byte, 24) // struct unix_diag_req
 	req[0] = unix.AF_UNIX
-	binary.NativeEndian.PutUint32(req[4:], allStates)
-	binary.NativeEndian.PutUint32(req[12:], udiagShowPeer)
+	binary.NativeEndian.PutUint32(req[4:], AllStates)
+	binary.NativeEndian.PutUint32(req[12:], udiagShowName|udiagShowVFS|udiagShowPeer)
 	msgs, err := c.Execute(netlink.Message{
 		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump}, Data: req,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list UNIX sockets: %w", err)
 	}
-	out := map[uint64]uint64{}
+	out := make([]UnixSocket, 0, len(msgs))
 	for _, m := range msgs {
-		if len(m.Data) < unixDiagMsgLen {
-			return nil, fmt.Errorf("list UNIX sockets: a message of %d bytes", len(m.Data))
-		}
-		ad, err := netlink.NewAttributeDecoder(m.Data[unixDiagMsgLen:])
+		s, err := parseUnix(m.Data)
 		if err != nil {
 			return nil, fmt.Errorf("list UNIX sockets: %w", err)
 		}
-		for ad.Next() {
-			if ad.Type() == unixDiagPeer {
-				out[uint64(binary.NativeEndian.Uint32(m.Data[4:]))] = uint64(ad.Uint32())
-			}
-		}
-		if err := ad.Err(); err != nil {
-			return nil, fmt.Errorf("list UNIX sockets: %w", err)
-		}
+		out = append(out, s)
 	}
 	return out, nil
+}
+
+// parseUnix reads a struct unix_diag_msg.
+func parseUnix(data []byte) (UnixSocket, error) {
+	if len(data) < unixDiagMsgLen {
+		return UnixSocket{}, fmt.Errorf("a message of %d bytes", len(data))
+	}
+	s := UnixSocket{Inode: uint64(binary.NativeEndian.Uint32(data[4:]))}
+	ad, err := netlink.NewAttributeDecoder(data[unixDiagMsgLen:])
+	if err != nil {
+		return UnixSocket{}, err
+	}
+	for ad.Next() {
+		switch b := ad.Bytes(); {
+		case ad.Type() == unixDiagName && len(b) > 1 && b[0] == 0:
+			s.Abstract = string(b[1:])
+		case ad.Type() == unixDiagName:
+			s.Path = strings.TrimRight(string(b), "\x00")
+		case ad.Type() == unixDiagVFS && len(b) >= 8: // struct unix_diag_vfs
+			dev := binary.NativeEndian.Uint32(b[4:]) // the kernel's own form: twelve bits and twenty
+			s.Ino, s.Dev = uint64(binary.NativeEndian.Uint32(b)), unix.Mkdev(dev>>20, dev&(1<<20-1))
+		case ad.Type() == unixDiagPeer:
+			s.Peer = uint64(ad.Uint32())
+		}
+	}
+	return s, ad.Err()
 }

@@ -1,4 +1,4 @@
-package cell
+package obstacles
 
 import (
 	"slices"
@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent/proc"
+	"ss/agent/sockets"
 )
 
 // Of kcmp(2), include/uapi/linux/kcmp.h.
@@ -89,12 +90,12 @@ func (s *survey) watches(pid, fd int, watched []int) {
 }
 
 // queued looks at what waits in a socket and CRIU cannot take out of it.
-func (s *survey) queued(h holder, fd, domain, protocol int) {
+func (s *survey) queued(h sockets.Holder, fd, domain, protocol int) {
 	switch domain {
 	case unix.AF_NETLINK:
 		var b [1]byte
 		if n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err == nil && n > 0 {
-			s.add(h.pid, "has not read an answer of the kernel on a netlink socket (descriptor %d), which CRIU can't dump: have it read, or close the socket", h.fd)
+			s.add(h.Pid, "has not read an answer of the kernel on a netlink socket (descriptor %d), which CRIU can't dump: have it read, or close the socket", h.Fd)
 		}
 	case unix.AF_INET, unix.AF_INET6:
 		s.queuedInet(h, fd, protocol)
@@ -103,16 +104,16 @@ func (s *survey) queued(h holder, fd, domain, protocol int) {
 	}
 }
 
-func (s *survey) queuedInet(h holder, fd, protocol int) {
+func (s *survey) queuedInet(h sockets.Holder, fd, protocol int) {
 	switch protocol {
 	case unix.IPPROTO_TCP:
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
 		if n, err := unix.Poll(p, 0); err == nil && n == 1 && p[0].Revents&unix.POLLPRI != 0 {
-			s.add(h.pid, "has not read an urgent byte (MSG_OOB) of a connection (descriptor %d), which CRIU can't dump: have it read it", h.fd)
+			s.add(h.Pid, "has not read an urgent byte (MSG_OOB) of a connection (descriptor %d), which CRIU can't dump: have it read it", h.Fd)
 		}
 	case unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE:
 		if on, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, udpCork); err == nil && on != 0 {
-			s.add(h.pid, "holds back a datagram (descriptor %d, UDP_CORK), which CRIU can't dump: have it send it", h.fd)
+			s.add(h.Pid, "holds back a datagram (descriptor %d, UDP_CORK), which CRIU can't dump: have it send it", h.Fd)
 		}
 	}
 }
@@ -122,8 +123,8 @@ const udpCork = 1
 
 // passedConnections looks for TCP connections that were sent over a UNIX socket and that nobody has received. It looks at the first message: the kernel
 // gives duplicates of what is in it, and the message stays.
-func (s *survey) passedConnections(h holder, fd int) {
-	if info, err := proc.ReadFdInfo(h.pid, h.fd); err != nil || info.Passed == 0 {
+func (s *survey) passedConnections(h sockets.Holder, fd int) {
+	if info, err := proc.ReadFdInfo(h.Pid, h.Fd); err != nil || info.Passed == 0 {
 		return
 	}
 	var b [1]byte
@@ -144,7 +145,7 @@ func (s *survey) passedConnections(h holder, fd int) {
 		for _, p := range passed {
 			protocol, err := unix.GetsockoptInt(p, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 			if err == nil && protocol == unix.IPPROTO_TCP {
-				s.add(h.pid, "has not received a TCP socket that was sent to it over a UNIX socket (descriptor %d), which CRIU can't dump: have it receive it", h.fd)
+				s.add(h.Pid, "has not received a TCP socket that was sent to it over a UNIX socket (descriptor %d), which CRIU can't dump: have it receive it", h.Fd)
 			}
 			_ = unix.Close(p)
 		}

@@ -1,4 +1,4 @@
-package cell
+package obstacles
 
 import (
 	"errors"
@@ -70,8 +70,8 @@ func (s *survey) pipes(files []openFile) error {
 		return err
 	}
 	// The member runs, and forks: what is its own by now is not outside.
-	members, err1 := s.group.procs()
-	others, err2 := s.others()
+	members, err1 := s.member.Procs()
+	others, err2 := s.member.Others()
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
