@@ -13,6 +13,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/stats"
 
 	"ss/agent"
+	"ss/agent/criu/image"
 )
 
 // BenchmarkFrozen compares how long a member stands still for Run, from the answer to CRIU until CRIU is gone, with the
@@ -84,7 +85,7 @@ func bareDump(b *testing.B, c *cell) (frozen, wall time.Duration) {
 		b.Fatalf("%v: %s", err, out)
 	}
 	wall = time.Since(began)
-	st, err := readOne(filepath.Join(dir, "stats-dump"), &stats.StatsEntry{})
+	st, err := image.ReadOne(filepath.Join(dir, "stats-dump"), &stats.StatsEntry{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -9,14 +9,12 @@ import (
 	"strings"
 	"time"
 
-	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	"golang.org/x/sys/unix"
+
+	"ss/agent/criu/image"
 )
 
 const (
-	// streamPrefix begins the name of the image of one TCP connection, which CRIU writes when it has read the socket
-	// for the last time.
-	streamPrefix = "tcp-stream-"
 	// pagesPrefix begins the name of an image of memory. When there is one, CRIU has collected what sockets there are,
 	// which it does before the first task, and would not take a connection that is made now for a half-open one.
 	pagesPrefix = "pages-"
@@ -33,7 +31,7 @@ type streamWatch struct {
 func watchStreams(dir string, inodes []uint64, full func()) (*streamWatch, error) {
 	missing := map[string]bool{}
 	for _, ino := range inodes {
-		missing[fmt.Sprintf("%s%x.img", streamPrefix, ino)] = true
+		missing[fmt.Sprintf("%s%x.img", image.StreamPrefix, ino)] = true
 	}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -92,19 +90,4 @@ func fileEvents(b []byte) []fileEvent {
 		b = b[length:]
 	}
 	return events
-}
-
-// unlisted counts the connections among the sockets of images that are not among the inodes.
-func unlisted(sockets []*sk_inet.InetSkEntry, inodes []uint64) int {
-	listed := make(map[uint64]bool, len(inodes))
-	for _, ino := range inodes {
-		listed[ino] = true
-	}
-	n := 0
-	for _, sk := range sockets {
-		if connected(sk) && !listed[uint64(sk.GetIno())] {
-			n++
-		}
-	}
-	return n
 }

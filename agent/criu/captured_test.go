@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/criu/image"
 )
 
 // uncounted is a connection that no member has: its dump is never captured before its end.
@@ -61,7 +62,7 @@ func TestCaptured(t *testing.T) {
 	if calls != 1 {
 		t.Errorf("captured %d times", calls)
 	}
-	streams, err := filepath.Glob(filepath.Join(dir, streamPrefix+"*"))
+	streams, err := filepath.Glob(filepath.Join(dir, image.StreamPrefix+"*"))
 	if err != nil || len(streams) != 1 {
 		t.Fatalf("images of connections: %v, %v", streams, err)
 	}

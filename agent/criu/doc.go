@@ -1,5 +1,5 @@
-// Package criu starts CRIU to dump and restore the members of a job, and reads and rewrites the images
-// that CRIU makes. Runner implements agent.Checkpointer.
+// Package criu starts CRIU to dump and restore the members of a job. Runner implements agent.Checkpointer, with what
+// agent/criu/image does to the images.
 //
 // CRIU is spoken to through go-criu, whose one hook on how CRIU is started is the path of its executable.
 // What stands at that path here is a script, written again for every operation, that runs ExecMain: the
@@ -7,6 +7,6 @@
 // work, starts CRIU, and stays as its parent until it is gone. See keeper.go for what it does if the
 // agent, or CRIU, dies.
 //
-// It may import agent, target and marker for the types of the seam, cgroup, files, proc, fault, internal/disk, go-criu (nothing else in the project may),
+// It may import agent and marker for the types of the seam, criu/image, cgroup, files, proc, fault, internal/disk, go-criu (nothing else in the project may),
 // protobuf for go-criu's messages, and golang.org/x/sys/unix.
 package criu

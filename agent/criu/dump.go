@@ -5,18 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	gocriu "github.com/checkpoint-restore/go-criu/v7"
-	"github.com/checkpoint-restore/go-criu/v7/crit/images/stats"
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"google.golang.org/protobuf/proto"
 
 	"ss/agent"
+	"ss/agent/criu/image"
 	"ss/agent/proc"
 	"ss/fault"
 	"ss/marker"
@@ -92,7 +91,7 @@ func (r *Runner) StartDump(ctx context.Context, spec agent.DumpSpec) (agent.Dump
 		}
 	}
 	if spec.Omits {
-		o.Omitted = filepath.Join(spec.Dir, omittedName)
+		o.Omitted = filepath.Join(spec.Dir, image.OmittedName)
 	}
 	d.operation, err = r.begin("dump", spec.Unit, o, spec.Dir, dumpLog, opts, d)
 	if err != nil {
@@ -198,7 +197,7 @@ func (d *dump) Run(ctx context.Context, conns []uint64, captured func()) (agent.
 		return agent.DumpResult{}, d.failure(d.err)
 	}
 	watch.close()
-	result, err := dumpResult(d.dir)
+	result, err := image.DumpResult(d.dir)
 	if err == nil {
 		result.Ends, err = d.ends(conns, early)
 	}
@@ -222,19 +221,15 @@ func (d *dump) leavesOut() error {
 
 // ends reads the connections that the images hold. early says that captured was called.
 func (d *dump) ends(conns []uint64, early bool) ([]marker.End, error) {
-	files, err := readFiles(d.dir)
+	sockets, err := image.InetSockets(d.dir)
 	if err != nil {
 		return nil, err
 	}
-	sockets, err := socketsOf(files)
-	if err != nil {
-		return nil, err
-	}
-	if n := unlisted(sockets, conns); early && n > 0 {
+	if n := image.Unlisted(sockets, conns); early && n > 0 {
 		// The gates may have opened while CRIU still read a connection that nobody knew of.
 		return nil, fmt.Errorf("the images hold %d connections that were not listed: try again", n)
 	}
-	return endsOf(d.dir, sockets)
+	return image.EndsOf(d.dir, sockets)
 }
 
 // letGo answers the pre-dump notification, with the images under watch.
@@ -283,28 +278,4 @@ func (d *dump) abort(ctx context.Context) error {
 		d.throttle()
 	}
 	return d.settle(ctx)
-}
-
-func dumpResult(dir string) (agent.DumpResult, error) {
-	var result agent.DumpResult
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return result, fmt.Errorf("read the images: %w", err)
-	}
-	for _, e := range entries {
-		if filepath.Ext(e.Name()) != ".img" {
-			continue
-		}
-		info, err := e.Info()
-		if err != nil {
-			return result, fmt.Errorf("read the images: %w", err)
-		}
-		result.Bytes += info.Size()
-	}
-	st, err := readOne(filepath.Join(dir, "stats-dump"), &stats.StatsEntry{})
-	if err != nil {
-		return result, err
-	}
-	result.Frozen = time.Duration(st.GetDump().GetFrozenTime()) * time.Microsecond
-	return result, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ss/agent/criu/image"
 	"ss/marker"
 )
 
@@ -100,20 +101,20 @@ func TestEndsOfHalfClosedConnections(t *testing.T) {
 		p, q     uint8
 		inFlight uint32 // p to q, a FIN counting one
 	}{
-		{"established, read by nobody", func(p, q *net.TCPConn) { send(t, p, 700); send(t, q, 30) }, tcpEstablished, tcpEstablished, 0},
-		{"established, in flight", func(p, q *net.TCPConn) { send(t, p, 10); block(t, q); send(t, p, 900) }, tcpEstablished, tcpEstablished, 900},
-		{"fin-wait-2 and close-wait", func(p, q *net.TCPConn) { send(t, p, 100); closeWrite(t, p) }, tcpFinWait2, tcpCloseWait, 0},
-		{"fin-wait-1, only the fin", func(p, q *net.TCPConn) { block(t, q); closeWrite(t, p) }, tcpFinWait1, tcpEstablished, 1},
-		{"fin-wait-1 with data", func(p, q *net.TCPConn) { block(t, q); send(t, p, 1000); closeWrite(t, p) }, tcpFinWait1, tcpEstablished, 1001},
-		{"fin-wait-1, answered", func(p, q *net.TCPConn) { send(t, q, 40); block(t, q); closeWrite(t, p); send(t, q, 60) }, tcpFinWait1, tcpEstablished, 1},
-		{"closing", func(p, q *net.TCPConn) { block(t, q); send(t, p, 5); closeWrite(t, p); closeWrite(t, q) }, tcpClosing, tcpFinWait1, 6},
+		{"established, read by nobody", func(p, q *net.TCPConn) { send(t, p, 700); send(t, q, 30) }, image.TCPEstablished, image.TCPEstablished, 0},
+		{"established, in flight", func(p, q *net.TCPConn) { send(t, p, 10); block(t, q); send(t, p, 900) }, image.TCPEstablished, image.TCPEstablished, 900},
+		{"fin-wait-2 and close-wait", func(p, q *net.TCPConn) { send(t, p, 100); closeWrite(t, p) }, image.TCPFinWait2, image.TCPCloseWait, 0},
+		{"fin-wait-1, only the fin", func(p, q *net.TCPConn) { block(t, q); closeWrite(t, p) }, image.TCPFinWait1, image.TCPEstablished, 1},
+		{"fin-wait-1 with data", func(p, q *net.TCPConn) { block(t, q); send(t, p, 1000); closeWrite(t, p) }, image.TCPFinWait1, image.TCPEstablished, 1001},
+		{"fin-wait-1, answered", func(p, q *net.TCPConn) { send(t, q, 40); block(t, q); closeWrite(t, p); send(t, q, 60) }, image.TCPFinWait1, image.TCPEstablished, 1},
+		{"closing", func(p, q *net.TCPConn) { block(t, q); send(t, p, 5); closeWrite(t, p); closeWrite(t, q) }, image.TCPClosing, image.TCPFinWait1, 6},
 		{"last-ack with data", func(p, q *net.TCPConn) {
 			closeWrite(t, q)
-			await(t, q, tcpFinWait2)
+			await(t, q, image.TCPFinWait2)
 			block(t, q)
 			send(t, p, 500)
 			closeWrite(t, p)
-		}, tcpLastAck, tcpFinWait2, 501},
+		}, image.TCPLastAck, image.TCPFinWait2, 501},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -127,7 +128,7 @@ func TestEndsOfHalfClosedConnections(t *testing.T) {
 				eq, sq := kernelEnd(t, fq)
 				ep.Local, ep.Remote = addrs(t, fp)
 				eq.Local, eq.Remote = addrs(t, fq)
-				ep.Ended, eq.Ended = sp == tcpCloseWait || sp == tcpClosing || sp == tcpLastAck, sq == tcpCloseWait || sq == tcpClosing || sq == tcpLastAck
+				ep.Ended, eq.Ended = sp == image.TCPCloseWait || sp == image.TCPClosing || sp == image.TCPLastAck, sq == image.TCPCloseWait || sq == image.TCPClosing || sq == image.TCPLastAck
 				want[ep.Local], want[eq.Local] = ep, eq
 				return sp == test.p && sq == test.q && ep.WriteSeq-eq.RcvNxt == test.inFlight
 			})

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/criu/image"
 	"ss/agent/proc"
 	"ss/fault"
 )
@@ -18,7 +19,7 @@ func TestIPCNamespaceIsDumpedIfItHoldsSomething(t *testing.T) {
 	r := newRunner(t)
 	c := startIn(t, nil, false, nil, "parent")
 	dir := dumpCell(t, r, c)
-	if holdsIPC(dir) {
+	if image.HoldsIPC(dir) {
 		t.Error("an empty namespace is in the images")
 	}
 	c.thaw()
@@ -35,7 +36,7 @@ func TestIPCNamespaceIsDumpedIfItHoldsSomething(t *testing.T) {
 		t.Error(err)
 	}
 	c.thaw()
-	if dir = dumpCell(t, r, c); !holdsIPC(dir) {
+	if dir = dumpCell(t, r, c); !image.HoldsIPC(dir) {
 		t.Error("the message queue is not in the images")
 	}
 	c.kill()

@@ -17,22 +17,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent/cgroup"
+	"ss/agent/criu/image"
 	"ss/agent/proc"
 )
 
 // order is what the agent tells the keeper.
 type order struct {
-	Criu     string   // CRIU's executable
-	Dump     bool     // a dump; otherwise a restore
-	InitPid  int      // whose namespaces to enter; 0: none
-	IPC      bool     // its IPC namespace as well
-	Cgroup   string   // the member's cgroup: where restored tasks are born, and what is frozen if CRIU dies
-	LockFile string   // CRIU holds a shared flock on it while it lives; "": none
-	Output   string   // file for what CRIU writes to its standard error before it has a log
-	Pipe     string   // FIFO to the agent
-	Hand     []handed // files that CRIU gets as descriptors
-	Omit     string   // the file that will say which memory CRIU is to find empty; "": its scans are the kernel's to answer
-	Omitted  string   // the file to write what it has found empty to
+	Criu     string         // CRIU's executable
+	Dump     bool           // a dump; otherwise a restore
+	InitPid  int            // whose namespaces to enter; 0: none
+	IPC      bool           // its IPC namespace as well
+	Cgroup   string         // the member's cgroup: where restored tasks are born, and what is frozen if CRIU dies
+	LockFile string         // CRIU holds a shared flock on it while it lives; "": none
+	Output   string         // file for what CRIU writes to its standard error before it has a log
+	Pipe     string         // FIFO to the agent
+	Hand     []image.Handed // files that CRIU gets as descriptors
+	Omit     string         // the file that will say which memory CRIU is to find empty; "": its scans are the kernel's to answer
+	Omitted  string         // the file to write what it has found empty to
 }
 
 // news is what the keeper tells the agent, one JSON object a line.

@@ -2,13 +2,11 @@ package criu
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"sync"
 	"unsafe"
@@ -16,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/criu/image"
 	"ss/agent/proc"
 )
 
@@ -25,39 +24,7 @@ import (
 const (
 	// omitName is the file in an operation's folder that says what CRIU is to find empty. The agent writes it before it lets CRIU go.
 	omitName = "omit.json"
-	// omittedName is the file in the images' folder in which the keeper writes what CRIU has found empty. The agent removes it.
-	omittedName = ".omitted.json"
 )
-
-// ranges are ranges of addresses, by the PIDs that CRIU sees, each process's in order.
-type ranges map[int][]agent.PageRange
-
-// writeRanges writes the file in one step.
-func writeRanges(path string, r ranges) error {
-	text, err := json.Marshal(r)
-	if err == nil {
-		err = os.WriteFile(path+"~", text, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+"~", path)
-	}
-	if err != nil {
-		return fmt.Errorf("write what CRIU does not dump: %w", err)
-	}
-	return nil
-}
-
-func readRanges(path string) (ranges, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var r ranges
-	if err := json.Unmarshal(text, &r); err != nil {
-		return nil, fmt.Errorf("read what CRIU does not dump: %w", err)
-	}
-	return r, nil
-}
 
 // Omit makes ranges look empty to CRIU.
 func (d *dump) Omit(r map[int][]agent.PageRange) error {
@@ -66,12 +33,12 @@ func (d *dump) Omit(r map[int][]agent.PageRange) error {
 	}
 	for _, of := range r {
 		for i, x := range of {
-			if x.Start >= x.End || x.Start%pageSize != 0 || x.End%pageSize != 0 || i > 0 && of[i-1].End > x.Start {
+			if x.Start >= x.End || x.Start%image.PageSize != 0 || x.End%image.PageSize != 0 || i > 0 && of[i-1].End > x.Start {
 				return &Error{Op: d.op, Job: d.unit.Job, Member: d.unit.Member, Pid: d.unit.Pid, Err: fmt.Errorf("ranges of memory out of order at %#x", x.Start)}
 			}
 		}
 	}
-	return writeRanges(filepath.Join(d.operation.dir, omitName), r)
+	return image.WriteRanges(filepath.Join(d.operation.dir, omitName), r)
 }
 
 // Of include/uapi/linux/seccomp.h, filter.h and audit.h.
@@ -87,7 +54,6 @@ const (
 	callIoctl          = 16
 	pagemapScan        = 0xc0606610
 	scanPresentOrSwap  = 1<<3 | 1<<4
-	pageSize           = 4096
 	scanArgLen         = 96
 	scanWalkEnd        = 32 // offset of walk_end in struct pm_scan_arg
 	regionLen          = 24 // of struct page_region
@@ -150,8 +116,8 @@ type omitter struct {
 	report   string // what was omitted: see omittedName
 
 	mu      sync.Mutex
-	omit    ranges // nil: not known yet
-	omitted ranges
+	omit    image.Ranges // nil: not known yet
+	omitted image.Ranges
 }
 
 // answer answers one scan after the other until CRIU is gone.
@@ -202,7 +168,7 @@ func (o *omitter) scan(n notification) (found int, handled bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	hidden := overlapping(known[pid], agent.PageRange{Start: arg.start, End: arg.end})
+	hidden := image.Overlapping(known[pid], agent.PageRange{Start: arg.start, End: arg.end})
 	if len(hidden) == 0 {
 		return 0, false, nil
 	}
@@ -229,17 +195,17 @@ func (o *omitter) scan(n notification) (found int, handled bool, err error) {
 	if err := writeMemory(int(n.pid), n.args[2]+scanWalkEnd, end[:]); err != nil {
 		return 0, false, err
 	}
-	return len(regions), true, o.note(pid, overlapping(hidden, agent.PageRange{Start: arg.start, End: arg.walkEnd}))
+	return len(regions), true, o.note(pid, image.Overlapping(hidden, agent.PageRange{Start: arg.start, End: arg.walkEnd}))
 }
 
 // load reads what to omit. There is nothing until the agent has let CRIU go.
-func (o *omitter) load() (ranges, error) {
+func (o *omitter) load() (image.Ranges, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.omit != nil {
 		return o.omit, nil
 	}
-	r, err := readRanges(o.file)
+	r, err := image.ReadRanges(o.file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -252,7 +218,7 @@ func (o *omitter) note(pid int, r []agent.PageRange) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.omitted == nil {
-		o.omitted = ranges{}
+		o.omitted = image.Ranges{}
 	}
 	o.omitted[pid] = append(o.omitted[pid], r...)
 	return nil
@@ -265,7 +231,7 @@ func (o *omitter) finish() error {
 	if o.omitted == nil {
 		return nil
 	}
-	return writeRanges(o.report, o.omitted)
+	return image.WriteRanges(o.report, o.omitted)
 }
 
 // region is struct page_region.
@@ -348,21 +314,6 @@ func writeMemory(pid int, at uint64, b []byte) error {
 	return nil
 }
 
-// overlapping returns what of the ranges, which are in order, lies in the given one.
-func overlapping(all []agent.PageRange, in agent.PageRange) []agent.PageRange {
-	var out []agent.PageRange
-	i, _ := slices.BinarySearchFunc(all, in.Start, func(r agent.PageRange, at uint64) int {
-		if r.End <= at {
-			return -1
-		}
-		return 1
-	})
-	for ; i < len(all) && all[i].Start < in.End; i++ {
-		out = append(out, agent.PageRange{Start: max(all[i].Start, in.Start), End: min(all[i].End, in.End)})
-	}
-	return out
-}
-
 // adjoin says whether each range begins where the one before it ends.
 func adjoin(all []agent.PageRange) bool {
 	for i := 1; i < len(all); i++ {
@@ -377,7 +328,7 @@ func adjoin(all []agent.PageRange) bool {
 func without(regions []region, hidden []agent.PageRange) []region {
 	var out []region
 	for _, r := range regions {
-		for _, h := range overlapping(hidden, agent.PageRange{Start: r.start, End: r.end}) {
+		for _, h := range image.Overlapping(hidden, agent.PageRange{Start: r.start, End: r.end}) {
 			if r.start < h.Start {
 				out = append(out, region{r.start, h.Start, r.categories})
 			}

@@ -15,6 +15,7 @@ import (
 
 	"ss/agent"
 	"ss/agent/cgroup"
+	"ss/agent/criu/image"
 )
 
 const (
@@ -53,8 +54,8 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 		return nil, &Error{Op: "restore", Job: spec.Unit.Job, Member: spec.Unit.Member, Err: err}
 	}
 	opts.LogLevel = r.cfg.logLevel()
-	o := order{InitPid: spec.Unit.InitPid, IPC: !holdsIPC(spec.Dir), Cgroup: spec.Unit.Cgroup, LockFile: spec.LockFile}
-	if o.Hand, opts.InheritFd, err = giveFiles(spec.Dir, spec.Hand); err != nil {
+	o := order{InitPid: spec.Unit.InitPid, IPC: !image.HoldsIPC(spec.Dir), Cgroup: spec.Unit.Cgroup, LockFile: spec.LockFile}
+	if o.Hand, opts.InheritFd, err = image.GiveFiles(spec.Dir, spec.Hand); err != nil {
 		return nil, &Error{Op: "restore", Job: spec.Unit.Job, Member: spec.Unit.Member, Err: err}
 	}
 	s.operation, err = r.begin("restore", spec.Unit, o, spec.LogDir, restoreLog, opts, s)
@@ -77,7 +78,7 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 }
 
 func restoreOptions(spec agent.RestoreSpec) (*rpc.CriuOpts, error) {
-	shellJob, err := imageForeignSession(spec.Dir)
+	shellJob, err := image.ForeignSession(spec.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -173,10 +174,4 @@ func withCause(e *Error, more error) error {
 		e.Err = errors.Join(e.Err, more)
 	}
 	return e
-}
-
-// holdsIPC says whether the images hold an IPC namespace.
-func holdsIPC(dir string) bool {
-	found, err := filepath.Glob(filepath.Join(dir, "ipcns-var-*.img"))
-	return err == nil && len(found) > 0
 }

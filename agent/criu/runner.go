@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"ss/agent"
+	"ss/agent/criu/image"
 )
 
 // Config says how to start CRIU.
@@ -40,6 +41,8 @@ func (c Config) logLevel() *int32 {
 
 // Runner runs CRIU. Its methods are safe for concurrent use.
 type Runner struct {
+	image.Editor
+
 	cfg        Config
 	startLimit time.Duration
 

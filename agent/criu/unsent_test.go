@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"ss/agent"
+	"ss/agent/criu/image"
 )
 
 // TestUnsend dumps a connection with bytes in transit and makes them unsent: the ends are the same, the queues are, and the cut's own images do not change.
@@ -52,12 +53,12 @@ func TestUnsend(t *testing.T) {
 		t.Errorf("unsent before %v, after %v", before, after)
 	}
 	for _, e := range []string{src, dst} {
-		sockets, err := inetSockets(e)
+		sockets, err := image.InetSockets(e)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, sk := range sockets {
-			if _, err := readStream(e, sk.GetIno()); err != nil {
+			if _, err := image.ReadStream(e, sk.GetIno()); err != nil {
 				t.Errorf("%s: %v", e, err)
 			}
 		}

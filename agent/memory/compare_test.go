@@ -14,6 +14,7 @@ import (
 
 	"ss/agent"
 	"ss/agent/criu"
+	"ss/agent/criu/image"
 )
 
 // TestBothWays dumps a frozen program by CRIU alone and by us, and compares every page of every process. The program changes its memory at random
@@ -129,7 +130,7 @@ func (b both) compare(t *testing.T) (differences []string) {
 // which CRIU runs code of its own, and would before the thread goes on.
 func kernelWrites(t *testing.T, dir string) map[uint64]bool {
 	t.Helper()
-	at, err := criu.RestartableAreas(dir)
+	at, err := image.RestartableAreas(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,8 +147,8 @@ func kernelWrites(t *testing.T, dir string) map[uint64]bool {
 
 func comparePages(t *testing.T, pid int, theirs, ours string, except map[uint64]bool) string {
 	t.Helper()
-	open := func(dir string) *criu.Pages {
-		p, err := criu.OpenPages(dir, pid)
+	open := func(dir string) *image.Pages {
+		p, err := image.OpenPages(dir, pid)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"errors"
@@ -19,7 +19,7 @@ import (
 // of connections, listening sockets, bound UDP sockets; IPv4, IPv6 and IPv4-mapped alike. What CRIU would not put back as it was is mended on the way (mend.go). moved's addresses
 // are unmapped. Images that do not change are hard links to src's, or copies where links cannot be; CRIU
 // only ever reads them. Logs and statistics are left behind, for a restore writes its own. src is not touched.
-func (r *Runner) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr, ends []agent.EndChange) error {
+func (Editor) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr, ends []agent.EndChange) error {
 	for old, to := range moved {
 		if !old.IsValid() || !to.IsValid() || old.Is4In6() || to.Is4In6() {
 			return fmt.Errorf("rewrite images: %s to %s is not a move of plain addresses", old, to)

@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"cmp"
@@ -11,9 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"ss/agent/files"
-	"ss/agent/target"
-
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fs"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/mm"
@@ -21,6 +18,9 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
 	remap_file_path "github.com/checkpoint-restore/go-criu/v7/crit/images/remap-file-path"
 	"golang.org/x/sys/unix"
+
+	"ss/agent/files"
+	"ss/agent/target"
 )
 
 // Bits of VmaEntry.status, criu/include/image.h.
@@ -31,7 +31,7 @@ const (
 
 // Needs reads what the images in dir need of the host they are restored on. Not among the files: devices, what
 // /proc and /sys make, and deleted files that the images hold themselves.
-func (r *Runner) Needs(dir string) (target.Needs, error) {
+func (Editor) Needs(dir string) (target.Needs, error) {
 	var n target.Needs
 	entries, err := readFiles(dir)
 	if err != nil {
@@ -51,7 +51,7 @@ func (r *Runner) Needs(dir string) (target.Needs, error) {
 		return n, fmt.Errorf("what the images need: %w", err)
 	}
 	for _, sk := range sockets {
-		local, remote, err := sockAddrs(sk)
+		local, remote, err := SockAddrs(sk)
 		switch {
 		case err != nil:
 			return n, fmt.Errorf("what the images need: %w", err)
@@ -107,7 +107,7 @@ func ghostFiles(dir string) (map[uint32]bool, error) {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	entries, err := readAll(path, "remap-fpath", &remap_file_path.RemapFilePathEntry{})
+	entries, err := ReadAll(path, "remap-fpath", &remap_file_path.RemapFilePathEntry{})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (s *fileSet) readTree(dir string) ([]int, error) {
 
 // readProcess marks the files of one process. A zombie has neither memory nor folders.
 func (s *fileSet) readProcess(dir string, pid uint32) error {
-	memory, err := readOne(filepath.Join(dir, fmt.Sprintf("mm-%d.img", pid)), &mm.MmEntry{})
+	memory, err := ReadOne(filepath.Join(dir, fmt.Sprintf("mm-%d.img", pid)), &mm.MmEntry{})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -166,7 +166,7 @@ func (s *fileSet) readProcess(dir string, pid uint32) error {
 			f.Mapped = true
 		}
 	}
-	places, err := readOne(filepath.Join(dir, fmt.Sprintf("fs-%d.img", pid)), &fs.FsEntry{})
+	places, err := ReadOne(filepath.Join(dir, fmt.Sprintf("fs-%d.img", pid)), &fs.FsEntry{})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -223,7 +223,7 @@ func buildID(reg *regfile.RegFileEntry) string {
 }
 
 func readTree(dir string) ([]*pstree.PstreeEntry, error) {
-	tree, err := readAll(filepath.Join(dir, "pstree.img"), "pstree", &pstree.PstreeEntry{})
+	tree, err := ReadAll(filepath.Join(dir, "pstree.img"), "pstree", &pstree.PstreeEntry{})
 	if err != nil {
 		return nil, err
 	}
@@ -233,8 +233,8 @@ func readTree(dir string) ([]*pstree.PstreeEntry, error) {
 	return tree, nil
 }
 
-// imageForeignSession says whether the session of the images' root was led by a process outside the tree.
-func imageForeignSession(dir string) (bool, error) {
+// ForeignSession says whether the session of the images' root was led by a process outside the tree.
+func ForeignSession(dir string) (bool, error) {
 	tree, err := readTree(dir)
 	if err != nil {
 		return false, err

@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"cmp"
@@ -7,13 +7,13 @@ import (
 	"strconv"
 	"strings"
 
-	"ss/agent/target"
-
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
 	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	sk_unix "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-unix"
 	"golang.org/x/sys/unix"
+
+	"ss/agent/target"
 )
 
 // neededObjects reads the kernel objects and paths that CRIU will make or open again.
@@ -117,7 +117,7 @@ func addSocket(n *target.NeededObjects, sk *sk_inet.InetSkEntry) error {
 	default:
 		return nil // raw sockets and pings share what they are bound to
 	}
-	local, remote, err := sockAddrs(sk)
+	local, remote, err := SockAddrs(sk)
 	if err != nil {
 		return err
 	}

@@ -11,12 +11,13 @@ import (
 	"syscall"
 	"testing"
 
-	"ss/agent/files"
-	"ss/agent/target"
-
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"ss/agent/criu/image"
+	"ss/agent/files"
+	"ss/agent/target"
 )
 
 // socketMember holds sockets of every kind whose addresses may move.
@@ -73,13 +74,13 @@ func mapped(files *[]*os.File, port int) error {
 
 func addresses(t testing.TB, dir string) []string {
 	t.Helper()
-	sockets, err := inetSockets(dir)
+	sockets, err := image.InetSockets(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var all []string
 	for _, sk := range sockets {
-		local, remote, err := sockAddrs(sk)
+		local, remote, err := image.SockAddrs(sk)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,11 +146,11 @@ func TestRewrite(t *testing.T) {
 // sameEntries compares two files.img message by message; the order of unknown fields does not count.
 func sameEntries(t *testing.T, a, b string) bool {
 	t.Helper()
-	x, err := readAll(filepath.Join(a, "files.img"), "files", &fdinfo.FileEntry{})
+	x, err := image.ReadAll(filepath.Join(a, "files.img"), "files", &fdinfo.FileEntry{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	y, err := readAll(filepath.Join(b, "files.img"), "files", &fdinfo.FileEntry{})
+	y, err := image.ReadAll(filepath.Join(b, "files.img"), "files", &fdinfo.FileEntry{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,13 +257,15 @@ func TestDamagedImages(t *testing.T) {
 		}
 		_, err1 := r.Ends(dir)
 		_, err2 := r.Needs(dir)
-		err3 := rewriteFiles(filepath.Join(dir, "files.img"), filepath.Join(dir, "out.img"), map[netip.Addr]netip.Addr{
+		out := filepath.Join(work, "rewritten")
+		err3 := r.Rewrite(dir, out, map[netip.Addr]netip.Addr{
 			netip.MustParseAddr("127.0.0.2"): netip.MustParseAddr("127.0.0.3"),
 		}, nil)
 		if err1 != nil || err2 != nil || err3 != nil {
 			bad++
 		}
 		os.RemoveAll(dir)
+		os.RemoveAll(out)
 	}
 	t.Logf("%d of %d damaged sets of images gave an error", bad, rounds)
 	if bad < rounds/3 || bad == rounds {

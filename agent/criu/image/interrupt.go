@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"encoding/binary"
@@ -18,7 +18,7 @@ import (
 // Interrupt makes the images of dir such that a signal with a handler, which they hold for a thread that waits in a system call, interrupts that call when
 // they are restored, as it would have if the thread had run on: CRIU takes the thread back onto its call, and then nothing remembers
 // that the signal came first. A signal for a whole process goes to one of its threads, as it would have, the leader if that takes it.
-func (r *Runner) Interrupt(dir string, waits []agent.Wait) error {
+func (Editor) Interrupt(dir string, waits []agent.Wait) error {
 	if len(waits) == 0 {
 		return nil
 	}
@@ -26,7 +26,7 @@ func (r *Runner) Interrupt(dir string, waits []agent.Wait) error {
 	for _, w := range waits {
 		by[w.Thread] = w
 	}
-	processes, err := readAll(filepath.Join(dir, "pstree.img"), "pstree", &pstree.PstreeEntry{})
+	processes, err := ReadAll(filepath.Join(dir, "pstree.img"), "pstree", &pstree.PstreeEntry{})
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ type thread struct {
 
 func readThread(dir string, tid uint32) (*thread, error) {
 	t := &thread{path: filepath.Join(dir, fmt.Sprintf("core-%d.img", tid))}
-	all, err := readAll(t.path, "core", &core.CoreEntry{})
+	all, err := ReadAll(t.path, "core", &core.CoreEntry{})
 	if err != nil {
 		return nil, err
 	}

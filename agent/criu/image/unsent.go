@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"encoding/binary"
@@ -20,7 +20,7 @@ import (
 // retransmission timeout is over: a second after the restore (RFC 6298, 2.1), and doubled each time that it passes behind a closed gate. But the other
 // end of the connection is restored from the same cut: it has received what its record says, and nothing of the rest was ever under way to it.
 // A connection that has sent its FIN is left as it is: CRIU counts the FIN apart from the queue.
-func (r *Runner) Unsend(dir string, transit []agent.Transit) error {
+func (Editor) Unsend(dir string, transit []agent.Transit) error {
 	if len(transit) == 0 {
 		return nil
 	}
@@ -28,15 +28,15 @@ func (r *Runner) Unsend(dir string, transit []agent.Transit) error {
 	for _, t := range transit {
 		bytes[t.Conn] = t.Bytes
 	}
-	sockets, err := inetSockets(dir)
+	sockets, err := InetSockets(dir)
 	if err != nil {
 		return err
 	}
 	for _, sk := range sockets {
-		if !connected(sk) || sk.GetState() != tcpEstablished && sk.GetState() != tcpCloseWait {
+		if !connected(sk) || sk.GetState() != TCPEstablished && sk.GetState() != TCPCloseWait {
 			continue
 		}
-		local, remote, err := sockAddrs(sk)
+		local, remote, err := SockAddrs(sk)
 		if err != nil {
 			return err
 		}
@@ -53,7 +53,7 @@ func (r *Runner) Unsend(dir string, transit []agent.Transit) error {
 
 // unsend sets how many bytes at the end of a send queue were never sent.
 func unsend(dir string, ino, unsent uint32) error {
-	entry, err := readStream(dir, ino)
+	entry, err := ReadStream(dir, ino)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"cmp"
@@ -33,9 +33,9 @@ const (
 
 // AddPages puts pages into the images in dir that CRIU was not to dump. The images of a process whose pages cannot be added are left as they were, and
 // are not to be used.
-func (r *Runner) AddPages(dir string, pages []agent.ProcessPages) error {
-	path := filepath.Join(dir, omittedName)
-	omitted, err := readRanges(path)
+func (Editor) AddPages(dir string, pages []agent.ProcessPages) error {
+	path := filepath.Join(dir, OmittedName)
+	omitted, err := ReadRanges(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -80,7 +80,7 @@ func addPages(dir string, p agent.ProcessPages, omitted []agent.PageRange) error
 // checkPages checks that what we copied is exactly what CRIU was kept from, in mappings that are what we took them for, and says which runs go into
 // the images: those of mappings that the kernel may drop any time do not, as with CRIU.
 func checkPages(dir string, p agent.ProcessPages, omitted []agent.PageRange) (keep []bool, err error) {
-	img, err := readOne(filepath.Join(dir, fmt.Sprintf("mm-%d.img", p.InnerPid)), &mm.MmEntry{})
+	img, err := ReadOne(filepath.Join(dir, fmt.Sprintf("mm-%d.img", p.InnerPid)), &mm.MmEntry{})
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func checkPages(dir string, p agent.ProcessPages, omitted []agent.PageRange) (ke
 		if !within(r, union(append(slices.Clone(plain), droppable...))) {
 			return nil, fmt.Errorf("%#x to %#x is not private anonymous memory in the images", r.Start, r.End)
 		}
-		for _, part := range overlapping(plain, r) {
+		for _, part := range Overlapping(plain, r) {
 			if !within(part, omitted) {
 				return nil, fmt.Errorf("criu did not ask for the pages from %#x to %#x", part.Start, part.End)
 			}
@@ -142,7 +142,7 @@ func union(all []agent.PageRange) []agent.PageRange {
 
 // within says whether a range lies in one of all, which are in order and do not touch.
 func within(r agent.PageRange, all []agent.PageRange) bool {
-	found := overlapping(all, r)
+	found := Overlapping(all, r)
 	return len(found) == 1 && found[0] == r
 }
 
@@ -227,7 +227,7 @@ func (m *pagemapImage) add(frame []byte) error {
 		}
 		unknown = unknown[n:]
 	}
-	out := pagemapEntry{agent.PageRange{Start: e.GetVaddr(), End: e.GetVaddr() + pages*pageSize}, e.GetFlags()}
+	out := pagemapEntry{agent.PageRange{Start: e.GetVaddr(), End: e.GetVaddr() + pages*PageSize}, e.GetFlags()}
 	if e.GetInParent() || out.flags&entryPresent == 0 || out.End <= out.Start {
 		return fmt.Errorf("an entry at %#x whose pages are not in the images", out.Start)
 	}
@@ -250,7 +250,7 @@ func merge(entries []pagemapEntry, p agent.ProcessPages, keep []bool) ([]piece, 
 	all := union(p.Ranges)
 	var out []piece
 	for _, e := range entries {
-		if len(overlapping(all, e.PageRange)) > 0 {
+		if len(Overlapping(all, e.PageRange)) > 0 {
 			return nil, fmt.Errorf("criu has dumped pages at %#x, which it was not to see", e.Start)
 		}
 		out = append(out, piece{e, -1})
@@ -311,10 +311,10 @@ func (m *pagemapImage) write(pieces []piece) error {
 	out := appendFrame(m.magic[:], head)
 	for i := 0; i < len(pieces); {
 		e := pieces[i].pagemapEntry
-		for i++; i < len(pieces) && pieces[i].Start == e.End && pieces[i].flags == e.flags && (pieces[i].End-e.Start)/pageSize <= math.MaxInt32; i++ {
+		for i++; i < len(pieces) && pieces[i].Start == e.End && pieces[i].flags == e.flags && (pieces[i].End-e.Start)/PageSize <= math.MaxInt32; i++ {
 			e.End = pieces[i].End
 		}
-		pages := (e.End - e.Start) / pageSize
+		pages := (e.End - e.Start) / PageSize
 		if pages > math.MaxUint32 {
 			return fmt.Errorf("%d pages in a row", pages)
 		}
@@ -369,7 +369,7 @@ func replace(path string, write func(*os.File) error) (err error) {
 type Pages struct {
 	file    *os.File
 	entries []pagemapEntry
-	page    [pageSize]byte
+	page    [PageSize]byte
 }
 
 // OpenPages opens the memory of a process in the images of dir.
@@ -394,7 +394,7 @@ func (p *Pages) Next() (at uint64, page []byte, err error) {
 		return 0, nil, io.EOF
 	}
 	at = p.entries[0].Start
-	p.entries[0].Start += pageSize
+	p.entries[0].Start += PageSize
 	if _, err := io.ReadFull(p.file, p.page[:]); err != nil {
 		return at, nil, fmt.Errorf("page %#x: %w", at, err)
 	}
@@ -412,7 +412,7 @@ func RestartableAreas(dir string) ([]uint64, error) {
 	}
 	var out []uint64
 	for _, name := range names {
-		core, err := readOne(name, &criu_core.CoreEntry{})
+		core, err := ReadOne(name, &criu_core.CoreEntry{})
 		if err != nil {
 			return nil, err
 		}

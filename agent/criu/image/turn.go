@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"fmt"
@@ -13,6 +13,9 @@ import (
 	"ss/agent"
 )
 
+// StreamPrefix begins the name of the image of one TCP connection, which CRIU writes when it has read the socket for the last time.
+const StreamPrefix = "tcp-stream-"
+
 // tcpClose is the state of a socket without a connection, include/net/tcp_states.h of Linux.
 const tcpClose = 7
 
@@ -21,7 +24,7 @@ func changeOf(sk *sk_inet.InetSkEntry, ends []agent.EndChange) (agent.EndState, 
 	if len(ends) == 0 || !connected(sk) {
 		return "", nil
 	}
-	local, remote, err := sockAddrs(sk)
+	local, remote, err := SockAddrs(sk)
 	if err != nil {
 		return "", err
 	}
@@ -40,7 +43,7 @@ func turnSocket(sk *sk_inet.InetSkEntry, ends []agent.EndChange) (bool, error) {
 	}
 	switch as {
 	case agent.EndConnecting:
-		sk.State = proto.Uint32(tcpSynSent)
+		sk.State = proto.Uint32(TCPSynSent)
 	case agent.EndClosed:
 		// CRIU makes such a socket and calls shutdown(2) on it: reads end, writes fail, and poll(2) says so. It has no port any more, as
 		// a listener of the job may have the same.
@@ -57,7 +60,7 @@ func connectingAgain(dir string, ends []agent.EndChange) (map[string]bool, error
 	if len(ends) == 0 {
 		return nil, nil
 	}
-	sockets, err := inetSockets(dir)
+	sockets, err := InetSockets(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +71,7 @@ func connectingAgain(dir string, ends []agent.EndChange) (map[string]bool, error
 			return nil, err
 		}
 		if as == agent.EndConnecting {
-			names[fmt.Sprintf("%s%x.img", streamPrefix, sk.GetIno())] = true
+			names[fmt.Sprintf("%s%x.img", StreamPrefix, sk.GetIno())] = true
 		}
 	}
 	return names, nil

@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"encoding/binary"
@@ -94,8 +94,8 @@ func checkFrames(f *os.File, kind string) error {
 	return err
 }
 
-// readAll reads the entries of an image.
-func readAll[T proto.Message](path, kind string, like T) ([]T, error) {
+// ReadAll reads the entries of an image.
+func ReadAll[T proto.Message](path, kind string, like T) ([]T, error) {
 	img, err := decode(path, kind, like)
 	if err != nil {
 		return nil, err
@@ -136,13 +136,13 @@ func readHead[T proto.Message](path, kind string, entry T) (T, error) {
 	return entry, nil
 }
 
-// readOne reads the first entry of an image of which it is the only one that counts. The kind is the name's.
-func readOne[T proto.Message](path string, like T) (T, error) {
+// ReadOne reads the first entry of an image of which it is the only one that counts. The kind is the name's.
+func ReadOne[T proto.Message](path string, like T) (T, error) {
 	kind := filepath.Base(path)
 	if _, ok := magicOf[kind]; !ok {
 		kind = kind[:max(0, strings.LastIndexByte(kind, '-'))] // fs-1001.img
 	}
-	entries, err := readAll(path, kind, like)
+	entries, err := ReadAll(path, kind, like)
 	var none T
 	if err != nil {
 		return none, err

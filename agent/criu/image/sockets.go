@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"encoding/binary"
@@ -19,14 +19,14 @@ import (
 
 // States of a TCP socket, include/net/tcp_states.h of Linux.
 const (
-	tcpEstablished = 1
-	tcpSynSent     = 2
-	tcpFinWait1    = 4
-	tcpFinWait2    = 5
-	tcpCloseWait   = 8
-	tcpLastAck     = 9
-	tcpListen      = 10
-	tcpClosing     = 11
+	TCPEstablished = 1
+	TCPSynSent     = 2
+	TCPFinWait1    = 4
+	TCPFinWait2    = 5
+	TCPCloseWait   = 8
+	TCPLastAck     = 9
+	TCPListen      = 10
+	TCPClosing     = 11
 )
 
 // Ends reads the TCP connections of the images in dir; Host and Member are left empty.
@@ -38,26 +38,26 @@ const (
 //
 // Left out: sockets that never connected or have closed (CRIU restores them unconnected), and SYN-SENT, for
 // which CRIU sends the same SYN again: there is no channel yet, and nothing in it to lose.
-func (r *Runner) Ends(dir string) ([]marker.End, error) {
-	sockets, err := inetSockets(dir)
+func (Editor) Ends(dir string) ([]marker.End, error) {
+	sockets, err := InetSockets(dir)
 	if err != nil {
 		return nil, err
 	}
-	return endsOf(dir, sockets)
+	return EndsOf(dir, sockets)
 }
 
-// endsOf is Ends of images whose sockets are read already.
-func endsOf(dir string, sockets []*sk_inet.InetSkEntry) ([]marker.End, error) {
+// EndsOf is Ends of images whose sockets are read already.
+func EndsOf(dir string, sockets []*sk_inet.InetSkEntry) ([]marker.End, error) {
 	var ends []marker.End
 	for _, sk := range sockets {
 		if !connected(sk) {
 			continue
 		}
-		local, remote, err := sockAddrs(sk)
+		local, remote, err := SockAddrs(sk)
 		if err != nil {
 			return nil, err
 		}
-		stream, err := readStream(dir, sk.GetIno())
+		stream, err := ReadStream(dir, sk.GetIno())
 		if err != nil {
 			return nil, fmt.Errorf("connection %s>%s: %w", local, remote, err)
 		}
@@ -69,11 +69,11 @@ func endsOf(dir string, sockets []*sk_inet.InetSkEntry) ([]marker.End, error) {
 			Unsent:   stream.GetUnsqLen(),
 		}
 		switch sk.GetState() {
-		case tcpCloseWait, tcpClosing, tcpLastAck:
+		case TCPCloseWait, TCPClosing, TCPLastAck:
 			end.Ended = true
 		}
 		switch sk.GetState() {
-		case tcpFinWait1, tcpClosing, tcpLastAck:
+		case TCPFinWait1, TCPClosing, TCPLastAck:
 			end.SndUna--
 			if end.Unsent > 0 { // and then the FIN, which soccr takes off as well
 				end.Unsent++
@@ -90,7 +90,7 @@ func connected(sk *sk_inet.InetSkEntry) bool {
 		return false
 	}
 	switch sk.GetState() {
-	case tcpEstablished, tcpFinWait1, tcpFinWait2, tcpCloseWait, tcpLastAck, tcpClosing:
+	case TCPEstablished, TCPFinWait1, TCPFinWait2, TCPCloseWait, TCPLastAck, TCPClosing:
 		return true
 	}
 	return false
@@ -98,20 +98,20 @@ func connected(sk *sk_inet.InetSkEntry) bool {
 
 // connecting says whether a socket waits for an answer to its SYN.
 func connecting(sk *sk_inet.InetSkEntry) bool {
-	return sk.GetProto() == unix.IPPROTO_TCP && sk.GetType() == unix.SOCK_STREAM && sk.GetDstPort() != 0 && sk.GetState() == tcpSynSent
+	return sk.GetProto() == unix.IPPROTO_TCP && sk.GetType() == unix.SOCK_STREAM && sk.GetDstPort() != 0 && sk.GetState() == TCPSynSent
 }
 
 func listening(sk *sk_inet.InetSkEntry) bool {
-	return sk.GetProto() == unix.IPPROTO_TCP && sk.GetType() == unix.SOCK_STREAM && sk.GetState() == tcpListen
+	return sk.GetProto() == unix.IPPROTO_TCP && sk.GetType() == unix.SOCK_STREAM && sk.GetState() == TCPListen
 }
 
 // readFiles reads what the processes of the images in dir have open. Of many connections this is long, so one operation reads it once.
 func readFiles(dir string) ([]*fdinfo.FileEntry, error) {
-	return readAll(filepath.Join(dir, "files.img"), "files", &fdinfo.FileEntry{})
+	return ReadAll(filepath.Join(dir, "files.img"), "files", &fdinfo.FileEntry{})
 }
 
-// inetSockets reads the IPv4 and IPv6 sockets of the images in dir, of whatever protocol.
-func inetSockets(dir string) ([]*sk_inet.InetSkEntry, error) {
+// InetSockets reads the IPv4 and IPv6 sockets of the images in dir, of whatever protocol.
+func InetSockets(dir string) ([]*sk_inet.InetSkEntry, error) {
 	files, err := readFiles(dir)
 	if err != nil {
 		return nil, err
@@ -134,10 +134,10 @@ func socketsOf(files []*fdinfo.FileEntry) ([]*sk_inet.InetSkEntry, error) {
 	return sockets, nil
 }
 
-// readStream reads what CRIU noted of a connection and checks that the queues it speaks of are there.
-func readStream(dir string, ino uint32) (*tcp_stream.TcpStreamEntry, error) {
+// ReadStream reads what CRIU noted of a connection and checks that the queues it speaks of are there.
+func ReadStream(dir string, ino uint32) (*tcp_stream.TcpStreamEntry, error) {
 	path := filepath.Join(dir, fmt.Sprintf("tcp-stream-%x.img", ino))
-	entries, err := readAll(path, "tcp-stream", &tcp_stream.TcpStreamEntry{})
+	entries, err := ReadAll(path, "tcp-stream", &tcp_stream.TcpStreamEntry{})
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +208,7 @@ func encodeAddr(family uint32, addr netip.Addr) ([]uint32, error) {
 	return nil, fmt.Errorf("%s cannot stand in a socket of family %d", addr, family)
 }
 
-func sockAddrs(sk *sk_inet.InetSkEntry) (local, remote netip.AddrPort, err error) {
+func SockAddrs(sk *sk_inet.InetSkEntry) (local, remote netip.AddrPort, err error) {
 	src, err1 := decodeAddr(sk.GetFamily(), sk.GetSrcAddr())
 	dst, err2 := decodeAddr(sk.GetFamily(), sk.GetDstAddr())
 	if err := errors.Join(err1, err2); err != nil {

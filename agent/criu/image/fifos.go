@@ -1,4 +1,4 @@
-package criu
+package image
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 
 // ShareFIFOs takes care of FIFOs that several members of one host had open: what was in one is in the images of each of them, and each CRIU would put it
 // there. The first of dirs keeps it. The images in dirs are changed.
-func (r *Runner) ShareFIFOs(dirs []string) error {
+func (Editor) ShareFIFOs(dirs []string) error {
 	kept := map[uint32]bool{} // by the FIFO's number, which is its inode's
 	for _, dir := range dirs {
 		if err := dropData(filepath.Join(dir, "fifo-data.img"), kept); err != nil {
