@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"ss/agent"
-	"ss/agent/criu"
 	"ss/agent/criu/image"
 )
 
