@@ -281,7 +281,7 @@ func (s *site) subscribed(n int) {
 var proxySoftware = software{
 	name: "haproxy", version: []string{"haproxy", "-v"},
 	start: func(s *site) {
-		s.server("backend", "hostA", 8081, "/usr/bin/python3", "-u", s.clients(), "counted", s.at("hostA", 8081))
+		s.server("backend", "hostA", 8081, "/usr/bin/python3", "-u", s.clients(), "counted", s.at("hostA", 8081), "3")
 		nginx := s.config("nginx", upstreamConfig, s.folder("nginx.d"), s.at("hostA", 8081), s.at("hostB", 8082))
 		s.server("nginx", "hostB", 8082, "nginx", "-p", s.dir, "-c", nginx, "-e", filepath.Join(s.dir, "error.log"))
 		haproxy := s.config("haproxy", haproxyConfig, s.at("hostA", 8083), s.at("hostB", 8082))
@@ -292,15 +292,18 @@ var proxySoftware = software{
 	},
 }
 
-// upstreamConfig is that of an nginx that hands requests on, over connections that it keeps.
+// upstreamConfig is that of an nginx that hands requests on, over connections that it keeps for ever: one that it made after a move would
+// go to the address that has moved.
 const upstreamConfig = `daemon off; user nobody nogroup; worker_processes 2; pid %[1]s/pid; events { worker_connections 512; }
 http {
+  keepalive_requests 1000000000; keepalive_timeout 1d; keepalive_time 1d;
   access_log off; client_body_temp_path %[1]s/1; proxy_temp_path %[1]s/2; fastcgi_temp_path %[1]s/3; uwsgi_temp_path %[1]s/4; scgi_temp_path %[1]s/5;
-  upstream back { server %[2]s; keepalive 4; }
+  upstream back { server %[2]s; keepalive 4; keepalive_requests 1000000000; keepalive_timeout 1d; keepalive_time 1d; }
   server { listen %[3]s; location / { proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Connection ""; } }
 }
 `
 
+// haproxyConfig is that of a haproxy whose clients have a connection each to the server behind it.
 const haproxyConfig = `global
   maxconn 200
 defaults
@@ -312,7 +315,7 @@ frontend in
   bind %s
   default_backend web
 backend web
-  http-reuse always
+  http-reuse never
   server nginx %s
 `
 

@@ -116,9 +116,10 @@ def memcached(address):
         expect("the answer to an old cas", ask("cas text 0 0 %d %s\r\n%s" % (len(new), first[4], new)), "EXISTS")
 
 
-def counted(address):
-    """An HTTP server that counts: each request is answered with how many it is of its path."""
-    counts, lock = {}, threading.Lock()
+def counted(address, clients):
+    """An HTTP server that counts: each request is answered with how many it is of its path. The first ones wait until there are as many at once
+    as there are clients, so a proxy in between has connections for all of them from the start, and opens none later."""
+    counts, lock, all_there = {}, threading.Lock(), threading.Barrier(int(clients))
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -129,6 +130,8 @@ def counted(address):
             with lock:
                 counts[self.path] = counts.get(self.path, 0) + 1
                 body = b"%d\n" % counts[self.path]
+            if body == b"1\n":
+                all_there.wait()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
