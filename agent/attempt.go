@@ -99,20 +99,24 @@ func (a *Agent) Join(open Open) (*Attempt, error) {
 		return nil, a.fail("snapshot", string(open.Key.Job), err)
 	}
 	at := &Attempt{line: newLine[Out](), r: r, open: open}
-	a.mu.Lock()
-	a.rosters[string(open.Key.Job)] = roster{open.Digest, open.Participants}
-	a.mu.Unlock()
+	a.keepRoster(string(open.Key.Job), roster{open.Digest, open.Participants})
 	r.put(input{opened: at})
 	return at, nil
 }
 
-// roster is the list of those that took part in a job's last attempt.
+// roster is the list of those that took part in a job's last snapshot or restore.
 type roster struct {
 	digest marker.Digest
 	hosts  []Participant
 }
 
-// Participants returns the list that digest names if it is that of the job's last attempt here, and nil if this host lacks it.
+func (a *Agent) keepRoster(job string, r roster) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rosters[job] = r
+}
+
+// Participants returns the list that digest names if it is that of the job's last snapshot or restore here, and nil if this host lacks it.
 func (a *Agent) Participants(job string, digest marker.Digest) []Participant {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -30,6 +30,7 @@ type RestorePlan struct {
 	Moved        map[netip.Addr]netip.Addr
 	Transit      []Transit     // of the connections of the parts, under the addresses that they have in the cut
 	Participants []Participant // every host that takes part, this one included: first those that get a part
+	Roster       marker.Digest `json:"-"` // names the list of participants, as in Open
 	Targets      int           // how many of them get one. The first decides
 	CheckOnly    bool          // R1 and no more
 	Statement    []byte        // signed: where the members stand afterwards (F1); empty for a plan that is only checked
@@ -130,6 +131,7 @@ func (a *Agent) StartRestore(plan RestorePlan) (*RestoreLine, error) {
 	if err != nil {
 		return nil, a.fail("restore", job, err)
 	}
+	a.keepRoster(job, roster{plan.Roster, plan.Participants})
 	r := a.newRestoration(plan, free)
 	r.stated = stated
 	if r.t, err = restoration.NewTarget(r.config()); err != nil {

@@ -350,28 +350,51 @@ func TestAnAgentSpeaksForItsOwnHostOnly(t *testing.T) {
 	}
 }
 
+// planning sends a plan, and a list of participants if one is asked for. It hangs up, and returns how the line ended.
+func planning(t *testing.T, client ssv1.AgentClient, plan *ssv1.RestorePlan, list []*ssv1.Participant) error {
+	t.Helper()
+	s, err := client.Restore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What the server refuses at once is said by Recv; Send may fail with io.EOF then.
+	_ = s.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Plan{Plan: plan}})
+	_ = s.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Participants{Participants: &ssv1.ParticipantList{Participants: list}}})
+	if err := s.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = s.Recv()
+	}
+	return err
+}
+
 // TestABadFirstMessage sends what no ssctl would: the agent must refuse it and live.
 func TestABadFirstMessage(t *testing.T) {
 	h := serveAgent(t)
 	conn := h.as(t, identity.RoleAdmin, "admin")
 	key := &ssv1.Key{Job: "job", Snapshot: "snapshot", Epoch: 1}
 	here := []*ssv1.Participant{{Host: "hostA", Endpoint: h.addr}}
-	restore := func(p *ssv1.RestorePlan) proto.Message {
-		return &ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Plan{Plan: p}}
-	}
-	for name, req := range map[string]proto.Message{
-		"no plan":                 restore(nil),
-		"no id":                   restore(&ssv1.RestorePlan{Key: key, Participants: here, Targets: 1}),
-		"an id that is a path":    restore(&ssv1.RestorePlan{Id: "../images", Key: key, Participants: here, Targets: 1}),
-		"no participants":         restore(&ssv1.RestorePlan{Id: "id", Key: key}),
-		"other participants":      restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: []*ssv1.Participant{{Host: "hostB"}}, Targets: 1}),
-		"no targets":              restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: here}),
-		"more targets than hosts": restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: here, Targets: 2}),
-		"a job that is a path":    restore(&ssv1.RestorePlan{Id: "id", Key: &ssv1.Key{Job: "../x", Snapshot: "s"}, Participants: here, Targets: 1}),
-		"a member that is a path": restore(&ssv1.RestorePlan{Id: "id", Key: key, Participants: here, Targets: 1, Parts: []*ssv1.RestorePart{{Host: "hostA", Members: []*ssv1.Member{{Name: "../x"}}}}}),
+	there := []*ssv1.Participant{{Host: "hostB"}}
+	knows := digestOf(here...)
+	for name, bad := range map[string]struct {
+		plan *ssv1.RestorePlan
+		list []*ssv1.Participant
+	}{
+		"no plan":                 {nil, here},
+		"no id":                   {&ssv1.RestorePlan{Key: key, ParticipantsDigest: knows, Targets: 1}, here},
+		"an id that is a path":    {&ssv1.RestorePlan{Id: "../images", Key: key, ParticipantsDigest: knows, Targets: 1}, here},
+		"no digest":               {&ssv1.RestorePlan{Id: "id", Key: key, Targets: 1}, here},
+		"no participants":         {&ssv1.RestorePlan{Id: "id", Key: key, ParticipantsDigest: digestOf()}, nil},
+		"another list":            {&ssv1.RestorePlan{Id: "id", Key: key, ParticipantsDigest: knows, Targets: 1}, there},
+		"other participants":      {&ssv1.RestorePlan{Id: "id", Key: key, ParticipantsDigest: digestOf(there...), Targets: 1}, there},
+		"no targets":              {&ssv1.RestorePlan{Id: "id", Key: key, ParticipantsDigest: knows}, here},
+		"more targets than hosts": {&ssv1.RestorePlan{Id: "id", Key: key, ParticipantsDigest: knows, Targets: 2}, here},
+		"a job that is a path":    {&ssv1.RestorePlan{Id: "id", Key: &ssv1.Key{Job: "../x", Snapshot: "s"}, ParticipantsDigest: knows, Targets: 1}, here},
+		"a member that is a path": {&ssv1.RestorePlan{Id: "id", Key: key, ParticipantsDigest: knows, Targets: 1, Parts: []*ssv1.RestorePart{{Host: "hostA", Members: []*ssv1.Member{{Name: "../x"}}}}}, here},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := call(t, conn, ssv1.Agent_Restore_FullMethodName, req); status.Code(err) != codes.InvalidArgument {
+			if err := planning(t, ssv1.NewAgentClient(conn), bad.plan, bad.list); status.Code(err) != codes.InvalidArgument {
 				t.Errorf("got %v", err)
 			}
 		})

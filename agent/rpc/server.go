@@ -218,7 +218,11 @@ func (s *agentServer) ResolveImages(ctx context.Context, req *ssv1.ResolveImages
 
 // Check looks at members and at this host, and changes nothing.
 func (s *agentServer) Check(ctx context.Context, req *ssv1.CheckRequest) (*ssv1.CheckResponse, error) {
-	q, err := fromQuestion(req)
+	known := s.a.Participants(req.GetJob(), participantsDigest(req.GetOpen()))
+	if lacks, err := wire.QuestionLacks(req, known != nil); err != nil || lacks {
+		return &ssv1.CheckResponse{Lacks: lacks}, err
+	}
+	q, err := fromQuestion(req, known)
 	if err != nil {
 		return nil, wire.Status(err)
 	}
@@ -280,11 +284,15 @@ func (s *agentServer) Snapshot(stream grpc.BidiStreamingServer[ssv1.SnapshotRequ
 
 // Restore carries the orders and reports of one host's part of a restore until the coordinator hangs up.
 func (s *agentServer) Restore(stream grpc.BidiStreamingServer[ssv1.RestoreRequest, ssv1.RestoreResponse]) error {
-	first, err := stream.Recv()
+	var known []agent.Participant
+	p, sent, err := wire.ReceivePlan(stream, func(p *ssv1.RestorePlan) bool {
+		known = s.a.Participants(p.GetKey().GetJob(), participantsDigest(p))
+		return known != nil
+	})
 	if err != nil {
 		return err
 	}
-	plan, err := fromPlan(first.GetPlan())
+	plan, err := fromPlan(p, known, sent)
 	if err != nil {
 		return wire.Status(err)
 	}

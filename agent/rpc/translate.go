@@ -118,7 +118,7 @@ func fromWord(req *ssv1.InfoRequest) agent.Word {
 }
 
 // participantsDigest is what names the list of participants; zero for what names none.
-func participantsDigest(o *ssv1.SnapshotOpen) (d marker.Digest) {
+func participantsDigest(o interface{ GetParticipantsDigest() []byte }) (d marker.Digest) {
 	if b := o.GetParticipantsDigest(); len(b) == len(d) {
 		copy(d[:], b)
 	}
@@ -152,19 +152,19 @@ func fromOutside(in []*ssv1.OutsideRule) []agent.OutsideRule {
 	return out
 }
 
-func fromPlan(p *ssv1.RestorePlan) (agent.RestorePlan, error) {
-	if p == nil {
-		return agent.RestorePlan{}, fault.New(fault.Usage, "the first message of a restore must be its plan", "")
-	}
-	parts, err := fromParticipants(p.GetParticipants())
-	if err != nil {
-		return agent.RestorePlan{}, err
+// fromPlan reads a plan. known is the list of participants if it was known here, and else sent is.
+func fromPlan(p *ssv1.RestorePlan, known []agent.Participant, sent []*ssv1.Participant) (agent.RestorePlan, error) {
+	if known == nil {
+		var err error
+		if known, err = fromParticipants(sent); err != nil {
+			return agent.RestorePlan{}, err
+		}
 	}
 	moved, err := fromMoves(p.GetMoves())
 	if err != nil {
 		return agent.RestorePlan{}, err
 	}
-	plan := agent.RestorePlan{ID: p.GetId(), Key: wire.FromKey(p.GetKey()), Participants: parts, Moved: moved,
+	plan := agent.RestorePlan{ID: p.GetId(), Key: wire.FromKey(p.GetKey()), Participants: known, Roster: participantsDigest(p), Moved: moved,
 		Targets: int(p.GetTargets()), CheckOnly: p.GetCheckOnly(), Statement: p.GetStatement()}
 	for _, t := range p.GetTransit() {
 		local, bad := netip.ParseAddrPort(t.GetLocal())
@@ -264,14 +264,15 @@ func fromMemory(m agent.MemoryReport) *ssv1.MemoryReport {
 	}
 }
 
-func fromQuestion(req *ssv1.CheckRequest) (agent.Question, error) {
+// fromQuestion reads a question. known is the list of participants if it was known here.
+func fromQuestion(req *ssv1.CheckRequest, known []agent.Participant) (agent.Question, error) {
 	q := agent.Question{Job: req.GetJob(), Holdings: req.GetHoldings()}
 	var err error
 	if q.Moved, err = fromMoves(req.GetMoves()); err != nil {
 		return q, err
 	}
 	if req.GetOpen() != nil {
-		if q.Open, err = fromOpen(wire.Opened{Open: req.GetOpen(), Participants: req.GetParticipants()}, nil); err != nil {
+		if q.Open, err = fromOpen(wire.Opened{Open: req.GetOpen(), Participants: req.GetParticipants()}, known); err != nil {
 			return q, err
 		}
 	}

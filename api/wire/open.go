@@ -83,9 +83,57 @@ func ReceiveOpen(s SnapshotStream, known func(*ssv1.SnapshotOpen) bool) (Opened,
 			continue
 		}
 		o.Participants = req.GetParticipants().GetParticipants()
-		if d := ParticipantsDigest(o.Participants); !bytes.Equal(d[:], o.Open.GetParticipantsDigest()) {
-			return Opened{}, Status(fault.New(fault.Usage, "the list of participants is not the one that the snapshot was opened with", "use an ssctl of the agent's version"))
-		}
-		return o, nil
+		return o, checkList(o.Participants, o.Open.GetParticipantsDigest())
 	}
+}
+
+// checkList refuses a list that is not the one that digest names.
+func checkList(list []*ssv1.Participant, digest []byte) error {
+	if d := ParticipantsDigest(list); !bytes.Equal(d[:], digest) {
+		return Status(fault.New(fault.Usage, "the list of participants is not the one that its digest names", "use an ssctl of the agent's version"))
+	}
+	return nil
+}
+
+// RestoreStream is a target's end of the line to a coordinator.
+type RestoreStream interface {
+	Recv() (*ssv1.RestoreRequest, error)
+	Send(*ssv1.RestoreResponse) error
+}
+
+// ReceivePlan reads a target's plan of a restore, and the list of participants if the host does not know it. The coordinator sends nothing else
+// before it has an answer.
+func ReceivePlan(s RestoreStream, known func(*ssv1.RestorePlan) bool) (plan *ssv1.RestorePlan, list []*ssv1.Participant, err error) {
+	first, err := s.Recv()
+	if err != nil {
+		return nil, nil, err
+	}
+	plan = first.GetPlan()
+	if plan == nil {
+		return nil, nil, Status(fault.New(fault.Usage, "the first message of a restore must be its plan", ""))
+	}
+	if known(plan) {
+		return plan, nil, nil
+	}
+	if err := s.Send(&ssv1.RestoreResponse{Lacks: &ssv1.LacksParticipants{}}); err != nil {
+		return nil, nil, err
+	}
+	second, err := s.Recv()
+	if err != nil {
+		return nil, nil, err
+	}
+	list = second.GetParticipants().GetParticipants()
+	return plan, list, checkList(list, plan.GetParticipantsDigest())
+}
+
+// QuestionLacks says whether a host that does not know the list of participants has to ask for it before it can answer, and refuses a list that is not
+// the one that the question names.
+func QuestionLacks(req *ssv1.CheckRequest, known bool) (bool, error) {
+	if req.GetOpen() == nil || known {
+		return false, nil
+	}
+	if len(req.GetParticipants()) == 0 {
+		return true, nil
+	}
+	return false, checkList(req.GetParticipants(), req.GetOpen().GetParticipantsDigest())
 }

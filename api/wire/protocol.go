@@ -20,8 +20,8 @@ import (
 
 // Protocol is the version of what agents and ssctl say to each other. It changes when one side would take what the other
 // says for something else. Programs from before there was a version count as 1. 3: errors travel in the status' details.
-// 4: a snapshot is opened with the digest of the list of participants.
-const Protocol = 4
+// 4: a snapshot is opened with the digest of the list of participants. 5: so is a restore, and a check.
+const Protocol = 5
 
 // protocolKey is the metadata in which each side says its version: with every call, and with every answer.
 const protocolKey = "ss-protocol"

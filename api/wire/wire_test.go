@@ -83,7 +83,7 @@ func TestEveryConstantHasANumber(t *testing.T) {
 // TestCallersOfBefore: an ssctl of 94ec08b reads the code and the text of a status and nothing else. They are as it knew them.
 func TestCallersOfBefore(t *testing.T) {
 	s, _ := status.FromError(Status(mismatch("the agent of hostA", Protocol, "this ssctl", 1)))
-	if s.Code() != codes.FailedPrecondition || s.Message() != "the agent of hostA speaks version 4 of the protocol and this ssctl speaks version 1; upgrade this ssctl" {
+	if s.Code() != codes.FailedPrecondition || s.Message() != "the agent of hostA speaks version 5 of the protocol and this ssctl speaks version 1; upgrade this ssctl" {
 		t.Errorf("%v: %s", s.Code(), s.Message())
 	}
 }

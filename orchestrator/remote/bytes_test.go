@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -18,6 +19,7 @@ import (
 	"ss/marker"
 	"ss/orchestrator"
 	"ss/orchestrator/clustertest"
+	"ss/restoration"
 )
 
 // crowd is a cluster of many hosts whose messages are the real ones: the orchestrator plans and drives a snapshot through this package, and each host
@@ -37,6 +39,7 @@ type crowd struct {
 
 type crowdHost struct {
 	p    marker.Participant
+	t    restoration.Target
 	list marker.Digest
 	out  func(*ssv1.SnapshotResponse)
 }
@@ -68,6 +71,14 @@ func (h crowdAgent) Info(ctx context.Context, word orchestrator.Word) (orchestra
 
 func (h crowdAgent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestrator.SnapshotLine, error) {
 	return h.line.Snapshot(ctx, open)
+}
+
+func (h crowdAgent) Restore(ctx context.Context, plan orchestrator.HostPlan) (orchestrator.RestoreLine, error) {
+	return h.line.Restore(ctx, plan)
+}
+
+func (h crowdAgent) Check(ctx context.Context, q orchestrator.CheckQuestion) (orchestrator.CheckAnswer, error) {
+	return h.line.Check(ctx, q)
 }
 
 func (crowdAgent) PutCut(context.Context, string, string, string, []byte) error { return nil }
@@ -244,6 +255,124 @@ func (w *crowd) ends(i int) []marker.End {
 	return []marker.End{end(w.port(i, 40000), w.port(next, 80)), end(w.port(i, 80), w.port(last, 40000))}
 }
 
+// countedTarget counts what a target receives. The statement of where members stand is whole on every host, and not counted.
+type countedTarget struct {
+	ssv1.Agent_RestoreServer
+	w *crowd
+}
+
+func (c countedTarget) Recv() (*ssv1.RestoreRequest, error) {
+	r, err := c.Agent_RestoreServer.Recv()
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	size := proto.Size(r) - len(r.GetPlan().GetStatement())
+	c.w.bytes += size
+	if r.GetMessage() == nil {
+		c.w.opens += size
+	}
+	if r.GetParticipants() != nil {
+		c.w.listings++
+	}
+	return r, err
+}
+
+// Restore is a target's side. Its actions succeed at once.
+func (w *crowd) Restore(s ssv1.Agent_RestoreServer) error {
+	in := countedTarget{s, w}
+	plan, list, err := wire.ReceivePlan(in, func(p *ssv1.RestorePlan) bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return string(w.hosts[crowdIndex(p.GetParts()[0].GetHost())].list[:]) == string(p.GetParticipantsDigest())
+	})
+	if err != nil {
+		return err
+	}
+	i := crowdIndex(plan.GetParts()[0].GetHost())
+	h := w.hosts[i]
+	cfg := restoration.Config{ID: restoration.ID(plan.GetId()), Host: restoration.HostID(crowdName(i)), Retry: 500}
+	for k := range w.n {
+		cfg.Targets = append(cfg.Targets, restoration.HostID(crowdName(k)))
+	}
+	if list != nil && len(list) != w.n {
+		w.t.Errorf("%d participants of %d", len(list), w.n)
+	}
+	copy(h.list[:], plan.GetParticipantsDigest())
+	if h.t, err = restoration.NewTarget(cfg); err != nil {
+		return err
+	}
+	if err := s.Send(&ssv1.RestoreResponse{}); err != nil {
+		return err
+	}
+	for {
+		req, err := in.Recv()
+		if err != nil {
+			return nil // the coordinator has hung up
+		}
+		for events := []restoration.Event{restoration.Received{Message: wire.FromRestoreMessage(req.GetMessage())}}; len(events) > 0; events = events[1:] {
+			var ready restoration.Ready
+			if h.t, ready, err = h.t.Step(events[0]); err != nil {
+				return err
+			}
+			for _, m := range ready.Messages {
+				if err := s.Send(&ssv1.RestoreResponse{Message: wire.ToRestoreMessage(m)}); err != nil {
+					return err
+				}
+			}
+			for _, a := range ready.Actions {
+				if next := targetEnd(a); next != nil {
+					events = append(events, next)
+				}
+			}
+		}
+	}
+}
+
+func targetEnd(a restoration.ActionType) restoration.Event {
+	return map[restoration.ActionType]restoration.Event{
+		restoration.ActCheck: restoration.CheckDone{}, restoration.ActFetch: restoration.FetchDone{}, restoration.ActFence: restoration.FenceDone{},
+		restoration.ActRestore: restoration.RestoreDone{}, restoration.ActResume: restoration.ResumeDone{}, restoration.ActStop: restoration.StopDone{},
+	}[a]
+}
+
+// Check is a host's side. It finds nothing.
+func (w *crowd) Check(_ context.Context, req *ssv1.CheckRequest) (*ssv1.CheckResponse, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bytes += proto.Size(req)
+	w.opens += proto.Size(req)
+	if req.GetParticipants() != nil {
+		w.listings++
+	}
+	known := req.GetOpen() != nil && string(w.hosts[memberHost(req.GetOpen())].list[:]) == string(req.GetOpen().GetParticipantsDigest())
+	if lacks, err := wire.QuestionLacks(req, known); err != nil || lacks {
+		return &ssv1.CheckResponse{Lacks: lacks}, err
+	}
+	return &ssv1.CheckResponse{ClockUnixUs: time.Now().UnixMicro()}, nil
+}
+
+// measure returns what an operation has sent.
+func (w *crowd) measure(do func() error) (bytes, opens, listings int) {
+	w.t.Helper()
+	w.mu.Lock()
+	w.bytes, w.opens, w.listings = 0, 0, 0
+	w.mu.Unlock()
+	if err := do(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.bytes, w.opens, w.listings
+}
+
+// forget has every host lose the list, as agents do that are started again.
+func (w *crowd) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, h := range w.hosts {
+		h.list = marker.Digest{}
+	}
+}
+
 // snapshot takes a cut and returns what it took.
 func (w *crowd) snapshot() (bytes, opens, listings int) {
 	w.t.Helper()
@@ -281,6 +410,48 @@ func TestBytesOfSnapshotsGrowLinearly(t *testing.T) {
 			t.Errorf("ten times the hosts take %d bytes for %d, and %d for %d to open the attempt", bytes, last, opens, lastOpens)
 		}
 		last, lastOpens = bytes, opens
+	}
+}
+
+// TestBytesOfRestoresGrowLinearly: so it is with restores and checks. The signed statement of where all members stand (F1), which a host may have to show to
+// any other one, is not counted.
+func TestBytesOfRestoresGrowLinearly(t *testing.T) {
+	last := map[string]int{}
+	for _, n := range []int{20, 200} {
+		w := newCrowd(t, n)
+		for _, op := range []struct {
+			name string
+			do   func() error
+		}{
+			{"check", func() error {
+				_, err := w.cluster.Check(t.Context(), orchestrator.CheckOptions{Job: "ring"})
+				return err
+			}},
+			{"restore --dry-run", func() error {
+				_, err := w.cluster.Restore(t.Context(), orchestrator.RestoreOptions{Cut: "latest", Job: "ring", DryRun: true})
+				return err
+			}},
+			{"restore", func() error { // last: its members are none of the snapshot's
+				_, err := w.cluster.Restore(t.Context(), orchestrator.RestoreOptions{Cut: "latest", Job: "ring"})
+				return err
+			}},
+		} {
+			w.snapshot()
+			bytes, opens, listings := w.measure(op.do)
+			if listings != 0 {
+				t.Errorf("%s: %d lists of participants were sent to %d hosts that know it from a snapshot", op.name, listings, n)
+			}
+			w.forget()
+			first, _, listings := w.measure(op.do)
+			if listings != n {
+				t.Errorf("%s: %d hosts that know nothing got %d lists of participants", op.name, n, listings)
+			}
+			t.Logf("%s of %d hosts: %d bytes, %d of them to open it; %d bytes while the list was new", op.name, n, bytes, opens, first)
+			if l := last[op.name]; l != 0 && opens > 11*l {
+				t.Errorf("%s: ten times the hosts take %d bytes for %d to open it", op.name, opens, l)
+			}
+			last[op.name] = opens
+		}
 	}
 }
 

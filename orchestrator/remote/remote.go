@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"time"
+	"unsafe"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -75,27 +76,36 @@ type agent struct {
 	lists  *lists
 }
 
-// lists keeps the list of participants of the attempt that was opened last: all its hosts are told its digest, and some the list.
+// lists keeps the last list of participants in the form that it is sent in: all hosts are told its digest, and some the list.
 type lists struct {
 	mu   sync.Mutex
-	key  marker.Key
 	last *list
 }
 
 type list struct {
+	of     []orchestrator.Participant
 	hosts  []*ssv1.Participant
 	digest marker.Digest
 }
 
-func (l *lists) of(open orchestrator.Open) *list {
+// of returns the list, which is made once for a slice that all hosts get.
+func (l *lists) of(participants []orchestrator.Participant) *list {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.last == nil || l.key != open.Key {
-		hosts := toParticipants(open.Participants)
-		l.key, l.last = open.Key, &list{hosts, wire.ParticipantsDigest(hosts)}
+	if l.last == nil || !sameSlice(l.last.of, participants) {
+		hosts := toParticipants(participants)
+		l.last = &list{participants, hosts, wire.ParticipantsDigest(hosts)}
 	}
 	return l.last
 }
+
+// sameSlice says whether both are the same elements in memory, and not only equal ones.
+func sameSlice(a, b []orchestrator.Participant) bool {
+	return len(a) == len(b) && unsafe.SliceData(a) == unsafe.SliceData(b)
+}
+
+// message is the list for a host that lacks it.
+func (l *list) message() *ssv1.ParticipantList { return &ssv1.ParticipantList{Participants: l.hosts} }
 
 func (a *agent) Info(ctx context.Context, word orchestrator.Word) (orchestrator.HostInfo, error) {
 	r, err := a.client.Info(ctx, toInfoRequest(word))
@@ -209,13 +219,18 @@ func (a *agent) LogTime(ctx context.Context, job, member string) (time.Time, err
 
 func (a *agent) Check(ctx context.Context, q orchestrator.CheckQuestion) (orchestrator.CheckAnswer, error) {
 	req := &ssv1.CheckRequest{Job: q.Job, Holdings: q.Holdings, Moves: toMoves(q.Moved)}
+	list := a.lists.of(q.Open.Participants)
 	if len(q.Open.Members) > 0 {
-		req.Open, req.Participants = toOpen(q.Open, marker.Digest{}), toParticipants(q.Open.Participants)
+		req.Open = toOpen(q.Open, list.digest)
 	}
 	for _, c := range q.Coming {
 		req.Coming = append(req.Coming, &ssv1.CheckComing{Host: c.Host, Member: c.Member, Needs: c.Needs, Processor: c.Processor})
 	}
 	r, err := a.client.Check(ctx, req)
+	if err == nil && r.GetLacks() {
+		req.Participants = list.hosts
+		r, err = a.client.Check(ctx, req)
+	}
 	if err != nil {
 		return orchestrator.CheckAnswer{}, wire.Error(a.host, err)
 	}
@@ -230,7 +245,7 @@ func (a *agent) Check(ctx context.Context, q orchestrator.CheckQuestion) (orches
 func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestrator.SnapshotLine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := a.client.Snapshot(ctx)
-	list := a.lists.of(open)
+	list := a.lists.of(open.Participants)
 	if err == nil {
 		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: toOpen(open, list.digest)}})
 	}
@@ -238,7 +253,7 @@ func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestra
 		cancel()
 		return nil, wire.Error(a.host, err)
 	}
-	return &snapshotLine{host: a.host, agent: a, stream: stream, cancel: cancel, participants: list.hosts}, nil
+	return &snapshotLine{host: a.host, agent: a, stream: stream, cancel: cancel, participants: list}, nil
 }
 
 type snapshotLine struct {
@@ -247,7 +262,7 @@ type snapshotLine struct {
 	stream grpc.BidiStreamingClient[ssv1.SnapshotRequest, ssv1.SnapshotResponse]
 	cancel context.CancelFunc
 
-	participants []*ssv1.Participant // for a host that lacks the list
+	participants *list // for a host that lacks the list
 	sending      sync.Mutex
 }
 
@@ -266,8 +281,7 @@ func (l *snapshotLine) send(r *ssv1.SnapshotRequest) error {
 func (l *snapshotLine) Recv() (orchestrator.FromHost, error) {
 	r, err := l.stream.Recv()
 	for err == nil && r.GetLacks() != nil {
-		list := &ssv1.ParticipantList{Participants: l.participants}
-		if err := l.send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Participants{Participants: list}}); err != nil {
+		if err := l.send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Participants{Participants: l.participants.message()}}); err != nil {
 			return orchestrator.FromHost{}, err
 		}
 		r, err = l.stream.Recv()
@@ -300,11 +314,19 @@ func (l *snapshotLine) Close() error {
 func (a *agent) Restore(ctx context.Context, plan orchestrator.HostPlan) (orchestrator.RestoreLine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := a.client.Restore(ctx)
+	list := a.lists.of(plan.Participants)
 	if err == nil {
-		err = stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Plan{Plan: toPlan(plan)}})
+		err = stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Plan{Plan: toPlan(plan, list.digest)}})
 	}
+	var answer *ssv1.RestoreResponse
 	if err == nil {
-		_, err = stream.Recv() // the host holds the job, or says why not
+		answer, err = stream.Recv()
+	}
+	if err == nil && answer.GetLacks() != nil {
+		err = stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Participants{Participants: list.message()}})
+		if err == nil {
+			_, err = stream.Recv() // the host holds the job, or says why not
+		}
 	}
 	if err != nil {
 		cancel()

@@ -79,8 +79,9 @@ func (a *agent) report(r *ssv1.HostReport) *orchestrator.HostReport {
 	return out
 }
 
-func toPlan(p orchestrator.HostPlan) *ssv1.RestorePlan {
-	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), Participants: toParticipants(p.Participants),
+// toPlan names the list of participants by its digest.
+func toPlan(p orchestrator.HostPlan, list marker.Digest) *ssv1.RestorePlan {
+	out := &ssv1.RestorePlan{Id: p.ID, Key: wire.ToKey(p.Key), ParticipantsDigest: list[:],
 		Targets: int32(p.Targets), CheckOnly: p.CheckOnly, Statement: p.Statement}
 	out.Moves = toMoves(p.Moved)
 	for _, ch := range p.Transit {

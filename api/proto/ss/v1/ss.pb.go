@@ -2645,7 +2645,7 @@ type CheckRequest struct {
 	// coming are the members of other hosts that would be restored here, under other addresses.
 	Coming []*CheckComing `protobuf:"bytes,4,rep,name=coming,proto3" json:"coming,omitempty"`
 	Moves  []*AddrMove    `protobuf:"bytes,5,rep,name=moves,proto3" json:"moves,omitempty"`
-	// participants is the list that open names: a question is asked without a line, on which a host could ask for it.
+	// participants is the list that open names. It comes if the host has answered that it lacks it.
 	Participants  []*Participant `protobuf:"bytes,6,rep,name=participants,proto3" json:"participants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2795,11 +2795,13 @@ func (x *CheckComing) GetProcessor() []byte {
 }
 
 type CheckResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Problems      []string               `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
-	Members       []*CheckedMember       `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
-	ClockUnixUs   int64                  `protobuf:"varint,3,opt,name=clock_unix_us,json=clockUnixUs,proto3" json:"clock_unix_us,omitempty"`
-	Processor     []byte                 `protobuf:"bytes,4,opt,name=processor,proto3" json:"processor,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Problems    []string               `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	Members     []*CheckedMember       `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	ClockUnixUs int64                  `protobuf:"varint,3,opt,name=clock_unix_us,json=clockUnixUs,proto3" json:"clock_unix_us,omitempty"`
+	Processor   []byte                 `protobuf:"bytes,4,opt,name=processor,proto3" json:"processor,omitempty"`
+	// lacks: this host does not know the list of participants that the question names, and has answered nothing.
+	Lacks         bool `protobuf:"varint,5,opt,name=lacks,proto3" json:"lacks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2860,6 +2862,13 @@ func (x *CheckResponse) GetProcessor() []byte {
 		return x.Processor
 	}
 	return nil
+}
+
+func (x *CheckResponse) GetLacks() bool {
+	if x != nil {
+		return x.Lacks
+	}
+	return false
 }
 
 // CheckedMember is what a member holds: needs for CheckComing, and holdings, a JSON document that docs/json.md describes.
@@ -3125,6 +3134,7 @@ func (*SnapshotResponse_Failure) isSnapshotResponse_Kind() {}
 
 func (*SnapshotResponse_Lacks) isSnapshotResponse_Kind() {}
 
+// LacksParticipants: a digest names a list of participants that this host does not know.
 type LacksParticipants struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4017,6 +4027,7 @@ type RestoreRequest struct {
 	//
 	//	*RestoreRequest_Plan
 	//	*RestoreRequest_Message
+	//	*RestoreRequest_Participants
 	Kind          isRestoreRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4077,6 +4088,15 @@ func (x *RestoreRequest) GetMessage() *RestoreMessage {
 	return nil
 }
 
+func (x *RestoreRequest) GetParticipants() *ParticipantList {
+	if x != nil {
+		if x, ok := x.Kind.(*RestoreRequest_Participants); ok {
+			return x.Participants
+		}
+	}
+	return nil
+}
+
 type isRestoreRequest_Kind interface {
 	isRestoreRequest_Kind()
 }
@@ -4089,9 +4109,16 @@ type RestoreRequest_Message struct {
 	Message *RestoreMessage `protobuf:"bytes,3,opt,name=message,proto3,oneof"`
 }
 
+type RestoreRequest_Participants struct {
+	// participants goes to a host that has answered lacks.
+	Participants *ParticipantList `protobuf:"bytes,4,opt,name=participants,proto3,oneof"`
+}
+
 func (*RestoreRequest_Plan) isRestoreRequest_Kind() {}
 
 func (*RestoreRequest_Message) isRestoreRequest_Kind() {}
+
+func (*RestoreRequest_Participants) isRestoreRequest_Kind() {}
 
 // RestoreMessage is restoration.Message.
 type RestoreMessage struct {
@@ -4255,12 +4282,13 @@ func (x *RestoreWordRequest) GetMessage() *RestoreMessage {
 }
 
 type RestorePlan struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Key          *Key                   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	Parts        []*RestorePart         `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
-	Moves        []*AddrMove            `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
-	Participants []*Participant         `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Key   *Key                   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Parts []*RestorePart         `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
+	Moves []*AddrMove            `protobuf:"bytes,4,rep,name=moves,proto3" json:"moves,omitempty"`
+	// participants_digest names the list of participants (SHA-256; wire.ParticipantsDigest). A host that lacks the list asks for it.
+	ParticipantsDigest []byte `protobuf:"bytes,18,opt,name=participants_digest,json=participantsDigest,proto3" json:"participants_digest,omitempty"`
 	// targets: so many of the participants, from the first on, get a part. The first decides.
 	Targets int32 `protobuf:"varint,10,opt,name=targets,proto3" json:"targets,omitempty"`
 	// check_only: nothing will be ended or restored.
@@ -4331,9 +4359,9 @@ func (x *RestorePlan) GetMoves() []*AddrMove {
 	return nil
 }
 
-func (x *RestorePlan) GetParticipants() []*Participant {
+func (x *RestorePlan) GetParticipantsDigest() []byte {
 	if x != nil {
-		return x.Participants
+		return x.ParticipantsDigest
 	}
 	return nil
 }
@@ -4652,13 +4680,14 @@ func (x *AddrMove) GetTo() string {
 }
 
 // RestoreResponse is one report: where the host stands, what its check has found, what should be known of damage that was healed, and
-// why the restore has failed there. The answer to a plan is empty.
+// why the restore has failed there. The answer to a plan is empty, or says that this host lacks the list of participants.
 type RestoreResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Faults        []string               `protobuf:"bytes,2,rep,name=faults,proto3" json:"faults,omitempty"`
 	Failure       *Failure               `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
 	Message       *RestoreMessage        `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	Notices       []string               `protobuf:"bytes,5,rep,name=notices,proto3" json:"notices,omitempty"`
+	Lacks         *LacksParticipants     `protobuf:"bytes,6,opt,name=lacks,proto3" json:"lacks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4717,6 +4746,13 @@ func (x *RestoreResponse) GetMessage() *RestoreMessage {
 func (x *RestoreResponse) GetNotices() []string {
 	if x != nil {
 		return x.Notices
+	}
+	return nil
+}
+
+func (x *RestoreResponse) GetLacks() *LacksParticipants {
+	if x != nil {
+		return x.Lacks
 	}
 	return nil
 }
@@ -6857,12 +6893,13 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x14\n" +
 	"\x05needs\x18\x03 \x01(\fR\x05needs\x12\x1c\n" +
-	"\tprocessor\x18\x04 \x01(\fR\tprocessor\"\x9d\x01\n" +
+	"\tprocessor\x18\x04 \x01(\fR\tprocessor\"\xb3\x01\n" +
 	"\rCheckResponse\x12\x1a\n" +
 	"\bproblems\x18\x01 \x03(\tR\bproblems\x12.\n" +
 	"\amembers\x18\x02 \x03(\v2\x14.ss.v1.CheckedMemberR\amembers\x12\"\n" +
 	"\rclock_unix_us\x18\x03 \x01(\x03R\vclockUnixUs\x12\x1c\n" +
-	"\tprocessor\x18\x04 \x01(\fR\tprocessor\"\x85\x01\n" +
+	"\tprocessor\x18\x04 \x01(\fR\tprocessor\x12\x14\n" +
+	"\x05lacks\x18\x05 \x01(\bR\x05lacks\"\x85\x01\n" +
 	"\rCheckedMember\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tprocesses\x18\x02 \x01(\x05R\tprocesses\x12\x10\n" +
@@ -6949,10 +6986,11 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x14ResolveImagesRequest\x12-\n" +
 	"\tcommitted\x18\x01 \x03(\v2\x0f.ss.v1.ImageKeyR\tcommitted\x12)\n" +
 	"\aaborted\x18\x02 \x03(\v2\x0f.ss.v1.ImageKeyR\aaborted\"\x17\n" +
-	"\x15ResolveImagesResponse\"{\n" +
+	"\x15ResolveImagesResponse\"\xb9\x01\n" +
 	"\x0eRestoreRequest\x12(\n" +
 	"\x04plan\x18\x01 \x01(\v2\x12.ss.v1.RestorePlanH\x00R\x04plan\x121\n" +
-	"\amessage\x18\x03 \x01(\v2\x15.ss.v1.RestoreMessageH\x00R\amessageB\x06\n" +
+	"\amessage\x18\x03 \x01(\v2\x15.ss.v1.RestoreMessageH\x00R\amessage\x12<\n" +
+	"\fparticipants\x18\x04 \x01(\v2\x16.ss.v1.ParticipantListH\x00R\fparticipantsB\x06\n" +
 	"\x04kindJ\x04\b\x02\x10\x03\"\xfc\x01\n" +
 	"\x0eRestoreMessage\x12-\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x19.ss.v1.RestoreMessageTypeR\x04type\x12\x0e\n" +
@@ -6966,20 +7004,20 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06reason\x18\t \x01(\tR\x06reason\"W\n" +
 	"\x12RestoreWordRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12/\n" +
-	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"\xcb\x02\n" +
+	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"\xca\x02\n" +
 	"\vRestorePlan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
 	".ss.v1.KeyR\x03key\x12(\n" +
 	"\x05parts\x18\x03 \x03(\v2\x12.ss.v1.RestorePartR\x05parts\x12%\n" +
-	"\x05moves\x18\x04 \x03(\v2\x0f.ss.v1.AddrMoveR\x05moves\x126\n" +
-	"\fparticipants\x18\x05 \x03(\v2\x12.ss.v1.ParticipantR\fparticipants\x12\x18\n" +
+	"\x05moves\x18\x04 \x03(\v2\x0f.ss.v1.AddrMoveR\x05moves\x12/\n" +
+	"\x13participants_digest\x18\x12 \x01(\fR\x12participantsDigest\x12\x18\n" +
 	"\atargets\x18\n" +
 	" \x01(\x05R\atargets\x12\x1d\n" +
 	"\n" +
 	"check_only\x18\v \x01(\bR\tcheckOnly\x12\x1c\n" +
 	"\tstatement\x18\x10 \x01(\fR\tstatement\x12(\n" +
-	"\atransit\x18\x11 \x03(\v2\x0e.ss.v1.TransitR\atransitJ\x04\b\x06\x10\a\"M\n" +
+	"\atransit\x18\x11 \x03(\v2\x0e.ss.v1.TransitR\atransitJ\x04\b\x05\x10\x06J\x04\b\x06\x10\a\"M\n" +
 	"\aTransit\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\tR\x05local\x12\x16\n" +
 	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x14\n" +
@@ -7000,12 +7038,13 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x02as\x18\x04 \x01(\tR\x02as\".\n" +
 	"\bAddrMove\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\tR\x02to\"\xa4\x01\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"\xd4\x01\n" +
 	"\x0fRestoreResponse\x12\x16\n" +
 	"\x06faults\x18\x02 \x03(\tR\x06faults\x12(\n" +
 	"\afailure\x18\x03 \x01(\v2\x0e.ss.v1.FailureR\afailure\x12/\n" +
 	"\amessage\x18\x04 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\x12\x18\n" +
-	"\anotices\x18\x05 \x03(\tR\anoticesJ\x04\b\x01\x10\x02\"\xf5\x01\n" +
+	"\anotices\x18\x05 \x03(\tR\anotices\x12.\n" +
+	"\x05lacks\x18\x06 \x01(\v2\x18.ss.v1.LacksParticipantsR\x05lacksJ\x04\b\x01\x10\x02\"\xf5\x01\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12&\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x12.ss.v1.FailureKindR\x04kind\x12\x0e\n" +
@@ -7429,107 +7468,108 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	46,  // 40: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
 	56,  // 41: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
 	54,  // 42: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	2,   // 43: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
-	3,   // 44: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
-	54,  // 45: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
-	27,  // 46: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	58,  // 47: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	60,  // 48: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	28,  // 49: ss.v1.RestorePlan.participants:type_name -> ss.v1.Participant
+	32,  // 43: ss.v1.RestoreRequest.participants:type_name -> ss.v1.ParticipantList
+	2,   // 44: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
+	3,   // 45: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
+	54,  // 46: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
+	27,  // 47: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	58,  // 48: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	60,  // 49: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
 	57,  // 50: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
 	14,  // 51: ss.v1.RestorePart.members:type_name -> ss.v1.Member
 	28,  // 52: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
 	59,  // 53: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
 	62,  // 54: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
 	54,  // 55: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	4,   // 56: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
-	5,   // 57: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
-	30,  // 58: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	46,  // 59: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	77,  // 60: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	78,  // 61: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	79,  // 62: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	13,  // 63: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	78,  // 64: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	46,  // 65: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	46,  // 66: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 67: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	46,  // 68: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	46,  // 69: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 70: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	91,  // 71: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	90,  // 72: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	46,  // 73: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	28,  // 74: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	54,  // 75: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	54,  // 76: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	6,   // 77: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	15,  // 78: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	17,  // 79: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	19,  // 80: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11,  // 81: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	25,  // 82: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	21,  // 83: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	23,  // 84: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	34,  // 85: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
-	31,  // 86: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	53,  // 87: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	55,  // 88: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	47,  // 89: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	49,  // 90: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	51,  // 91: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	75,  // 92: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	80,  // 93: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	82,  // 94: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	84,  // 95: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	86,  // 96: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	88,  // 97: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	89,  // 98: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	65,  // 99: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	67,  // 100: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	73,  // 101: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	69,  // 102: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	70,  // 103: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	72,  // 104: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	11,  // 105: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	63,  // 106: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	93,  // 107: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	9,   // 108: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	16,  // 109: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	18,  // 110: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	20,  // 111: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12,  // 112: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	26,  // 113: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22,  // 114: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	24,  // 115: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	36,  // 116: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
-	39,  // 117: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	61,  // 118: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	61,  // 119: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	48,  // 120: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	50,  // 121: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	52,  // 122: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	76,  // 123: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	81,  // 124: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	83,  // 125: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	85,  // 126: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	87,  // 127: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	89,  // 128: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	92,  // 129: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	66,  // 130: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	68,  // 131: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	74,  // 132: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	67,  // 133: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	71,  // 134: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	71,  // 135: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	12,  // 136: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	64,  // 137: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	94,  // 138: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	108, // [108:139] is the sub-list for method output_type
-	77,  // [77:108] is the sub-list for method input_type
-	77,  // [77:77] is the sub-list for extension type_name
-	77,  // [77:77] is the sub-list for extension extendee
-	0,   // [0:77] is the sub-list for field type_name
+	40,  // 56: ss.v1.RestoreResponse.lacks:type_name -> ss.v1.LacksParticipants
+	4,   // 57: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
+	5,   // 58: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
+	30,  // 59: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	46,  // 60: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	77,  // 61: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	78,  // 62: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	79,  // 63: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	13,  // 64: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	78,  // 65: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	46,  // 66: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	46,  // 67: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 68: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	46,  // 69: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	46,  // 70: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 71: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	91,  // 72: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	90,  // 73: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	46,  // 74: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	28,  // 75: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	54,  // 76: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	54,  // 77: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	6,   // 78: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	15,  // 79: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	17,  // 80: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	19,  // 81: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11,  // 82: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	25,  // 83: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	21,  // 84: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	23,  // 85: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	34,  // 86: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
+	31,  // 87: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	53,  // 88: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	55,  // 89: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	47,  // 90: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	49,  // 91: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	51,  // 92: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	75,  // 93: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	80,  // 94: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	82,  // 95: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	84,  // 96: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	86,  // 97: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	88,  // 98: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	89,  // 99: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	65,  // 100: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	67,  // 101: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	73,  // 102: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	69,  // 103: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	70,  // 104: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	72,  // 105: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	11,  // 106: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	63,  // 107: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	93,  // 108: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	9,   // 109: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	16,  // 110: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	18,  // 111: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	20,  // 112: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12,  // 113: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	26,  // 114: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22,  // 115: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	24,  // 116: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	36,  // 117: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
+	39,  // 118: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	61,  // 119: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	61,  // 120: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	48,  // 121: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	50,  // 122: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	52,  // 123: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	76,  // 124: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	81,  // 125: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	83,  // 126: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	85,  // 127: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	87,  // 128: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	89,  // 129: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	92,  // 130: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	66,  // 131: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	68,  // 132: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	74,  // 133: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	67,  // 134: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	71,  // 135: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	71,  // 136: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	12,  // 137: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	64,  // 138: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	94,  // 139: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	109, // [109:140] is the sub-list for method output_type
+	78,  // [78:109] is the sub-list for method input_type
+	78,  // [78:78] is the sub-list for extension type_name
+	78,  // [78:78] is the sub-list for extension extendee
+	0,   // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -7552,6 +7592,7 @@ func file_ss_v1_ss_proto_init() {
 	file_ss_v1_ss_proto_msgTypes[47].OneofWrappers = []any{
 		(*RestoreRequest_Plan)(nil),
 		(*RestoreRequest_Message)(nil),
+		(*RestoreRequest_Participants)(nil),
 	}
 	file_ss_v1_ss_proto_msgTypes[83].OneofWrappers = []any{
 		(*FileFrame_Open)(nil),
