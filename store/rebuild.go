@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,17 +29,11 @@ func CreateRebuilt(dir, where string, r Rebuilt) (err error) {
 			err = fmt.Errorf("rebuild catalogue: %w", err)
 		}
 	}()
-	if err := r.validate(); err != nil {
-		return err
-	}
-	c := &Catalogue{Where: where}
-	base, err := c.nextMark(min(r.Seen, 1<<62) + RebuiltAhead)
+	write, err := r.writer(where)
 	if err != nil {
 		return err
 	}
-	db, err := bolt.Create(dir, func(tx kv.Tx) error {
-		return errors.Join(layOut(tx, r.Cluster), putMark(tx, base), r.write(tx))
-	})
+	db, err := bolt.Create(dir, write)
 	if errors.Is(err, fs.ErrExist) {
 		err = fmt.Errorf("%w: %w", err, ErrConflict)
 	}
@@ -46,6 +41,36 @@ func CreateRebuilt(dir, where string, r Rebuilt) (err error) {
 		return err
 	}
 	return db.Close()
+}
+
+// InitRebuilt is CreateRebuilt in an empty database.
+func InitRebuilt(ctx context.Context, db kv.DB, where string, r Rebuilt) error {
+	write, err := r.writer(where)
+	if err == nil {
+		_, err = db.Update(ctx, func(tx kv.Tx) error {
+			if old, err := tx.Get(bucketMeta, keyLayout); err != nil || old != nil {
+				return errors.Join(err, fmt.Errorf("there is a catalogue already: %w", ErrConflict))
+			}
+			return write(tx)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("rebuild catalogue: %w", err)
+	}
+	return nil
+}
+
+// writer validates what was found, and returns what writes it into an empty catalogue.
+func (r Rebuilt) writer(where string) (func(kv.Tx) error, error) {
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
+	c := &Catalogue{Where: where}
+	base, err := c.nextMark(min(r.Seen, 1<<62) + RebuiltAhead)
+	if err != nil {
+		return nil, err
+	}
+	return func(tx kv.Tx) error { return errors.Join(layOut(tx, r.Cluster), putMark(tx, base), r.write(tx)) }, nil
 }
 
 func (r Rebuilt) write(tx kv.Tx) error {

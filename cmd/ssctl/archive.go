@@ -147,7 +147,7 @@ func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string, 
 	defer dialer.Close()
 	ctx, cancel := a.limited(ctx)
 	defer cancel()
-	b := upkeep.Rebuilder{Dir: a.dir, Where: a.where(), Dial: dialer.Dial, Verifier: creds, Statements: remote.Statements{Credentials: creds}, Replace: replace, Progress: a.screen.progress, Notice: a.screen.notice, Hosts: hosts, Vaults: vaults}
+	b := upkeep.Rebuilder{Place: upkeep.Folder(a.dir), Where: a.where(), Dial: dialer.Dial, Verifier: creds, Statements: remote.Statements{Credentials: creds}, Replace: replace, Progress: a.screen.progress, Notice: a.screen.notice, Hosts: hosts, Vaults: vaults}
 	res, err := b.Rebuild(ctx)
 	a.screen.finish()
 	if err != nil {

@@ -34,10 +34,19 @@ import (
 // without members: snapshots that commit, that die before or after the commit, or that come to nothing, rm, gc, retention, pins, repair, export and import,
 // folders copied, put back and rebuilt, agents restarted and away. After each, a model says which cuts are committed and which of them somebody has asked
 // to remove: each of the others has every part somewhere. MODEL_COMMANDS sets how many commands (1,000 is what issue D asks; CI runs fewer), MODEL_SEED
-// which.
+// which. It is played with catalogues in files, as ssctl has them, and with catalogues in memory.
 func TestNoCatalogueRemovesACommittedCut(t *testing.T) {
+	for name, c := range map[string]catalogues{"files": files{}, "memory": spaces{}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			play(t, c)
+		})
+	}
+}
+
+func play(t *testing.T, c catalogues) {
 	commands, seed := number(t, "MODEL_COMMANDS", 250), number(t, "MODEL_SEED", 1)
-	m := newModel(t, uint64(seed))
+	m := newModel(t, uint64(seed), c)
 	for i := range commands {
 		what := m.step(t)
 		if lost := m.lost(); len(lost) > 0 {
@@ -140,6 +149,7 @@ type part struct {
 }
 
 type model struct {
+	catalogues
 	rng      *rand.Rand
 	dir      string
 	admin    *identity.Credentials
@@ -159,9 +169,9 @@ type model struct {
 
 const modelJob = "ring"
 
-func newModel(t *testing.T, seed uint64) *model {
+func newModel(t *testing.T, seed uint64, c catalogues) *model {
 	t.Helper()
-	m := &model{rng: rand.New(rand.NewPCG(seed, 7)), dir: t.TempDir(), committed: map[string][]part{}, asked: map[string]bool{}, count: map[string]int{}}
+	m := &model{catalogues: c, rng: rand.New(rand.NewPCG(seed, 7)), dir: t.TempDir(), committed: map[string][]part{}, asked: map[string]bool{}, count: map[string]int{}}
 	authority, err := identity.CreateAuthority(filepath.Join(m.dir, "ca"))
 	if err != nil {
 		t.Fatal(err)
@@ -198,7 +208,7 @@ func newModel(t *testing.T, seed uint64) *model {
 	if m.identity, recipient, err = keys.NewIdentity(); err != nil {
 		t.Fatal(err)
 	}
-	cat, err := store.Create(first, store.Cluster{ID: authority.Cluster(), Recipients: []string{recipient}})
+	cat, err := m.create(t, first, store.Cluster{ID: authority.Cluster(), Recipients: []string{recipient}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +230,7 @@ func newModel(t *testing.T, seed uint64) *model {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	m.copyFolder(t, first, m.folder(t)) // a second admin, from the beginning
+	m.copy(t, first, m.folder(t)) // a second admin, from the beginning
 	return m
 }
 
@@ -234,26 +244,10 @@ func (m *model) folder(t *testing.T) string {
 	return dir
 }
 
-func (m *model) copyFolder(t *testing.T, from, to string) {
-	t.Helper()
-	m.copyFile(t, filepath.Join(from, store.FileName), filepath.Join(to, store.FileName))
-}
-
-func (m *model) copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	data, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.RemoveAll(to), os.WriteFile(to, data, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // command runs do as one ssctl would, in one of the folders.
 func (m *model) command(t *testing.T, dir string, do func(*orchestrator.Cluster) error) error {
 	t.Helper()
-	cat, err := store.Open(t.Context(), dir)
+	cat, err := m.place(dir).Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -526,7 +520,7 @@ func (m *model) importAgain(t *testing.T, dir string) (string, error) {
 
 func (m *model) backup(t *testing.T, dir string) string {
 	to := filepath.Join(m.dir, fmt.Sprintf("backup%d", len(m.backups)))
-	m.copyFile(t, filepath.Join(dir, store.FileName), to)
+	m.copy(t, dir, to)
 	m.backups = append(m.backups, to)
 	return "backup"
 }
@@ -536,14 +530,14 @@ func (m *model) putBack(t *testing.T, dir string) string {
 	if len(m.backups) == 0 {
 		return "nothing"
 	}
-	m.copyFile(t, m.backups[m.pick(len(m.backups))], filepath.Join(dir, store.FileName))
+	m.copy(t, m.backups[m.pick(len(m.backups))], dir)
 	return "put back"
 }
 
 func (m *model) rebuild(t *testing.T, dir string) (string, error) {
 	d := remote.NewDialer(m.admin)
 	defer d.Close()
-	b := upkeep.Rebuilder{Dir: dir, Where: dir, Dial: d.Dial, Verifier: m.admin, Statements: remote.Statements{Credentials: m.admin}, Replace: true}
+	b := upkeep.Rebuilder{Place: m.place(dir), Where: dir, Dial: d.Dial, Verifier: m.admin, Statements: remote.Statements{Credentials: m.admin}, Replace: true}
 	_, err := b.Rebuild(t.Context())
 	return "rebuild", err
 }

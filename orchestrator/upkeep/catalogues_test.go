@@ -62,7 +62,7 @@ func TestOldCatalogue(t *testing.T) {
 	}
 	f.CheckThere(t, append(later, first)...)
 
-	b := Rebuilder{Dir: old.Dir, Where: "rebuilt", Dial: old.Dial, Verifier: old.Verifier, Statements: old.Statements, Replace: true}
+	b := Rebuilder{Place: Folder(old.Dir), Where: "rebuilt", Dial: old.Dial, Verifier: old.Verifier, Statements: old.Statements, Replace: true}
 	res, err := b.Rebuild(t.Context())
 	if err != nil || len(res.Rebuilt.Cuts) != 4 || res.Aside == "" {
 		t.Fatalf("%d cuts, aside %q, %v, %v", len(res.Rebuilt.Cuts), res.Aside, res.Remarks, err)

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -20,7 +17,7 @@ import (
 
 // Rebuilder makes the catalogue again from what hosts and vaults hold.
 type Rebuilder struct {
-	Dir        string // the cluster's folder
+	Place      Place  // of the catalogue
 	Where      string // machine and folder, for people (store.Catalogue.Where)
 	Dial       func(orchestrator.Host) (orchestrator.Agent, error)
 	Verifier   store.Verifier
@@ -48,9 +45,9 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 		return res, &fault.Error{Op: "catalog rebuild", Err: err}
 	}
 	g := &gathering{b: b, c: &orchestrator.Cluster{Dial: b.Dial, Notice: b.Notice, Progress: b.Progress}, held: store.Held{}, asked: map[string]bool{}, unknown: map[string]error{}}
-	if _, err := os.Lstat(filepath.Join(b.Dir, store.FileName)); err == nil {
+	if b.Place.Taken() {
 		if !b.Replace {
-			return fail(RebuildResult{}, &fault.Error{Kind: fault.Conflict, Err: fmt.Errorf("there is a catalogue in %s", b.Dir),
+			return fail(RebuildResult{}, &fault.Error{Kind: fault.Conflict, Err: fmt.Errorf("there is a catalogue in %s", b.Place),
 				Next: "--replace puts it aside, and takes in what can be read of it"})
 		}
 		if err := g.takeOld(ctx); err != nil {
@@ -74,7 +71,7 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 	res.Remarks = append(res.Remarks, g.place(ctx, &res.Rebuilt)...)
 	g.ahead(res.Rebuilt.Jobs)
 	var err error
-	res.Aside, err = b.write(res.Rebuilt)
+	res.Aside, err = b.Place.Write(ctx, b.Where, res.Rebuilt, b.Replace)
 	if err != nil {
 		return fail(res, err)
 	}
@@ -95,7 +92,7 @@ func (g *gathering) ahead(jobs []store.Job) {
 
 // announce shows the new catalogue's generation to every host, so that whoever goes on with another copy is told.
 func (b *Rebuilder) announce(ctx context.Context) {
-	cat, err := store.Open(ctx, b.Dir)
+	cat, err := b.Place.Open(ctx)
 	if err == nil {
 		defer cat.Close()
 		_, err = (&orchestrator.Cluster{Catalogue: cat, Dial: b.Dial, Notice: b.Notice}).Hosts(ctx)
@@ -103,26 +100,6 @@ func (b *Rebuilder) announce(ctx context.Context) {
 	if err != nil && b.Notice != nil {
 		b.Notice(fmt.Sprintf("the hosts are not told of the new catalogue yet: %v; the next command tells them", err))
 	}
-}
-
-// write puts the catalogue that is there aside and the new one in its place.
-func (b *Rebuilder) write(r store.Rebuilt) (aside string, err error) {
-	path := filepath.Join(b.Dir, store.FileName)
-	if b.Replace {
-		aside = path + ".replaced-" + time.Now().UTC().Format("20060102-150405.000")
-		if err := os.Rename(path, aside); errors.Is(err, fs.ErrNotExist) {
-			aside = ""
-		} else if err != nil {
-			return "", err
-		}
-	}
-	if err := store.CreateRebuilt(b.Dir, b.Where, r); err != nil {
-		if aside != "" {
-			err = errors.Join(err, os.Rename(aside, path))
-		}
-		return "", err
-	}
-	return aside, nil
 }
 
 // complete adds what the manifests do not say: hosts that answered where they were said to be (they may have moved, or be newer than every manifest), jobs
@@ -197,7 +174,7 @@ type gathering struct {
 // takeOld reads what can be read of the catalogue that is to be replaced. A copy that is only old is whole; of one that is damaged, its hosts are
 // looked for.
 func (g *gathering) takeOld(ctx context.Context) error {
-	cat, err := store.Open(ctx, g.b.Dir)
+	cat, err := g.b.Place.Open(ctx)
 	if err == nil {
 		defer cat.Close()
 		if err = cat.Check(ctx); err == nil {
@@ -207,8 +184,8 @@ func (g *gathering) takeOld(ctx context.Context) error {
 	if errors.Is(err, store.ErrUnknownVersion) || errors.Is(err, store.ErrLocked) {
 		return err
 	}
-	g.c.Noticef("the catalogue in %s is damaged (%v): it is put aside", g.b.Dir, err)
-	g.old.Hosts = store.SalvageHosts(g.b.Dir)
+	g.c.Noticef("the catalogue in %s is damaged (%v): it is put aside", g.b.Place, err)
+	g.old.Hosts = g.b.Place.Salvage()
 	return nil
 }
 

@@ -231,7 +231,7 @@ func TestRebuildFindsTheSameCuts(t *testing.T) {
 	}
 	f.Agents["hostB"].Cuts["20260101-000000-evil"] = []byte("{}")
 	dir := filepath.Join(t.TempDir(), "new")
-	b := Rebuilder{Dir: dir, Dial: f.Dial, Verifier: f.Verifier, Hosts: []store.Host{{Name: "hostA", Addr: "192.0.2.9:7070"}}}
+	b := Rebuilder{Place: Folder(dir), Dial: f.Dial, Verifier: f.Verifier, Hosts: []store.Host{{Name: "hostA", Addr: "192.0.2.9:7070"}}}
 	res, err := b.Rebuild(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -296,7 +296,7 @@ func TestRebuildDrawsNoEpochTwice(t *testing.T) {
 	var last uint64
 	for range 3 {
 		dir := filepath.Join(t.TempDir(), "new")
-		b := Rebuilder{Dir: dir, Where: "rebuilt", Dial: f.Dial, Verifier: f.Verifier, Statements: f.Statements, Hosts: []store.Host{{Name: "hostA", Addr: "192.0.2.9:7070"}}}
+		b := Rebuilder{Place: Folder(dir), Where: "rebuilt", Dial: f.Dial, Verifier: f.Verifier, Statements: f.Statements, Hosts: []store.Host{{Name: "hostA", Addr: "192.0.2.9:7070"}}}
 		if _, err := b.Rebuild(t.Context()); err != nil {
 			t.Fatal(err)
 		}
