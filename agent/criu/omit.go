@@ -293,11 +293,7 @@ func regionBytes(r []region) []byte {
 }
 
 func readMemory(pid int, at uint64, b []byte) error {
-	n, err := unix.ProcessVMReadv(pid, []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}, []unix.RemoteIovec{{Base: uintptr(at), Len: len(b)}}, 0)
-	if err == nil && n != len(b) {
-		err = unix.EFAULT
-	}
-	if err != nil {
+	if err := proc.ReadMemory(pid, at, b); err != nil {
 		return fmt.Errorf("read criu's memory: %w", err)
 	}
 	return nil

@@ -102,8 +102,8 @@ func syscallInstruction(pid int) (uint64, error) {
 			continue
 		}
 		code := make([]byte, m.End-m.Start)
-		n, err := peek(pid, m.Start, code)
-		if i := bytes.Index(code[:max(n, 0)], []byte{0x0f, 0x05}); i >= 0 {
+		err := proc.ReadMemory(pid, m.Start, code)
+		if i := bytes.Index(code, []byte{0x0f, 0x05}); err == nil && i >= 0 {
 			return m.Start + uint64(i), nil
 		}
 		return 0, fmt.Errorf("its vDSO has no system call: %w", cmpErr(err))
@@ -134,10 +134,6 @@ func threads(pid int) ([]int, error) {
 		return nil, unix.ESRCH
 	}
 	return tids, nil
-}
-
-func peek(pid int, at uint64, b []byte) (int, error) {
-	return unix.ProcessVMReadv(pid, []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}, []unix.RemoteIovec{{Base: uintptr(at), Len: len(b)}}, 0)
 }
 
 func ptrace(request, tid int, addr, data uintptr) error {
@@ -198,7 +194,7 @@ func (t *thread) inspect() error {
 	}
 	if err := ptrace(ptraceGetRseq, t.tid, unsafe.Sizeof(rseq), uintptr(unsafe.Pointer(&rseq))); err == nil && rseq.pointer != 0 {
 		var at [8]byte
-		if n, err := peek(t.pid, rseq.pointer+8, at[:]); err != nil || n != len(at) || binary.LittleEndian.Uint64(at[:]) != 0 {
+		if err := proc.ReadMemory(t.pid, rseq.pointer+8, at[:]); err != nil || binary.LittleEndian.Uint64(at[:]) != 0 {
 			return errBusyThread
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 const (
@@ -45,14 +46,16 @@ type process struct {
 
 	plant plant // see there
 
-	scan *scanner // at the freeze
-	runs []run    // what the cut holds of it, in the order of the addresses
+	mem  *proc.Memory // while a round is made, and from the freeze on
+	scan *scanner     // at the freeze
+	runs []run        // what the cut holds of it, in the order of the addresses
 }
 
 func (p *process) close() error {
 	if p.scan != nil {
 		p.scan.close()
 	}
+	p.closeMemory()
 	for _, r := range p.known {
 		_ = p.uffd.unprotect(r) // it may have changed; closing the descriptor does the rest
 	}
@@ -68,6 +71,10 @@ func (p *process) round(ctx context.Context, pause func(context.Context) error) 
 		return 0, err
 	}
 	defer s.close()
+	if p.mem, err = proc.OpenMemory(p.pid); err != nil {
+		return 0, err
+	}
+	defer p.closeMemory()
 	regions, err := p.protect(ctx, s)
 	if err != nil {
 		return 0, err
@@ -115,25 +122,37 @@ func (p *process) protect(ctx context.Context, s *scanner) ([]agent.PageRange, e
 	var regions []agent.PageRange
 	for _, m := range p.known {
 		for at := m.Start; at < m.End && ctx.Err() == nil; at += pieceSize {
-			err := s.written(agent.PageRange{Start: at, End: min(at+pieceSize, m.End)}, func(r region) error {
-				found := agent.PageRange{Start: r.start, End: r.end}
-				if p.plant != plantOld {
-					p.staging.forget(p.slots, found)
-				} else if p.slots.count(found.Start, found.End) > 0 {
-					return nil
-				}
-				regions = append(regions, found)
-				return nil
-			})
+			found, err := p.protectPiece(s, agent.PageRange{Start: at, End: min(at+pieceSize, m.End)})
 			if errors.Is(err, errUnregistered) {
-				break // it changes at this moment: the next round sees, or the freeze
+				break // it changes at this moment: the next round sees that, or the freeze does
 			}
 			if err != nil {
 				return nil, err
 			}
+			regions = append(regions, found...)
 		}
 	}
 	return regions, nil
+}
+
+// protectPiece protects what was written of a piece of a mapping, and lists that.
+func (p *process) protectPiece(s *scanner, piece agent.PageRange) (found []agent.PageRange, err error) {
+	err = s.written(piece, func(r region) error {
+		written := agent.PageRange{Start: r.start, End: r.end}
+		if p.plant != plantOld {
+			p.staging.forget(p.slots, written)
+		} else if p.slots.count(written.Start, written.End) > 0 {
+			return nil
+		}
+		found = append(found, written)
+		return nil
+	})
+	if err != nil {
+		// The kernel has protected what lies before the place where it failed, and does not say which pages those are.
+		p.staging.forget(p.slots, piece)
+		return nil, err
+	}
+	return found, nil
 }
 
 // register makes writes to a mapping be noted. Whatever was copied at these addresses before was of another mapping.
@@ -190,25 +209,27 @@ func (b *batch) toFile() (int64, error) {
 
 // read copies pages into buf and says how many there are, counted from the first: the next one cannot be read.
 func (p *process) read(pages []uint64, buf []byte) (int, error) {
-	var remote []unix.RemoteIovec
-	for _, page := range pages {
-		if n := len(remote); n > 0 && remote[n-1].Base+uintptr(remote[n-1].Len) == uintptr(page) {
-			remote[n-1].Len += pageSize
-			continue
+	for done := 0; done < len(pages); {
+		n := 1
+		for done+n < len(pages) && pages[done+n] == pages[done]+uint64(n)*pageSize {
+			n++
 		}
-		remote = append(remote, unix.RemoteIovec{Base: uintptr(page), Len: pageSize})
-	}
-	for {
-		n, err := unix.ProcessVMReadv(p.pid, []unix.Iovec{{Base: &buf[0], Len: uint64(len(pages) * pageSize)}}, remote, 0)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EFAULT):
-			return 0, nil
-		case err != nil:
+		got, err := p.mem.Read(buf[done*pageSize:(done+n)*pageSize], pages[done])
+		if err != nil {
 			return 0, fmt.Errorf("read the memory of process %d: %w", p.pid, err)
-		default:
-			return n / pageSize, nil
 		}
+		done += got / pageSize
+		if got < n*pageSize {
+			return done, nil
+		}
+	}
+	return len(pages), nil
+}
+
+func (p *process) closeMemory() {
+	if p.mem != nil {
+		p.mem.Close()
+		p.mem = nil
 	}
 }
 
@@ -216,6 +237,9 @@ func (p *process) read(pages []uint64, buf []byte) (int, error) {
 func (p *process) settle() ([]agent.PageRange, error) {
 	var err error
 	if p.scan, err = openScanner(p.pid, p.guard); err != nil {
+		return nil, err
+	}
+	if p.mem, err = proc.OpenMemory(p.pid); err != nil {
 		return nil, err
 	}
 	maps, err := mappings(p.pid)

@@ -14,7 +14,7 @@ import (
 // it leads to (its own, even if another version has its name now).
 var naming = map[string]bool{"strings.HasPrefix": true, "unix.Mount": true, "exec.CommandContext": true}
 
-// TestNobodyElseReadsProc reads the source of the module. Only this package may make a path in /proc. Tests may, to check on it, and so may
+// TestNobodyElseReadsProc reads the source of the module. Only this package may make a path in /proc, and nothing may read memory by process_vm_readv(2). Tests may, to check on it, and so may
 // integration/, which is no part of what runs on a host.
 func TestNobodyElseReadsProc(t *testing.T) {
 	files, named := 0, 0
@@ -42,6 +42,9 @@ func TestNobodyElseReadsProc(t *testing.T) {
 			if call, ok := n.(*ast.CallExpr); ok && names(call) {
 				named++
 				return false
+			}
+			if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "ProcessVMReadv" {
+				t.Errorf("%s: it changes the memory that it reads: use proc.Memory", set.Position(sel.Pos()))
 			}
 			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING && strings.HasPrefix(strings.Trim(lit.Value, "\"`"), "/proc") {
 				t.Errorf("%s: %s: read it through agent/proc", set.Position(lit.Pos()), lit.Value)

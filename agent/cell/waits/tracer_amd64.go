@@ -177,13 +177,7 @@ func numberBefore(pid int, at uint64) int {
 	return restartSyscallNr
 }
 
-func peek(pid int, at uint64, b []byte) error {
-	n, err := unix.ProcessVMReadv(pid, []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}, []unix.RemoteIovec{{Base: uintptr(at), Len: len(b)}}, 0)
-	if err == nil && n != len(b) {
-		err = unix.EFAULT
-	}
-	return err
-}
+func peek(pid int, at uint64, b []byte) error { return proc.ReadMemory(pid, at, b) }
 
 func poke(pid int, at uint64, b []byte) error {
 	n, err := unix.ProcessVMWritev(pid, []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}, []unix.RemoteIovec{{Base: uintptr(at), Len: len(b)}}, 0)

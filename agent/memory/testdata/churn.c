@@ -162,7 +162,7 @@ static void op_remap(struct region *r) {
 static void op_advise(struct region *r) {
 	unsigned from = below(r->n), n = 1 + below(r->n - from);
 	for (unsigned i = from; i < from + n; i++) if (r->guard[i]) return;
-	switch (below(8)) {
+	switch (below(10)) {
 	case 0: case 1: case 2:
 		if (madvise(r->at + from * P, n * P, MADV_DONTNEED)) die("MADV_DONTNEED");
 		for (unsigned i = from; i < from + n; i++) r->ver[i] = 0;
@@ -170,8 +170,8 @@ static void op_advise(struct region *r) {
 	case 3: madvise(r->at, r->n * P, MADV_HUGEPAGE); break;
 	case 4: madvise(r->at, r->n * P, MADV_COLLAPSE); break;
 	case 5: madvise(r->at + from * P, n * P, MADV_COLD); break;
-	case 6: madvise(r->at + from * P, n * P, MADV_PAGEOUT); break;
-	case 7: // given back at leisure, and written again
+	case 6: case 8: madvise(r->at + from * P, n * P, MADV_PAGEOUT); break;
+	case 7: case 9: // given back at leisure, and written again
 		if (!(r->prot & PROT_WRITE) || r->file) break;
 		if (madvise(r->at + from * P, n * P, MADV_FREE)) break;
 		for (unsigned i = from; i < from + n; i++) { fill((uint64_t *)(r->at + i * P), r->id, i, r->ver[i] + 1); r->ver[i]++; r->written[i] = now; r->freed[i] = 1; }
@@ -230,9 +230,9 @@ static void step(void) {
 	else if (what < 12) op_map_file();
 	else if (what < 17) op_unmap(r);
 	else if (what < 21) op_map_over(r);
-	else if (what < 60) op_write(r);
-	else if (what < 68) op_read(r);
-	else if (what < 76) op_remap(r);
+	else if (what < 52) op_write(r);
+	else if (what < 60) op_read(r);
+	else if (what < 68) op_remap(r);
 	else if (what < 84) op_advise(r);
 	else if (what < 88) op_protect(r);
 	else if (what < 91) op_guard(r);
@@ -241,7 +241,7 @@ static void step(void) {
 	else if (what < 98 && generation < 2 && children < 2 && below(2)) {
 		int pid = fork();
 		if (pid < 0) die("fork");
-		if (pid == 0) { generation++; children = 0; born = now; rng ^= getpid() * 0x2545f4914f6cdd1dull; }
+		if (pid == 0) { generation++; children = 0; born = now; check_all(); rng ^= getpid() * 0x2545f4914f6cdd1dull; }
 		else children++;
 	} else if (what < 99) {
 		char *args[] = {"true", 0};
