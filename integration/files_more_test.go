@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -28,8 +29,9 @@ func TestProgramReplaced(t *testing.T) {
 	}
 	put()
 	j := c.newJob("replaced")
-	j.serve("one", "hostA", program, "replaced")
-	j.serve("two", "hostA", program, "replaced")
+	for i := range 6 { // all their CRIUs restore a program that has no name
+		j.serve(fmt.Sprintf("replaced%d", i), "hostA", program, "replaced")
+	}
 	j.awaitProgress()
 	put()
 	for range filesRounds(t) {

@@ -58,6 +58,11 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 	if o.Hand, opts.InheritFd, err = image.GiveFiles(spec.Dir, spec.Hand); err != nil {
 		return nil, &Error{Op: "restore", Job: spec.Unit.Job, Member: spec.Unit.Member, Err: err}
 	}
+	done, err := r.takeNames(ctx, spec.Dir)
+	if err != nil {
+		return nil, &Error{Op: "restore", Job: spec.Unit.Job, Member: spec.Unit.Member, Err: err}
+	}
+	defer done()
 	s.operation, err = r.begin("restore", spec.Unit, o, spec.LogDir, restoreLog, opts, s)
 	if err != nil {
 		return nil, err
@@ -75,6 +80,20 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 		failure = s.failure(fmt.Errorf("%w: %w", ErrCancelled, err))
 	}
 	return nil, withCause(failure, s.killTree(context.WithoutCancel(ctx)))
+}
+
+// takeNames waits until no other CRIU of this host gives names to files that have none, if the images hold such files.
+func (r *Runner) takeNames(ctx context.Context, dir string) (done func(), err error) {
+	unnamed, err := image.Unnamed(dir)
+	if err != nil || !unnamed {
+		return func() {}, err
+	}
+	select {
+	case r.naming <- struct{}{}:
+		return func() { <-r.naming }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 func restoreOptions(spec agent.RestoreSpec) (*rpc.CriuOpts, error) {

@@ -46,6 +46,9 @@ type Runner struct {
 	cfg        Config
 	startLimit time.Duration
 
+	// naming is held while a CRIU restores files without a name: two that restore the same program, replaced since, would draw the same name for it.
+	naming chan struct{}
+
 	mu       sync.Mutex
 	version  string    // of a CRIU that passed Check
 	checking *checking // the check that is under way, or nil
@@ -67,7 +70,7 @@ func New(cfg Config) (*Runner, error) {
 		return nil, fmt.Errorf("criu: make the work folder: %w", err)
 	}
 	removeStale(cfg.WorkDir)
-	return &Runner{cfg: cfg, startLimit: startLimit}, nil
+	return &Runner{cfg: cfg, startLimit: startLimit, naming: make(chan struct{}, 1)}, nil
 }
 
 // keeperEnv is the environment that CRIU and its keeper get: nothing of the agent's that could change

@@ -89,6 +89,21 @@ func GiveFiles(dir string, hand func(agent.ImageFile) (*agent.Handed, error)) ([
 	return out, keys, remaps.write(dir)
 }
 
+// Unnamed says whether the images hold files without a name, or with another one than they were opened by. CRIU gives each the name that it had, for a
+// moment, and if that is in use the same name with a suffix, which is always the same.
+func Unnamed(dir string) (bool, error) {
+	remaps, err := readRemaps(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range remaps.entries() {
+		if t := e.GetRemapType(); t == remap_file_path.RemapType_GHOST || t == remap_file_path.RemapType_LINKED {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // give makes CRIU open the file through a descriptor (RegFileEntry.ext, open_path of criu/files-reg.c): under that key it finds it, and opens
 // it again by /proc, with the flags of the entry.
 func give(reg *regfile.RegFileEntry, fd int) *rpc.InheritFd {
