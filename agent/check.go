@@ -25,6 +25,8 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	lost := r.checkPeers(ctx)
 	var coming []target.Arrival
 	var room custody.Room
+	var declared []Member
+	kept := map[string]bool{} // by any member that comes here
 	for _, part := range r.plan.Parts {
 		man, index, err := r.a.cfg.Images.Index(ctx, r.images(part))
 		if custody.Kind(err) == fault.Integrity {
@@ -60,6 +62,17 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 			for _, f := range r.checkPlaces(part, mm, &room) {
 				faults = append(faults, m.Name+": "+f)
 			}
+			for _, s := range mm.Files {
+				for _, name := range s.Names() {
+					kept[name] = true
+				}
+			}
+			declared = append(declared, m)
+		}
+	}
+	for _, m := range declared {
+		for _, f := range r.checkCleared(ctx, m, kept) {
+			faults = append(faults, m.Name+": "+f)
 		}
 	}
 	found, err := r.a.planTarget(ctx, r.job(), r.plan.Moved, coming)

@@ -59,6 +59,11 @@ func (w *work) surveyFiles(ctx context.Context) (refused []string, size int64, e
 	if err != nil {
 		return nil, 0, err
 	}
+	for _, m := range w.members {
+		if err := w.a.checkFolders(ctx, w.job(), m.Folders); err != nil {
+			return []string{fmt.Sprintf("%s: %v", m.Name, err)}, 0, nil // and nothing of them is looked at
+		}
+	}
 	s, err := files.Survey(ctx, trees, w.a.cfg.Images.Staging())
 	if err != nil {
 		return nil, 0, err

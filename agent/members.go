@@ -68,6 +68,9 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 	if err := a.standings.admit(m); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}
+	if err := a.checkFolders(ctx, m.Job, m.Folders); err != nil {
+		return Member{}, a.fail("run", m.Job, &fault.Error{Kind: fault.Usage, Err: err})
+	}
 	if m.Log == "" {
 		if m.Log, err = a.makeLog(m.Job, m.Name); err != nil {
 			return Member{}, a.fail("run", m.Job, err)
@@ -98,11 +101,6 @@ func checkRun(m Member) error {
 	for _, p := range append([]string{m.Dir, m.Log}, m.Folders...) {
 		if p != "" && !filepath.IsAbs(p) {
 			return fault.New(fault.Usage, fmt.Sprintf("%s is not an absolute path", p), "the path is looked up on the host: start it with /")
-		}
-	}
-	for _, f := range m.Folders {
-		if filepath.Clean(f) != f || f == "/" {
-			return fault.New(fault.Usage, fmt.Sprintf("%q cannot be a folder of a member", f), "write a folder's path without . and .., such as /var/lib/db")
 		}
 	}
 	for _, kv := range m.Env {

@@ -349,7 +349,7 @@ func (r *Restoration) act(act restoration.ActionType) {
 			notices, err := r.Fetch(ctx)
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.notices = notices
+			r.notices = append(r.notices, notices...)
 			return err
 		})
 	case restoration.ActFence:

@@ -330,6 +330,9 @@ func (c *targets) unixFolder() {
 // logOfAnother has a member log to a daemon that is no member, over a socket like /dev/log. Elsewhere it logs to that host's.
 func (c *targets) logOfAnother() {
 	const path = "/srv/log"
+	for _, h := range c.Hosts() {
+		must(c.t, os.Chmod(h.Path("/srv"), 0o755))
+	}
 	here := c.stranger("hostA", "log-daemon", path)
 	j := c.hold("hostA", "log", path)
 	cut := j.snapshot().Cut
@@ -337,6 +340,13 @@ func (c *targets) logOfAnother() {
 	to := []string{"--remap", "hostA=hostC"}
 	j.refuses(cut, to, "hostC", "connected to the UNIX socket "+path, "start the one that does")
 	there := c.stranger("hostC", "log-daemon", path)
+	// CRIU connects as root: what is root's alone, or leads where a user says, is refused.
+	c.on("hostC", "chmod", "600", path)
+	j.refuses(cut, to, "hostC", "connected to the UNIX socket "+path, "not every user")
+	c.on("hostC", "chmod", "666", path)
+	c.on("hostC", "sh", "-c", "mkdir -p /srv/users && chown 1000 /srv/users && mv "+path+" /srv/users/control && ln -s /srv/users/control "+path)
+	j.refuses(cut, to, "hostC", "connected to the UNIX socket "+path, "another user than root can change")
+	c.on("hostC", "mv", "/srv/users/control", path)
 	log := fmt.Sprintf("/srv/stranger-%d.log", c.made-1)
 	j.comesBack(cut, "hostA=hostC")
 	await(c.t, "lines at the other host's daemon", func() string {
@@ -348,6 +358,13 @@ func (c *targets) logOfAnother() {
 	})
 	j.end()
 	here.Kill()
+	c.on("hostA", "sh", "-c", "mkdir -p /srv/users && chown 1000 /srv/users")
+	users := c.stranger("hostA", "log-daemon", "/srv/users/log")
+	j = c.hold("hostA", "log", "/srv/users/log")
+	b := badInput{job: j}
+	b.refuseUntouched(4, []string{"connected to", "another user than root can change"}, "snapshot", j.name)
+	j.end()
+	users.Kill()
 	j = c.hold("hostA", "log-daemon", path)
 	j.holdToo(c, "hostA", "log", path)
 	f := badInput{job: j}

@@ -26,8 +26,10 @@ const (
 // Ahead are copies of large files, made while the members run. Take uses those of files that have not changed since, and mends the others. It belongs to
 // one attempt. The zero value has none.
 type Ahead struct {
-	clones map[uint64]bool // file systems (st_dev) whose files can be cloned into the folder of the copies
+	clones map[id]bool     // files that can be cloned into the folder of the copies
+	whole  map[uint64]bool // file systems (st_dev) of which no file can
 	copies map[id]*early
+	room   int64 // bytes that the copies may take: the files may grow while they are made
 }
 
 // early is a copy of one file.
@@ -37,39 +39,46 @@ type early struct {
 	dirty bool // the time of change does not tell whether the file was written since
 }
 
-// clonable says whether files of that file system can be cloned into dir (ioctl_ficlone(2)): nothing is copied then, both share what is on the
-// disk. It tries, as only that tells.
+// clonable says whether the file can be cloned into dir (ioctl_ficlone(2)): nothing is copied then, both share what is on the disk. It tries, as only
+// that tells, with each file: its owner may have kept one of many from being cloned (chattr +C on Btrfs).
 func (a *Ahead) clonable(dir string, f *held) bool {
-	if can, known := a.clones[f.st.Dev]; known {
-		return can
+	if dir == "" || f.leased || a.whole[f.st.Dev] {
+		return false
 	}
 	if a.clones == nil {
-		a.clones = map[uint64]bool{}
+		a.clones, a.whole = map[id]bool{}, map[uint64]bool{}
 	}
-	can := func() bool {
-		if dir == "" || f.leased {
-			return false
-		}
-		src, err := unix.Open(f.handles[0].path(), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return false
-		}
-		defer unix.Close(src)
-		dst, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-		if err != nil {
-			return false
-		}
-		defer unix.Close(dst)
-		return unix.IoctlFileCloneRange(dst, &unix.FileCloneRange{Src_fd: int64(src), Src_length: blockSize}) == nil
-	}()
-	if !f.leased {
-		a.clones[f.st.Dev] = can
+	src, err := f.handles[0].open(idOf(&f.st))
+	if err != nil {
+		return false
 	}
-	return can
+	defer src.Close()
+	dst, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(dst)
+	// An empty length means all of the file, whatever that is.
+	err = unix.IoctlFileCloneRange(dst, &unix.FileCloneRange{Src_fd: int64(src.Fd()), Src_length: blockSize})
+	switch {
+	case err == nil:
+		a.clones[idOf(&f.st)] = true
+	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ENOTTY):
+		a.whole[f.st.Dev] = true
+	}
+	return err == nil
 }
 
 // cloned says whether the file will be cloned, from what clonable has found out.
-func (a *Ahead) cloned(f *held) bool { return a != nil && a.clones[f.st.Dev] && !f.leased }
+func (a *Ahead) cloned(f *held) bool { return a != nil && a.clones[idOf(&f.st)] && !f.leased }
+
+// grown says if the files take more room than was looked for.
+func (a *Ahead) grown(bytes int64) error {
+	if a == nil || a.room == 0 || bytes <= a.room {
+		return nil
+	}
+	return fmt.Errorf("the files have grown to more than %d MiB while they were copied: try again", a.room>>20)
+}
 
 // Copy copies to dir what would take long while the members stand still. The members run. What is not copied here, for whatever reason, is copied then.
 func (a *Ahead) Copy(ctx context.Context, trees []Tree, dir string, pause func(context.Context) error) error {
@@ -80,6 +89,7 @@ func (a *Ahead) Copy(ctx context.Context, trees []Tree, dir string, pause func(c
 	}
 	defer s.close() //nolint:errcheck // holds on files that nothing was written to
 	a.copies = map[id]*early{}
+	var sum int64
 	for _, key := range s.order {
 		f := s.files[key]
 		if !f.kept() || f.appended() || f.leased || inMemory(f) || f.st.Blocks*512 < aheadMin && !f.closed() || a.cloned(f) {
@@ -89,10 +99,18 @@ func (a *Ahead) Copy(ctx context.Context, trees []Tree, dir string, pause func(c
 			return err
 		}
 		e := &early{path: filepath.Join(dir, fmt.Sprintf("ahead-%d-%d", key.dev, key.ino)), st: f.st, dirty: f.mapped() || !keepsTime(f) || time.Unix(f.st.Ctim.Unix()).After(now.Add(-tick))}
-		if err := f.copyAhead(e.path); err != nil {
-			return fmt.Errorf("copy %s: %w", f.any(), err)
+		a.copies[key] = e // what was begun is removed, too
+		n, err := f.copyAhead(ctx, e.path, a.room-sum)
+		if errors.Is(err, errExchanged) {
+			delete(a.copies, key)
+			continue // it was closed meanwhile, or is not to be read so: it is copied later, or not at all
 		}
-		a.copies[key] = e
+		if sum += n; err == nil {
+			err = a.grown(sum)
+		}
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", f.any(), errors.Join(err, a.Drop()))
+		}
 	}
 	return nil
 }
@@ -135,35 +153,41 @@ func keepsTime(f *held) bool {
 	return false
 }
 
-// copyAhead copies what is there now, as far as it can be read. It may change meanwhile.
-func (h *held) copyAhead(dst string) (err error) {
-	fd, err := unix.Open(h.handles[0].path(), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+// copyAhead copies what is there now, and says how many bytes that were. It ends soon after it has copied more than room. The file may change meanwhile.
+func (h *held) copyAhead(ctx context.Context, dst string, room int64) (n int64, err error) {
+	src, err := h.handles[0].open(idOf(&h.st))
 	if err != nil {
-		return nil //nolint:nilerr // it was closed meanwhile, or is not to be read so: it is copied later, or not at all
+		return 0, fmt.Errorf("%w: %w", errExchanged, err)
 	}
-	src := os.NewFile(uintptr(fd), h.any())
 	defer src.Close()
 	out, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	for at := int64(0); at < h.st.Size; {
+	for at := int64(0); at < h.st.Size && n <= room; {
+		if err := ctx.Err(); err != nil {
+			return n, err
+		}
 		data, hole, err := nextData(src, at, h.st.Size)
 		if err != nil {
-			return err
+			return n, err
 		}
+		hole = min(hole, data+copyMost)
 		err = copyRange(out, src, data, hole)
 		if errors.Is(err, errEnds) {
 			break // truncated meanwhile
 		}
 		if err != nil {
-			return err
+			return n, err
 		}
-		at = hole
+		at, n = hole, n+hole-data
 	}
-	return out.Truncate(h.st.Size)
+	return n, out.Truncate(h.st.Size)
 }
+
+// copyMost is how much is copied ahead before it is looked whether that goes on.
+const copyMost = 16 << 20
 
 // unchanged says whether the copy still is what the file holds. st is of the file, whose members stand still.
 func (e *early) unchanged(f *held) bool {

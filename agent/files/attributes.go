@@ -42,6 +42,23 @@ func attributesOf(path string) map[string][]byte {
 	return out
 }
 
+// attributesSize is how many bytes attributesOf would read, about.
+func attributesSize(path string) int64 {
+	names := make([]byte, attributesMax)
+	n, err := unix.Listxattr(path, names)
+	if err != nil || n <= 0 {
+		return 0
+	}
+	var sum int64
+	for name := range bytes.SplitSeq(names[:n], []byte{0}) {
+		if strings.HasPrefix(string(name), userAttribute) {
+			size, _ := unix.Getxattr(path, string(name), nil) // gone meanwhile: nothing
+			sum += int64(len(name) + max(size, 0))
+		}
+	}
+	return sum
+}
+
 // settle gives a file that was put back the attributes and the time that it had. It opens nothing, so nothing but this file can be reached.
 func (s Stored) settle(file *os.File) error {
 	fd := int(file.Fd())

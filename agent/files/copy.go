@@ -31,6 +31,9 @@ func (f *held) copyTo(dst string) (err error) {
 		if done, err := clone(out, f.file, f.Size); done || err != nil {
 			return err
 		}
+		if f.Blocks >= aheadMin {
+			return errors.New("it could be cloned before the members stood still, and cannot be now: try again")
+		}
 	}
 	if err := copyData(out, f.file, 0, f.Size, !f.shared); err != nil || !f.After {
 		return err
@@ -97,6 +100,9 @@ func nextData(src *os.File, at, size int64) (data, hole int64, err error) {
 	hole, err = unix.Seek(int(src.Fd()), data, unix.SEEK_HOLE)
 	if err != nil {
 		return 0, 0, err
+	}
+	if data < at || hole <= data {
+		return 0, 0, fmt.Errorf("its data at byte %d is said to be from %d to %d", at, data, hole)
 	}
 	return min(data, size), min(hole, size), nil
 }

@@ -135,12 +135,31 @@ func (p *place) finish(s Seen, made *unix.Stat_t) error {
 	if idOf(&st) != idOf(made) || st.Mode&unix.S_IFMT != s.Mode&unix.S_IFMT || int(st.Uid) != s.UID && !p.trusted {
 		return fmt.Errorf("%s was exchanged while it was made", s.Path)
 	}
+	if !p.trusted && s.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if err := emptyFolder(fd, s.Path); err != nil {
+			return err
+		}
+	}
 	if p.trusted {
 		if err := unix.Fchownat(fd, "", s.UID, s.GID, unix.AT_EMPTY_PATH); err != nil {
 			return err
 		}
 	}
 	return unix.Chmod(proc.OwnFd(fd), s.Mode&0o7777)
+}
+
+// emptyFolder refuses one that holds something: it is not the one that was made a moment ago.
+func emptyFolder(fd int, path string) error {
+	in, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	dir := os.NewFile(uintptr(in), path)
+	defer dir.Close()
+	if names, _ := dir.Readdirnames(1); len(names) > 0 {
+		return fmt.Errorf("%s was exchanged while it was made", path)
+	}
+	return nil
 }
 
 // SortPlaces leaves each path once, outer ones first.

@@ -35,15 +35,12 @@ func temporaryName() string {
 }
 
 // PutBack makes every file what it was in the cut, and notes in undo, a folder of our own that is made, how to take all of that back. A
-// file that is there and is the right one keeps its inode, so that others who have it open go on with it. Before that it makes the folders and FIFOs of places that
-// are missing, outer ones first, and puts aside what is in folders and not in the cut. When it fails, what it did is undone.
+// file that is there and is the right one keeps its inode, so that others who have it open go on with it. Before that it puts aside what is in folders and not in the
+// cut, and makes the folders and FIFOs of places that are missing, outer ones first. When it fails, what it did is undone.
 func PutBack(undo string, places []Seen, folders []string, sources []Source) (*Undo, error) {
 	u, err := newUndo(undo)
 	if err != nil {
 		return nil, err
-	}
-	if err := u.makePlaces(places); err != nil {
-		return nil, errors.Join(err, u.Back())
 	}
 	keep := map[string]bool{}
 	for _, s := range sources {
@@ -56,6 +53,9 @@ func PutBack(undo string, places []Seen, folders []string, sources []Source) (*U
 		if err := u.clear(dir, keep); err != nil {
 			return nil, errors.Join(fmt.Errorf("put aside what is in %s and not in the cut: %w", dir, err), u.Back())
 		}
+	}
+	if err := u.makePlaces(places); err != nil { // a file may have been in the place of a folder
+		return nil, errors.Join(err, u.Back())
 	}
 	for _, s := range sources {
 		err := s.Check()
@@ -143,7 +143,11 @@ func (s Source) check(name string) (kept int64, err error) {
 	defer p.close()
 	fd, st, err := p.look()
 	if err == nil {
+		err := changeable(fd, name)
 		_ = unix.Close(fd)
+		if err != nil {
+			return 0, err
+		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			return 0, fmt.Errorf("a folder has its name: %w", unix.EISDIR)
 		}
@@ -241,7 +245,7 @@ func (u *Undo) findNameless(s Source) (*os.File, string, error) {
 
 // linkAs gives the file a name of ours in the folder of the place.
 func (u *Undo) linkAs(s Source, p *place, tmp string, file *os.File, st *unix.Stat_t) error {
-	if err := u.made(p, tmp, st); err != nil {
+	if err := u.madeOwn(p, tmp, st); err != nil {
 		return err
 	}
 	err := p.as(s, func() error {
@@ -343,7 +347,7 @@ func (u *Undo) create(s Source, path string, content *os.File) (*os.File, error)
 	var st unix.Stat_t
 	err = unix.Fstat(int(file.Fd()), &st)
 	if err == nil {
-		err = u.made(p, tmp, &st)
+		err = u.madeOwn(p, tmp, &st)
 	}
 	if err == nil {
 		err = copyData(file, content, 0, s.Size, true)

@@ -29,6 +29,26 @@ type handle struct {
 	read, write, append, leased bool
 }
 
+// open opens the file for reading if the handle still leads to it, and opens nothing else: a member that runs may have put a descriptor in its place
+// that it cannot read itself (O_PATH), or one of a device.
+func (h handle) open(want id) (*os.File, error) {
+	fd, err := unix.Open(h.path(), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if idOf(&st) != want || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, errExchanged
+	}
+	return reopen(fd, unix.O_RDONLY, h.path())
+}
+
+var errExchanged = errors.New("another file is in its place")
+
 func (h handle) path() string {
 	if h.own != nil {
 		return proc.OwnFd(int(h.own.Fd()))
@@ -48,11 +68,15 @@ type held struct {
 	links   map[string]string // what /proc says it is called → the root to look below
 	members []string          // in order of their first handle
 	leased  bool
+	own     bool // a handle is our own
 	file    *os.File
 	shared  bool // file is the member's own open file: its position must not move
 
 	early *early // a copy that was made before the members stood still; nil if there is none
 	clone bool   // it is on a file system that can clone it to where it is copied
+
+	inFolders map[string]bool // its names in folders, of a file with several
+	foreign   string          // one of them that somebody else than its owner may have made; "" if there is none
 
 	begins, ends []byte // the first and last block, where the copy is made when the members run again
 }
@@ -97,6 +121,8 @@ type scan struct {
 
 	dirs    map[string][]Seen // by member: its folders and all below, outer ones first
 	refused []string          // what is in folders and cannot be part of a cut
+	owned   int64             // holds of our own
+	text    int64             // bytes that were noted of folders
 
 	programs bool // build ids are read
 	builds   map[id]string
@@ -119,11 +145,12 @@ func look(ctx context.Context, trees []Tree, programs bool) (*scan, error) {
 			}
 		}
 		for _, dir := range t.Folders {
-			if err := s.folder(ctx, t, dir); err != nil {
+			if err := s.inFolder(ctx, t, dir); err != nil {
 				return nil, errors.Join(fmt.Errorf("folder %s of %s: %w", dir, t.Member, err), s.close())
 			}
 		}
 	}
+	s.foreignLinks()
 	return s, nil
 }
 
@@ -206,6 +233,15 @@ func (s *scan) kernelMade(path string, dev uint64) (bool, error) {
 	if made, ok := s.made[dev]; ok {
 		return made, nil
 	}
+	made, err := madeByKernel(path)
+	if err == nil {
+		s.made[dev] = made
+	}
+	return made, err
+}
+
+// madeByKernel says whether the kernel makes up what is on the file system of a path (statfs(2)).
+func madeByKernel(path string) (bool, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err != nil {
 		return false, err
@@ -214,11 +250,9 @@ func (s *scan) kernelMade(path string, dev uint64) (bool, error) {
 	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEBUGFS_MAGIC,
 		unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.NSFS_MAGIC, unix.BPF_FS_MAGIC, unix.PSTOREFS_MAGIC, unix.SELINUX_MAGIC,
 		unix.BINFMTFS_MAGIC, unix.EFIVARFS_MAGIC, unix.DEVPTS_SUPER_MAGIC, mqueueMagic, secretMagic:
-		s.made[dev] = true
-	default:
-		s.made[dev] = false
+		return true, nil
 	}
-	return s.made[dev], nil
+	return false, nil
 }
 
 // Of ipc/mqueue.c, and include/uapi/linux/magic.h.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +36,8 @@ type step struct {
 	Mode  uint32   `json:"mode,omitempty"`
 	file  *os.File // the overwritten file itself (O_PATH), where PutBack has opened it
 
+	Temporary bool `json:"temporary,omitempty"` // the name goes when all is well
+
 	// Of what had a name that a file of the cut was given: the name that it has meanwhile, in the same folder.
 	Aside string `json:"aside,omitempty"`
 
@@ -60,7 +61,9 @@ func newUndo(dir string) (*Undo, error) {
 
 // note writes a step down before it is made, for an agent that is killed in it.
 func (u *Undo) note(s step) error {
-	line, err := json.Marshal(s)
+	noted := s
+	noted.Path = strconv.QuoteToASCII(s.Path) // JSON holds no name that is not UTF-8
+	line, err := json.Marshal(noted)
 	if err != nil {
 		return err
 	}
@@ -117,6 +120,11 @@ func (u *Undo) made(p *place, name string, st *unix.Stat_t) error {
 	return u.note(step{Path: filepath.Join(p.dir, name), Dev: st.Dev, Ino: st.Ino})
 }
 
+// madeOwn notes a name of our own that a file of ours gets for as long as the restore goes on.
+func (u *Undo) madeOwn(p *place, name string, st *unix.Stat_t) error {
+	return u.note(step{Path: filepath.Join(p.dir, name), Dev: st.Dev, Ino: st.Ino, Temporary: true})
+}
+
 // aside gives what has the name of the place another one, until all is well.
 func (u *Undo) aside(s Source, p *place) error {
 	var st unix.Stat_t
@@ -149,7 +157,7 @@ func (u *Undo) Done() error {
 	for _, s := range u.steps {
 		if s.Aside != "" {
 			errs = append(errs, s.drop(s.Aside))
-		} else if strings.HasPrefix(filepath.Base(s.Path), temporary) {
+		} else if s.Temporary {
 			errs = append(errs, s.drop(filepath.Base(s.Path)))
 		}
 	}
@@ -190,6 +198,9 @@ func Reopen(dir string) (*Undo, error) {
 		var s step
 		if json.Unmarshal(line, &s) != nil {
 			break // cut short: the step was not made
+		}
+		if path, err := strconv.Unquote(s.Path); err == nil { // earlier versions did not quote
+			s.Path = path
 		}
 		u.steps = append(u.steps, s)
 	}

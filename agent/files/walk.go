@@ -277,6 +277,26 @@ func Hold(path string, dev, ino uint64) (int, error) {
 	return fd, nil
 }
 
+// nobody is a user with no rights of its own (the kernel's overflowuid).
+const nobody = 65534
+
+// Public says why a UNIX socket is not one that every user may connect to by that path. Then it does not matter with whose rights that is done, if
+// root alone says where the path leads.
+func Public(path string) error {
+	trusted, err := Trusted(path)
+	switch {
+	case err != nil:
+		return err
+	case !trusted:
+		return fmt.Errorf("another user than root can change where %s leads to: have the program use a socket in a folder of root's, such as /dev/log", path)
+	}
+	err = as(nobody, nobody, func() error { return unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS) })
+	if err != nil {
+		return fmt.Errorf("not every user may connect to it: %w", &os.PathError{Op: "write to", Path: path, Err: err})
+	}
+	return nil
+}
+
 // Trusted says whether root alone can change what the path leads to.
 func Trusted(path string) (bool, error) {
 	if path == "/" {

@@ -3,5 +3,5 @@
 //
 // The tree runs meanwhile, and forks, so an obstacle counts if it is found twice. The way in: Find, then look.
 //
-// It may import cgroup, proc, sockets, the standard library and golang.org/x/sys/unix.
+// It may import cgroup, files, proc, sockets, the standard library and golang.org/x/sys/unix.
 package obstacles

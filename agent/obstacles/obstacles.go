@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent/cgroup"
+	"ss/agent/files"
 	"ss/agent/proc"
 	"ss/agent/sockets"
 )
@@ -248,23 +249,29 @@ func (s *survey) descriptors() error {
 }
 
 // logs takes away those that CRIU connects to the same path again: datagram sockets to a path where another program receives that is not a member of any
-// job, as /dev/log is. What is on its way to it is the other program's.
+// job, and that is for everybody, as /dev/log is. What is on its way to it is the other program's.
 func (s *survey) logs(outside map[uint64]sockets.Holder, owners map[uint64]int) {
 	for peer, h := range outside {
 		owner := owners[peer]
 		if owner == 0 || s.member.IsMember(owner) {
 			continue
 		}
-		var keep bool
+		var path string
 		err := sockets.Borrow(context.Background(), map[uint64]sockets.Holder{0: h}, func(_ sockets.Holder, fd int) {
 			kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 			to, err2 := unix.Getpeername(fd)
 			at, isUnix := to.(*unix.SockaddrUnix)
-			keep = err == nil && err2 == nil && kind == unix.SOCK_DGRAM && isUnix && strings.HasPrefix(at.Name, "/")
+			if err == nil && err2 == nil && kind == unix.SOCK_DGRAM && isUnix && strings.HasPrefix(at.Name, "/") {
+				path = at.Name
+			}
 		})
-		if err == nil && keep {
-			delete(outside, peer)
+		if err != nil || path == "" {
+			continue
 		}
+		if err := files.Public(path); err != nil {
+			s.add(h.Pid, "has a UNIX socket (descriptor %d) connected to %s of %s, which is not part of the member, and would be connected to it again with the rights of root: %v", h.Fd, path, proc.Whose(owner), err)
+		}
+		delete(outside, peer)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/files"
 )
 
 // unixNames compares the names of UNIX sockets to come with those that live here, and with one another. CRIU removes whatever stands
@@ -27,13 +29,16 @@ func (t *plan) unixNames() {
 	}
 }
 
-// dialled looks for the sockets of other programs that sockets to come are connected to: CRIU connects them to the same paths.
+// dialled looks for the sockets of other programs that sockets to come are connected to: CRIU connects them to the same paths, as root. So it must be
+// a socket that everybody may connect to, wherever the user of the member had it connected.
 func (t *plan) dialled() {
 	for _, c := range t.Coming {
 		for _, path := range c.Needs.Objects.Dialled {
 			var st unix.Stat_t
 			if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK || !t.bound(path, &st) {
 				t.add(c, "it is connected to the UNIX socket %s, where no program receives here: start the one that does (such as rsyslogd or systemd-journald for /dev/log)", path)
+			} else if err := files.Public(path); err != nil {
+				t.add(c, "it is connected to the UNIX socket %s, and would be again with the rights of root: %v", path, err)
 			}
 		}
 	}

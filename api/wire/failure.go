@@ -151,9 +151,11 @@ func ToFailure(err error) *ssv1.Failure {
 		return nil
 	}
 	r := fault.Describe(err)
-	return &ssv1.Failure{
+	f := &ssv1.Failure{
 		Kind: toKind[r.Kind], Text: err.Error(), Op: r.Op, Host: r.Host, Job: r.Job, Snapshot: r.Snapshot, Phase: r.Phase, Next: r.Next,
 	}
+	Speakable(f)
+	return f
 }
 
 // ContextError is context.Canceled or context.DeadlineExceeded if gRPC ended the call for that reason, and nil otherwise.

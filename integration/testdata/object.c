@@ -346,6 +346,7 @@ static void log_from(void)
 	unlink(argument);
 	one = must(socket(AF_UNIX, SOCK_DGRAM, 0), "socket");
 	must(bind(one, (struct sockaddr *)&name, sizeof name), "bind");
+	must(chmod(argument, 0666), "chmod"); /* as /dev/log is */
 	tell(check_received);
 }
 
