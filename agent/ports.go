@@ -22,6 +22,7 @@ type Member struct {
 	Log     string   // where standard output and error go, appended; "" means a file that Agent.Run makes below its state folder
 
 	Folders []string // absolute paths: the files in them are part of each cut, open or not
+	Aliases []Alias  // where the addresses that its programs know are now (R6); empty unless a restore moved one
 
 	Attached bool // taken over while it ran: no PID 1 of its own until it is restored
 
@@ -35,6 +36,12 @@ type Member struct {
 	State  MemberState
 	Exit   string // of an ended member: "exit status 0", "signal: killed"
 	Frozen bool
+}
+
+// Alias is where an address is now that programs of a member may still use.
+type Alias struct {
+	From netip.Addr `json:"from"` // the old address
+	To   netip.Addr `json:"to"`
 }
 
 // Cell is where a member lives on its host. It is there before a member is restored into it, and may outlive the member: what the
@@ -148,6 +155,8 @@ type CellMaker interface {
 	Vacant(ctx context.Context, m Member) error
 	// Adopt records that the tree restored into m's cell has the root innerPid.
 	Adopt(ctx context.Context, m Member, innerPid int) (Member, error)
+	// Redirect has the connections that m opens from now on go where m's Aliases say.
+	Redirect(ctx context.Context, m Member) error
 }
 
 // Freezer makes members stand still and lets them run again.

@@ -120,7 +120,22 @@ func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string
 	if err := r.settleInventory(ctx, rm); err != nil {
 		return fmt.Errorf("%s: %w", rm.member.Name, err)
 	}
+	r.redirect(ctx, rm.member)
 	return nil
+}
+
+// redirect is R6 for a member. Where the kernel cannot do it the job is restored nevertheless: its connections are whole, and it may never open
+// another one.
+func (r *Restoration) redirect(ctx context.Context, m Member) {
+	err := r.a.cfg.Cells.Redirect(ctx, m)
+	if err == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range m.Aliases {
+		r.notices = append(r.notices, fmt.Sprintf("%s: connections that it opens to the old address %s do not reach %s: %v", m.Name, a.From, a.To, err))
+	}
 }
 
 // resume is R5: it lets the restored members run and opens this host's gates. Those of the others hold whatever comes for a

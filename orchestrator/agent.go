@@ -61,7 +61,8 @@ type Member struct {
 	Env      []string
 	Dir      string
 	Log      string
-	Folders  []string // whose files are part of each cut
+	Folders  []string      // whose files are part of each cut
+	Aliases  store.Aliases // where addresses are now that its programs may still use (R6)
 	Pid      int
 	State    string
 	Exit     string

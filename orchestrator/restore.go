@@ -117,7 +117,11 @@ func (r *restore) transit(host string) []store.CutChannel {
 }
 
 func (r *restore) part(p PlannedPart) Part {
-	part := Part{Host: p.From, Members: p.Members, Vaults: p.Vaults}
+	part := Part{Host: p.From, Vaults: p.Vaults}
+	for _, m := range p.Members {
+		m.Aliases = r.plan.Aliases
+		part.Members = append(part.Members, m)
+	}
 	for _, ch := range r.plan.Cut.Hosts {
 		if ch.Host == p.From {
 			id := r.plan.Cut.PartID(ch)

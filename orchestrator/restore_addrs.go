@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -107,6 +108,35 @@ func (r *restore) settleAddrs(choices []addrChoice) {
 				before.source, c.source, c.from, before.to, before.target, c.to, c.target)})
 		}
 	}
+}
+
+// aliases are where the addresses are after the restore that the job's programs may know: those that it moves, and those that earlier restores
+// have moved, wherever they are now. What an address meant to the job already it goes on to mean. An address that several hosts of the cut had, as
+// that of a bridge within each, belongs to none of them.
+func aliases(cut store.Cut, moved map[netip.Addr]netip.Addr) store.Aliases {
+	out, owners := store.Aliases{}, map[string]int{}
+	for _, h := range cut.Hosts {
+		for _, a := range h.Addrs {
+			owners[a]++
+		}
+	}
+	for from, to := range moved {
+		if owners[from.String()] == 1 {
+			out[from.String()] = to.String()
+		}
+	}
+	for _, h := range cut.Hosts {
+		for _, m := range h.Members {
+			for from, to := range m.Aliases {
+				if a, err := netip.ParseAddr(to); err == nil && moved[a].IsValid() {
+					to = moved[a].String()
+				}
+				out[from] = to
+			}
+		}
+	}
+	maps.DeleteFunc(out, func(from, to string) bool { return from == to })
+	return out
 }
 
 func (c addrChoice) weight() int {

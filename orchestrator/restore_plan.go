@@ -24,10 +24,12 @@ type RestoreOptions struct {
 
 // RestorePlan says what a restore would do (R1), and all that stands in its way.
 type RestorePlan struct {
-	Cut    store.Cut
-	Parts  []PlannedPart
-	Moved  map[netip.Addr]netip.Addr
-	Faults []Fault
+	Cut   store.Cut
+	Parts []PlannedPart
+	Moved map[netip.Addr]netip.Addr
+	// Aliases are where connections go that the job opens to addresses of its past (R6).
+	Aliases store.Aliases
+	Faults  []Fault
 }
 
 // PlannedPart is one source host's members on their way to a target.
@@ -91,6 +93,7 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	if err := r.planAddrs(opt.RemapAddr); err != nil {
 		return nil, err
 	}
+	r.plan.Aliases = aliases(cut, r.plan.Moved)
 	return r, r.findOld(ctx, s.members, s.missing)
 }
 

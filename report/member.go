@@ -2,6 +2,8 @@ package report
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +25,8 @@ type Member struct {
 	Epoch    uint64   `json:"epoch"`
 	// SupersededBy is there for an old copy.
 	SupersededBy uint64 `json:"superseded_by,omitempty"`
+	// Aliases are where connections go that it opens to addresses of its past.
+	Aliases map[string]string `json:"aliases,omitempty"`
 	// Log is the path of its log on the host, and LogBytes how long that is: -1 where that is not known.
 	Log      string `json:"log,omitempty"`
 	LogBytes int64  `json:"log_bytes"`
@@ -41,7 +45,7 @@ func MemberOf(m orchestrator.Member) Member {
 		since = &m.Since
 	}
 	return Member{Since: since, Job: m.Job, Name: m.Name, Host: m.Host, Pid: m.Pid, Command: m.Command, State: state, Exit: m.Exit,
-		RSS: m.RSS, Channels: m.Channels, Attached: m.Attached, Epoch: m.Epoch, SupersededBy: m.SupersededBy,
+		RSS: m.RSS, Channels: m.Channels, Attached: m.Attached, Epoch: m.Epoch, Aliases: m.Aliases, SupersededBy: m.SupersededBy,
 		Log: m.Log, LogBytes: m.LogBytes}
 }
 
@@ -90,6 +94,9 @@ func (m Member) stateText() string {
 	}
 	if m.Exit != "" {
 		state += " (" + m.Exit + ")"
+	}
+	for _, from := range slices.Sorted(maps.Keys(m.Aliases)) {
+		state += fmt.Sprintf(", %s is %s", from, m.Aliases[from])
 	}
 	if m.SupersededBy > 0 {
 		state += fmt.Sprintf(", superseded by epoch %d", m.SupersededBy)

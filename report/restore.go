@@ -18,9 +18,11 @@ type Part struct {
 
 // Plan is how a cut is to be restored.
 type Plan struct {
-	Parts  []Part            `json:"parts"`
-	Moved  map[string]string `json:"moved"`
-	Faults []Problem         `json:"faults"`
+	Parts []Part            `json:"parts"`
+	Moved map[string]string `json:"moved"`
+	// Aliases are where connections go that the job opens to addresses of its past.
+	Aliases map[string]string `json:"aliases,omitempty"`
+	Faults  []Problem         `json:"faults"`
 }
 
 // Problem is what is in the way on a host.
@@ -42,6 +44,7 @@ func PlanOf(p orchestrator.RestorePlan) Plan {
 	for from, to := range p.Moved {
 		out.Moved[from.String()] = to.String()
 	}
+	out.Aliases = p.Aliases
 	for _, f := range p.Faults {
 		out.Faults = append(out.Faults, Problem(f))
 	}

@@ -168,6 +168,7 @@ type CutMember struct {
 	Dir        string   `json:"dir,omitempty"`
 	Log        string   `json:"log,omitempty"`
 	Folders    []string `json:"folders,omitempty"` // whose files are part of the cut
+	Aliases    Aliases  `json:"aliases,omitempty"`
 	Pid        int      `json:"pid"`
 	InnerPid   int      `json:"inner_pid"`
 	ImageBytes int64    `json:"image_bytes"`
@@ -176,6 +177,9 @@ type CutMember struct {
 
 	Memory CutMemory `json:"memory,omitzero"` // absent from cuts of earlier versions
 }
+
+// Aliases say where addresses are now that the programs of a member may still use: old address to new address.
+type Aliases map[string]string
 
 // CutMemory says how a member's memory came into a cut.
 type CutMemory struct {

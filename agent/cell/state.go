@@ -42,6 +42,7 @@ type record struct {
 	Dir     string        `json:"dir"`
 	Log     string        `json:"log,omitempty"`
 	Folders []string      `json:"folders,omitempty"`
+	Aliases []agent.Alias `json:"aliases,omitempty"`
 	Root    proc.Identity `json:"root,omitzero"` // attached trees
 	Epoch   uint64        `json:"epoch,omitempty"`
 
@@ -49,7 +50,7 @@ type record struct {
 }
 
 func newRecord(m agent.Member, k kind) record {
-	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Epoch: m.Epoch}
+	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: m.Aliases, Epoch: m.Epoch}
 }
 
 type rootRecord struct {

@@ -19,15 +19,37 @@ import (
 
 func toMember(m agent.Member) *ssv1.Member {
 	return &ssv1.Member{
-		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Pid: int32(m.Pid),
+		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: toAliases(m.Aliases), Pid: int32(m.Pid),
 		State: string(m.State), Exit: m.Exit, Attached: m.Attached, Frozen: m.Frozen, Epoch: m.Epoch,
 	}
 }
 
-func fromMember(m *ssv1.Member) agent.Member {
-	return agent.Member{
+func fromMember(m *ssv1.Member) (agent.Member, error) {
+	out := agent.Member{
 		Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(), Folders: m.GetFolders(),
 	}
+	for _, a := range m.GetAliases() {
+		pair, err := wire.FromAddrs([]string{a.GetFrom(), a.GetTo()})
+		if err != nil {
+			return agent.Member{}, err
+		}
+		out.Aliases = append(out.Aliases, agent.Alias{From: pair[0], To: pair[1]})
+	}
+	if len(out.Aliases) > aliasesMax {
+		return agent.Member{}, fault.New(fault.Usage, fmt.Sprintf("member %q has %d aliases of addresses; %d are possible", out.Name, len(out.Aliases), aliasesMax), "")
+	}
+	return out, nil
+}
+
+// aliasesMax bounds the program that is made of them: the kernel takes 4,096 instructions without asking for a privilege, and an alias is up to 18.
+const aliasesMax = 200
+
+func toAliases(in []agent.Alias) []*ssv1.AddrMove {
+	var out []*ssv1.AddrMove
+	for _, a := range in {
+		out = append(out, &ssv1.AddrMove{From: a.From.String(), To: a.To.String()})
+	}
+	return out
 }
 
 func toStanding(s agent.Standing) *ssv1.Standing {
@@ -184,7 +206,11 @@ func fromPlan(p *ssv1.RestorePlan, known []agent.Participant, sent []*ssv1.Parti
 		}
 		rp := agent.RestorePart{Snapshot: part.GetSnapshot(), Host: part.GetHost(), JobKey: key, Digest: part.GetDigest(), Sources: fromPeers(part.GetSources()), Vaults: part.GetVaults()}
 		for _, m := range part.GetMembers() {
-			rp.Members = append(rp.Members, fromMember(m))
+			member, err := fromMember(m)
+			if err != nil {
+				return agent.RestorePlan{}, err
+			}
+			rp.Members = append(rp.Members, member)
 		}
 		if rp.Ends, err = fromEndChanges(part.GetEnds()); err != nil {
 			return agent.RestorePlan{}, err

@@ -100,6 +100,9 @@ func (a *app) showPlan(p orchestrator.RestorePlan) error {
 	for _, from := range slices.Sorted(maps.Keys(doc.Moved)) {
 		fmt.Fprintf(a.stdout, "address %s becomes %s in every image\n", from, doc.Moved[from])
 	}
+	for _, from := range slices.Sorted(maps.Keys(doc.Aliases)) {
+		fmt.Fprintf(a.stdout, "connections that members open to %s will go to %s\n", from, doc.Aliases[from])
+	}
 	if len(p.Faults) == 0 {
 		fmt.Fprintln(a.stdout, "no problems found")
 	}

@@ -158,6 +158,22 @@ def counts(address, path):
             fail("the connection was not kept")
 
 
+def again(address, path):
+    """A client of such a server, which makes a connection for each request."""
+    for n in rounds(5):
+        c = http.client.HTTPConnection(*split(address))
+        try:
+            c.request("POST", path, body=b"x")
+            r = c.getresponse()
+            body = r.read()
+        except OSError as e:
+            fail("request", n, "to", address, "ends with", e)
+        expect("the status", r.status, 200)
+        expect("the count", body, b"%d\n" % n)
+        c.close()
+        time.sleep(0.05)
+
+
 def etcd(address, key):
     """Counts by compare-and-swap: each transaction must find the revision that the one before it made."""
     c = http.client.HTTPConnection(*split(address))
@@ -246,7 +262,7 @@ def sqlite(path, mode):
 
 
 if __name__ == "__main__":
-    what = {f.__name__: f for f in (redis, memcached, counted, counts, etcd, etcd_term, numbers, in_order, sqlite)}[sys.argv[1]]
+    what = {f.__name__: f for f in (redis, memcached, counted, counts, again, etcd, etcd_term, numbers, in_order, sqlite)}[sys.argv[1]]
     try:
         what(*sys.argv[2:])
     except Exception as e:

@@ -1,7 +1,9 @@
 package remote
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	ssv1 "ss/api/proto/ss/v1"
@@ -60,7 +62,7 @@ func toHosts(in []orchestrator.Participant) []*ssv1.Participant {
 func (a *agent) member(m *ssv1.Member) orchestrator.Member {
 	return orchestrator.Member{
 		Host: a.host, Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(), Folders: m.GetFolders(),
-		Pid: int(m.GetPid()), State: m.GetState(), Exit: m.GetExit(), RSS: m.GetRss(), Channels: int(m.GetChannels()),
+		Aliases: fromAliases(m.GetAliases()), Pid: int(m.GetPid()), State: m.GetState(), Exit: m.GetExit(), RSS: m.GetRss(), Channels: int(m.GetChannels()),
 		Attached: m.GetAttached(), Frozen: m.GetFrozen(), Epoch: m.GetEpoch(), LogBytes: m.GetLogBytes(),
 	}
 }
@@ -91,7 +93,7 @@ func toPlan(p orchestrator.HostPlan, list marker.Digest) *ssv1.RestorePlan {
 		pp := &ssv1.RestorePart{Snapshot: part.Snapshot, Host: part.Host, JobKey: part.JobKey[:], Digest: part.Digest, Sources: toParticipants(part.Sources), Vaults: part.Vaults}
 		for _, m := range part.Members {
 			pp.Members = append(pp.Members, &ssv1.Member{
-				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders,
+				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: toAliases(m.Aliases),
 			})
 		}
 		for _, e := range part.Ends {
@@ -106,6 +108,25 @@ func toMemory(m *ssv1.MemoryReport) store.CutMemory {
 	return store.CutMemory{
 		Tracked: m.GetTracked(), Rounds: m.GetRounds(), CopiedBytes: m.GetCopiedBytes(), FrozenBytes: m.GetFrozenBytes(), Pages: m.GetPages(), Left: m.GetLeft(),
 	}
+}
+
+func toAliases(in store.Aliases) []*ssv1.AddrMove {
+	var out []*ssv1.AddrMove
+	for _, from := range slices.Sorted(maps.Keys(in)) {
+		out = append(out, &ssv1.AddrMove{From: from, To: in[from]})
+	}
+	return out
+}
+
+func fromAliases(in []*ssv1.AddrMove) store.Aliases {
+	var out store.Aliases
+	for _, a := range in {
+		if out == nil {
+			out = store.Aliases{}
+		}
+		out[a.GetFrom()] = a.GetTo()
+	}
+	return out
 }
 
 func toMoves(moved map[netip.Addr]netip.Addr) []*ssv1.AddrMove {

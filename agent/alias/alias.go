@@ -1,0 +1,126 @@
+package alias
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+
+	"ss/agent"
+)
+
+// Offsets of struct bpf_sock_addr (linux/bpf.h), and the name of the way out of a program.
+const (
+	userIP4 = 4
+	userIP6 = 8
+	out     = "out"
+)
+
+// hooks are the places where the kernel lets a program exchange an address.
+var hooks = []struct {
+	name   string
+	attach ebpf.AttachType
+	v6     bool
+}{
+	{"connect4", ebpf.AttachCGroupInet4Connect, false},
+	{"connect6", ebpf.AttachCGroupInet6Connect, true},
+	{"bind4", ebpf.AttachCGroupInet4Bind, false},
+	{"bind6", ebpf.AttachCGroupInet6Bind, true},
+}
+
+// Set makes aliases those of a cgroup, a folder of the v2 hierarchy, in place of the ones that it had. They hold for what connect(2) and bind(2)
+// are called with from now on, in cgroups below as well. An error says what the kernel said; some of the aliases may hold then.
+func Set(cgroup string, aliases []agent.Alias) error {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return fmt.Errorf("redirect old addresses: %w", err)
+	}
+	defer dir.Close()
+	for _, h := range hooks {
+		if err := set(dir, h.attach, h.v6, aliases); err != nil {
+			return fmt.Errorf("redirect old addresses: %s of %s: %w", h.name, cgroup, err)
+		}
+	}
+	return nil
+}
+
+func set(dir *os.File, attach ebpf.AttachType, v6 bool, aliases []agent.Alias) error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "ss_alias", Type: ebpf.CGroupSockAddr, AttachType: attach, License: "Apache-2.0", Instructions: program(v6, aliases),
+	})
+	if err != nil {
+		return err
+	}
+	defer prog.Close() // the cgroup keeps it
+	// With this flag a program takes the place of the one before, and a member may still have programs on cgroups of its own.
+	const allowOverride = 1 // BPF_F_ALLOW_OVERRIDE
+	return link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(dir.Fd()), Program: prog, Attach: attach, Flags: allowOverride})
+}
+
+// program compares the address with each alias, one after the other, and exchanges it at the first that matches. It lets every call go on.
+func program(v6 bool, aliases []agent.Alias) asm.Instructions {
+	var code asm.Instructions
+	for i, a := range aliases {
+		from, to := words(a.From, v6), words(a.To, v6)
+		if len(from) != len(to) || len(from) == 0 {
+			continue
+		}
+		at := int16(userIP4)
+		if v6 {
+			at = userIP6
+		}
+		next := fmt.Sprintf("after%d", i)
+		for w, word := range from {
+			code = append(code,
+				asm.LoadMem(asm.R2, asm.R1, at+int16(4*w), asm.Word),
+				asm.JNE.Imm32(asm.R2, word, next))
+		}
+		for w, word := range to {
+			code = append(code,
+				asm.Mov.Imm32(asm.R2, word),
+				asm.StoreMem(asm.R1, at+int16(4*w), asm.R2, asm.Word))
+		}
+		code = append(code, asm.Ja.Label(out), asm.Mov.Imm(asm.R0, 1).WithSymbol(next))
+	}
+	return append(code, asm.Mov.Imm(asm.R0, 1).WithSymbol(out), asm.Return())
+}
+
+// words is an address as the program's context has it: in words of the machine, whose bytes are the network's. An IPv4 address is one of IPv6
+// sockets as well, in its mapped form. It is nil where a hook's sockets cannot have the address.
+func words(a netip.Addr, v6 bool) []int32 {
+	a = a.Unmap().WithZone("")
+	var b []byte
+	switch {
+	case v6:
+		as16 := a.As16()
+		b = as16[:]
+	case a.Is4():
+		as4 := a.As4()
+		b = as4[:]
+	}
+	var out []int32
+	for ; len(b) > 0; b = b[4:] {
+		out = append(out, int32(binary.NativeEndian.Uint32(b)))
+	}
+	return out
+}
+
+// Supported returns nil if the kernel can redirect connections, and else why it cannot.
+func Supported() error {
+	for _, h := range hooks {
+		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSockAddr, AttachType: h.attach, License: "Apache-2.0", Instructions: program(h.v6, nil)})
+		if err != nil {
+			if errors.Is(err, ebpf.ErrNotSupported) {
+				return fmt.Errorf("the kernel has no BPF hook for %s (it takes CONFIG_CGROUP_BPF)", h.name)
+			}
+			return fmt.Errorf("the kernel refuses a BPF program for %s: %w", h.name, err)
+		}
+		_ = prog.Close()
+	}
+	return nil
+}
