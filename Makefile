@@ -51,9 +51,10 @@ partitions: ## restore under 200 one-way partitions (root)
 	@SS_BIN=$(CURDIR)/.build/bin SS_PARTITIONS=200 $(GO) test ./integration -count=1 -timeout 60m -v -run 'TestRestoreUnderOneWayPartitions$$'
 
 .PHONY: test-memory
-test-memory: ## compare memory that was copied while programs ran with CRIU's, for 50 seeds (root)
+test-memory: build programs ## compare memory that was copied while programs ran with CRIU's, for 50 seeds, and kill whoever copies (root)
 	@scripts/setup test
 	@SS_MEMORY_SEEDS=50 SS_MEMORY_KILLS=200 $(GO) test ./agent/memory -count=1 -timeout 60m -v
+	@SS_BIN=$(CURDIR)/.build/bin SS_MEMORY_FAULTS=100 $(GO) test ./integration -count=1 -timeout 20m -v -run 'TestFaultsOfTrackedMemory$$'
 
 .PHONY: bench
 bench: ## measure a snapshot against a bare dump, and the store against plain copies (root)

@@ -50,8 +50,15 @@ type rig struct {
 // newRig makes a cluster whose reports go to t until use names another test.
 func newRig(t *testing.T, hosts ...string) *rig {
 	t.Helper()
+	return newRigWith(t, "", hosts...)
+}
+
+// newRigWith does the same with agents whose agent.yaml has some more lines.
+func newRigWith(t *testing.T, config string, hosts ...string) *rig {
+	t.Helper()
 	r := &relay{now: t}
 	l := lab.New(r, hosts...)
+	l.AgentConfig = config
 	l.StartAgents()
 	return &rig{cluster: &cluster{Lab: l, t: t}, relay: r}
 }

@@ -25,7 +25,7 @@ const (
 	maxRounds = 8
 	// between is the pause between the rounds that go on until the freeze.
 	between = 100 * time.Millisecond
-	// The memory for what is copied during the freeze.
+	// The memory for what is copied during the freeze: that of one unit, and the most that all units of a host have.
 	lateMin, lateMax = 16 << 20, 128 << 20
 )
 
@@ -46,6 +46,7 @@ type tracked struct {
 	left  map[int]string // processes that are CRIU's, and why
 	whole string         // why the whole member is
 	last  int64          // bytes of the last round
+	buf   []byte         // what is copied at the moment; one for all processes, which are copied one after the other
 	rep   agent.MemoryReport
 }
 
@@ -157,7 +158,7 @@ func (k *tracked) begin(pid int, born uint64) (*process, error) {
 	}
 	p := &process{
 		pid: pid, inner: inner, born: born, guard: k.t.guard, uffd: uffd(fd),
-		plant: k.t.plant, slots: slots{}, buf: make([]byte, batchSize), refused: map[agent.PageRange]string{},
+		plant: k.t.plant, slots: slots{}, buf: k.buf, refused: map[agent.PageRange]string{},
 	}
 	if err = p.uffd.enable(); err == nil {
 		p.staging, err = newStaging(filepath.Join(k.dir, fmt.Sprintf("memory-%d-%d", pid, born)))
@@ -229,8 +230,22 @@ func (k *tracked) giveUp(why string) {
 	clear(k.procs)
 }
 
-// lateSize is how much memory is kept for the pages that are copied during the freeze: twice what the last round found.
-func (k *tracked) lateSize() int { return int(min(max(2*k.last, lateMin), lateMax)) }
+// takeLate takes memory for the pages that are copied during the freeze: for twice what the last round found, as far as other units have left some. What finds no
+// room there goes to the file at once.
+func (k *tracked) takeLate() (err error) {
+	want := min(max(2*k.last, lateMin), lateMax)
+	for {
+		left := k.t.lateLeft.Load()
+		got := min(want, left)
+		if !k.t.lateLeft.CompareAndSwap(left, left-got) {
+			continue
+		}
+		if k.late, err = newLateStore(int(got)); err != nil {
+			k.t.lateLeft.Add(got)
+		}
+		return err
+	}
+}
 
 // Halt ends the rounds.
 func (k *tracked) Halt() {
@@ -349,7 +364,7 @@ func (k *tracked) Close() error {
 	}
 	clear(k.procs)
 	if k.late != nil {
-		k.late.close()
+		k.t.lateLeft.Add(int64(k.late.close()))
 	}
 	if k.helper != nil {
 		k.helper.stop()

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -69,6 +70,81 @@ func TestMappingChangesDuringAScan(t *testing.T) {
 	}
 	if p.slots.at(start) != 0 {
 		t.Errorf("a copy counts whose page was written since: %v was reported", found)
+	}
+}
+
+// TestScattered finds every second page of many written: more regions than the kernel's buffer takes, each exactly once.
+func TestScattered(t *testing.T) {
+	const regions = 10_000
+	fd, _, errno := unix.Syscall(sysUserfaultfd, uffdFlags, 0, 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	u := uffd(fd)
+	defer u.close()
+	if err := u.enable(); err != nil {
+		t.Fatal(err)
+	}
+	mem, err := unix.Mmap(-1, 0, 2*regions*pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(mem) }()
+	start := uint64(uintptr(unsafe.Pointer(&mem[0])))
+	all := agent.PageRange{Start: start, End: start + 2*regions*pageSize}
+	if err := u.register(all); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openScanner(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	for i := range regions {
+		mem[2*i*pageSize] = 1
+	}
+	for _, scan := range []struct {
+		name string
+		scan func(agent.PageRange, func(region) error) error
+		want int
+	}{{"all", s.all, regions}, {"written", s.written, regions}, {"written since", s.written, 0}, {"all again", s.all, regions}} {
+		n := 0
+		if err := scan.scan(all, func(r region) error {
+			if want := start + uint64(2*n)*pageSize; r.start != want || r.end != want+pageSize {
+				return fmt.Errorf("region %d is %#x to %#x, and %#x was written", n, r.start, r.end, want)
+			}
+			n++
+			return nil
+		}); err != nil || n != scan.want {
+			t.Errorf("%s: %d regions of %d: %v", scan.name, n, scan.want, err)
+		}
+	}
+}
+
+// TestLateMemoryIsBounded lets many units take memory for the freeze: all together no more than the bound, and all of it comes back.
+func TestLateMemoryIsBounded(t *testing.T) {
+	tracker := New(Config{})
+	var units []*tracked
+	sum := 0
+	for range 20 {
+		k := &tracked{t: tracker, last: 20 << 20, cancel: func() {}, done: make(chan struct{})}
+		close(k.done)
+		if err := k.takeLate(); err != nil {
+			t.Fatal(err)
+		}
+		sum += len(k.late.buf)
+		units = append(units, k)
+	}
+	if sum != lateMax {
+		t.Errorf("20 units have %d bytes", sum)
+	}
+	for _, k := range units {
+		if err := errors.Join(k.Close(), k.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := tracker.lateLeft.Load(); left != lateMax {
+		t.Errorf("%d bytes came back", left)
 	}
 }
 

@@ -15,6 +15,10 @@ import (
 
 const pageSize = 4096
 
+// scanRegions is how many regions a scan may find at once: as many as the kernel's own buffer takes. With more, it fills that buffer time and again, and says
+// of the walk where the buffer was full first (seen on 6.18), so that the next scan goes over the rest once more.
+const scanRegions = 512
+
 // Of include/uapi/linux/fs.h.
 const (
 	pagemapScan = 0xc0606610 // _IOWR('f', 16, struct pm_scan_arg)
@@ -53,7 +57,7 @@ func openScanner(pid int, guard uint64) (*scanner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &scanner{file: f, guard: guard, vec: make([]region, 4096)}, nil
+	return &scanner{file: f, guard: guard, vec: make([]region, scanRegions)}, nil
 }
 
 func (s *scanner) close() { _ = s.file.Close() }
@@ -79,8 +83,7 @@ func (s *scanner) all(in agent.PageRange, found func(region) error) error {
 	arg := s.dumped()
 	arg.flags = scanCheck
 	arg.returned = pageWritten
-	// The kernel may say that it came less far than it did (seen on 6.18, after more regions than its own buffer takes), and the next scan then finds
-	// some pages once more. They are as they were: the process stands still.
+	// What a scan finds once more, counts once: the process stands still (see scanRegions).
 	seen := in.Start
 	return s.walk(arg, in, func(r region) error {
 		r.start = max(r.start, seen)

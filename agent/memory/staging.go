@@ -138,6 +138,9 @@ type lateStore struct {
 
 // newLateStore makes a store whose memory is there: the kernel would otherwise bring it page by page during the freeze.
 func newLateStore(size int) (*lateStore, error) {
+	if size == 0 {
+		return &lateStore{}, nil
+	}
 	buf, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("make room for copies of memory: %w", err)
@@ -147,11 +150,14 @@ func newLateStore(size int) (*lateStore, error) {
 	return &lateStore{buf: buf}, nil
 }
 
-func (l *lateStore) close() {
+// close gives the memory back and says how much that was.
+func (l *lateStore) close() (size int) {
+	size = len(l.buf)
 	if l.buf != nil {
 		_ = unix.Munmap(l.buf)
 		l.buf = nil
 	}
+	return size
 }
 
 // staged stands for the slot that a page has.

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,8 @@ type Tracker struct {
 	reason string // why nothing is tracked; "": it is
 	guard  uint64
 	plant  plant
+
+	lateLeft atomic.Int64 // bytes of lateMax that no unit has
 }
 
 var _ agent.Memory = (*Tracker)(nil)
@@ -41,6 +44,7 @@ var _ agent.Memory = (*Tracker)(nil)
 // New finds out, by trying, whether this kernel can track writes.
 func New(cfg Config) *Tracker {
 	t := &Tracker{cfg: cfg}
+	t.lateLeft.Store(lateMax)
 	if t.cfg.Pause == nil {
 		t.cfg.Pause = func(context.Context) error { return nil }
 	}
@@ -135,7 +139,7 @@ func try() (guard uint64, err error) {
 // Track begins to track a running member and copies its memory to files in dir. It returns when the rest is small, when it does not become
 // smaller, or when the time is up; copying goes on until Settle. Whatever cannot be tracked is left to CRIU, so there is no error.
 func (t *Tracker) Track(ctx context.Context, m agent.Unit, dir string) agent.TrackedMemory {
-	k := &tracked{t: t, member: m, dir: dir, procs: map[int]*process{}, left: map[int]string{}, done: make(chan struct{})}
+	k := &tracked{t: t, member: m, dir: dir, procs: map[int]*process{}, left: map[int]string{}, done: make(chan struct{}), buf: make([]byte, batchSize)}
 	k.ctx, k.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	close(k.done) // nothing goes on yet
 	if t.reason != "" {
@@ -148,8 +152,7 @@ func (t *Tracker) Track(ctx context.Context, m agent.Unit, dir string) agent.Tra
 		return k
 	}
 	k.approach(ctx)
-	k.late, err = newLateStore(k.lateSize())
-	if err != nil {
+	if err = k.takeLate(); err != nil {
 		k.giveUp(err.Error())
 		return k
 	}
