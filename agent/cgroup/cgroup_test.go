@@ -184,3 +184,42 @@ func TestLimitOfAKill(t *testing.T) {
 		})
 	}
 }
+
+// TestKillWithoutALeader ends a process whose first thread has ended while another one waits. Needs root and python3.
+func TestKillWithoutALeader(t *testing.T) {
+	for name, d := range folders(t) {
+		t.Run(name, func(t *testing.T) {
+			script := `import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+print("ready", flush=True)
+ctypes.CDLL(None).syscall(60, 0)`
+			cmd := exec.CommandContext(t.Context(), "sh", "-c", `echo $$ >`+d.file("cgroup.procs")+`; exec python3 -c "$0"`, script)
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+				t.Fatalf("%q, %v", line, err)
+			}
+			for {
+				s, err := proc.ReadStat(cmd.Process.Pid)
+				if err != nil || s.Dead() {
+					t.Fatalf("%+v, %v", s, err)
+				}
+				if s.Ended() {
+					break
+				}
+			}
+			if live, err := d.Live(); err != nil || len(live) != 1 {
+				t.Errorf("living: %v, %v", live, err)
+			}
+			if err := d.Kill(limit(t)); err != nil {
+				t.Error(err)
+			}
+			_ = cmd.Wait() // it was killed
+		})
+	}
+}

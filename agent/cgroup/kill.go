@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +22,9 @@ func (d Dir) Kill(ctx context.Context) error {
 	err := os.WriteFile(d.file("cgroup.kill"), []byte("1"), 0)
 	switch {
 	case err == nil:
+		if err = d.killHeadless(); err != nil {
+			return err
+		}
 		if err = d.AwaitEvent(ctx, "populated 0"); gone(err) {
 			return nil
 		}
@@ -29,6 +33,33 @@ func (d Dir) Kill(ctx context.Context) error {
 		return fmt.Errorf("kill the cgroup: %w", err)
 	}
 	return d.killEach(ctx)
+}
+
+// killHeadless kills processes whose first thread has ended while others go on. cgroup.kill sends its signal to first threads alone, and to one that has
+// ended in vain; kill(2) sends it to the process.
+func (d Dir) killHeadless() error {
+	live, err := d.Live()
+	if err != nil {
+		return err
+	}
+	for _, pid := range live {
+		if s, err := proc.ReadStat(pid); err != nil || !s.Ended() || s.Dead() {
+			continue
+		}
+		pidfd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // it has ended
+		}
+		again, err := d.Procs() // the number is still its own, which a pidfd holds
+		if err == nil && slices.Contains(again, pid) {
+			err = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		}
+		_ = unix.Close(pidfd)
+		if err != nil && !proc.Gone(err) && !gone(err) {
+			return fmt.Errorf("kill process %d: %w", pid, err)
+		}
+	}
+	return nil
 }
 
 // killEach is for kernels without cgroup.kill (before 5.14) and for v1. Frozen processes can't fork

@@ -26,16 +26,17 @@ type membership struct {
 }
 
 // joined lists the groups that a socket has joined, as "GROUP%INTERFACE".
-func (j joinable) joined(pid, fd, family int) []string {
+// The second result maps those from which it takes what some sources send to what membership.from says.
+func (j joinable) joined(pid, fd, family int) ([]string, map[string]string) {
 	if family != unix.AF_INET && family != unix.AF_INET6 {
-		return nil
+		return nil, nil
 	}
 	if kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind == unix.SOCK_STREAM {
-		return nil
+		return nil, nil
 	}
 	network, err := proc.Namespace(pid, "net")
 	if err != nil {
-		return nil
+		return nil, nil
 	}
 	all, ok := j[network]
 	if !ok {
@@ -43,12 +44,21 @@ func (j joinable) joined(pid, fd, family int) []string {
 		j[network] = all
 	}
 	var out []string
+	var sources map[string]string
 	for _, m := range all {
-		if m.holds(fd) {
-			out = append(out, m.group.String()+"%"+ifaceName(pid, m.iface))
+		if !m.holds(fd) {
+			continue
+		}
+		name := m.group.String() + "%" + ifaceName(pid, m.iface)
+		out = append(out, name)
+		if from := m.from(fd); from != "" {
+			if sources == nil {
+				sources = map[string]string{}
+			}
+			sources[name] = from
 		}
 	}
-	return out
+	return out, sources
 }
 
 // groupReq is struct group_req and the head of struct group_filter, of include/uapi/linux/in.h.
@@ -92,6 +102,67 @@ func (m membership) holds(fd int) bool {
 	return errno == 0
 }
 
+// maxSources bounds the sources of one group that are kept (igmp_max_msf is 10 by default).
+const maxSources = 64
+
+// sourceFilter is struct group_filter with room for maxSources sources.
+type sourceFilter struct {
+	groupReq
+	mode, sources uint32
+	source        [maxSources][128]byte
+}
+
+// size is GROUP_FILTER_SIZE of include/uapi/linux/in.h.
+func (f *sourceFilter) size() uint32 {
+	return uint32(unsafe.Offsetof(f.source)) + f.sources*uint32(unsafe.Sizeof(f.source[0]))
+}
+
+// from says from which sources a socket takes what is sent to the group: "include ADDRESS…" or "exclude ADDRESS…"; "" for all.
+func (m membership) from(fd int) string {
+	f := &sourceFilter{groupReq: m.request(), sources: maxSources}
+	size := f.size()
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), m.level(), unix.MCAST_MSFILTER, uintptr(unsafe.Pointer(f)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 || f.mode == unix.MCAST_EXCLUDE && f.sources == 0 {
+		return ""
+	}
+	words := []string{"exclude"}
+	if f.mode == unix.MCAST_INCLUDE {
+		words[0] = "include"
+	}
+	for _, s := range f.source[:min(f.sources, maxSources)] {
+		addr := netip.AddrFrom16([16]byte(s[8:24]))
+		if m.group.Is4() {
+			addr = netip.AddrFrom4([4]byte(s[4:8]))
+		}
+		words = append(words, addr.String())
+	}
+	return strings.Join(words, " ")
+}
+
+// take makes a socket that has joined the group take from the sources that from has named.
+func (m membership) take(fd int, from string) error {
+	f := &sourceFilter{groupReq: m.request(), mode: unix.MCAST_EXCLUDE}
+	for i, word := range strings.Fields(from) {
+		if i == 0 {
+			if word == "include" {
+				f.mode = unix.MCAST_INCLUDE
+			}
+			continue
+		}
+		addr, err := netip.ParseAddr(word)
+		if err != nil || f.sources == maxSources {
+			return fmt.Errorf("%q are not the sources of a group", from)
+		}
+		f.source[f.sources] = membership{group: addr}.request().group
+		f.sources++
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), m.level(), unix.MCAST_MSFILTER, uintptr(unsafe.Pointer(f)), uintptr(f.size()), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 func (m membership) join(fd int) error {
 	r := m.request()
 	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), m.level(), unix.MCAST_JOIN_GROUP,
@@ -111,11 +182,11 @@ func settleGroups(pid, fd int, want Socket, differs func(what, was, is string, e
 		if err == nil {
 			m.iface, err = ifaceIndex(pid, iface)
 		}
-		if err == nil && m.holds(fd) {
-			continue
-		}
-		if err == nil {
+		if err == nil && !m.holds(fd) {
 			err = m.join(fd)
+		}
+		if from := want.Sources[text]; err == nil && m.from(fd) != from {
+			err = m.take(fd, from)
 		}
 		if err != nil {
 			differs("the multicast group "+name+" on "+iface, "joined", "not joined", err)

@@ -33,6 +33,7 @@ type Thread struct {
 	Personality string `json:"personality,omitempty"`
 	OOMScore    string `json:"oom_score_adj,omitempty"`
 	MergesPages bool   `json:"merges_pages,omitempty"` // prctl(PR_SET_MEMORY_MERGE)
+	ExitSignal  int    `json:"exit_signal,omitempty"`  // that its parent gets when it ends; absent: SIGCHLD, -1: none
 }
 
 // Options are values of socket options by their names, as the kernel gave them, in hexadecimal digits.
@@ -46,11 +47,13 @@ type Socket struct {
 	Protocol   int `json:"protocol"`
 	Options    int `json:"options"` // index into Inventory.Options
 
-	SegmentSize uint32   `json:"mss,omitempty"`          // of a connection: bytes that it sends in one segment at most
-	WindowClamp int      `json:"window_clamp,omitempty"` // of a TCP socket
-	Groups      []string `json:"groups,omitempty"`       // multicast groups that it has joined, each "GROUP%INTERFACE"
-	Unread      int      `json:"unread,omitempty"`       // of a UDP socket: bytes of the next datagram
-	Interfaces  Options  `json:"interfaces,omitempty"`   // options whose values are network interfaces: their names
+	SegmentSize uint32            `json:"mss,omitempty"`          // of a connection: bytes that it sends in one segment at most
+	WindowClamp int               `json:"window_clamp,omitempty"` // of a TCP socket
+	Groups      []string          `json:"groups,omitempty"`       // multicast groups that it has joined, each "GROUP%INTERFACE"
+	Sources     map[string]string `json:"sources,omitempty"`      // of those groups from which it takes what some sources send: "include ADDRESS…" or "exclude ADDRESS…"
+	Failed      bool              `json:"failed,omitempty"`       // it has an error that has not been read (SO_ERROR)
+	Unread      int               `json:"unread,omitempty"`       // of a UDP socket: bytes of the next datagram
+	Interfaces  Options           `json:"interfaces,omitempty"`   // options whose values are network interfaces: their names
 }
 
 // Difference is something that the restored processes do not have as it was.

@@ -94,13 +94,23 @@ func takeSockets(pid, inner int, seen map[uint64]bool, pool *optionPool, groups 
 			s.SegmentSize = segmentSize(fd)
 			s.WindowClamp, _ = unix.GetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP)
 		} else {
-			s.Groups = groups.joined(pid, fd, s.Family)
+			s.Groups, s.Sources = groups.joined(pid, fd, s.Family)
 			s.Interfaces = takeInterfaces(pid, fd, s.Family)
 			s.Unread = datagrams(fd, s.Protocol)
+		}
+		if s.Family == unix.AF_INET || s.Family == unix.AF_INET6 {
+			s.Failed = failed(fd)
 		}
 		out = append(out, s)
 	})
 	return out, err
+}
+
+// failed says whether a socket has an error that has not been read. To ask for it (SO_ERROR) would take it away.
+func failed(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd)}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n == 1 && p[0].Revents&unix.POLLERR != 0
 }
 
 // borrow calls f with a duplicate of each descriptor of a process (pidfd_getfd(2)) and closes it again.
@@ -210,6 +220,9 @@ func settleSocket(want Socket, options Options, outer map[int]int) []Difference 
 			settleInterfaces(pid, fd, want, differs)
 			if want.Unread > 0 && datagrams(fd, want.Protocol) == 0 {
 				differs("datagrams that had not been read", "there", "not there", errors.New("CRIU leaves them out"))
+			}
+			if want.Failed && !failed(fd) {
+				differs("an error that had not been read (SO_ERROR)", "there", "not there", errors.New("CRIU leaves it out"))
 			}
 		})
 	}

@@ -64,6 +64,7 @@ func takeThreads(pid, inner int) ([]Thread, error) {
 			t.Personality, _ = proc.Text(pid, "personality")
 			t.OOMScore, _ = proc.Text(pid, "oom_score_adj")
 			t.MergesPages = mergesPages(pid)
+			t.ExitSignal = exitSignal(pid)
 		}
 		out = append(out, t)
 	}
@@ -80,6 +81,32 @@ func mergesPages(pid int) bool {
 		}
 	}
 	return false
+}
+
+// exitSignal is the signal that a process's parent gets when it ends, 0 for SIGCHLD and -1 for none: clone(2) takes any.
+func exitSignal(pid int) int {
+	st, err := proc.ThreadStat(pid, pid)
+	switch {
+	case err != nil || st.Farewell == int(unix.SIGCHLD):
+		return 0
+	case st.Farewell == 0:
+		return -1
+	}
+	return st.Farewell
+}
+
+// signalName names what exitSignal returns.
+func signalName(number int) string {
+	switch number {
+	case 0:
+		return "SIGCHLD"
+	case -1:
+		return "none"
+	}
+	if name := unix.SignalName(unix.Signal(number)); name != "" {
+		return name
+	}
+	return strconv.Itoa(number)
 }
 
 // processors lists those that a thread may run on; nil for all that are online.
@@ -201,6 +228,9 @@ func settleThread(want Thread, outer map[int]int) []Difference {
 	}
 	if want.MergesPages && !mergesPages(pid) {
 		differs("merging of equal pages (KSM)", "on", "off", errInside)
+	}
+	if is := exitSignal(pid); is != want.ExitSignal {
+		differs("the signal that its parent gets when it ends", signalName(want.ExitSignal), signalName(is), errors.New("it is set when a process is made"))
 	}
 	return left
 }

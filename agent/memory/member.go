@@ -382,7 +382,7 @@ func startOf(pid int) (uint64, error) {
 // hasEnded says whether a process has no memory any more. Freezing does not stop one that is about to end.
 func hasEnded(pid int) bool {
 	st, err := proc.ReadStat(pid)
-	return err == nil && st.Dead() || proc.Gone(err)
+	return err == nil && st.Ended() || proc.Gone(err)
 }
 
 // innerPid is a process's PID as CRIU sees it: in the namespace of the cell, or on this host.

@@ -1,6 +1,7 @@
 package obstacles
 
 import (
+	"context"
 	"slices"
 	"unsafe"
 
@@ -13,6 +14,8 @@ import (
 // Of kcmp(2), include/uapi/linux/kcmp.h.
 const (
 	kcmpVM       = 1
+	kcmpFiles    = 2
+	kcmpFS       = 3
 	kcmpSighand  = 4
 	kcmpEpollTfd = 7
 )
@@ -23,12 +26,12 @@ func kcmp(pid1, pid2, kind int, idx1, idx2 uintptr) (order int, ok bool) {
 	return int(r), errno == 0
 }
 
-// sharedMemory looks for processes that share memory or signal handlers and are no threads of one another.
+// sharedMemory looks for processes that share memory, signal handlers or a working folder and are no threads of one another.
 func (s *survey) sharedMemory() {
 	for _, x := range []struct {
 		kind int
 		what string
-	}{{kcmpVM, "its memory (clone with CLONE_VM)"}, {kcmpSighand, "its signal handlers (clone with CLONE_SIGHAND)"}} {
+	}{{kcmpVM, "its memory (clone with CLONE_VM)"}, {kcmpSighand, "its signal handlers (clone with CLONE_SIGHAND)"}, {kcmpFS, "its working folder and umask (clone with CLONE_FS)"}} {
 		sorted := slices.Clone(s.pids)
 		slices.SortFunc(sorted, func(a, b int) int {
 			switch order, ok := kcmp(a, b, x.kind, 0, 0); {
@@ -101,21 +104,42 @@ func (s *survey) queued(h sockets.Holder, fd, domain, protocol int) {
 		s.queuedInet(h, fd, protocol)
 	case unix.AF_UNIX:
 		s.passedConnections(h, fd)
+		s.urgent(h, fd)
 	}
 }
 
 func (s *survey) queuedInet(h sockets.Holder, fd, protocol int) {
 	switch protocol {
 	case unix.IPPROTO_TCP:
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
-		if n, err := unix.Poll(p, 0); err == nil && n == 1 && p[0].Revents&unix.POLLPRI != 0 {
-			s.add(h.Pid, "has not read an urgent byte (MSG_OOB) of a connection (descriptor %d), which CRIU can't dump: have it read it", h.Fd)
-		}
+		s.urgent(h, fd)
 	case unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE:
 		if on, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, udpCork); err == nil && on != 0 {
 			s.add(h.Pid, "holds back a datagram (descriptor %d, UDP_CORK), which CRIU can't dump: have it send it", h.Fd)
 		}
 	}
+}
+
+// urgent looks for an urgent byte.
+func (s *survey) urgent(h sockets.Holder, fd int) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
+	if n, err := unix.Poll(p, 0); err == nil && n == 1 && p[0].Revents&unix.POLLPRI != 0 {
+		s.add(h.Pid, "has not read an urgent byte (MSG_OOB) of a connection (descriptor %d), which CRIU can't dump: have it read it", h.Fd)
+	}
+}
+
+// unaccepted looks for bytes that were sent over UNIX sockets whose connections nobody has accepted.
+func (s *survey) unaccepted(waiting []uint64) error {
+	ours := map[uint64]sockets.Holder{}
+	for _, inode := range waiting {
+		if h, ok := s.held[inode]; ok {
+			ours[inode] = h
+		}
+	}
+	return sockets.Borrow(context.Background(), ours, func(h sockets.Holder, fd int) {
+		if n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ); err == nil && n > 0 {
+			s.add(h.Pid, "has sent bytes over a UNIX socket (descriptor %d) whose connection nobody has accepted, which CRIU can't dump: have the program that listens accept it", h.Fd)
+		}
+	})
 }
 
 // udpCork is UDP_CORK of include/uapi/linux/udp.h.

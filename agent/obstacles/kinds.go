@@ -10,7 +10,12 @@ import (
 )
 
 // nestedKinds are the namespaces that CRIU dumps of a whole tree only, "user" not at all.
-var nestedKinds = []string{"uts", "ipc", "cgroup", "time", "time_for_children", "pid_for_children"}
+var nestedKinds = []string{"net", "pid", "user", "uts", "ipc", "cgroup", "time", "time_for_children", "pid_for_children"}
+
+// namespaceNames are what people call the kinds of namespaces, with the article.
+var namespaceNames = map[string]string{
+	"net": "a network", "pid": "a PID", "user": "a user", "mnt": "a mount", "uts": "a UTS", "ipc": "an IPC", "cgroup": "a cgroup", "time": "a time",
+}
 
 // namespaces looks for namespaces that the member has made for itself. The root's user namespace is compared with the agent's, which every cell
 // shares; all others with the root's.
@@ -27,7 +32,8 @@ func (s *survey) namespaces(pid int) {
 		theirs, err1 := proc.Namespace(pid, kind)
 		roots, err2 := proc.Namespace(root, kind)
 		if err1 == nil && err2 == nil && theirs != roots {
-			s.add(pid, "runs in a %s namespace of its own within the member, or has made one for its children: CRIU dumps no nested containers; make it a member of its own", strings.TrimSuffix(kind, "_for_children"))
+			name := namespaceNames[strings.TrimSuffix(kind, "_for_children")]
+			s.add(pid, "runs in %s namespace of its own within the member, or has made one for its children: CRIU dumps no nested containers; make it a member of its own", name)
 		}
 	}
 }

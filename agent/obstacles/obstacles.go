@@ -81,10 +81,13 @@ func look(ctx context.Context, m Member) (s *survey, err error) {
 		return nil, err
 	}
 	s.trees()
+	s.sessions()
 	s.mounted()
 	for _, pid := range s.pids {
 		s.process(pid)
 		s.namespaces(pid)
+		s.leader(pid)
+		s.threads(pid)
 		s.scheduling(pid)
 		s.mappings(pid)
 		s.sealed(pid)
@@ -151,15 +154,6 @@ func (s *survey) process(pid int) {
 		tracer, _ := strconv.Atoi(v)
 		s.add(pid, "is being traced by %s, and a process has one tracer only: end that debugger or strace", proc.Whose(tracer))
 	}
-	for _, kind := range []string{"net", "pid", "user"} {
-		theirs, err := proc.Namespace(pid, kind)
-		if err != nil {
-			continue
-		}
-		if root, err := proc.Namespace(s.pids[0], kind); err == nil && root != theirs {
-			s.add(pid, "runs in a %s namespace of its own within the member: CRIU dumps no nested containers; make it a member of its own", kind)
-		}
-	}
 	s.procFolder(pid)
 	s.socketsInRoot(pid)
 }
@@ -203,7 +197,7 @@ func isDevice(path string) bool {
 }
 
 // dumpableAnon are the anonymous inodes that CRIU knows.
-var dumpableAnon = []string{"[eventfd]", "[eventpoll]", "inotify", "[signalfd]", "[timerfd]", "[fanotify]", "[pidfd]", "bpf-map"}
+var dumpableAnon = []string{"[eventfd]", "[eventpoll]", "inotify", "[signalfd]", "[timerfd]", "[fanotify]", "[pidfd]"}
 
 // descriptors looks at every open file but sockets.
 func (s *survey) descriptors() error {
@@ -224,7 +218,9 @@ func (s *survey) descriptors() error {
 		case isAnon && !slices.Contains(dumpableAnon, anon):
 			s.add(f.pid, "holds a %s descriptor (%d), which CRIU can't dump: close it before the snapshot", strings.Trim(anon, "[]"), f.fd)
 		case strings.HasPrefix(f.link, "/dev/pts/") || f.link == "/dev/tty" || f.link == "/dev/console":
-			if !slices.ContainsFunc(s.pids, func(pid int) bool { return ptmx[pid] }) {
+			if strings.HasSuffix(f.link, " (deleted)") { // its master is closed, which CRIU restores
+				s.foreignMount(f, mounts)
+			} else if !slices.ContainsFunc(s.pids, func(pid int) bool { return ptmx[pid] }) {
 				s.add(f.pid, "has the terminal %s open (descriptor %d), whose other end is not part of the member: start it with its input and output redirected", f.link, f.fd)
 			}
 		case isDevice(f.link):
@@ -236,12 +232,7 @@ func (s *survey) descriptors() error {
 		case strings.HasPrefix(f.link, "/") && onFileSystem(f.pid, f.fd, mqueueMagic):
 			s.add(f.pid, "has the POSIX message queue %s open (descriptor %d), which CRIU can't dump: close it before the snapshot", f.link, f.fd)
 		case strings.HasPrefix(f.link, "/") && !strings.HasSuffix(f.link, " (deleted)"):
-			if mounts[f.pid] == nil {
-				mounts[f.pid] = proc.MountIDs(f.pid)
-			}
-			if info, err := proc.ReadFdInfo(f.pid, f.fd); err == nil && len(mounts[f.pid]) > 0 && !mounts[f.pid][info.Mount] {
-				s.add(f.pid, "holds %s (descriptor %d), opened in another mount namespace, where CRIU can't find it: start the program with nsenter --net rather than ip netns exec, or reopen the file", f.link, f.fd)
-			}
+			s.foreignMount(f, mounts)
 			s.appendOnly(f)
 		}
 	}
@@ -319,7 +310,7 @@ func (s *survey) inetSocket(h sockets.Holder, fd, protocol int) {
 		if ulp, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_ULP); err == nil && ulp != "" {
 			s.add(h.Pid, "has handed TLS to the kernel for a connection (descriptor %d, %s), which CRIU can't dump: turn kernel TLS off in the program", h.Fd, ulp)
 		}
-	case unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE:
+	case unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 	case sockets.ProtocolMPTCP:
 		s.add(h.Pid, "uses multipath TCP (descriptor %d), which CRIU can't dump; Go programs do so since Go 1.24: start it with GODEBUG=multipathtcp=0 in its environment", h.Fd)
 	default:
@@ -350,15 +341,17 @@ func (s *survey) unixSockets() error {
 	if err != nil {
 		return err
 	}
+	var waiting []uint64
 	outside := map[uint64]sockets.Holder{} // peer inode → our end
 	for _, u := range all {
+		waiting = append(waiting, u.Waiting...)
 		h, ours := s.held[u.Inode]
 		if _, inside := s.held[u.Peer]; ours && !inside && u.Peer != 0 {
 			outside[u.Peer] = h
 		}
 	}
-	if len(outside) == 0 {
-		return nil
+	if err := s.unaccepted(waiting); err != nil || len(outside) == 0 {
+		return err
 	}
 	pids, err := proc.Pids()
 	if err != nil {

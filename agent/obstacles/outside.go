@@ -109,6 +109,27 @@ func (s *survey) appendOnly(f openFile) {
 	}
 }
 
+// foreignMount looks for a file on a mount that its process's mount namespace does not have. mounts caches those that it has, by process. One line a process says it.
+func (s *survey) foreignMount(f openFile, mounts map[int]map[int]bool) {
+	have, looked := mounts[f.pid]
+	if !looked {
+		have = proc.MountIDs(f.pid)
+		mounts[f.pid] = have
+	}
+	info, err := proc.ReadFdInfo(f.pid, f.fd)
+	if err != nil || len(have) == 0 || have[info.Mount] {
+		return
+	}
+	mounts[f.pid] = nil
+	what := "runs in a mount namespace of its own (unshare --mount, bubblewrap, ip netns exec)"
+	if theirs, err := proc.Namespace(f.pid, "mnt"); err == nil && f.pid != s.pids[0] {
+		if root, err := proc.Namespace(s.pids[0], "mnt"); err == nil && root == theirs {
+			what = "was given a file by a program in another mount namespace"
+		}
+	}
+	s.add(f.pid, "%s and holds %s (descriptor %d), opened in another mount namespace, where CRIU can't find it: start it without that namespace (nsenter --net in the place of ip netns exec), or have it open the file itself", what, f.link, f.fd)
+}
+
 // mounted looks for file systems that the member has mounted: a restore makes a new mount namespace, which has the host's.
 func (s *survey) mounted() {
 	if len(s.pids) == 0 || !sameRoot(s.pids[0]) {

@@ -24,7 +24,7 @@ func TestParseStat(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 			continue
 		}
-		want := Stat{Pid: 42, Parent: 7, Session: 9, Name: name, State: 'S', Flags: 4194560, Start: 12345, CPU: 3}
+		want := Stat{Pid: 42, Parent: 7, Session: 9, Name: name, State: 'S', Flags: 4194560, Threads: 1, Start: 12345, CPU: 3, Farewell: 17}
 		if got != want {
 			t.Errorf("%q: %+v, want %+v", name, got, want)
 		}

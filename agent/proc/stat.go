@@ -13,22 +13,27 @@ import (
 
 // Stat is what is used of /proc/PID/stat (proc_pid_stat(5)).
 type Stat struct {
-	Pid     int // of a thread: its own number
-	Parent  int
-	Session int
-	Name    string // of the command, at most 15 bytes
-	State   byte   // R, S, D, T, t, Z, X, I
-	Flags   uint64
-	Start   uint64 // clock ticks after boot; with the PID it names one process for good
-	Pending bool   // of a thread: a signal below 32 waits for it, not for its process
-	CPU     int    // the processor that it ran on last
+	Pid      int // of a thread: its own number
+	Parent   int
+	Session  int
+	Name     string // of the command, at most 15 bytes
+	State    byte   // R, S, D, T, t, Z, X, I
+	Flags    uint64
+	Threads  int    // that have not ended, of the process; the first one counts until it is reaped
+	Start    uint64 // clock ticks after boot; with the PID it names one process for good
+	Pending  bool   // of a thread: a signal below 32 waits for it, not for its process
+	CPU      int    // the processor that it ran on last
+	Farewell int    // the signal that its parent gets when it ends: SIGCHLD, unless clone(2) was told another; -1 of a thread
 }
 
 // pfKthread is PF_KTHREAD of include/linux/sched.h.
 const pfKthread = 0x00200000
 
-// Dead says whether the process runs no more, reaped or not.
-func (s Stat) Dead() bool { return s.State == 'Z' || s.State == 'X' }
+// Dead says whether the process runs no more, reaped or not. One whose first thread alone has ended (pthread_exit in main) runs.
+func (s Stat) Dead() bool { return s.Ended() && s.Threads < 2 }
+
+// Ended says whether that thread, the first one of a process, runs no more.
+func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
 
 // OfKernel says whether it is a thread of the kernel.
 func (s Stat) OfKernel() bool { return s.Flags&pfKthread != 0 }
@@ -62,12 +67,14 @@ func parseStat(b []byte) (Stat, error) {
 		return Stat{}, fmt.Errorf("%d fields after the command", len(f))
 	}
 	s := Stat{Name: string(b[open+1 : end]), State: f[0][0], Pending: f[28] != "0"}
-	var errs [6]error
+	var errs [8]error
 	s.Pid, errs[0] = strconv.Atoi(string(b[:open-1]))
 	s.Parent, errs[1] = strconv.Atoi(f[1])
 	s.Session, errs[2] = strconv.Atoi(f[3])
 	s.Flags, errs[3] = strconv.ParseUint(f[6], 10, 64)
 	s.Start, errs[4] = strconv.ParseUint(f[19], 10, 64)
+	s.Threads, errs[6] = strconv.Atoi(f[17])
+	s.Farewell, errs[7] = strconv.Atoi(f[35])
 	s.CPU, errs[5] = strconv.Atoi(f[36])
 	return s, errors.Join(errs[:]...)
 }

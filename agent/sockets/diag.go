@@ -25,9 +25,11 @@ const (
 	unixDiagName    = 0 // UNIX_DIAG_NAME: with its zero byte, if it is abstract
 	unixDiagVFS     = 1 // UNIX_DIAG_VFS: inode and device of its file
 	unixDiagPeer    = 2 // UNIX_DIAG_PEER: the peer's inode
+	unixDiagIcons   = 3 // UNIX_DIAG_ICONS: of a listener, the inodes of sockets whose connections it has not accepted
 	udiagShowName   = 1
 	udiagShowVFS    = 2
 	udiagShowPeer   = 4
+	udiagShowIcons  = 8
 	unixDiagMsgLen  = 16
 	protocolRawByte = 255 // stands in sdiag_protocol where the attribute says the protocol
 )
@@ -217,10 +219,11 @@ func Destroy(conns []Socket) error {
 // UnixSocket is what unix_diag says of one UNIX socket.
 type UnixSocket struct {
 	Inode    uint64
-	Abstract string // its name, without the zero byte, if that is abstract
-	Path     string // the name it was bound to, if that is a path
-	Dev, Ino uint64 // of the file that Path led to then
-	Peer     uint64 // inode of the socket that it is connected to, 0 if there is none
+	Abstract string   // its name, without the zero byte, if that is abstract
+	Path     string   // the name it was bound to, if that is a path
+	Dev, Ino uint64   // of the file that Path led to then
+	Peer     uint64   // inode of the socket that it is connected to, 0 if there is none
+	Waiting  []uint64 // of a listener: inodes of the sockets whose connections it has not accepted
 }
 
 // Unix lists the UNIX sockets of this network namespace.
@@ -233,7 +236,7 @@ func Unix() ([]UnixSocket, error) {
 	req := make([]byte, 24) // struct unix_diag_req
 	req[0] = unix.AF_UNIX
 	binary.NativeEndian.PutUint32(req[4:], AllStates)
-	binary.NativeEndian.PutUint32(req[12:], udiagShowName|udiagShowVFS|udiagShowPeer)
+	binary.NativeEndian.PutUint32(req[12:], udiagShowName|udiagShowVFS|udiagShowPeer|udiagShowIcons)
 	msgs, err := c.Execute(netlink.Message{
 		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump}, Data: req,
 	})
@@ -272,6 +275,10 @@ func parseUnix(data []byte) (UnixSocket, error) {
 			s.Ino, s.Dev = uint64(binary.NativeEndian.Uint32(b)), unix.Mkdev(dev>>20, dev&(1<<20-1))
 		case ad.Type() == unixDiagPeer:
 			s.Peer = uint64(ad.Uint32())
+		case ad.Type() == unixDiagIcons:
+			for ; len(b) >= 4; b = b[4:] {
+				s.Waiting = append(s.Waiting, uint64(binary.NativeEndian.Uint32(b)))
+			}
 		}
 	}
 	return s, ad.Err()

@@ -52,8 +52,12 @@ func (t *plan) paths() {
 
 // opened looks at a path as CRIU will open it. What is listed is looked for elsewhere, by more than its mode.
 func (t *plan) opened(c Arrival, p NeededPath, listed bool) {
+	look := unix.Stat
+	if p.Mode&unix.S_IFMT == unix.S_IFLNK { // held as it is (O_PATH with O_NOFOLLOW), wherever it leads
+		look = unix.Lstat
+	}
 	var st unix.Stat_t
-	err := unix.Stat(p.Path, &st)
+	err := look(p.Path, &st)
 	kind := kindOf(p.Mode)
 	switch {
 	case err != nil && listed:

@@ -84,7 +84,7 @@ void has(int fd, int level, int name, int value, const char *what) {
 }
 
 static const struct mode *find(const char *name) {
-	const struct mode *all[] = {socket_modes, process_modes, memory_modes, file_modes, refused_modes};
+	const struct mode *all[] = {socket_modes, thread_modes, watch_modes, queue_modes, process_modes, memory_modes, file_modes, refused_modes};
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
 		for (const struct mode *m = all[i]; m->name; m++)
 			if (!strcmp(m->name, name))

@@ -176,7 +176,126 @@ static void executable_make(void) {
 }
 static void executable_check(void) { expect(((int (*)(void))m)() == 42, "it runs other code"); }
 
+static void hugepage_make(void) { advise(MADV_HUGEPAGE); }
+static void hugepage_check(void) { expect(flag(m, " hg"), "MADV_HUGEPAGE is gone"); }
+static void sequential_make(void) { advise(MADV_SEQUENTIAL); }
+static void sequential_check(void) { expect(flag(m, " sr"), "MADV_SEQUENTIAL is gone"); }
+static void random_make(void) { advise(MADV_RANDOM); }
+static void random_check(void) { expect(flag(m, " rr"), "MADV_RANDOM is gone"); }
+static void noreserve_make(void) { m = map(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE); }
+static void noreserve_check(void) { expect(flag(m, " nr"), "MAP_NORESERVE is gone"); }
+static void mlockall_make(void) { must(mlockall(MCL_CURRENT | MCL_FUTURE), "mlockall"); }
+static void mlockall_check(void) {
+	m = private();
+	expect(flag(m, " lo"), "what is mapped now is not locked");
+	munmap(m, SIZE);
+}
+
+// guard: pages whose use ends a program, within a mapping. seal: a mapping that cannot be changed.
+static void guard_make(void) {
+	m = private();
+	memset(m, 7, SIZE);
+	must(madvise(m + 8192, 4096, 102 /* MADV_GUARD_INSTALL of Linux 6.13 */), "MADV_GUARD_INSTALL");
+}
+static void guard_check(void) {
+	int status;
+	pid_t p = fork();
+	if (!p)
+		_exit(*(volatile char *)(m + 8192));
+	waitpid(p, &status, 0);
+	expect(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "the page can be read");
+	expect(m[0] == 7 && m[SIZE - 1] == 7, "other content");
+}
+static void sealed_make(void) {
+	m = private();
+	must(syscall(462 /* mseal */, m, SIZE, 0), "mseal");
+}
+static void sealed_check(void) { expect(munmap(m, SIZE) < 0 && errno == EPERM, "it can be unmapped"); }
+
+static void zero_shared_make(void) {
+	a = must(open("/dev/zero", O_RDWR), "open");
+	m = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, a, 0);
+	strcpy(m, "shared");
+	close(a);
+}
+static void zero_shared_check(void) { expect(!strcmp(m, "shared"), "other content"); }
+static void shm_posix_make(void) {
+	a = must(shm_open("/zoo", O_RDWR | O_CREAT | O_TRUNC, 0600), "shm_open");
+	must(ftruncate(a, SIZE), "ftruncate");
+	m = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, a, 0);
+	strcpy(m, "shared");
+}
+static void shm_posix_check(void) {
+	expect(!strcmp(m, "shared"), "other content");
+	int fd = shm_open("/zoo", O_RDWR, 0);
+	char got[7] = {0};
+	expect(pread(fd, got, 6, 0) == 6 && !strcmp(got, "shared"), "who opens it finds other content");
+	close(fd);
+}
+static void file_readonly_make(void) {
+	a = must(open("/proc/self/exe", O_RDONLY), "open");
+	m = mmap(0, 4096, PROT_READ, MAP_SHARED, a, 0);
+	close(a);
+}
+static void file_readonly_check(void) { expect(!memcmp(m, "\177ELF", 4), "other content"); }
+static void memfd_noexec_make(void) { a = must(memfd_create("zoo", 8 /* MFD_NOEXEC_SEAL */), "memfd_create"); }
+static void memfd_noexec_check(void) { expect(fcntl(a, F_GET_SEALS) & 0x20 /* F_SEAL_EXEC */, "seals %#x", fcntl(a, F_GET_SEALS)); }
+static void memfd_write_sealed(int seals) {
+	a = must(memfd_create("zoo", MFD_ALLOW_SEALING), "memfd_create");
+	must(ftruncate(a, SIZE), "ftruncate");
+	must(pwrite(a, "inside", 6, 0), "pwrite");
+	if (seals == F_SEAL_FUTURE_WRITE)
+		m = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, a, 0);
+	must(fcntl(a, F_ADD_SEALS, seals), "seals");
+	if (seals == F_SEAL_WRITE)
+		m = mmap(0, SIZE, PROT_READ, MAP_SHARED, a, 0);
+	must(m == MAP_FAILED ? -1 : 0, "mmap");
+}
+static void memfd_future_make(void) { memfd_write_sealed(F_SEAL_FUTURE_WRITE); }
+static void memfd_future_check(void) {
+	expect(fcntl(a, F_GET_SEALS) == F_SEAL_FUTURE_WRITE, "seals %#x", fcntl(a, F_GET_SEALS));
+	m[10] = 9;
+	expect(!memcmp(m, "inside", 6), "other content");
+}
+static void memfd_sealed_make(void) { memfd_write_sealed(F_SEAL_WRITE); }
+static void memfd_child_make(void) { // a child writes, and the parent maps it as well
+	a = must(memfd_create("zoo", 0), "memfd_create");
+	must(ftruncate(a, SIZE), "ftruncate");
+	m = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, a, 0);
+	if (!must(fork(), "fork"))
+		for (;; usleep(500))
+			++*(volatile long *)m;
+}
+static void heap_make(void) { // of the program's break, with pages of all kinds
+	m = sbrk(8 << 20);
+	must(m == (void *)-1 ? -1 : 0, "sbrk");
+	unsigned int x = 1;
+	for (int i = 0; i < 8 << 20; i += 512)
+		m[i] = x = x * 1103515245 + 12345;
+}
+static void heap_check(void) {
+	unsigned int x = 1;
+	int ok = 1;
+	for (int i = 0; i < 8 << 20; i += 512)
+		ok &= m[i] == (char)(x = x * 1103515245 + 12345);
+	expect(ok, "other content");
+	expect(sbrk(0) == m + (8 << 20), "the break has moved");
+}
+static void title_make(void) { program_invocation_name[0] = 'Z'; } // a program that writes over its arguments
+static void title_check(void) {
+	char got[100] = {0};
+	int fd = open("/proc/self/cmdline", O_RDONLY);
+	expect(read(fd, got, sizeof got - 1) > 0 && got[0] == 'Z', "it is %s", got);
+	close(fd);
+}
+
 const struct mode memory_modes[] = {
+	{"hugepage", hugepage_make, hugepage_check}, {"sequential", sequential_make, sequential_check}, {"random", random_make, random_check},
+	{"noreserve", noreserve_make, noreserve_check}, {"mlockall", mlockall_make, mlockall_check},
+	{"guard", guard_make, guard_check}, {"sealed", sealed_make, sealed_check}, {"zero_shared", zero_shared_make, zero_shared_check},
+	{"shm_posix", shm_posix_make, shm_posix_check}, {"file_readonly", file_readonly_make, file_readonly_check},
+	{"memfd_noexec", memfd_noexec_make, memfd_noexec_check}, {"memfd_future", memfd_future_make, memfd_future_check}, {"memfd_sealed", memfd_sealed_make},
+	{"memfd_child", memfd_child_make, shared_check}, {"heap", heap_make, heap_check}, {"title", title_make, title_check},
 	{"dontfork", dontfork_make, dontfork_check}, {"wipeonfork", wipeonfork_make, wipeonfork_check}, {"dontdump", dontdump_make, dontdump_check},
 	{"nohugepage", nohugepage_make, nohugepage_check}, {"mergeable", mergeable_make, mergeable_check}, {"ksm", ksm_make, ksm_check},
 	{"mlock", mlock_make, mlock_check}, {"mempolicy", mempolicy_make, mempolicy_check}, {"mbind", mbind_make, mbind_check},

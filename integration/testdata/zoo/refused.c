@@ -2,7 +2,6 @@
 #include "zoo.h"
 #include <linux/bpf.h>
 #include <linux/fs.h>
-#include <linux/if_alg.h>
 #include <linux/landlock.h>
 #include <linux/netlink.h>
 #include <linux/perf_event.h>
@@ -13,7 +12,6 @@
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/fanotify.h>
 #include <sys/mount.h>
 #include <mqueue.h>
 
@@ -98,7 +96,6 @@ static int waits(void *arg) {
 	return arg != 0;
 }
 static void clone_vm(void) { must(clone(waits, stack + sizeof stack, CLONE_VM | SIGCHLD, 0), "clone"); }
-static void clone_files(void) { must(clone(waits, stack + sizeof stack, CLONE_FILES | SIGCHLD, 0), "clone"); }
 static void clone_fs(void) { must(clone(waits, stack + sizeof stack, CLONE_FS | SIGCHLD, 0), "clone"); }
 
 static void bpf_map(void) {
@@ -150,10 +147,8 @@ static void append_only(void) {
 }
 
 static void message_queue(void) { must(mq_open("/zoo", O_RDWR | O_CREAT, 0600, 0), "mq_open"); }
-static void af_alg(void) { must(socket(AF_ALG, SOCK_SEQPACKET, 0), "socket"); }
 static void vsock(void) { must(socket(40, SOCK_STREAM, 0), "socket"); }
 static void mptcp(void) { must(socket(AF_INET, SOCK_STREAM, 262), "socket"); }
-static void sctp(void) { must(socket(AF_INET, SOCK_STREAM, 132), "socket"); }
 static void io_uring(void) {
 	char params[120] = {0};
 	a = must(syscall(425, 8, params), "io_uring_setup");
@@ -183,21 +178,15 @@ static void own_mounts(void) {
 	mkdir(in_folder("mnt"), 0755);
 	must(mount("zoo", in_folder("mnt"), "tmpfs", 0, 0), "mount");
 }
-static void landlocked(void) {
+static void landlock_ruleset(void) {
 	struct landlock_ruleset_attr at = {.handled_access_fs = LANDLOCK_ACCESS_FS_MAKE_DIR};
 	a = must(syscall(444, &at, sizeof at, 0), "landlock_create_ruleset");
 }
-static void fanotify_events(void) { // events that nobody has read
-	a = must(fanotify_init(FAN_CLOEXEC | FAN_NONBLOCK, O_RDONLY), "fanotify_init");
-	must(fanotify_mark(a, FAN_MARK_ADD, FAN_OPEN | FAN_EVENT_ON_CHILD, AT_FDCWD, folder), "fanotify_mark");
-}
-
 const struct mode refused_modes[] = {
 	{"udp_cork", udp_cork}, {"epoll_closed", epoll_closed}, {"netlink_unread", netlink_unread}, {"oob_inline", oob_inline}, {"packet_pipe", packet_pipe},
 	{"own_uts", own_uts}, {"own_time", own_time}, {"own_net", own_net}, {"own_ipc", own_ipc}, {"own_mount", own_mount}, {"own_cgroup", own_cgroup},
-	{"own_user", own_user}, {"own_pid", own_pid}, {"clone_vm", clone_vm}, {"clone_files", clone_files}, {"clone_fs", clone_fs}, {"bpf_map", bpf_map},
+	{"own_user", own_user}, {"own_pid", own_pid}, {"clone_vm", clone_vm}, {"clone_fs", clone_fs}, {"bpf_map", bpf_map},
 	{"bpf_prog", bpf_prog}, {"secret_memory", secret_memory}, {"tcp_in_flight", tcp_in_flight}, {"append_only", append_only}, {"message_queue", message_queue},
-	{"af_alg", af_alg}, {"vsock", vsock}, {"mptcp", mptcp}, {"sctp", sctp}, {"io_uring", io_uring}, {"perf", perf}, {"uffd", uffd}, {"device", device},
-	{"tty_master_closed", tty_master_closed}, {"mount_fd", mount_fd}, {"own_mounts", own_mounts}, {"landlocked", landlocked},
-	{"fanotify_events", fanotify_events}, {0},
+	{"vsock", vsock}, {"mptcp", mptcp}, {"io_uring", io_uring}, {"perf", perf}, {"uffd", uffd}, {"device", device},
+	{"tty_master_closed", tty_master_closed}, {"mount_fd", mount_fd}, {"own_mounts", own_mounts}, {"landlock_ruleset", landlock_ruleset}, {0},
 };

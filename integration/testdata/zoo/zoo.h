@@ -27,7 +27,7 @@ struct mode {
 	void (*check)(void); // on SIGUSR1, any number of times; 0: there is nothing to check
 };
 
-extern const struct mode socket_modes[], process_modes[], memory_modes[], file_modes[], refused_modes[];
+extern const struct mode socket_modes[], thread_modes[], watch_modes[], queue_modes[], process_modes[], memory_modes[], file_modes[], refused_modes[];
 
 extern const char *folder; // of the mode's own, made by main
 
