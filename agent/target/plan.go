@@ -64,6 +64,7 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 		return nil, err
 	}
 	t.unixNames()
+	t.claims()
 	t.dialled()
 	return t.found, nil
 }
