@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"ss/agent/custody/custodytest"
@@ -19,8 +20,28 @@ import (
 // restless are cells with one member of each of two jobs. They note who was healed, thawed and killed.
 type restless struct {
 	noCells
-	did *[]string
+	did *deeds
 }
+
+// deeds are what was done to members. A restore that goes on does it beside the test.
+type deeds struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (d *deeds) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.list = nil
+}
+
+func (d *deeds) all() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.list)
+}
+
+func (d *deeds) has(what string) bool { return slices.Contains(d.all(), what) }
 
 func (c restless) Members(context.Context) ([]Member, error) {
 	return []Member{{Job: "job", Name: "hostA-1", State: Running}, {Job: "other", Name: "hostA-2", State: Running}}, nil
@@ -30,7 +51,9 @@ func (c restless) Thaw(_ context.Context, m Member) error { return c.note("thaw"
 func (c restless) Kill(_ context.Context, m Member) error { return c.note("kill", m) }
 func (c restless) Forget(context.Context, Member) error   { return nil }
 func (c restless) note(what string, m Member) error {
-	*c.did = append(*c.did, what+" "+m.Job)
+	c.did.mu.Lock()
+	defer c.did.mu.Unlock()
+	c.did.list = append(c.did.list, what+" "+m.Job)
 	return nil
 }
 
@@ -55,7 +78,7 @@ func shut(t *testing.T, a *testAgent) {
 }
 
 // withCut makes a state folder with a committed set of aKey's job and a journal of each phase that a start acts on, and returns how to start in it.
-func withCut(t *testing.T, did *[]string) (Config, string) {
+func withCut(t *testing.T, did *deeds) (Config, string) {
 	t.Helper()
 	a := newAgent(t)
 	cfg := a.cfg
@@ -70,7 +93,7 @@ func withCut(t *testing.T, did *[]string) (Config, string) {
 // TestEveryBitOfAJournal: whatever bit of a job's journal is another one, the agent starts, the cut's images stay, the job is set aside with its members thawed, and
 // the other job goes on.
 func TestEveryBitOfAJournal(t *testing.T) {
-	var did []string
+	var did deeds
 	cfg, path := withCut(t, &did)
 	j := journal{dir: filepath.Dir(path)}
 	key := marker.Key{Job: "job", Snapshot: "cut", Epoch: 1}
@@ -90,11 +113,11 @@ func TestEveryBitOfAJournal(t *testing.T) {
 			if err := os.WriteFile(path, bad, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			did = nil
+			did.forget()
 			a := restart(t, cfg)
 			checkSetAside(t, a, path)
-			if !slices.Contains(did, "thaw job") || slices.Contains(did, "kill job") || slices.Contains(did, "kill other") {
-				t.Fatalf("phase %d, bit %d: %v", phase, bit, did)
+			if !did.has("thaw job") || did.has("kill job") || did.has("kill other") {
+				t.Fatalf("phase %d, bit %d: %v", phase, bit, did.all())
 			}
 			shut(t, a)
 		}
@@ -123,7 +146,7 @@ func checkSetAside(t *testing.T, a *testAgent, path string) {
 
 // TestKillClearsASetAsideJob: what the message advises works.
 func TestKillClearsASetAsideJob(t *testing.T) {
-	var did []string
+	var did deeds
 	cfg, path := withCut(t, &did)
 	note := filepath.Join(cfg.StateDir, "restore", "job"+noteSeparator+"r1.json")
 	for _, p := range []string{path, note} {
@@ -167,7 +190,7 @@ func TestKillClearsASetAsideJob(t *testing.T) {
 
 // TestEveryBitOfANote: a damaged note of a restore ends nothing and lets nothing begin.
 func TestEveryBitOfANote(t *testing.T) {
-	var did []string
+	var did deeds
 	cfg, _ := withCut(t, &did)
 	a := restart(t, cfg)
 	plan := RestorePlan{ID: "r1", Key: marker.Key{Job: "job", Snapshot: "cut", Epoch: 2}, Participants: participants("hostA"), Targets: 1}
@@ -188,11 +211,11 @@ func TestEveryBitOfANote(t *testing.T) {
 		if err := os.WriteFile(r.noteFile(), bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		did = nil
+		did.forget()
 		a := restart(t, cfg)
 		checkSetAside(t, a, r.noteFile())
-		if len(did) != 0 {
-			t.Fatalf("bit %d: %v", bit, did)
+		if len(did.all()) != 0 {
+			t.Fatalf("bit %d: %v", bit, did.all())
 		}
 		shut(t, a)
 	}
@@ -201,14 +224,15 @@ func TestEveryBitOfANote(t *testing.T) {
 	}
 	a = restart(t, cfg)
 	defer shut(t, a)
-	if !slices.Contains(did, "kill job") || slices.Contains(did, "kill other") {
-		t.Errorf("the whole note: %v", did)
+	await(t, func() bool { return did.has("kill job") })
+	if did.has("kill other") {
+		t.Errorf("the whole note: %v", did.all())
 	}
 }
 
 // TestJournalOfAnOlderProgram: one without a checksum is read.
 func TestJournalOfAnOlderProgram(t *testing.T) {
-	var did []string
+	var did deeds
 	cfg, path := withCut(t, &did)
 	text := `{"Key":{"Job":"job","Snapshot":"cut","Epoch":7},"Phase":0,"Stop":false,"Fence":9,"Ends":null,"Doubt":null}`
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,7 +69,8 @@ func (d Dir) Thaw(ctx context.Context) error {
 	v1 := d.v1()
 	err := d.SetFrozen(false)
 	if err == nil && !v1 {
-		err = d.AwaitEvent(ctx, "frozen 0")
+		// Where all tasks were killed while they stood still, and there are cgroups below, the kernel may go on to say "frozen 1" of nobody.
+		err = d.AwaitEvent(ctx, "frozen 0", "populated 0")
 	}
 	if gone(err) {
 		return nil
@@ -89,11 +91,11 @@ func (d Dir) Frozen() (bool, error) {
 	return hasLine(b, want), err
 }
 
-// AwaitEvent blocks until cgroup.events of a v2 folder has that line. The kernel reports each
+// AwaitEvent blocks until cgroup.events of a v2 folder has one of the lines. The kernel reports each
 // change as POLLPRI (Documentation/admin-guide/cgroup-v2.rst, "[Un]populated Notification"), but no
 // two within 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV of kernel/cgroup/cgroup.c): a change soon after
 // another is seen earlier by looking.
-func (d Dir) AwaitEvent(ctx context.Context, line string) error {
+func (d Dir) AwaitEvent(ctx context.Context, lines ...string) error {
 	path := d.file("cgroup.events")
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -106,11 +108,11 @@ func (d Dir) AwaitEvent(ctx context.Context, line string) error {
 		if err != nil {
 			return &os.PathError{Op: "read", Path: path, Err: err}
 		}
-		if hasLine(buf[:n], line) {
+		if slices.ContainsFunc(lines, func(line string) bool { return hasLine(buf[:n], line) }) {
 			return nil
 		}
 		if _, err := proc.PollAtMost(ctx, fd, unix.POLLPRI, look); err != nil {
-			return fmt.Errorf("wait for %q: %w", line, err)
+			return fmt.Errorf("wait for %q: %w", lines, err)
 		}
 	}
 }
