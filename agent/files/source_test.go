@@ -21,7 +21,8 @@ var opening = map[string]string{
 
 // own says of each file of the agent that opens paths why no member can influence them.
 var own = map[string]string{
-	"cell/adopt.go": "the state folder", "cell/state.go": "the state folder", "cell/waits/record.go": "the state folder",
+	"alias/alias.go": "the folder of a member's cgroup, which root alone makes",
+	"cell/adopt.go":  "the state folder", "cell/state.go": "the state folder", "cell/waits/record.go": "the state folder",
 	"cell/cgroup.go": "cgroups", "cgroup/cgroup.go": "cgroups", "cgroup/freeze.go": "cgroups", "cgroup/kill.go": "cgroups",
 	"cell/init.go":  "/dev/null, the cgroup of the member; the log goes through Append",
 	"cell/watch.go": "the lock in the state folder", "cell/terminals.go": "/dev/ptmx, before the member runs",
