@@ -147,6 +147,7 @@ func List(c *netlink.Conn, protocol, states uint32) ([]Socket, error) {
 	return out, nil
 }
 
+// Dial opens a netlink socket for sock_diag(7).
 func Dial() (*netlink.Conn, error) {
 	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
 	if err != nil {
@@ -155,7 +156,7 @@ func Dial() (*netlink.Conn, error) {
 	return c, nil
 }
 
-// connections lists the TCP connections (no listeners) that these processes hold, and those of the cgroup that nobody holds any more: a
+// Connections lists the TCP connections (no listeners) that these processes hold, and those of the cgroup that nobody holds any more: a
 // program that has closed a connection leaves it to the kernel, which goes on for minutes where the other end does not answer.
 func Connections(pids []int, cgroup uint64) ([]Socket, error) {
 	held, err := Held(pids)
@@ -178,7 +179,7 @@ func Connections(pids []int, cgroup uint64) ([]Socket, error) {
 	return out, err
 }
 
-// destroy ends what is left in the kernel of connections whose programs are gone (SOCK_DESTROY):
+// Destroy ends what is left in the kernel of connections whose programs are gone (SOCK_DESTROY):
 // as long as one stands in FIN-WAIT or TIME-WAIT its addresses and ports are taken.
 func Destroy(conns []Socket) error {
 	if len(conns) == 0 {

@@ -178,7 +178,7 @@ func (w *crowd) Snapshot(s ssv1.Agent_SnapshotServer) error {
 	for {
 		req, err := (counted{s, w}).Recv()
 		if err != nil {
-			return nil // the coordinator has hung up
+			return nil //nolint:nilerr // the coordinator has hung up
 		}
 		w.mu.Lock()
 		w.step(i, marker.Received{Message: wire.FromMessage(req.GetMessage())})

@@ -33,6 +33,7 @@ func WriteRanges(path string, r Ranges) error {
 	return nil
 }
 
+// ReadRanges reads the list of what CRIU was told to leave out, as it lies beside the images.
 func ReadRanges(path string) (Ranges, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -208,6 +208,7 @@ func encodeAddr(family uint32, addr netip.Addr) ([]uint32, error) {
 	return nil, fmt.Errorf("%s cannot stand in a socket of family %d", addr, family)
 }
 
+// SockAddrs are the addresses of an image of an inet socket. An error says that they are not what its family has.
 func SockAddrs(sk *sk_inet.InetSkEntry) (local, remote netip.AddrPort, err error) {
 	src, err1 := decodeAddr(sk.GetFamily(), sk.GetSrcAddr())
 	dst, err2 := decodeAddr(sk.GetFamily(), sk.GetDstAddr())
