@@ -306,7 +306,7 @@ func (w *crowd) Restore(s ssv1.Agent_RestoreServer) error {
 	for {
 		req, err := in.Recv()
 		if err != nil {
-			return nil // the coordinator has hung up
+			return nil //nolint:nilerr // the coordinator has hung up
 		}
 		for events := []restoration.Event{restoration.Received{Message: wire.FromRestoreMessage(req.GetMessage())}}; len(events) > 0; events = events[1:] {
 			var ready restoration.Ready
