@@ -150,7 +150,7 @@ func (a *Agent) clearAside(ctx context.Context, job string) error {
 // noteSeparator stands between the job and the restore in the name of a note. No name has it in it.
 const noteSeparator = "@"
 
-// workFolder is the folder of the restore that a note is of; "" if path is no note's.
+// workFolder is the folder of the restore that a note is of; "" if path is not a note's.
 func workFolder(path string) string {
 	_, id, ok := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".json"), noteSeparator)
 	if !ok {

@@ -17,7 +17,7 @@ type fates struct {
 	ids  []string // oldest first
 }
 
-// fatesKept bounds fates. Who asks was there when the restore ended, or comes back from a crash in it.
+// fatesKept bounds fates. A host that asks was there when the restore ended, or comes back from a crash in it.
 const fatesKept = 256
 
 func (f *fates) put(id string, phase restoration.Phase) {
@@ -37,7 +37,7 @@ func (f *fates) put(id string, phase restoration.Phase) {
 // askTimeout bounds a question about a restore. A peer answers from memory.
 const askTimeout = 5 * time.Second
 
-// ask puts a question to another host. Silence is no answer: the target asks again.
+// ask puts a question to another host. Silence is not an answer: the target asks again.
 func (r *Restoration) ask(m restoration.Message) {
 	i := slices.IndexFunc(r.plan.Participants, func(p Participant) bool { return p.Host == string(m.To) })
 	if i < 0 {

@@ -131,7 +131,7 @@ func (a *Agent) hearJobs(jobs []string) {
 }
 
 // Hear takes what an admin's ssctl says, and returns the newest generation of the catalogue that this host knows then. It takes a newer one only from
-// who has had the one that it knows.
+// an ssctl whose catalogue descends from the one that it knows.
 func (a *Agent) Hear(w Word) Mark {
 	a.TakeRemoved(w.RemovedHosts)
 	a.heard.mu.Lock()

@@ -38,7 +38,7 @@ func metaOf(key images.Key, index pack.Index) (SetMeta, error) {
 	}
 	for name, m := range meta.Members {
 		if !names.Valid(name) {
-			return SetMeta{}, fmt.Errorf("the images of %s: %q is no member's name", key, name)
+			return SetMeta{}, fmt.Errorf("the images of %s: %q is not a member's name", key, name)
 		}
 		if err := files.CheckAll(m.Files); err != nil {
 			return SetMeta{}, fmt.Errorf("the images of %s: member %s: %w", key, name, err)
@@ -132,7 +132,7 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 	return meta, size, w.checkPlace(ctx, meta)
 }
 
-// checkPlace refuses images that could not be put back on this very host: what R1 would refuse is no cut (M9). The members run meanwhile, so this
+// checkPlace refuses images that could not be put back on this very host: what R1 would refuse is not a cut (M9). The members run meanwhile, so this
 // costs no frozen time.
 func (w *work) checkPlace(ctx context.Context, meta SetMeta) error {
 	var coming []target.Arrival

@@ -50,7 +50,7 @@ func TestQuietWaitsForTheLastHold(t *testing.T) {
 	})
 }
 
-// TestQuietIsHeldAgain: who has waited for one freeze waits for the next as well.
+// TestQuietIsHeldAgain: work that has waited for one freeze waits for the next as well.
 func TestQuietIsHeldAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var q Quiet

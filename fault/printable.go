@@ -10,7 +10,7 @@ import (
 
 // Field makes a text that comes from outside fit for one line of a terminal: a program's arguments, a label, what an archive
 // says of itself. Whatever a terminal would act on is written as Go writes it in a string: control characters, among them line
-// breaks, tabs and ESC; characters that change the direction of a text or are invisible; bytes that are no UTF-8.
+// breaks, tabs and ESC; characters that change the direction of a text or are invisible; bytes that are not UTF-8.
 func Field(text string) string { return quote(text, "") }
 
 // Printable is Field for a text of several lines. Each line but the first is indented, so that no line of it looks as if a
@@ -32,7 +32,7 @@ func Printer(w io.Writer) io.Writer { return printer{w} }
 
 type printer struct{ w io.Writer }
 
-// Write takes whole characters: one that is split between two calls comes out as bytes that are no UTF-8.
+// Write takes whole characters: one that is split between two calls comes out as bytes that are not UTF-8.
 func (p printer) Write(b []byte) (int, error) {
 	if _, err := io.WriteString(p.w, quote(string(b), "\n")); err != nil {
 		return 0, err

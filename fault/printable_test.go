@@ -23,7 +23,7 @@ func TestField(t *testing.T) {
 		"\U000e0041":               `\U000e0041`,              // a tag
 		"\ufffd stays":             "\ufffd stays",            // the replacement character itself
 		strings.Repeat("\x1b", 3):  strings.Repeat(`\x1b`, 3), // each of them
-		"\xed\xa0\x80":             `\xed\xa0\x80`,            // a surrogate, which is no UTF-8
+		"\xed\xa0\x80":             `\xed\xa0\x80`,            // a surrogate, which is not UTF-8
 		"\x1b\\\x9b":               `\x1b\` + `\x9b`,          // C1 as a byte
 	} {
 		if got := Field(in); got != want {

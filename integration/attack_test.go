@@ -183,7 +183,7 @@ func (s *secret) now(t *testing.T) string {
 	return s.state(t)
 }
 
-// TestLogsUnderAttack needs root. A log that is no regular file, or that a user's link leads to, is refused at once, and nothing is made.
+// TestLogsUnderAttack needs root. A log that is not a regular file, or that a user's link leads to, is refused at once, and nothing is made.
 func TestLogsUnderAttack(t *testing.T) {
 	c := newCluster(t, "hostA")
 	c.userFolder()

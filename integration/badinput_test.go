@@ -327,7 +327,7 @@ func (f *badInput) outside() {
 			j.awaitProgress()
 			words := []string{"hostA", "words connect", addr}
 			if server == "hostB" {
-				// hostA alone cannot know that what is at the other end is no member: the check of the cut finds it.
+				// hostA alone cannot know that what is at the other end is not a member: the check of the cut finds it.
 				f.refuse(4, []string{"hostA", addr}, "snapshot", j.name)
 			} else {
 				f.refuseUntouched(4, words, "snapshot", j.name)

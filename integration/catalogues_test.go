@@ -288,7 +288,7 @@ func (c *cluster) damageSsctl(rng *rand.Rand, n int, cut string, damage func(*ra
 	return flipped
 }
 
-// regularFiles lists the files below a folder that are no objects of images: those the store's own tests damage, and heal.
+// regularFiles lists the files below a folder that are not objects of images: those the store's own tests damage, and heal.
 func regularFiles(t *testing.T, root string) []string {
 	t.Helper()
 	var out []string

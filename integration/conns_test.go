@@ -223,7 +223,7 @@ func (j *job) mustVerify(cut string) {
 	j.MustCtl("verify", cut)
 }
 
-// TestOutsideConnections: connections with programs that are no members refuse a snapshot, unless the job's policy says otherwise. Those that it closes are named
+// TestOutsideConnections: connections with programs that are not members refuse a snapshot, unless the job's policy says otherwise. Those that it closes are named
 // in the cut and are closed after a restore, and the job's own go on. Needs root, CRIU and gcc.
 func TestOutsideConnections(t *testing.T) {
 	c := newCluster(t, "hostA", "hostB")

@@ -32,7 +32,7 @@ const (
 	whole                      // of a restore: the job stands nowhere, or everywhere; the fault races with the end
 )
 
-// blow is one row: who is killed on which host, at which line of ssctl's, and what may come of it.
+// blow is one row: which process is killed on which host, at which line of ssctl's, and what may come of it.
 type blow struct {
 	op     string // what ssctl does: "snapshot", "snapshot --stop", "restore"
 	victim string // "agent", "ssctl", "criu", or several; "agent-term" is told to end, as systemd does it
@@ -221,7 +221,7 @@ func (f *faultRig) strike(b blow) {
 			return
 		}
 		if try == tries {
-			f.t.Fatalf("%d times in a row CRIU died within a call of a member's: that is no accident", tries)
+			f.t.Fatalf("%d times in a row CRIU died within a call of a member's: that is not an accident", tries)
 		}
 		f.MustCtl("restore", before[len(before)-1])
 		f.mustFlow("after CRIU had died within a member's call", soon)

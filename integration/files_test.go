@@ -51,7 +51,7 @@ func filesRounds(t *testing.T) int {
 	}
 	n, err := strconv.Atoi(value)
 	if err != nil || n < 1 {
-		t.Fatalf("SS_FILES_ROUNDS=%s is no number of rounds", value)
+		t.Fatalf("SS_FILES_ROUNDS=%s is not a number of rounds", value)
 	}
 	return n
 }

@@ -18,11 +18,11 @@ import (
 
 // aimed is one try: at a line of ssctl's, what one host says to another on the agents' port stops arriving.
 type aimed struct {
-	host, at string // the line: who is at what
+	host, at string // the line: the host, and what it is at
 	from, to string
 	refuse   bool          // the sender is told, by a RST; otherwise packets vanish
 	late     time.Duration // after the line
-	kills    []string      // who is killed at that instant: "ssctl", or a host, whose agent it is
+	kills    []string      // what is killed at that instant: "ssctl", or a host, whose agent it is
 }
 
 func (a aimed) String() string {

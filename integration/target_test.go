@@ -118,7 +118,7 @@ func (c *targets) on(host string, args ...string) string {
 	return string(out)
 }
 
-// stranger starts a program on a host that is no member of any job, and returns when it works.
+// stranger starts a program on a host that is not a member of any job, and returns when it works.
 func (c *targets) stranger(host, kind, argument string) *lab.Cmd {
 	c.t.Helper()
 	log := fmt.Sprintf("/srv/stranger-%d.log", c.made)
@@ -269,7 +269,7 @@ func (c *targets) oneAddress() {
 }
 
 // strangersPort has a program listen on the port of a member, on the host where that is to go, and on the member's own, with it: what
-// could not be put back in place is no cut.
+// could not be put back in place is not a cut.
 func (c *targets) strangersPort() {
 	at := "0.0.0.0:" + c.port()
 	j := c.hold("hostA", "listen-reuseport", at)
@@ -327,7 +327,7 @@ func (c *targets) unixFolder() {
 	c.on("hostC", "rm", "-r", "/srv/sockets")
 }
 
-// logOfAnother has a member log to a daemon that is no member, over a socket like /dev/log. Elsewhere it logs to that host's.
+// logOfAnother has a member log to a daemon that is not a member, over a socket like /dev/log. Elsewhere it logs to that host's.
 func (c *targets) logOfAnother() {
 	const path = "/srv/log"
 	for _, h := range c.Hosts() {

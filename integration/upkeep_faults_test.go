@@ -14,7 +14,7 @@ import (
 	"ss/orchestrator"
 )
 
-// mishap is one row: who is killed while ssctl looks after what is stored, at which of its lines. In all of these OTHER stands for the other
+// mishap is one row: which process is killed while ssctl looks after what is stored, at which of its lines. In all of these OTHER stands for the other
 // host that is to hold hostB's images, CUT for a cut, VAULT and FILE for what their names say.
 type mishap struct {
 	op     string // what ssctl does

@@ -105,7 +105,7 @@ func blamed(err error) HostID {
 //
 // It returns the channels, one per direction, sorted by host, member and address of the sending end.
 // Connections within a host, and within a member, are channels like others. If anything is wrong it
-// returns a *CheckError. An end that has no partner because the other program has closed it is no channel, and is right.
+// returns a *CheckError. An end that has no partner because the other program has closed it is not a channel, and is right.
 func Check(ends []End, policy OutsidePolicy) ([]Channel, error) {
 	ends, partners, doubles := pair(ends)
 	var channels []Channel

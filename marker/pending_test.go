@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestM4bNotAccepted: a connection that waits at a listener is no channel, and is right as long as it carries nothing; its other end connects once more.
+// TestM4bNotAccepted: a connection that waits at a listener is not a channel, and is right as long as it carries nothing; its other end connects once more.
 func TestM4bNotAccepted(t *testing.T) {
 	client := End{Host: "A", Member: "a", Local: "a:1", Remote: "b:80", SndUna: 7, WriteSeq: 7, RcvNxt: 3}
 	waits := End{Host: "B", Member: "b", Local: "b:80", Remote: "a:1", Pending: true}

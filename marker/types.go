@@ -178,7 +178,7 @@ type (
 		Peers map[HostID][]string
 	}
 	// Captured comes in the midst of ActDump: the images hold the state of every connection of this host, and
-	// what arrives from now on is no part of the record. The members stand still as before. It may be left out:
+	// what arrives from now on is not part of the record. The members stand still as before. It may be left out:
 	// DumpDone says as much.
 	Captured struct{ Key Key }
 	// DumpDone ends ActDump well.

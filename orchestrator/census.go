@@ -116,7 +116,7 @@ func (s Census) LacksCut(cut store.Cut, v store.Verifier) bool {
 	return len(s.BadManifests(cut, v)) > 0
 }
 
-// ErrNoManifest says that a holder does not have the cut's signed manifest. The news of a commit may not have reached it; that is no damage.
+// ErrNoManifest says that a holder does not have the cut's signed manifest. The news of a commit may not have reached it; that is not damage.
 var ErrNoManifest = fault.New(fault.Integrity, "the cut's signed manifest is missing", "")
 
 // checkManifest says what is wrong with a cut's manifest in an inventory.

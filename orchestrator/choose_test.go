@@ -8,7 +8,7 @@ import (
 	"ss/store"
 )
 
-// TestChooseLeavesNoMemberOut: who takes part, who may hold copies, and what is no cut.
+// TestChooseLeavesNoMemberOut: who takes part, who may hold copies, and what is not a cut.
 func TestChooseLeavesNoMemberOut(t *testing.T) {
 	host := func(name string, err error) HostStatus { return HostStatus{Host: store.Host{Name: name}, Err: err} }
 	dead := errors.New("no answer")

@@ -193,7 +193,7 @@ func partialFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// named says whether an open file still has that name: who had it may have finished before we had its lock.
+// named says whether an open file still has that name: the process that had it may have finished before we had its lock.
 func named(f *os.File, path string) bool {
 	is, err := f.Stat()
 	if err != nil {

@@ -359,7 +359,7 @@ func (im *importing) sets(ctx context.Context) (err error) {
 func (im *importing) open(ctx context.Context, e archive.Entry) (FileWriter, error) {
 	target, ok := im.targets[e.Host]
 	if _, twice := im.made[e.Host]; !ok || twice {
-		return nil, damaged("images of %q, which is no host of the cut or was there already", e.Host)
+		return nil, damaged("images of %q, which is not a host of the cut or was there already", e.Host)
 	}
 	meta, err := io.ReadAll(im.archive)
 	if err != nil {

@@ -93,7 +93,7 @@ func (c *Cluster) bury(ctx context.Context, r store.Removed, statuses []HostStat
 	}
 	wg.Wait()
 	if err := c.Catalogue.Told(noted(ctx), r, told); err != nil {
-		c.Noticef("the tombstone of %s: who has seen it is not written down: %v", r.Cut, err)
+		c.Noticef("the catalogue does not know which hosts have seen the tombstone of %s: %v", r.Cut, err)
 	}
 	return failed
 }

@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite testdata/*.txt with what the pr
 //	done HOST, fail HOST WHY  end the host's action
 //	problems HOST N           what the host's check is to find
 //	hold HOST, go HOST        run leaves the host's actions alone, or no longer
-//	cut A B, heal A B         what A sends to B is lost, or arrives again; C is the coordinator, when it is no host
+//	cut A B, heal A B         what A sends to B is lost, or arrives again; C is the coordinator, when it is not a host
 //	gone HOST, lost HOST      the line ends: the host notices, or the coordinator
 //	tick MS                   that much time passes for everyone
 //	crash HOST                the agent dies and is started again at once

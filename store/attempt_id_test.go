@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestAttemptKeepsAGivenID: a cut that comes from elsewhere keeps its id, unless it is no name or somebody has it already.
+// TestAttemptKeepsAGivenID: a cut that comes from elsewhere keeps its id, unless it is not a name or somebody has it already.
 func TestAttemptKeepsAGivenID(t *testing.T) {
 	c := create(t)
 	for _, job := range []string{"ring", "other"} {

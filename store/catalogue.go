@@ -19,7 +19,7 @@ const FileName = bolt.FileName
 // Catalogue is a cluster's catalogue: the rules, over a database that keeps the records. It may be used from several goroutines, and beside other
 // handles and processes. It holds nothing between calls but the leases of the attempts begun through it.
 type Catalogue struct {
-	// Where says which machine and folder this program runs in, for people: who holds a lease, and who uses two copies of a catalogue. Change it
+	// Where says which machine and folder this program runs in, for people: it tells where a lease is held, and who uses two copies of a catalogue. Change it
 	// before the first call only.
 	Where string
 

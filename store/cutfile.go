@@ -41,7 +41,7 @@ type Signer interface {
 
 // Verifier checks what a Signer made.
 type Verifier interface {
-	// VerifySigned says why the signature is not one of an admin of this cluster; nil if it is. An expired certificate is no reason.
+	// VerifySigned says why the signature is not one of an admin of this cluster; nil if it is. An expired certificate is not a reason.
 	VerifySigned(data, signature, certificate []byte) error
 }
 

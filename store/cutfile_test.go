@@ -112,7 +112,7 @@ func TestCutFile(t *testing.T) {
 	}
 }
 
-// TestCutFileOfAnyText: what is no UTF-8, or is written by JSON in a way of its own, has a form that is read back.
+// TestCutFileOfAnyText: what is not UTF-8, or is written by JSON in a way of its own, has a form that is read back.
 func TestCutFileOfAnyText(t *testing.T) {
 	f := cutFile()
 	f.Cut.Label = "a\xffb \u2028 <&> \"\\ \x00 \ufffd"

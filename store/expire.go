@@ -8,7 +8,7 @@ import (
 // Expired lists the cuts of a job that a policy does not keep, oldest first. Pinned cuts and the newest cut are always kept. It is a pure
 // function: hours, days and weeks (ISO 8601) are those of UTC.
 //
-// Imported cuts are no part of it: they are never removed, as a person brought them, and they take no place of a cut that was taken here.
+// Imported cuts are not part of it: they are never removed, as a person brought them, and they take no place of a cut that was taken here.
 //
 // A cut of fewer members never displaces a fuller one (keepFuller).
 //

@@ -21,8 +21,8 @@ type Rebuilt struct {
 	Seen uint64
 }
 
-// CreateRebuilt makes the catalogue of dir from what was found, whole or not at all: who is killed on the way leaves none, and may
-// begin again. Where one exists the error wraps ErrConflict, and what is in r is validated (ErrInvalid). where is Catalogue.Where's.
+// CreateRebuilt makes the catalogue of dir from what was found, whole or not at all: a process that is killed on the way leaves none, and may
+// be run again. Where one exists the error wraps ErrConflict, and what is in r is validated (ErrInvalid). where is Catalogue.Where's.
 func CreateRebuilt(dir, where string, r Rebuilt) (err error) {
 	defer func() {
 		if err != nil {

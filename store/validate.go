@@ -200,7 +200,7 @@ func (h CutHost) validate() error {
 		}
 	}
 	if sum, err := hex.DecodeString(h.Manifest); err != nil || len(sum) != 32 || hex.EncodeToString(sum) != h.Manifest {
-		return fmt.Errorf("part of host %q: manifest %q is no SHA-256 in hex: %w", h.Host, h.Manifest, ErrInvalid)
+		return fmt.Errorf("part of host %q: manifest %q is not a SHA-256 in hex: %w", h.Host, h.Manifest, ErrInvalid)
 	}
 	if err := validTexts("copy", h.Copies); err != nil {
 		return err

@@ -41,7 +41,7 @@ func TestDamagedStateSetsOneMemberAside(t *testing.T) {
 				t.Fatalf("%s is whole again, and the member is %+v", name, m)
 			}
 		}
-		for _, name := range []string{memberFile, initFile, rootFile} { // all at once, and nothing that is no JSON keeps it from being ended
+		for _, name := range []string{memberFile, initFile, rootFile} { // all at once, and nothing that is not JSON keeps it from being ended
 			if err := os.WriteFile(filepath.Join(g.dir(victim.Job, victim.Name), name), []byte("\x00"), 0o600); err != nil {
 				t.Fatal(err)
 			}

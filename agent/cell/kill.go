@@ -69,7 +69,7 @@ func (g *Manager) discard(ctx context.Context, m agent.Member) error {
 	if err != nil {
 		return err
 	}
-	// Of sockets that can't be listed nothing is destroyed; that is no reason to let the tree live.
+	// Of sockets that can't be listed nothing is destroyed; that is not a reason to let the tree live.
 	conns, _ := sockets.Connections(live, gr.id())
 	var init proc.Identity
 	err = readState(g.dir(m.Job, m.Name), initFile, &init)

@@ -171,7 +171,7 @@ func writtenFiles(owners map[string][]int) ([]target.HostFile, error) {
 	return out, nil
 }
 
-// Holders names the processes that hold sockets, by the sockets' inodes. Who holds one of another network namespace's is not looked for.
+// Holders names the processes that hold sockets, by the sockets' inodes. It does not look for those of other network namespaces.
 func (g *Manager) Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error) {
 	if len(inodes) == 0 {
 		return nil, nil

@@ -190,7 +190,7 @@ func readReply(ctx context.Context, r *os.File) error {
 	return nil
 }
 
-// reap waits for a PID 1 that this process started, so that it is no zombie when it has ended. The
+// reap waits for a PID 1 that this process started, so that it is not a zombie when it has ended. The
 // goroutine lives as long as the cell; the agent does not wait for it, since cells outlive agents.
 func (g *Manager) reap(cmd *exec.Cmd) {
 	done := make(chan struct{})

@@ -240,7 +240,7 @@ func checkInherited(t *testing.T, m agent.Member) {
 			t.Error(err)
 		}
 	}
-	// Signals 32 and 33 are the threading library's own; who ignores them is no business of ours.
+	// Signals 32 and 33 are the threading library's own; who ignores them is not our business.
 	const threading = 1<<31 | 1<<32
 	v, err := proc.StatusField(m.Pid, "SigIgn")
 	if err != nil {

@@ -108,7 +108,7 @@ func TestInterruptedStartTouchesNothingElse(t *testing.T) {
 	}
 }
 
-// TestStartInALeftCgroup: an empty cgroup of that name, left by an agent that was killed, is no obstacle.
+// TestStartInALeftCgroup: an empty cgroup of that name, left by an agent that was killed, is not an obstacle.
 func TestStartInALeftCgroup(t *testing.T) {
 	flavours(t, func(t *testing.T, g *Manager) {
 		if err := g.cg.group("job", "hostA-1").create(); err != nil {

@@ -27,7 +27,7 @@ type streamWatch struct {
 }
 
 // watchStreams calls full when the images of the connections with these inodes have been written to dir and the first image of
-// memory has been begun, unless it is closed before. A socket that is closed, and that a program still holds, has an image too: it is no connection.
+// memory has been begun, unless it is closed before. A socket that is closed, and that a program still holds, has an image too: it is not a connection.
 func watchStreams(dir string, inodes []uint64, full func()) (*streamWatch, error) {
 	missing := map[string]bool{}
 	for _, ino := range inodes {

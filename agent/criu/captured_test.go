@@ -148,7 +148,7 @@ func TestFileEvents(t *testing.T) {
 		t.Errorf("events: %v", got)
 	}
 	for n := range len(all) {
-		fileEvents(all[:n]) // a cut buffer is no cause for a panic
+		fileEvents(all[:n]) // a cut buffer is not a cause for a panic
 	}
 }
 

@@ -123,7 +123,7 @@ func TestRewrite(t *testing.T) {
 		x, err1 := os.Stat(filepath.Join(src, name))
 		y, err2 := os.Stat(filepath.Join(dst, name))
 		if err1 != nil || err2 != nil || !os.SameFile(x, y) {
-			t.Errorf("%s is no link: %v, %v", name, err1, err2)
+			t.Errorf("%s is not a link: %v, %v", name, err1, err2)
 		}
 	}
 	if len(after) != len(before) {
@@ -216,7 +216,7 @@ func TestNeeds(t *testing.T) {
 	}
 	for _, f := range needs.Files {
 		if strings.HasPrefix(f.Path, "/dev/") || strings.HasPrefix(f.Path, "/proc/") {
-			t.Errorf("%s is no file of the host's", f.Path)
+			t.Errorf("%s is not a file of the host's", f.Path)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func (h *Holder) fault(err error) error {
 	return &fault.Error{Kind: Kind(err), Err: err}
 }
 
-// checkKey refuses what is no image set's name: its parts become names of files.
+// checkKey refuses what is not an image set's name: its parts become names of files.
 func checkKey(key images.Key) error {
 	if !names.Valid(key.Job) || !names.Valid(key.Snapshot) || !names.Valid(key.Host) {
 		return fault.New(fault.Usage, "job \""+key.Job+"\", cut \""+key.Snapshot+"\", host \""+key.Host+"\": no names", "use an ssctl of the agent's version")

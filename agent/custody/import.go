@@ -81,7 +81,7 @@ func (h *Holder) startImport(open ImportOpen) (*Import, error) {
 }
 
 func badImport(format string, args ...any) error {
-	return fault.New(fault.Usage, "the file is no export of a cut: "+fmt.Sprintf(format, args...), "export the cut again")
+	return fault.New(fault.Usage, "the file is not an export of a cut: "+fmt.Sprintf(format, args...), "export the cut again")
 }
 
 // Put takes one file: f.Size bytes of r, no more and no less.
@@ -96,7 +96,7 @@ func (im *Import) put(f PlainFile, r io.Reader) (err error) {
 	member, rest, _ := strings.Cut(f.Path, "/")
 	switch {
 	case len(f.Path) > pathMax || !fs.ValidPath(f.Path) || strings.ContainsAny(f.Path, "\x00\\"):
-		return badImport("%.100q is no path of a file in it", f.Path)
+		return badImport("%.100q is not a path of a file in it", f.Path)
 	case rest == "" || !im.members[member]:
 		return badImport("%q belongs to no member", f.Path)
 	case f.Size < 0:

@@ -55,7 +55,7 @@ func (h *Holder) removeCut(ctx context.Context, r Removal) (int, error) {
 	if r.Forget {
 		return 0, h.cfg.Store.ForgetTombstone(ctx, t.Job, t.Cut, t.ID())
 	}
-	// First the word, then the deed: who is stopped in between goes on with the next Collect.
+	// The tombstone is written before anything is removed: an agent that is stopped in between goes on with the next Collect.
 	if err := h.cfg.Store.PutTombstone(ctx, images.StoredTombstone{Job: t.Job, Snapshot: t.Cut, ID: t.ID(), Data: r.Tombstone}); err != nil {
 		return 0, err
 	}

@@ -161,7 +161,7 @@ func TestBuildIDOfManyHeaders(t *testing.T) {
 	}
 }
 
-// FuzzBuildID feeds what is no ELF file, or a damaged one.
+// FuzzBuildID feeds what is not an ELF file, or a damaged one.
 func FuzzBuildID(f *testing.F) {
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {

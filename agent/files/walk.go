@@ -20,7 +20,7 @@ const maxLinks = 40
 // ErrLink says that a path leads through a symbolic link, or to one, that a user other than root could have made.
 var ErrLink = errors.New("a symbolic link that a user other than root can change is on the way")
 
-// ErrNotRegular says that what a path leads to is no regular file.
+// ErrNotRegular says that what a path leads to is not a regular file.
 var ErrNotRegular = errors.New("not a regular file")
 
 // place is the folder of a file, held by a descriptor, and the file's name in it.
@@ -161,7 +161,7 @@ func (w *walker) descend(path string, mkdir makeDir) (next string, err error) {
 	var st unix.Stat_t
 	err = unix.Fstatat(w.fd, parts[last], &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK || !w.keeps(&st) || st.Uid != 0 {
-		return "", nil // whoever opens it sees to it that it is no link
+		return "", nil // whoever opens it sees to it that it is not a link
 	}
 	fd, err := unix.Openat(w.fd, parts[last], unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {

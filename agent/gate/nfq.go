@@ -155,7 +155,7 @@ func isHandshake(b []byte) bool {
 	return len(tcp) > tcpFlags && tcp[tcpFlags]&syn != 0
 }
 
-// tcpHeader returns what follows the IP headers of b, or nil where that is no TCP header.
+// tcpHeader returns what follows the IP headers of b, or nil where that is not a TCP header.
 func tcpHeader(b []byte) []byte {
 	if len(b) < 20 {
 		return nil

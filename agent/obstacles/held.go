@@ -26,7 +26,7 @@ func kcmp(pid1, pid2, kind int, idx1, idx2 uintptr) (order int, ok bool) {
 	return int(r), errno == 0
 }
 
-// sharedMemory looks for processes that share memory, signal handlers or a working folder and are no threads of one another.
+// sharedMemory looks for processes that share memory, signal handlers or a working folder and are not threads of one another.
 func (s *survey) sharedMemory() {
 	for _, x := range []struct {
 		kind int

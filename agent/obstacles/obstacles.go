@@ -28,7 +28,7 @@ type Member struct {
 	IsMember func(pid int) bool
 }
 
-// Find lists what CRIU (4.2) could not dump of m, each with the process and what to do about it. An empty list is no promise: CRIU has the
+// Find lists what CRIU (4.2) could not dump of m, each with the process and what to do about it. An empty list is not a promise: CRIU has the
 // last word. The member may run meanwhile.
 func Find(ctx context.Context, m Member) ([]string, error) {
 	first, err := look(ctx, m)

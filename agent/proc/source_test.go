@@ -15,7 +15,7 @@ import (
 var naming = map[string]bool{"strings.HasPrefix": true, "unix.Mount": true, "exec.CommandContext": true}
 
 // TestNobodyElseReadsProc reads the source of the module. Only this package may make a path in /proc, and nothing may read memory by process_vm_readv(2). Tests may, to check on it, and so may
-// integration/, which is no part of what runs on a host.
+// integration/, which is not part of what runs on a host.
 func TestNobodyElseReadsProc(t *testing.T) {
 	files, named := 0, 0
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {

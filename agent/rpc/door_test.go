@@ -189,7 +189,7 @@ func TestDoorStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.strangersAre(t, 2)
-	// One that is no stranger, and keeps the server waiting for HTTP/2's first bytes.
+	// One that is not a stranger, and keeps the server waiting for HTTP/2's first bytes.
 	creds := issue(t, d.authority, identity.RoleAgent, "hostB")
 	known := tls.Client(d.knock(t, "127.0.0.1"), tlsConfig(creds))
 	if err := known.HandshakeContext(t.Context()); err != nil {

@@ -47,7 +47,7 @@ func (s *agentServer) RemoveImages(ctx context.Context, req *ssv1.RemoveImagesRe
 	return &ssv1.RemoveImagesResponse{Removed: int32(n)}, nil
 }
 
-// isAdmin says whether the caller may do more than read what is no secret.
+// isAdmin says whether the caller may do more than read what is not a secret.
 func isAdmin(ctx context.Context) bool {
 	id, err := identity.FromContext(ctx)
 	return err == nil && id.Role == identity.RoleAdmin

@@ -108,7 +108,7 @@ func TestImportAndExportOverTheWire(t *testing.T) {
 	}
 }
 
-// TestABadImport: what is no export is refused, and nothing is left of it.
+// TestABadImport: what is not an export is refused, and nothing is left of it.
 func TestABadImport(t *testing.T) {
 	h := serveAgent(t)
 	c := ssv1.NewAgentClient(h.as(t, identity.RoleAdmin, "admin"))

@@ -30,7 +30,7 @@ func mayPut(ctx context.Context, name string) error {
 	case len(parts) == 3 && name == images.CutName(parts[0], parts[2]):
 		return fault.New(fault.Denied, "an agent may not put the manifest of a cut on another host", "")
 	}
-	return fmt.Errorf("%s is no name of what belongs to an image set: %w", name, blob.ErrInvalid)
+	return fmt.Errorf("%s is not a name of what belongs to an image set: %w", name, blob.ErrInvalid)
 }
 
 func (s *peerServer) PutObject(stream grpc.ClientStreamingServer[ssv1.ObjectFrame, ssv1.PutObjectResponse]) error {

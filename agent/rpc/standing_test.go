@@ -76,7 +76,7 @@ func statement(epoch uint64) standing.Statement {
 		Superseded: []standing.Host{{Name: "hostA", Addrs: at(1), Members: []string{"hostA-1"}}}}
 }
 
-// forge signs a statement as api/identity does, with a key that is no admin's.
+// forge signs a statement as api/identity does, with a key that is not an admin's.
 func forge(t *testing.T, a *identity.Authority, role identity.Role, s standing.Statement) []byte {
 	t.Helper()
 	admin := issue(t, a, identity.RoleAdmin, "me")

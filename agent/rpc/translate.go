@@ -97,7 +97,7 @@ func fromPeers(in []*ssv1.Participant) []custody.Peer {
 	return out
 }
 
-// fromJobKey reads the secret of a job's images. There is always one: that of images that are no secret is known to everyone.
+// fromJobKey reads the secret of a job's images. There is always one: that of images that are not secret is known to everyone.
 func fromJobKey(b []byte) (keys.Job, error) {
 	var k keys.Job
 	if len(b) != len(k) {

@@ -116,7 +116,7 @@ func (t *plan) inTheWay(s comingSocket) []HostSocket {
 	return out
 }
 
-// strangers looks for sockets of programs that are not of the job. What closed connections have left is no fault if the fence may clear it
+// strangers looks for sockets of programs that are not of the job. What closed connections have left is not a fault if the fence may clear it
 // away: when all of it was delivered, or when it is the job's own.
 func (t *plan) strangers(s comingSocket, holders map[uint64]string) (free bool) {
 	free = true

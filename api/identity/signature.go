@@ -25,7 +25,7 @@ func signedDigest(data []byte) []byte {
 // holder's certificate, PEM, with it. Only an admin's signature counts, so only an admin can make one.
 func (c *Credentials) Sign(data []byte) (signature, certificate []byte, err error) {
 	if c.id.Role != RoleAdmin {
-		return nil, nil, fmt.Errorf("sign: %s %q is no admin, whose signature would count: %w", c.id.Role, c.id.Name, ErrIdentity)
+		return nil, nil, fmt.Errorf("sign: %s %q is not an admin, whose signature would count: %w", c.id.Role, c.id.Name, ErrIdentity)
 	}
 	key, ok := c.cert.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok || key.Curve != elliptic.P256() {
@@ -52,7 +52,7 @@ func (c *Credentials) VerifySigned(data, signature, certificate []byte) error {
 		return fmt.Errorf("signer's %w", err)
 	}
 	if id.Role != RoleAdmin {
-		return fmt.Errorf("signed by %s %q, who is no admin: %w", id.Role, id.Name, ErrIdentity)
+		return fmt.Errorf("signed by %s %q, who is not an admin: %w", id.Role, id.Name, ErrIdentity)
 	}
 	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {

@@ -44,7 +44,7 @@ func FromAddrs(in []string) ([]netip.Addr, error) {
 	for _, s := range in {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return nil, fault.New(fault.Usage, fmt.Sprintf("%q is no address", s), "")
+			return nil, fault.New(fault.Usage, fmt.Sprintf("%q is not an address", s), "")
 		}
 		out = append(out, a.Unmap())
 	}

@@ -73,10 +73,10 @@ func parseConfig(b []byte, dir string) (config, error) {
 		return config{}, fmt.Errorf("memory: %q is neither %s nor %s", cfg.Memory, memoryTracked, memoryFrozen)
 	}
 	if cfg.FilesLimit <= 0 {
-		return config{}, fmt.Errorf("files_limit: %d bytes are no limit; write one like 512MiB", cfg.FilesLimit)
+		return config{}, fmt.Errorf("files_limit: %d bytes are not a limit; write one like 512MiB", cfg.FilesLimit)
 	}
 	if cfg.ScrubPause <= 0 {
-		return config{}, fmt.Errorf("scrub_pause: %s is no pause; write one like 24h, or scrub_rate: 0 for no scrub", cfg.ScrubPause)
+		return config{}, fmt.Errorf("scrub_pause: %s is not a pause; write one like 24h, or scrub_rate: 0 for no scrub", cfg.ScrubPause)
 	}
 	for _, p := range []*string{&cfg.Cert, &cfg.Key, &cfg.CA, &cfg.Staging, &cfg.VaultCredentials} {
 		if *p != "" && !filepath.IsAbs(*p) {
@@ -90,7 +90,7 @@ func parseConfig(b []byte, dir string) (config, error) {
 const installedCRIU = "/opt/ss/criu/bin/criu"
 
 // findCRIU gives the absolute path of a CRIU: a name is looked up, a relative path counts from dir. Nothing named means
-// the one that install-criu brought, or else the system's. A CRIU that is nowhere is no reason not to start, since
+// the one that install-criu brought, or else the system's. A CRIU that is nowhere is not a reason not to start, since
 // members want their agent: the path is then where install-criu would put it, and ssctl host list says that none is there.
 func findCRIU(name, dir string) string {
 	if name == "" {

@@ -25,7 +25,7 @@ func parseSize(text string) (size, error) {
 	unit, ok := units[text[len(digits):]]
 	n, err := strconv.ParseUint(strings.TrimSuffix(digits, " "), 10, 63)
 	if !ok || err != nil {
-		return 0, fmt.Errorf("%q is no size; write a whole number and a unit, like 100MiB or 2GiB", text)
+		return 0, fmt.Errorf("%q is not a size; write a whole number and a unit, like 100MiB or 2GiB", text)
 	}
 	if int64(n) > math.MaxInt64/unit {
 		return 0, fmt.Errorf("%q is more than a file system has", text)

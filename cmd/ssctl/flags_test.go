@@ -36,7 +36,7 @@ func FuzzParseRemap(f *testing.F) {
 		got, err := parseRemap(pairs)
 		if err != nil {
 			if !errors.Is(err, errUsage) {
-				t.Errorf("%v is no error of usage", err)
+				t.Errorf("%v is not an error of usage", err)
 			}
 			return
 		}

@@ -26,7 +26,7 @@ func (a *app) initCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "init", Short: "Make the cluster's folder: its authority, your admin identity, its keys, its catalogue", Args: args(0, 0),
 		Long: "init makes the cluster's folder: its certificate authority, your admin identity, the age identity that opens the keys of all images\n" +
-			"(images.key), and the catalogue. Images are encrypted, with a key for each job. Who has a recovery identity can open them as well, if\n" +
+			"(images.key), and the catalogue. Images are encrypted, with a key for each job. Holders of a recovery identity can open them as well, if\n" +
 			"the folder is lost: keep it elsewhere. Make one with age-keygen, and give its recipient.",
 		RunE: func(*cobra.Command, []string) error {
 			if err := checkVaults(opt.vaults); err != nil {
@@ -85,7 +85,7 @@ func (a *app) makeCluster(opt initOptions) error {
 		authority.Cluster(), a.dir, advice)
 }
 
-// checkVaults refuses what is no vault's URL.
+// checkVaults refuses what is not a vault's URL.
 func checkVaults(urls []string) error {
 	for _, u := range urls {
 		if err := blob.CheckURL(u); err != nil {

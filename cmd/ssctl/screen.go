@@ -102,7 +102,7 @@ func (s *screen) paint(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// notice says something that is no failure and should be known.
+// notice says something that is not a failure and should be known.
 func (s *screen) notice(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

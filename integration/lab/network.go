@@ -151,7 +151,7 @@ func (n *network) setCable(h *Host, up bool) error {
 	return nil
 }
 
-// unplug removes a host's cable. A cable that is gone already is no error.
+// unplug removes a host's cable. A cable that is gone already is not an error.
 func (n *network) unplug(h *Host) error {
 	link, err := n.handle.LinkByName(h.cable())
 	if errors.As(err, &netlink.LinkNotFoundError{}) {

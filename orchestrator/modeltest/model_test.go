@@ -270,7 +270,7 @@ func (m *model) step(t *testing.T) string {
 	var what string
 	var err error
 	n := m.pick(100)
-	if m.refused != "" && m.pick(2) == 0 { // who is told that there is a newer one often does what the message says
+	if m.refused != "" && m.pick(2) == 0 { // an admin that is told of a newer one often does what the message says
 		dir, n = m.refused, 90
 	}
 	m.refused = ""

@@ -241,7 +241,7 @@ func TestEveryBitOfACutsManifest(t *testing.T) {
 	if _, err := Repair(t.Context(), f.Cluster, RepairOptions{Of: cut.ID}); err != nil {
 		t.Errorf("another's: repair: %v", err)
 	}
-	// Missing on one: the news of the commit did not reach it, which is said and is no damage.
+	// Missing on one: the news of the commit did not reach it, which is said and is not damage.
 	delete(f.Agents["hostB"].Cuts, cut.ID)
 	var notes []string
 	f.Notice = func(text string) { notes = append(notes, text) }

@@ -98,7 +98,7 @@ func setName(name string) (host, file string, err error) {
 	case len(parts) == 4 && parts[2] == restFolder && !strings.HasPrefix(parts[3], imagesFolder+"/"):
 		return parts[0], path.Join(parts[1], parts[3]), nil
 	}
-	return "", "", fmt.Errorf("%q is no file of an export", name)
+	return "", "", fmt.Errorf("%q is not a file of an export", name)
 }
 
 // plainPath refuses a path that could lead elsewhere, or that sha256sum would write in another form.

@@ -211,7 +211,7 @@ func TestArchiveNames(t *testing.T) {
 	}
 }
 
-// TestArchiveRefusesOtherForms: links, devices, files twice, and files of a host that has not begun are no export.
+// TestArchiveRefusesOtherForms: links, devices, files twice, and files of a host that has not begun are not export.
 func TestArchiveRefusesOtherForms(t *testing.T) {
 	at := exampleCut().Time
 	link := &tar.Header{Typeflag: tar.TypeSymlink, Name: "hostA/hostA-1/checkpoint/x", Linkname: "/etc/passwd", ModTime: at, Format: tar.FormatPAX}
@@ -249,7 +249,7 @@ func FuzzImport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, sets, err := readArchive(bytes.NewReader(data))
 		if err != nil && !errors.Is(err, ErrDamaged) {
-			t.Errorf("%v is no damage", err)
+			t.Errorf("%v is not damage", err)
 		}
 		for host, files := range sets {
 			for _, file := range files {

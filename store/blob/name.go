@@ -11,7 +11,7 @@ const (
 	maxElement  = 128
 )
 
-// CheckName refuses what is no object's name: 1 to 8 elements, joined with slashes, each 1 to 128 of A–Z a–z 0–9 . _ -, a letter or digit
+// CheckName refuses what is not an object's name: 1 to 8 elements, joined with slashes, each 1 to 128 of A–Z a–z 0–9 . _ -, a letter or digit
 // first. Such a name is safe as a path and as a key of an object store.
 func CheckName(name string) error {
 	if len(name) > maxElements*(maxElement+1) {

@@ -224,7 +224,7 @@ func (d *Dir) parents(name string) []string {
 	return dirs
 }
 
-// plainFolder refuses what is no folder: a file, or a link, which may lead anywhere.
+// plainFolder refuses what is not a folder: a file, or a link, which may lead anywhere.
 func (d *Dir) plainFolder(path string) error {
 	info, err := os.Lstat(path)
 	switch {

@@ -304,7 +304,7 @@ func (s *S3) get(ctx context.Context, name string, off, n int64) (io.ReadCloser,
 	if opt.Header().Get("Range") != "" {
 		var first int64
 		if _, err := fmt.Sscanf(header.Get("Content-Range"), "bytes %d-", &first); err != nil || first != off {
-			return nil, errors.Join(fmt.Errorf("the server does not answer with the bytes from %d on, but %q: it is no server for vaults",
+			return nil, errors.Join(fmt.Errorf("the server does not answer with the bytes from %d on, but %q: it is not a server for vaults",
 				off, header.Get("Content-Range")), body.Close())
 		}
 	}
@@ -312,7 +312,7 @@ func (s *S3) get(ctx context.Context, name string, off, n int64) (io.ReadCloser,
 		n = info.Size
 	}
 	if n < 0 {
-		return nil, errors.Join(errors.New("the server does not say how long it is: it is no server for vaults"), body.Close())
+		return nil, errors.Join(errors.New("the server does not say how long it is: it is not a server for vaults"), body.Close())
 	}
 	return &ranged{ctx: ctx, r: &transfer{s: s, name: name, body: body}, left: n}, nil
 }
@@ -365,7 +365,7 @@ func (s *S3) stat(ctx context.Context, name string) (Info, error) {
 		return err
 	})
 	if err == nil && info.Size < 0 {
-		err = errors.New("the server does not say how long it is: it is no server for vaults")
+		err = errors.New("the server does not say how long it is: it is not a server for vaults")
 	}
 	return Info{Name: name, Size: info.Size, Time: info.LastModified}, err
 }

@@ -67,7 +67,7 @@ func (l *listing) object(o minio.ObjectInfo) error {
 	}
 	if l.last != "" && o.Key <= l.last {
 		return minio.ErrorResponse{StatusCode: http.StatusOK, Code: "OutOfOrder",
-			Message: fmt.Sprintf("the server lists %q after %q, which is not in order: it is no server for vaults", o.Key, l.last)}
+			Message: fmt.Sprintf("the server lists %q after %q, which is not in order: it is not a server for vaults", o.Key, l.last)}
 	}
 	l.last = o.Key
 	name, ok := strings.CutPrefix(o.Key, l.s.prefix)

@@ -10,7 +10,7 @@ import (
 	"ss/store/pack"
 )
 
-// TestWhatCannotBeMappedIsNotDamaged: who is short of memory must not put good objects aside, perhaps the last of their kind.
+// TestWhatCannotBeMappedIsNotDamaged: a process that is short of memory must not put good objects aside, perhaps the last of their kind.
 func TestWhatCannotBeMappedIsNotDamaged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "object")
 	ok(t, os.WriteFile(path, random(3*4096, 1), 0o600))

@@ -11,7 +11,7 @@ import (
 )
 
 // ForPeers is this store as other agents may use it: objects must be what their names say, a set's manifest comes after its objects, what
-// they have asked for or put stays for a while although no set refers to it yet, and nothing is removed. What is no object, no set and
+// they have asked for or put stays for a while although no set refers to it yet, and nothing is removed. What is not an object, no set and
 // no cut, and no tombstone of one, is not shown.
 func (s *Store) ForPeers() interface {
 	blob.Reader

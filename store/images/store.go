@@ -142,7 +142,7 @@ func refuseOldLayout(dir string) error {
 }
 
 // refuseUnknown refuses a folder in which there is a set of a form that is not known here. An agent that was put back to an older version must not
-// tidy up among images of which it cannot say what they consist of. Damage is no reason: RemovePartials notes it.
+// tidy up among images of which it cannot say what they consist of. Damage is not a reason: RemovePartials notes it.
 func (s *Store) refuseUnknown(ctx context.Context) error {
 	keys, err := s.keys(ctx, "")
 	if err != nil {

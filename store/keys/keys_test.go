@@ -172,7 +172,7 @@ func TestCheckRecipient(t *testing.T) {
 		t.Error("wrapped to nobody")
 	}
 	if _, err := newKey(t).Wrap(recipient, "age1"); err == nil {
-		t.Error("wrapped to what is no recipient")
+		t.Error("wrapped to what is not a recipient")
 	}
 }
 

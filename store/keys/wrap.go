@@ -98,7 +98,7 @@ func EncryptTo(w io.Writer, recipients ...string) (io.WriteCloser, error) {
 	return enc, nil
 }
 
-// DecryptFrom reads what EncryptTo wrote. If no identity fits, or it is no such thing, the error wraps ErrUnwrap. The reader gives
+// DecryptFrom reads what EncryptTo wrote. If no identity fits, or it is nothing like that, the error wraps ErrUnwrap. The reader gives
 // an error, and no end, where bytes are missing or are not what was written.
 func DecryptFrom(r io.Reader, identities ...string) (io.Reader, error) {
 	if len(identities) == 0 {

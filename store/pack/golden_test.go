@@ -24,7 +24,7 @@ const (
 	goldenIndex = "testdata/v1.index"
 )
 
-// goldenKey is no secret.
+// goldenKey is not a secret.
 var goldenKey = keys.Job{0: 'g', 1: 'o', 2: 'l', 3: 'd', 31: 1}
 
 // goldenFiles are two segments, one that is compressed and one that is not, a short chunk in each, and zeros.
@@ -210,7 +210,7 @@ func TestAnotherVersionOrKey(t *testing.T) {
 			t.Errorf("%s under another key: %v", name, err)
 		}
 	}
-	// A pack is no index, nor the other way round.
+	// A pack is not an index, nor the other way round.
 	if _, err := DecodeIndex(pack, goldenKey); !errors.Is(err, ErrDamaged) {
 		t.Errorf("a pack as index: %v", err)
 	}

@@ -119,11 +119,11 @@ func Read(path string, known int, v any) (schema int, err error) {
 		}
 		return e.Schema, nil
 	}
-	// An envelope with a flipped bit is no record: no record has these fields.
+	// An envelope with a flipped bit is not a record: no record has these fields.
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return bad("it fails its checksum, and is no file of an older version: %v", err)
+		return bad("it fails its checksum, and is not a file of an older version: %v", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return bad("something follows the record")

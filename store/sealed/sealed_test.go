@@ -104,7 +104,7 @@ func TestOldFiles(t *testing.T) {
 	}
 }
 
-// TestNotAFile: what is no regular file is damaged, and nobody waits for it.
+// TestNotAFile: what is not a regular file is damaged, and nobody waits for it.
 func TestNotAFile(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "d"), 0o700); err != nil {

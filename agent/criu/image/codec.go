@@ -30,7 +30,7 @@ var magicOf = map[string]string{
 	"stats-dump":  "STATS",
 }
 
-// decode reads an image whose entries are of the type of like. A file that is no such image, that is cut
+// decode reads an image whose entries are of the type of like. A file that is not such an image, that is cut
 // short or whose lengths lie, gives an error. kind is a key of magicOf.
 func decode(path, kind string, like proto.Message) (img *crit.CriuImage, err error) {
 	f, err := os.Open(path)

@@ -208,7 +208,7 @@ func ranges(t *testing.T, b Backend) {
 		}
 	}
 	if _, err := b.get(t, name, -1, 1); err == nil {
-		t.Error("a negative offset is no error")
+		t.Error("a negative offset is not an error")
 	}
 }
 
@@ -220,7 +220,7 @@ func large(t *testing.T, b Backend) {
 	if got, err := b.get(t, name, off, off); err != nil || !bytes.Equal(got, p[off:2*off]) {
 		t.Errorf("its middle: %d bytes, %v", len(got), err)
 	}
-	// Who has seen enough closes, and nobody waits for the rest.
+	// A reader that has seen enough closes, and nobody waits for the rest.
 	r, err := b.Reader.Get(t.Context(), name, 0, -1)
 	if err != nil {
 		t.Fatal(err)
@@ -260,7 +260,7 @@ func readers(t *testing.T, b Backend) {
 		b.same(t, b.put(t, p), p)
 	}
 	if err := b.Writer.Put(t.Context(), b.name(nil), strings.NewReader(""), -1); err == nil {
-		t.Error("a negative size is no error")
+		t.Error("a negative size is not an error")
 	}
 }
 

@@ -18,7 +18,7 @@ const (
 )
 
 // ToJob puts the calling goroutine on a thread of its own, below the job's in what it gets of processors and disks. The goroutine is not to
-// unlock it: the thread dies with it, so nobody else inherits that. Where the kernel refuses, work goes on as it is. Doing it again is no harm.
+// unlock it: the thread dies with it, so nobody else inherits that. Where the kernel refuses, work goes on as it is. Doing it again does no harm.
 func ToJob() {
 	runtime.LockOSThread()
 	// The system call, not the C function: it returns 20 - nice.

@@ -2533,7 +2533,7 @@ type SnapshotOpen struct {
 	JobKey []byte `protobuf:"bytes,7,opt,name=job_key,json=jobKey,proto3" json:"job_key,omitempty"`
 	// members are those of this host that take part. One that does not run refuses the snapshot.
 	Members []string `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
-	// restored is the epoch of the job's last restore, as the catalogue has it.
+	// restored is the epoch of the job's last restore, as the catalogue says.
 	Restored uint64 `protobuf:"varint,16,opt,name=restored,proto3" json:"restored,omitempty"`
 	// settle_ms is the longest that the members get to accept connections before they are frozen.
 	SettleMs int64 `protobuf:"varint,9,opt,name=settle_ms,json=settleMs,proto3" json:"settle_ms,omitempty"`
