@@ -45,7 +45,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.FirstQueue, o.LastQueue = 4096, 8191
 	}
 	if o.FirstQueue > o.LastQueue {
-		return o, fmt.Errorf("gate: queue numbers %d to %d are not range", o.FirstQueue, o.LastQueue)
+		return o, fmt.Errorf("gate: queue numbers %d to %d are not a range", o.FirstQueue, o.LastQueue)
 	}
 	switch o.Mode {
 	case "", ModeNative, ModeCompat, ModeDrop:
