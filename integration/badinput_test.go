@@ -352,7 +352,7 @@ func (f *badInput) outside() {
 
 // failedDump has CRIU fail in the midst of it, at what nobody can see beforehand: the job's other members are dumped by then.
 func (f *badInput) failedDump() {
-	for what, words := range map[string][]string{"queue": {"while dumping", "bpf-map"}, "secret": {"maps secret memory", "mlock"}} {
+	for what, words := range map[string][]string{"mapped": {"while dumping", "anon_inode:bpf-map"}, "secret": {"maps secret memory", "mlock"}} {
 		m := f.hold(what, "hostB", what)
 		if words[0] == "while dumping" {
 			f.refuse(9, append(words, "hostB", "the job runs on"), "snapshot", "words")

@@ -17,7 +17,7 @@ const holdWord = "hold-for-a-test"
 // holds are the things it can hold.
 var holds = map[string]func() error{
 	"io_uring":  holdIOUring,
-	"queue":     holdQueue,
+	"mapped":    holdMapped,
 	"secret":    holdSecret,
 	"strangers": holdStrangers,
 	"rogue":     callAgents,
@@ -55,13 +55,18 @@ func holdIOUring() error {
 	return nil
 }
 
-// holdQueue makes a map of a kind that CRIU does not dump (bpf(2)), and that nothing of ours looks for beforehand.
-func holdQueue() error {
-	attr := [4]uint32{unix.BPF_MAP_TYPE_QUEUE, 0, 8, 4} // kind, sizes of keys and of values, entries
-	if _, _, errno := syscall.Syscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); errno != 0 {
+// holdMapped maps a BPF map (bpf(2)) and closes its descriptor: CRIU does not dump such a mapping, and nothing of ours looks for it beforehand.
+func holdMapped() error {
+	const flags = unix.BPF_F_MMAPABLE
+	attr := [5]uint32{unix.BPF_MAP_TYPE_ARRAY, 4, 8, 512, flags} // kind, sizes of keys and of values, entries
+	fd, _, errno := syscall.Syscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if errno != 0 {
 		return fmt.Errorf("bpf: %w", errno)
 	}
-	return nil
+	if _, err := unix.Mmap(int(fd), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return fmt.Errorf("map the BPF map: %w", err)
+	}
+	return unix.Close(int(fd))
 }
 
 // holdSecret maps memory that the kernel shows to nobody else (memfd_secret(2)).

@@ -182,7 +182,7 @@ func TestWaitsOfAJob(t *testing.T) {
 	j.snapshot()
 	j.undisturbed(m, "after a snapshot of the restored job")
 
-	j.hold("queue", "hostB", "queue")
+	j.hold("mapped", "hostB", "mapped")
 	if out, _, exit := c.Ctl("snapshot", j.name); exit == 0 {
 		t.Fatalf("a snapshot of what CRIU cannot dump has succeeded: %s", out)
 	}
