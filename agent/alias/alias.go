@@ -2,7 +2,6 @@ package alias
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -108,19 +107,4 @@ func words(a netip.Addr, v6 bool) []int32 {
 		out = append(out, int32(binary.NativeEndian.Uint32(b)))
 	}
 	return out
-}
-
-// Supported returns nil if the kernel can redirect connections, and else why it cannot.
-func Supported() error {
-	for _, h := range hooks {
-		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSockAddr, AttachType: h.attach, License: "Apache-2.0", Instructions: program(h.v6, nil)})
-		if err != nil {
-			if errors.Is(err, ebpf.ErrNotSupported) {
-				return fmt.Errorf("the kernel has no BPF hook for %s (it takes CONFIG_CGROUP_BPF)", h.name)
-			}
-			return fmt.Errorf("the kernel refuses a BPF program for %s: %w", h.name, err)
-		}
-		_ = prog.Close()
-	}
-	return nil
 }
