@@ -23,6 +23,7 @@ type Member struct {
 
 	Folders []string // absolute paths: the files in them are part of each cut, open or not
 	Aliases []Alias  // where the addresses that its programs know are now (R6); empty unless a restore moved one
+	Names   []Alias  // the reverse: under which address, To, its programs know one that is in use, From
 
 	Attached bool // taken over while it ran: no PID 1 of its own until it is restored
 
@@ -155,7 +156,7 @@ type CellMaker interface {
 	Vacant(ctx context.Context, m Member) error
 	// Adopt records that the tree restored into m's cell has the root innerPid.
 	Adopt(ctx context.Context, m Member, innerPid int) (Member, error)
-	// Redirect has the connections that m opens from now on go where m's Aliases say.
+	// Redirect has the connections that m opens from now on go where m's Aliases say, and has m told the addresses that its Names say.
 	Redirect(ctx context.Context, m Member) error
 }
 

@@ -63,6 +63,7 @@ type Member struct {
 	Log      string
 	Folders  []string      // whose files are part of each cut
 	Aliases  store.Aliases // where addresses are now that its programs may still use (R6)
+	Names    store.Aliases // under which address its programs know one that is in use
 	Pid      int
 	State    string
 	Exit     string

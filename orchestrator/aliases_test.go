@@ -40,3 +40,47 @@ func TestAliasesFollowEveryMove(t *testing.T) {
 		})
 	}
 }
+
+// TestNamesFollowEveryMove: the programs of a job know its parts by the addresses of their home, whatever moves there were.
+func TestNamesFollowEveryMove(t *testing.T) {
+	type step struct{ moved, want map[string]string }
+	for name, steps := range map[string][]step{
+		"in place":               {{nil, nil}},
+		"a move and in place":    {{map[string]string{"1": "3"}, map[string]string{"3": "1"}}, {nil, map[string]string{"3": "1"}}},
+		"two moves":              {{map[string]string{"1": "3"}, map[string]string{"3": "1"}}, {map[string]string{"3": "4"}, map[string]string{"4": "1"}}},
+		"back at home":           {{map[string]string{"1": "3"}, map[string]string{"3": "1"}}, {map[string]string{"3": "1"}, nil}, {map[string]string{"1": "4"}, map[string]string{"4": "1"}}},
+		"a swap and back":        {{map[string]string{"1": "2", "2": "1"}, map[string]string{"2": "1", "1": "2"}}, {map[string]string{"1": "2", "2": "1"}, nil}},
+		"onto a part that stays": {{map[string]string{"1": "2"}, nil}, {map[string]string{"2": "4"}, map[string]string{"4": "2"}}},
+		"three in a ring": {
+			{map[string]string{"1": "2", "2": "3"}, map[string]string{"2": "1", "3": "2"}},
+			{map[string]string{"2": "3", "3": "1"}, map[string]string{"3": "1", "1": "2"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			at, names := []string{"10.0.0.1", "10.0.0.2"}, store.Aliases(nil)
+			full := func(in map[string]string) map[string]string {
+				out := map[string]string{}
+				for from, to := range in {
+					out["10.0.0."+from] = "10.0.0." + to
+				}
+				return out
+			}
+			for i, s := range steps {
+				var cut store.Cut
+				moved := map[netip.Addr]netip.Addr{}
+				for from, to := range full(s.moved) {
+					moved[netip.MustParseAddr(from)] = netip.MustParseAddr(to)
+				}
+				for k, a := range at {
+					cut.Hosts = append(cut.Hosts, store.CutHost{Addrs: []string{a}, Members: []store.CutMember{{Names: names}}})
+					if to, ok := moved[netip.MustParseAddr(a)]; ok {
+						at[k] = to.String()
+					}
+				}
+				if names = nameAddrs(cut, moved); !maps.Equal(map[string]string(names), full(s.want)) {
+					t.Fatalf("step %d: %v, want %v", i+1, names, full(s.want))
+				}
+			}
+		})
+	}
+}

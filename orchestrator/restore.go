@@ -119,7 +119,7 @@ func (r *restore) transit(host string) []store.CutChannel {
 func (r *restore) part(p PlannedPart) Part {
 	part := Part{Host: p.From, Vaults: p.Vaults}
 	for _, m := range p.Members {
-		m.Aliases = r.plan.Aliases
+		m.Aliases, m.Names = r.plan.Aliases, r.plan.Names
 		part.Members = append(part.Members, m)
 	}
 	for _, ch := range r.plan.Cut.Hosts {

@@ -114,14 +114,9 @@ func (r *restore) settleAddrs(choices []addrChoice) {
 // have moved, wherever they are now. What an address meant to the job already it goes on to mean. An address that several hosts of the cut had, as
 // that of a bridge within each, belongs to none of them.
 func aliases(cut store.Cut, moved map[netip.Addr]netip.Addr) store.Aliases {
-	out, owners := store.Aliases{}, map[string]int{}
-	for _, h := range cut.Hosts {
-		for _, a := range h.Addrs {
-			owners[a]++
-		}
-	}
+	out, owned := store.Aliases{}, owners(cut)
 	for from, to := range moved {
-		if owners[from.String()] == 1 {
+		if owned[from.String()] == 1 {
 			out[from.String()] = to.String()
 		}
 	}
@@ -136,6 +131,48 @@ func aliases(cut store.Cut, moved map[netip.Addr]netip.Addr) store.Aliases {
 		}
 	}
 	maps.DeleteFunc(out, func(from, to string) bool { return from == to })
+	return out
+}
+
+// nameAddrs are under which addresses the job's programs know those that are in use after the restore: those of their home. So a program that is
+// told where its peer is can connect there, as often as hosts exchange their parts. Where two addresses become one, that of a part that
+// stays keeps its name.
+func nameAddrs(cut store.Cut, moved map[netip.Addr]netip.Addr) store.Aliases {
+	known := store.Aliases{} // from the addresses of the cut to their names
+	for addr := range owners(cut) {
+		known[addr] = addr
+	}
+	for _, h := range cut.Hosts {
+		for _, m := range h.Members {
+			for addr, name := range m.Names {
+				if known[addr] != "" {
+					known[addr] = name
+				}
+			}
+		}
+	}
+	out, stays := store.Aliases{}, map[string]bool{}
+	for _, addr := range slices.Sorted(maps.Keys(known)) {
+		now := addr
+		if a, err := netip.ParseAddr(addr); err == nil && moved[a].IsValid() {
+			now = moved[a].String()
+		}
+		if _, taken := out[now]; !taken || now == addr || known[addr] == now && !stays[now] {
+			out[now], stays[now] = known[addr], now == addr
+		}
+	}
+	maps.DeleteFunc(out, func(addr, name string) bool { return addr == name })
+	return out
+}
+
+// owners counts the hosts of a cut that have an address.
+func owners(cut store.Cut) map[string]int {
+	out := map[string]int{}
+	for _, h := range cut.Hosts {
+		for _, a := range h.Addrs {
+			out[a]++
+		}
+	}
 	return out
 }
 

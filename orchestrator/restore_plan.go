@@ -29,7 +29,9 @@ type RestorePlan struct {
 	Moved map[netip.Addr]netip.Addr
 	// Aliases are where connections go that the job opens to addresses of its past (R6).
 	Aliases store.Aliases
-	Faults  []Fault
+	// Names are the reverse: under which address the job's programs know one that is in use.
+	Names  store.Aliases
+	Faults []Fault
 }
 
 // PlannedPart is one source host's members on their way to a target.
@@ -93,7 +95,7 @@ func (c *Cluster) planRestore(ctx context.Context, opt RestoreOptions) (*restore
 	if err := r.planAddrs(opt.RemapAddr); err != nil {
 		return nil, err
 	}
-	r.plan.Aliases = aliases(cut, r.plan.Moved)
+	r.plan.Aliases, r.plan.Names = aliases(cut, r.plan.Moved), nameAddrs(cut, r.plan.Moved)
 	return r, r.findOld(ctx, s.members, s.missing)
 }
 

@@ -169,6 +169,7 @@ type CutMember struct {
 	Log        string   `json:"log,omitempty"`
 	Folders    []string `json:"folders,omitempty"` // whose files are part of the cut
 	Aliases    Aliases  `json:"aliases,omitempty"`
+	Names      Aliases  `json:"names,omitempty"` // the reverse: an address in use to the one under which its programs know it
 	Pid        int      `json:"pid"`
 	InnerPid   int      `json:"inner_pid"`
 	ImageBytes int64    `json:"image_bytes"`

@@ -20,28 +20,38 @@ const (
 	out     = "out"
 )
 
-// hooks are the places where the kernel lets a program exchange an address.
+// hooks are the places where the kernel lets a program exchange an address. At those that tell a program an address, the exchange is the reverse.
 var hooks = []struct {
 	name   string
 	attach ebpf.AttachType
 	v6     bool
+	tells  bool
 }{
-	{"connect4", ebpf.AttachCGroupInet4Connect, false},
-	{"connect6", ebpf.AttachCGroupInet6Connect, true},
-	{"bind4", ebpf.AttachCGroupInet4Bind, false},
-	{"bind6", ebpf.AttachCGroupInet6Bind, true},
+	{"connect4", ebpf.AttachCGroupInet4Connect, false, false},
+	{"connect6", ebpf.AttachCGroupInet6Connect, true, false},
+	{"bind4", ebpf.AttachCGroupInet4Bind, false, false},
+	{"bind6", ebpf.AttachCGroupInet6Bind, true, false},
+	{"getpeername4", ebpf.AttachCgroupInet4GetPeername, false, true},
+	{"getpeername6", ebpf.AttachCgroupInet6GetPeername, true, true},
+	{"getsockname4", ebpf.AttachCgroupInet4GetSockname, false, true},
+	{"getsockname6", ebpf.AttachCgroupInet6GetSockname, true, true},
 }
 
-// Set makes aliases those of a cgroup, a folder of the v2 hierarchy, in place of the ones that it had. They hold for what connect(2) and bind(2)
-// are called with from now on, in cgroups below as well. An error says what the kernel said; some of the aliases may hold then.
-func Set(cgroup string, aliases []agent.Alias) error {
+// Set makes aliases and names those of a cgroup, a folder of the v2 hierarchy, in place of the ones that it had. Aliases hold for what connect(2)
+// and bind(2) are called with from now on; names for what getpeername(2), getsockname(2) and accept(2) tell. Cgroups below are concerned as well. An
+// error says what the kernel said; some of them may hold then.
+func Set(cgroup string, aliases, names []agent.Alias) error {
 	dir, err := os.Open(cgroup)
 	if err != nil {
 		return fmt.Errorf("redirect old addresses: %w", err)
 	}
 	defer dir.Close()
 	for _, h := range hooks {
-		if err := set(dir, h.attach, h.v6, aliases); err != nil {
+		exchange := aliases
+		if h.tells {
+			exchange = names
+		}
+		if err := set(dir, h.attach, h.v6, exchange); err != nil {
 			return fmt.Errorf("redirect old addresses: %s of %s: %w", h.name, cgroup, err)
 		}
 	}

@@ -70,16 +70,13 @@ func TestConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Remove(below) })
-	aliases := func(pairs ...string) {
+	exchange := func(names []agent.Alias, pairs ...string) {
 		t.Helper()
-		var all []agent.Alias
-		for i := 0; i < len(pairs); i += 2 {
-			all = append(all, agent.Alias{From: netip.MustParseAddr(pairs[i]), To: netip.MustParseAddr(pairs[i+1])})
-		}
-		if err := Set(cgroup, all); err != nil {
+		if err := Set(cgroup, pairsOf(pairs...), names); err != nil {
 			t.Fatal(err)
 		}
 	}
+	aliases := func(pairs ...string) { t.Helper(); exchange(nil, pairs...) }
 	check := func(dir, to, want string) {
 		t.Helper()
 		if got := dial(dir, to); got != want {
@@ -105,12 +102,29 @@ func TestConnections(t *testing.T) {
 	aliases()
 	check(cgroup, "127.0.0.3:PORT", nobody)
 
+	// Told by their names, one of each family.
+	exchange(pairsOf("127.0.0.1", "127.0.0.3", "::1", "2001:db8::9"), "127.0.0.3", "127.0.0.1", "2001:db8::9", "::1")
+	check(cgroup, "127.0.0.3:PORT", "127.0.0.3 127.0.0.3")
+	check(below, "127.0.0.3:PORT", "127.0.0.3 127.0.0.3")
+	check(cgroup, "mapped 127.0.0.3:PORT", "::ffff:127.0.0.3")
+	check(cgroup, "[2001:db8::9]:PORT", "2001:db8::9 2001:db8::9")
+	check(filepath.Dir(cgroup), "127.0.0.1:PORT", "127.0.0.1 127.0.0.1")
+
 	var many []string
 	for i := range 200 {
 		many = append(many, fmt.Sprintf("2001:db8::%x", i+1), "::1")
 	}
 	aliases(many...)
 	check(cgroup, "[2001:db8::c8]:PORT", "::1 ::1")
+}
+
+// pairsOf makes aliases: from, to, from, to.
+func pairsOf(pairs ...string) []agent.Alias {
+	var out []agent.Alias
+	for i := 0; i < len(pairs); i += 2 {
+		out = append(out, agent.Alias{From: netip.MustParseAddr(pairs[i]), To: netip.MustParseAddr(pairs[i+1])})
+	}
+	return out
 }
 
 // fixture makes a cgroup, and listens on ports of 127.0.0.1 and ::1. dial dials from a cgroup.

@@ -43,6 +43,7 @@ type record struct {
 	Log     string        `json:"log,omitempty"`
 	Folders []string      `json:"folders,omitempty"`
 	Aliases []agent.Alias `json:"aliases,omitempty"`
+	Names   []agent.Alias `json:"names,omitempty"`
 	Root    proc.Identity `json:"root,omitzero"` // attached trees
 	Epoch   uint64        `json:"epoch,omitempty"`
 
@@ -50,7 +51,7 @@ type record struct {
 }
 
 func newRecord(m agent.Member, k kind) record {
-	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: m.Aliases, Epoch: m.Epoch}
+	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: m.Aliases, Names: m.Names, Epoch: m.Epoch}
 }
 
 type rootRecord struct {

@@ -19,7 +19,7 @@ import (
 
 func toMember(m agent.Member) *ssv1.Member {
 	return &ssv1.Member{
-		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: toAliases(m.Aliases), Pid: int32(m.Pid),
+		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: toAliases(m.Aliases), Names: toAliases(m.Names), Pid: int32(m.Pid),
 		State: string(m.State), Exit: m.Exit, Attached: m.Attached, Frozen: m.Frozen, Epoch: m.Epoch,
 	}
 }
@@ -28,15 +28,27 @@ func fromMember(m *ssv1.Member) (agent.Member, error) {
 	out := agent.Member{
 		Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(), Folders: m.GetFolders(),
 	}
-	for _, a := range m.GetAliases() {
+	var err error
+	if out.Aliases, err = fromAliases(m.GetAliases()); err != nil {
+		return agent.Member{}, err
+	}
+	if out.Names, err = fromAliases(m.GetNames()); err != nil {
+		return agent.Member{}, err
+	}
+	if n := max(len(out.Aliases), len(out.Names)); n > aliasesMax {
+		return agent.Member{}, fault.New(fault.Usage, fmt.Sprintf("member %q has %d aliases of addresses; %d are possible", out.Name, n, aliasesMax), "")
+	}
+	return out, nil
+}
+
+func fromAliases(in []*ssv1.AddrMove) ([]agent.Alias, error) {
+	var out []agent.Alias
+	for _, a := range in {
 		pair, err := wire.FromAddrs([]string{a.GetFrom(), a.GetTo()})
 		if err != nil {
-			return agent.Member{}, err
+			return nil, err
 		}
-		out.Aliases = append(out.Aliases, agent.Alias{From: pair[0], To: pair[1]})
-	}
-	if len(out.Aliases) > aliasesMax {
-		return agent.Member{}, fault.New(fault.Usage, fmt.Sprintf("member %q has %d aliases of addresses; %d are possible", out.Name, len(out.Aliases), aliasesMax), "")
+		out = append(out, agent.Alias{From: pair[0], To: pair[1]})
 	}
 	return out, nil
 }

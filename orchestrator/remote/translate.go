@@ -62,7 +62,7 @@ func toHosts(in []orchestrator.Participant) []*ssv1.Participant {
 func (a *agent) member(m *ssv1.Member) orchestrator.Member {
 	return orchestrator.Member{
 		Host: a.host, Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(), Folders: m.GetFolders(),
-		Aliases: fromAliases(m.GetAliases()), Pid: int(m.GetPid()), State: m.GetState(), Exit: m.GetExit(), RSS: m.GetRss(), Channels: int(m.GetChannels()),
+		Aliases: fromAliases(m.GetAliases()), Names: fromAliases(m.GetNames()), Pid: int(m.GetPid()), State: m.GetState(), Exit: m.GetExit(), RSS: m.GetRss(), Channels: int(m.GetChannels()),
 		Attached: m.GetAttached(), Frozen: m.GetFrozen(), Epoch: m.GetEpoch(), LogBytes: m.GetLogBytes(),
 	}
 }
@@ -93,7 +93,7 @@ func toPlan(p orchestrator.HostPlan, list marker.Digest) *ssv1.RestorePlan {
 		pp := &ssv1.RestorePart{Snapshot: part.Snapshot, Host: part.Host, JobKey: part.JobKey[:], Digest: part.Digest, Sources: toParticipants(part.Sources), Vaults: part.Vaults}
 		for _, m := range part.Members {
 			pp.Members = append(pp.Members, &ssv1.Member{
-				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: toAliases(m.Aliases),
+				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: toAliases(m.Aliases), Names: toAliases(m.Names),
 			})
 		}
 		for _, e := range part.Ends {
