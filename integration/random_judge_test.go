@@ -60,7 +60,7 @@ func (j *randomJob) claims(m *randomMember) []claim {
 	where := map[string]string{"0.0.0.0": "*", "127.0.0.1": "lo", j.addr[m.host]: "host"}
 	for _, o := range m.objects {
 		switch o.kind {
-		case "append", "tail", "inplace", "region", "both", "deleted", "linked", "hard", "mode", "sparse", "mapped", "locked", "fifo", "unix":
+		case "append", "tail", "inplace", "region", "both", "linked", "hard", "mode", "sparse", "mapped", "locked", "fifo", "unix":
 			add("path "+m.hostPath(o.args[0]), "", o.args[0], false)
 		case "shm":
 			add("shm "+o.args[0], "", strings.TrimPrefix(o.args[0], "/"), false)

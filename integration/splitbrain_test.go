@@ -42,8 +42,12 @@ func newSplit(t *testing.T) *split {
 	s.probe = filepath.Join(s.Dir(), "probe")
 	a, b := s.Host("hostA").Addr().String()+":9100", s.Host("hostB").Addr().String()+":9100"
 	program := binary(t, "redial")
-	s.serve("server", "hostB", program, "-listen", b, "-to", a, "-probe", a, "-while", s.probe)
-	s.serve("mover", "hostA", program, "-listen", a, "-to", b)
+	const host = "/srv/host"
+	for _, h := range s.Hosts() {
+		must(t, h.WriteFile(host, []byte(h.Name)))
+	}
+	s.serve("server", "hostB", program, "-listen", b, "-to", a, "-host", host, "-probe", a, "-while", s.probe)
+	s.serve("mover", "hostA", program, "-listen", a, "-to", b, "-host", host)
 	s.server, s.mover = s.members[0], s.members[1]
 	s.flows("at the start")
 	return s
@@ -112,9 +116,8 @@ func (s *split) apart(to string) (old string, mark int) {
 // reached says whether anything from the old host has reached the server since the mark, or anything of the job's the old copy.
 func (s *split) reached(old string, mark, oldMark int) string {
 	s.t.Helper()
-	ip := s.Host(old).Addr().String() + ":"
 	for line := range strings.Lines(since(s.log(s.server), mark)) {
-		if strings.HasPrefix(line, "accepted "+ip) || strings.HasPrefix(line, "probed "+ip) {
+		if (strings.HasPrefix(line, "accepted ") || strings.HasPrefix(line, "probed ")) && strings.HasSuffix(strings.TrimSpace(line), " of "+old) {
 			return "the server: " + line
 		}
 	}

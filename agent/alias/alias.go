@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -46,21 +47,26 @@ func Set(cgroup string, aliases, names []agent.Alias) error {
 		return fmt.Errorf("redirect old addresses: %w", err)
 	}
 	defer dir.Close()
+	fi, err := dir.Stat()
+	if err != nil {
+		return fmt.Errorf("redirect old addresses: %w", err)
+	}
+	id := fi.Sys().(*syscall.Stat_t).Ino // cgroups(7): a cgroup's identifier is the inode number of its folder
 	for _, h := range hooks {
-		exchange := aliases
+		code := program(h.v6, aliases)
 		if h.tells {
-			exchange = names
+			code = append(onlyIn(id), program(h.v6, names)...)
 		}
-		if err := set(dir, h.attach, h.v6, exchange); err != nil {
+		if err := set(dir, h.attach, code); err != nil {
 			return fmt.Errorf("redirect old addresses: %s of %s: %w", h.name, cgroup, err)
 		}
 	}
 	return nil
 }
 
-func set(dir *os.File, attach ebpf.AttachType, v6 bool, aliases []agent.Alias) error {
+func set(dir *os.File, attach ebpf.AttachType, code asm.Instructions) error {
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "ss_alias", Type: ebpf.CGroupSockAddr, AttachType: attach, License: "Apache-2.0", Instructions: program(v6, aliases),
+		Name: "ss_alias", Type: ebpf.CGroupSockAddr, AttachType: attach, License: "Apache-2.0", Instructions: code,
 	})
 	if err != nil {
 		return err
@@ -69,6 +75,25 @@ func set(dir *os.File, attach ebpf.AttachType, v6 bool, aliases []agent.Alias) e
 	// With this flag a program takes the place of the one before, and a member may still have programs on cgroups of its own.
 	const allowOverride = 1 // BPF_F_ALLOW_OVERRIDE
 	return link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(dir.Fd()), Program: prog, Attach: attach, Flags: allowOverride})
+}
+
+// depthMax bounds how deep below the root a cgroup may be whose processes are told names.
+const depthMax = 24
+
+// onlyIn lets a call go on unchanged whose caller is neither in the cgroup nor in one below it. The kernel runs the program for the sockets of the
+// cgroup, whoever asks them: CRIU and the agent need the addresses in use.
+func onlyIn(id uint64) asm.Instructions {
+	code := asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1), // calls change R1 to R5
+		asm.LoadImm(asm.R7, int64(id), asm.DWord),
+	}
+	for level := range int32(depthMax) {
+		code = append(code,
+			asm.Mov.Imm(asm.R1, level),
+			asm.FnGetCurrentAncestorCgroupId.Call(),
+			asm.JEq.Reg(asm.R0, asm.R7, "inside"))
+	}
+	return append(code, asm.Ja.Label(out), asm.Mov.Reg(asm.R1, asm.R6).WithSymbol("inside"))
 }
 
 // program compares the address with each alias, one after the other, and exchanges it at the first that matches. It lets every call go on.

@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 		return
 	}
 	var d net.Dialer
+	asked, outside := strings.CutPrefix(to, "outside ")
+	if outside {
+		to = asked
+	}
 	if local, dial, ok := strings.Cut(to, " "); ok {
 		d.LocalAddr, to = &net.TCPAddr{IP: net.ParseIP(local)}, dial
 	}
@@ -39,7 +43,39 @@ func TestMain(m *testing.M) {
 		fmt.Println(errors.Unwrap(err))
 		return
 	}
+	if outside {
+		fmt.Println(askOutside(c.(*net.TCPConn)))
+		return
+	}
 	fmt.Println(c.LocalAddr().(*net.TCPAddr).IP, c.RemoteAddr().(*net.TCPAddr).IP)
+}
+
+// askOutside leaves the cgroup for the root one, and says what the socket says then.
+func askOutside(c *net.TCPConn) string {
+	mounts, err := proc.Mounts("cgroup2")
+	if err != nil || len(mounts) == 0 {
+		return fmt.Sprint("no cgroup v2 hierarchy is mounted: ", err)
+	}
+	if err := os.WriteFile(filepath.Join(mounts[0].Mountpoint, "cgroup.procs"), []byte("0"), 0); err != nil {
+		return err.Error()
+	}
+	said := ""
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			for _, ask := range []func(int) (unix.Sockaddr, error){unix.Getsockname, unix.Getpeername} {
+				if a, err := ask(int(fd)); err != nil {
+					said += err.Error() + " "
+				} else {
+					said += netip.AddrFrom4(a.(*unix.SockaddrInet4).Addr).String() + " "
+				}
+			}
+		})
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return said
 }
 
 // dialMapped connects an IPv6 socket to an IPv4 address. Package net takes an IPv4 socket for that.
@@ -109,6 +145,7 @@ func TestConnections(t *testing.T) {
 	check(cgroup, "mapped 127.0.0.3:PORT", "::ffff:127.0.0.3")
 	check(cgroup, "[2001:db8::9]:PORT", "2001:db8::9 2001:db8::9")
 	check(filepath.Dir(cgroup), "127.0.0.1:PORT", "127.0.0.1 127.0.0.1")
+	check(cgroup, "outside 127.0.0.3:PORT", "127.0.0.1 127.0.0.1") // a process that is not in the cgroup asks a socket of it
 
 	var many []string
 	for i := range 200 {

@@ -8,7 +8,7 @@
 // else be sent on once more, where two hosts have exchanged their parts. Processes outside of the cgroup notice nothing. The kernel keeps
 // the programs as long as the cgroup, whatever becomes of the agent.
 //
-// An agent that asks a member's socket is told what the member is told. sock_diag(7) tells the addresses that packets carry.
+// Only processes of the cgroup are told names. An agent or CRIU that asks a member's socket is told the address in use.
 //
 // It may import the standard library, cilium/ebpf and agent.
 package alias

@@ -25,9 +25,8 @@ import (
 // agent die in the few microseconds of it.
 func (g *Manager) PushAcks(ctx context.Context, m agent.Member) ([]agent.Flow, error) {
 	var flows []agent.Flow
-	used := usedAddrs(m)
 	err := g.eachTCP(ctx, m, func(h sockets.Holder, fd int) error {
-		flow, err := flowOf(fd, used)
+		flow, err := flowOf(fd)
 		if errors.Is(err, unix.ENOTCONN) {
 			return nil
 		}
@@ -53,16 +52,7 @@ func (g *Manager) PushAcks(ctx context.Context, m agent.Member) ([]agent.Flow, e
 	return flows, nil
 }
 
-// usedAddrs are the addresses in use by the names that m is told instead (R6), and that the agent is told too if it asks a socket of m.
-func usedAddrs(m agent.Member) map[netip.Addr]netip.Addr {
-	out := map[netip.Addr]netip.Addr{}
-	for _, n := range m.Names {
-		out[n.To] = n.From
-	}
-	return out
-}
-
-func flowOf(fd int, used map[netip.Addr]netip.Addr) (agent.Flow, error) {
+func flowOf(fd int) (agent.Flow, error) {
 	name, err := unix.Getpeername(fd)
 	if err != nil {
 		return agent.Flow{}, fmt.Errorf("name of the other end: %w", err)
@@ -77,9 +67,6 @@ func flowOf(fd int, used map[netip.Addr]netip.Addr) (agent.Flow, error) {
 		flow.Remote = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
 	case *unix.SockaddrInet6:
 		flow.Remote = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	if addr, ok := used[flow.Remote.Addr()]; ok {
-		flow.Remote = netip.AddrPortFrom(addr, flow.Remote.Port())
 	}
 	return flow, nil
 }

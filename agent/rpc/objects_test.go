@@ -145,7 +145,7 @@ func TestWhatAPeerMayNotPut(t *testing.T) {
 	}{
 		"a cut":                        {images.CutName("job", "cut"), "{}", blob.ErrDenied},
 		"a manifest without objects":   {images.SetName(key), string(manifest), images.ErrMissing},
-		"what is not a manifest":          {images.SetName(key), "{}", blob.ErrDamaged},
+		"what is not a manifest":       {images.SetName(key), "{}", blob.ErrDamaged},
 		"an object of another digest":  {objectName([]byte("x")), "y", blob.ErrDamaged},
 		"a mark":                       {"job/marks/cut/hostB", "", blob.ErrInvalid},
 		"something beside the objects": {"job/objects/x/y", "x", blob.ErrInvalid},

@@ -1,10 +1,11 @@
 // Redial serves answers and asks for them, and never gives up: when its connection is lost it makes another one. It writes down from where it
 // was asked, so a test can tell who has reached it.
 //
-//	redial -listen ADDR -to ADDR [-patience 3s] [-probe ADDR -while FILE]
+//	redial -listen ADDR -to ADDR [-patience 3s] [-host FILE] [-probe ADDR -while FILE]
 //
-// It prints, each on a line: "trying REMOTE" before a connection, "accepted REMOTE" for a connection that has brought a question, "connected LOCAL REMOTE" and "lost ERROR" for its
-// own, "probed REMOTE" when an extra connection to -probe was answered, which it tries while FILE exists, and "progress asked=N answered=N".
+// It prints, each on a line: "trying REMOTE" before a connection, "accepted REMOTE of HOST" for a connection that has brought a question, "connected LOCAL REMOTE" and "lost ERROR" for its
+// own, "probed REMOTE of HOST" when an extra connection to -probe was answered, which it tries while FILE exists, and "progress asked=N answered=N". HOST is
+// what the file -host says on the host that the other end is on at that time: an address may be an old one, of a host that the other end has left.
 //
 //go:debug multipathtcp=0
 package main
@@ -16,6 +17,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +41,16 @@ type redial struct {
 	patience        time.Duration
 	asked, answered atomic.Uint64
 	out             io.Writer
+	hostFile        string
+}
+
+// host is the name of the host that the program is on now.
+func (r *redial) host() string {
+	name, err := os.ReadFile(r.hostFile)
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(name))
 }
 
 func run(args []string, out io.Writer) (summary string, err error) {
@@ -48,6 +61,7 @@ func run(args []string, out io.Writer) (summary string, err error) {
 	flags.StringVar(&listen, "listen", "", "`address` to answer at")
 	flags.StringVar(&to, "to", "", "`address` to ask")
 	flags.DurationVar(&r.patience, "patience", 3*time.Second, "how long an answer may take")
+	flags.StringVar(&r.hostFile, "host", "/etc/hostname", "`file` with the name of the host")
 	flags.StringVar(&probe, "probe", "", "`address` to try as well")
 	flags.StringVar(&while, "while", "", "`file` that must exist for that")
 	if err := flags.Parse(args); err != nil {
@@ -82,10 +96,12 @@ func (r *redial) answer(conn net.Conn) {
 			return
 		}
 		if first {
-			fmt.Fprintf(r.out, "accepted %s\n", conn.RemoteAddr())
+			_, host, _ := strings.Cut(strings.TrimSpace(line), " ")
+			fmt.Fprintf(r.out, "accepted %s of %s\n", conn.RemoteAddr(), host)
 		}
 		r.answered.Add(1)
-		if _, err := io.WriteString(conn, line); err != nil {
+		number, _, _ := strings.Cut(line, " ")
+		if _, err := fmt.Fprintf(conn, "%s %s\n", number, r.host()); err != nil {
 			return
 		}
 	}
@@ -98,7 +114,7 @@ func (r *redial) ask(to string) {
 		if err == nil {
 			fmt.Fprintf(r.out, "connected %s %s\n", conn.LocalAddr(), conn.RemoteAddr())
 			for err == nil {
-				err = r.question(conn)
+				_, err = r.question(conn)
 				time.Sleep(pace)
 			}
 			_ = conn.Close()
@@ -108,23 +124,24 @@ func (r *redial) ask(to string) {
 	}
 }
 
-// question asks once and waits for the answer.
-func (r *redial) question(conn net.Conn) error {
+// question asks once and waits for the answer, which says of which host it is.
+func (r *redial) question(conn net.Conn) (host string, err error) {
 	if err := conn.SetDeadline(time.Now().Add(r.patience)); err != nil {
-		return err
+		return "", err
 	}
-	question := fmt.Sprintf("%d\n", r.asked.Add(1))
-	if _, err := io.WriteString(conn, question); err != nil {
-		return err
+	n := r.asked.Add(1)
+	if _, err := fmt.Fprintf(conn, "%d %s\n", n, r.host()); err != nil {
+		return "", err
 	}
-	answer := make([]byte, len(question))
-	if _, err := io.ReadFull(conn, answer); err != nil {
-		return err
+	answer, err := bufio.NewReader(conn).ReadString('\n') // one answer to one question: nothing is left in the buffer
+	if err != nil {
+		return "", err
 	}
-	if string(answer) != question {
-		return fmt.Errorf("asked %q, answered %q", question, answer)
+	number, host, _ := strings.Cut(strings.TrimSpace(answer), " ")
+	if number != strconv.FormatUint(n, 10) {
+		return "", fmt.Errorf("asked %d, answered %q", n, answer)
 	}
-	return nil
+	return host, nil
 }
 
 func (r *redial) probe(to, while string) {
@@ -136,8 +153,8 @@ func (r *redial) probe(to, while string) {
 		if err != nil {
 			continue
 		}
-		if r.question(conn) == nil {
-			fmt.Fprintf(r.out, "probed %s\n", conn.RemoteAddr())
+		if host, err := r.question(conn); err == nil {
+			fmt.Fprintf(r.out, "probed %s of %s\n", conn.RemoteAddr(), host)
 		}
 		_ = conn.Close()
 	}
