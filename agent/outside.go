@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -55,4 +58,66 @@ func (w *work) policyOf(local, remote string) marker.OutsidePolicy {
 		return marker.OutsideRefuse
 	}
 	return w.policy(Conn{l, r})
+}
+
+// stillOutside is outside for members that run: they may make and end connections while their sockets are listed, one member after
+// the other. So it lists what leads outside as often as it needs to see the same in two lists in a row.
+func (w *work) stillOutside(ctx context.Context, socks []Socket) ([]string, error) {
+	before := w.outside(socks)
+	for len(before) > 0 {
+		again, err := w.sockets(ctx)
+		if err != nil {
+			return nil, err
+		}
+		now := w.outside(again)
+		var both []string
+		for c, text := range now {
+			if before[c] != "" {
+				both = append(both, text)
+			}
+		}
+		if len(both) > 0 {
+			slices.Sort(both)
+			return both, nil
+		}
+		before = now
+	}
+	return nil, nil
+}
+
+// outside lists the connections whose other end is on no host of the job, or here and no member's. What is at the end of one
+// that leads to another host of the job, that host alone could say: the check of the cut finds it. One that the other end has closed needs no partner.
+func (w *work) outside(socks []Socket) map[Conn]string {
+	ours := map[Conn]bool{}
+	for _, s := range socks {
+		ours[Conn{s.Local, s.Remote}] = true
+	}
+	out := map[Conn]string{}
+	for _, s := range socks {
+		if s.Listening || s.Connecting || s.HalfOpen || s.Ended || !s.Remote.IsValid() || ours[Conn{s.Remote, s.Local}] {
+			continue
+		}
+		if w.policy(Conn{s.Local, s.Remote}) != marker.OutsideRefuse {
+			continue
+		}
+		what := "no host of the job"
+		switch peer := w.peerOf(s.Remote.Addr()); {
+		case peer == w.a.cfg.Host || s.Remote.Addr().IsLoopback():
+			what = "no member of the job"
+		case peer != "":
+			continue
+		}
+		out[Conn{s.Local, s.Remote}] = fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: close it, make its other end a member, or let it be restored as closed (ssctl job set --outside close)", s.Pid, s.Command, s.Remote, what)
+	}
+	return out
+}
+
+// peerOf names the participant that has the address; "" if none has.
+func (w *work) peerOf(addr netip.Addr) string {
+	for _, p := range w.open.Participants {
+		if slices.Contains(p.Addrs, addr) {
+			return p.Host
+		}
+	}
+	return ""
 }

@@ -339,15 +339,19 @@ func lastSaid(stderr string) string {
 func (f *faultRig) gatesOpen(deadline time.Time) {
 	t := f.t
 	t.Helper()
+	over := time.After(time.Until(deadline))
+	again := time.NewTicker(lookAgain) // the kernel does not tell of a table that goes with the process that owned it
+	defer again.Stop()
 	for {
 		closed := slices.DeleteFunc(f.Leaks(), func(leak string) bool { return !strings.Contains(leak, ": nft ") })
 		if len(closed) == 0 {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-again.C:
+		case <-over:
 			t.Fatalf("gates are closed:\n%s", strings.Join(closed, "\n"))
 		}
-		time.Sleep(lookAgain) // nothing tells of a gate
 	}
 }
 

@@ -392,16 +392,35 @@ func agentProgram(args []string) int {
 	}
 	if o.At == dumping {
 		d.smu.Unlock()
-		for pagesIn(o.Dir) == 0 {
-			time.Sleep(time.Millisecond)
-		}
+		err = awaitFiles(o.Dir, func() bool { return pagesIn(o.Dir) > 0 })
 	} else {
-		for !logSays(o.Dir, "Running post-dump scripts") {
-			time.Sleep(time.Millisecond)
-		}
+		err = awaitFiles(o.Dir, func() bool { return logSays(o.Dir, "Running post-dump scripts") })
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
 	}
 	fmt.Println("there")
 	select {}
+}
+
+// awaitFiles returns when what is said of the files in dir is true. It looks whenever one of them is written to (inotify(7)). CRIU writes a line
+// of its log after each step, so it looks at the latest then, where a kernel does not tell of spliced pages.
+func awaitFiles(dir string, is func() bool) error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_CREATE); err != nil {
+		return err
+	}
+	for b := make([]byte, 4096); !is(); {
+		if _, err := unix.Read(fd, b); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+	return nil
 }
 
 type agentOrder struct {

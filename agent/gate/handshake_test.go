@@ -83,7 +83,7 @@ func TestListenHoldsHandshakes(t *testing.T) {
 				t.Fatal(err)
 			}
 			d := startDial(t, a, netip.AddrPortFrom(test.to, port(l.Addr())))
-			eventually(t, "the SYN is held", func() bool { return b.keeper.Held("job") > 0 })
+			eventually(t, "the SYN is held", func() bool { return held(b.keeper, "job") > 0 })
 			by.trips(t, 100)
 			d.stillWaits(t)
 			if err := b.keeper.Open(ctx, "job", "a"); err != nil {
@@ -163,7 +163,7 @@ func TestCgroupHoldsNewConnections(t *testing.T) {
 			if _, err := c.stdin.Write([]byte("go\n")); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the SYN is held", func() bool { return a.keeper.Held("job") > 0 })
+			eventually(t, "the SYN is held", func() bool { return held(a.keeper, "job") > 0 })
 			by.trips(t, 100)
 			other := startDial(t, a, to) // of the same host, to the same port, from another cgroup
 			other.succeeds(t)
@@ -314,7 +314,7 @@ func TestDiscard(t *testing.T) {
 	if err := a.keeper.Discard(ctx, "job"); err != nil {
 		t.Fatal(err)
 	}
-	if n := a.keeper.Held("job"); n != 0 {
+	if n := held(a.keeper, "job"); n != 0 {
 		t.Errorf("%d packets are held still", n)
 	}
 	if err := a.keeper.Open(ctx, "job", "b"); err != nil {

@@ -144,19 +144,6 @@ func dropAction(handshakesOnly bool) []expr.Any {
 // Mode says how packets are held here: ModeNative, ModeCompat or ModeDrop.
 func (k *Keeper) Mode() string { return k.mode }
 
-// Held is the number of packets that the job's gates hold now. It is 0 in ModeDrop.
-func (k *Keeper) Held(job string) int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	n := 0
-	for _, g := range k.gates {
-		if g.key.job == job && g.queue != nil {
-			n += g.queue.heldNow()
-		}
-	}
-	return n
-}
-
 // Lost is the number of packets, since New, that the kernel dropped instead of holding them, because news of them
 // came faster than this process took it in. TCP sends them again; every one may cost a connection a timeout.
 func (k *Keeper) Lost() uint64 {

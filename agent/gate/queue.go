@@ -214,12 +214,6 @@ func (q *queue) discard() error {
 	return q.releaseAll(nfDrop)
 }
 
-func (q *queue) heldNow() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.held)
-}
-
 func (q *queue) lostSoFar() uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()

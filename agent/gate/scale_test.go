@@ -38,7 +38,7 @@ func TestThousandConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "every connection's packet is held", func() bool { return b.keeper.Held("job") >= len(pairs) })
+	eventually(t, "every connection's packet is held", func() bool { return held(b.keeper, "job") >= len(pairs) })
 	by.trips(t, 100)
 	for _, p := range pairs {
 		if n := tcpInfo(t, p.b).Bytes_received; n != 0 {
@@ -115,7 +115,7 @@ func TestConcurrentUse(t *testing.T) {
 					if err := step(); err != nil {
 						t.Error(err)
 					}
-					a.keeper.Held(job)
+					held(a.keeper, job)
 				}
 			}
 			s.stop.Store(true)
@@ -167,7 +167,7 @@ func TestTimeoutsOfAHeldStream(t *testing.T) {
 				}
 			}
 			trips := by.during(t, pause-time.Since(start))
-			held := a.keeper.Held("job") + b.keeper.Held("job")
+			kept := held(a.keeper, "job") + held(b.keeper, "job")
 			for _, h := range hosts {
 				if err := h.keeper.OpenAll(ctx, "job"); err != nil {
 					t.Fatal(err)
@@ -180,7 +180,7 @@ func TestTimeoutsOfAHeldStream(t *testing.T) {
 			resent = tcpInfo(t, p.a).Total_retrans - resent
 			s.finish(t)
 			t.Logf("closed for %v, %d bystander round trips, %d packets held: %d timeouts, %d times sending again put off, %d segments sent again",
-				closed, trips, held, a.counter(t, "TCPTimeouts")-before[0], a.counter(t, "TCPSpuriousRtxHostQueues")-before[1], resent)
+				closed, trips, kept, a.counter(t, "TCPTimeouts")-before[0], a.counter(t, "TCPSpuriousRtxHostQueues")-before[1], resent)
 		})
 	}
 }

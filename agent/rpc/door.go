@@ -37,6 +37,7 @@ type Door struct {
 	closed    bool
 	total     int
 	strangers map[netip.Addr][]*stranger // oldest first
+	counted   func(total int)            // for tests: called with mu held when total has changed; nil: nobody is told
 }
 
 // NewDoor makes a Door of a listener.
@@ -66,7 +67,7 @@ func (d *Door) Close() error {
 		all = append(all, waiting...)
 	}
 	clear(d.strangers)
-	d.total = 0
+	d.count(-d.total)
 	d.mu.Unlock()
 	for _, s := range all {
 		_ = s.Conn.Close()
@@ -82,7 +83,7 @@ func (d *Door) admit(s *stranger) (displaced *stranger) {
 		return s
 	}
 	d.strangers[s.from] = append(d.strangers[s.from], s)
-	d.total++
+	d.count(1)
 	if d.total <= d.max {
 		return nil
 	}
@@ -97,6 +98,14 @@ func (d *Door) admit(s *stranger) (displaced *stranger) {
 	return displaced
 }
 
+// count changes how many strangers there are. The caller holds mu.
+func (d *Door) count(by int) {
+	d.total += by
+	if d.counted != nil {
+		d.counted(d.total)
+	}
+}
+
 // remove forgets a stranger, if it still is one. The caller holds mu.
 func (d *Door) remove(s *stranger) {
 	waiting := d.strangers[s.from]
@@ -104,7 +113,7 @@ func (d *Door) remove(s *stranger) {
 		if w != s {
 			continue
 		}
-		d.total--
+		d.count(-1)
 		if len(waiting) == 1 {
 			delete(d.strangers, s.from)
 			return

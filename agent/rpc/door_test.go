@@ -55,18 +55,24 @@ func (d *doorServer) knock(t *testing.T, from string) net.Conn {
 // strangersAre returns when the door counts that many strangers.
 func (d *doorServer) strangersAre(t *testing.T, want int) {
 	t.Helper()
-	deadline := time.Now().Add(callTimeout)
-	for {
-		d.door.mu.Lock()
-		total := d.door.total
-		d.door.mu.Unlock()
+	there := make(chan struct{}, 1)
+	d.door.mu.Lock()
+	d.door.counted = func(total int) {
 		if total == want {
-			return
+			select {
+			case there <- struct{}{}:
+			default:
+			}
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d strangers, want %d", total, want)
-		}
-		time.Sleep(time.Millisecond) // nothing reports it
+	}
+	d.door.counted(d.door.total)
+	d.door.mu.Unlock()
+	select {
+	case <-there:
+	case <-time.After(callTimeout):
+		d.door.mu.Lock()
+		defer d.door.mu.Unlock()
+		t.Fatalf("%d strangers, want %d", d.door.total, want)
 	}
 }
 
