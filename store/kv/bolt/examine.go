@@ -68,7 +68,8 @@ func examine(ctx context.Context, path string) error {
 		return nil
 	case errors.As(err, &exit):
 		text, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
-		return fmt.Errorf("%s: %s: %w; put a copy of the folder back, or ssctl catalog rebuild --replace", path, text, kv.ErrCorrupt)
+		text = strings.TrimPrefix(text, "panic: ") // of the other process, which bbolt ends at some damage: to a person it is what bbolt says
+		return fmt.Errorf("%s: bbolt: %s: %w; put a copy of the folder back, or ssctl catalog rebuild --replace", path, text, kv.ErrCorrupt)
 	default:
 		return fmt.Errorf("look at %s: %w", path, err)
 	}
