@@ -21,13 +21,14 @@ func (j *job) keepsFolder(program, folder string) {
 }
 
 // TestDeclaredFoldersUnderAttack needs root; user 1000 really is another user. What it does in a folder that is part of its member's cuts makes root neither read nor
-// write another's file. Folders of the agent and of other jobs are refused at once, and what a restore will remove is said beforehand.
+// write another's file. Folders of the system, of the agent and of other jobs are refused at once, and what a restore will remove is said beforehand.
 func TestDeclaredFoldersUnderAttack(t *testing.T) {
 	c := newCluster(t, "hostA")
 	c.userFolder()
 	secret := c.newSecret("hostA")
 	racee := c.compile("racee")
-	for _, folder := range []string{"/", "/var/lib/ss", "/var", "/var/lib/ss/images", "/proc/1/root/var/lib/ss", "relative", "/srv/../srv"} {
+	for _, folder := range []string{"/", "/var/lib/ss", "/var", "/var/lib/ss/images", "/proc/1/root/var/lib/ss", "relative", "/srv/../srv",
+		"/etc", "/usr", "/var/lib", "/run", "/root", "/proc/1/root/etc"} {
 		_, stderr, exit := c.Ctl("run", "folders", "--host", "hostA", "--files", folder, "--", "sleep", "infinity")
 		if exit != 2 || !strings.Contains(stderr, "folder") && !strings.Contains(stderr, "absolute") {
 			t.Errorf("--files %s: exit code %d: %s", folder, exit, stderr)

@@ -219,18 +219,50 @@ func TestFoldersThatAreTheAgents(t *testing.T) {
 	must(t, os.MkdirAll(root+"/var/state/images", 0o700))
 	must(t, os.MkdirAll(root+"/srv/other", 0o700))
 	must(t, os.Symlink(root+"/var", root+"/link"))
+	must(t, os.Symlink(root+"/var/state/images", root+"/below"))
 	must(t, os.Mkdir(root+"/mounted", 0o700))
 	must(t, unix.Mount(root+"/var", root+"/mounted", "", unix.MS_BIND, ""))
 	defer func() { must(t, unix.Unmount(root+"/mounted", unix.MNT_DETACH)) }()
 	agents, others := []string{root + "/var/state"}, map[string]string{root + "/srv/other/db": "job other"}
 	for dir, fine := range map[string]bool{
 		"/": false, "relative": false, root + "/var/../srv": false, root + "/var": false, root + "/var/state": false, root + "/var/state/images": false,
-		root + "/var/state/none": false, root + "/link": false, root + "/link/state/images": false, root + "/mounted": false, root + "/mounted/state/images": false,
+		root + "/var/state/none": false, root + "/link": false, root + "/link/state/images": false, root + "/below/none": false, root + "/below/none/none": false, root + "/mounted": false, root + "/mounted/state/images": false,
 		root: false, root + "/srv": false, root + "/srv/other": false, root + "/srv/other/db/sub": false,
 		root + "/srv/mine": true, root + "/var/statement": true, root + "/srv/other/db2": true,
 	} {
 		if err := CheckFolders([]string{dir}, agents, others); (err == nil) != fine {
 			t.Errorf("%s: %v", dir, err)
+		}
+	}
+}
+
+// TestFoldersOfTheSystem needs root. A folder that programs of the whole system share is no member's, and none that contains one, by whatever way it is named. A service's own
+// folder in one of them is.
+func TestFoldersOfTheSystem(t *testing.T) {
+	root, home := playground(t)
+	must(t, os.Symlink("/etc", home+"/config"))
+	must(t, os.Symlink("/", home+"/all"))
+	for _, dir := range []string{root + "/bound", root + "/deep"} {
+		must(t, os.Mkdir(dir, 0o755))
+	}
+	must(t, unix.Mount("/usr/share", root+"/bound", "", unix.MS_BIND, ""))
+	defer func() { must(t, unix.Unmount(root+"/bound", unix.MNT_DETACH)) }()
+	must(t, unix.Mount("/var", root+"/deep", "", unix.MS_BIND, ""))
+	defer func() { must(t, unix.Unmount(root+"/deep", unix.MNT_DETACH)) }()
+	for dir, fine := range map[string]bool{
+		"/": false, "/etc": false, "/usr": false, "/usr/lib": false, "/usr/local": false, "/var": false, "/var/lib": false, "/var/log": false, "/var/run": false, "/run": false, "/lib": false,
+		"/root": false, "/home": false, "/tmp": false, "/dev": false, "/dev/shm": false, "/proc": false, "/proc/1": false, "/proc/self/root/etc": false, "/proc/1/cwd": false, "/sys/kernel": false,
+		"/boot/none": false, "/var/lib/dpkg/info": false, "//etc": false, "/etc/": false, "/srv/../etc": false,
+		home + "/config": false, home + "/all": false, home + "/all/etc": false, home + "/all/var/lib/dpkg": false, root + "/bound": false, root + "/deep": false, root + "/deep/lib": false,
+		"/srv": true, "/var/lib/postgresql": true, "/var/lib/postgresql/15/main": true, "/var/log/none": true, "/dev/shm/none": true, "/run/none": true, "/etc/none": true, "/opt/none": true,
+		"/home/none": true, "/var/library": true, "/etcetera": true, home: true, home + "/all/srv/none": true, root + "/deep/lib/none": true,
+	} {
+		err := CheckFolders([]string{dir}, nil, nil)
+		if (err == nil) != fine {
+			t.Errorf("%s: %v", dir, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s is not named in %q", dir, err)
 		}
 	}
 }

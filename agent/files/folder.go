@@ -169,50 +169,6 @@ func (h *held) closed() bool {
 // Dirs are the member's folders and all below them, outer ones first.
 func (c *Capture) Dirs(member string) []Seen { return c.scan.dirs[member] }
 
-// CheckFolders says why folders cannot be a member's: the files of the agent itself, and those of other jobs, must not be made what they were.
-// agents are the folders that the agent keeps its state in, others those of members of other jobs, by folder.
-func CheckFolders(dirs, agents []string, others map[string]string) error {
-	for _, dir := range dirs {
-		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || dir == "/" {
-			return fmt.Errorf("%q cannot be a folder of a member: write a folder's path without . and .., such as /var/lib/db", dir)
-		}
-		for _, own := range agents {
-			if overlap(dir, own) {
-				return fmt.Errorf("%s cannot be a folder of a member: the agent keeps its state in %s", dir, own)
-			}
-		}
-		for other, whose := range others {
-			if overlap(dir, other) {
-				return fmt.Errorf("%s cannot be a folder of the member: %s is one of %s, and a restore of either job would change the other's files", dir, other, whose)
-			}
-		}
-	}
-	return nil
-}
-
-// overlap says whether one of two folders is, or contains, the other, by whatever way it is reached.
-func overlap(a, b string) bool { return inside(a, b) || inside(b, a) }
-
-// inside says whether a folder is, or contains, the other. What is missing is judged by its name and by the folder that it would be in.
-func inside(outer, inner string) bool {
-	if inner == outer || strings.HasPrefix(inner, outer+"/") {
-		return true
-	}
-	var want, st unix.Stat_t
-	if unix.Stat(outer, &want) != nil {
-		return false
-	}
-	if real, err := filepath.EvalSymlinks(inner); err == nil {
-		inner = real
-	}
-	for ; inner != "/" && inner != "."; inner = filepath.Dir(inner) {
-		if unix.Stat(inner, &st) == nil && idOf(&st) == idOf(&want) {
-			return true
-		}
-	}
-	return false
-}
-
 // Extra lists the regular files in a folder, and in all below it, that are not in keep: a restore puts them aside. The error says why it could not.
 func Extra(ctx context.Context, dir string, keep map[string]bool) ([]string, error) {
 	found, err := extra(ctx, dir, keep, true)
