@@ -297,6 +297,22 @@ func Public(path string) error {
 	return nil
 }
 
+// Receives says why a program could not connect a datagram socket to that path: nobody is bound there any more, or with a socket of another type. It asks the kernel, as a user with no
+// rights of its own, and sends nothing. The path is Public.
+func Receives(path string) error {
+	return as(nobody, nobody, func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+			return &os.PathError{Op: "connect to", Path: path, Err: err}
+		}
+		return nil
+	})
+}
+
 // Trusted says whether root alone can change what the path leads to.
 func Trusted(path string) (bool, error) {
 	if path == "/" {

@@ -35,25 +35,16 @@ func (t *plan) dialled() {
 	for _, c := range t.Coming {
 		for _, path := range c.Needs.Objects.Dialled {
 			var st unix.Stat_t
-			if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK || !t.bound(path, &st) {
-				t.add(c, "it is connected to the UNIX socket %s, where no program receives here: start the one that does (such as rsyslogd or systemd-journald for /dev/log)", path)
+			const nobody = "it is connected to the UNIX socket %s, where no program receives here: start the one that does (such as rsyslogd or systemd-journald for /dev/log)"
+			if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+				t.add(c, nobody, path)
 			} else if err := files.Public(path); err != nil {
 				t.add(c, "it is connected to the UNIX socket %s, and would be again with the rights of root: %v", path, err)
+			} else if files.Receives(path) != nil {
+				t.add(c, nobody, path)
 			}
 		}
 	}
-}
-
-// bound says whether a program of this host is bound to the socket. Where the kernel does not tell which file a socket has, it is believed.
-func (t *plan) bound(path string, st *unix.Stat_t) bool {
-	known := false
-	for _, h := range t.lives.Unix {
-		if h.Ino == st.Ino&0xffffffff && (h.Dev == st.Dev || h.Path == path) {
-			return true
-		}
-		known = known || h.Ino != 0
-	}
-	return !known
 }
 
 func (u NeededUnix) name() string {
