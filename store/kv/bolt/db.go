@@ -100,8 +100,11 @@ func Publish(temp, dir string) error {
 // Open finds the database in dir and compares it with its sum. Where there is none the error wraps kv.ErrNotFound.
 func Open(dir string) (*DB, error) {
 	d := open(dir)
-	if _, err := os.Lstat(d.path()); errors.Is(err, fs.ErrNotExist) {
+	switch info, err := os.Lstat(d.path()); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("there is no %s: %w", d.path(), kv.ErrNotFound)
+	case err == nil && !info.Mode().IsRegular(): // to open a FIFO would wait for another program
+		return nil, fmt.Errorf("%s is not a regular file (%v): %w", d.path(), info.Mode(), kv.ErrCorrupt)
 	}
 	for _, path := range []string{dir, d.path()} {
 		if err := disk.CheckPrivate(path); err != nil {
