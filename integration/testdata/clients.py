@@ -174,6 +174,43 @@ def again(address, path):
         time.sleep(0.05)
 
 
+def fetches(address):
+    """Makes a connection for each request, to a server that answers a GET."""
+    for n in rounds(5):
+        c = http.client.HTTPConnection(*split(address))
+        try:
+            c.request("GET", "/")
+            r = c.getresponse()
+            r.read()
+        except OSError as e:
+            fail("request", n, "to", address, "ends with", e)
+        expect("the status", r.status, 200)
+        c.close()
+        time.sleep(0.05)
+
+
+def cluster(name, *addresses):
+    """Counts in a Redis Cluster, over a connection for each command. It asks one of the addresses that it was given, and goes where that says."""
+    counts = {}
+    for n in rounds(5):
+        key = "%s-%d" % (name, n * 7 % 50)
+        counts[key] = counts.get(key, 0) + 1
+        address = addresses[n % len(addresses)]
+        for _ in range(3):
+            try:
+                r = Redis(address)
+                answer = r("INCR", key)
+                r.file.close()
+                r.sock.close()
+            except OSError as e:
+                fail("command", n, "to", address, "ends with", e)
+            if not str(answer).startswith("error MOVED"):
+                break
+            address = answer.split()[-1]
+        expect("the count of " + key + " at " + address, answer, counts[key])
+        time.sleep(0.03)
+
+
 def etcd(address, key):
     """Counts by compare-and-swap: each transaction must find the revision that the one before it made."""
     c = http.client.HTTPConnection(*split(address))
@@ -262,7 +299,7 @@ def sqlite(path, mode):
 
 
 if __name__ == "__main__":
-    what = {f.__name__: f for f in (redis, memcached, counted, counts, again, etcd, etcd_term, numbers, in_order, sqlite)}[sys.argv[1]]
+    what = {f.__name__: f for f in (redis, memcached, counted, counts, again, fetches, cluster, etcd, etcd_term, numbers, in_order, sqlite)}[sys.argv[1]]
     try:
         what(*sys.argv[2:])
     except Exception as e:
