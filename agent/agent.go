@@ -212,7 +212,7 @@ func (a *Agent) startBackground() {
 // jobs tells the holder of the host's images of the work under way.
 type jobs struct{ a *Agent }
 
-func (j jobs) Hold(job, what string) (func(), error) { return j.a.hold(job, what) }
+func (j jobs) Lock(job, what string) (func(), error) { return j.a.lockJob(job, what) }
 
 func (j jobs) UnderWay(key images.Key) bool {
 	j.a.mu.Lock()
@@ -227,8 +227,8 @@ func (j jobs) Resolved(ctx context.Context, key images.Key, committed bool) {
 	j.a.tellRunner(ctx, key, committed)
 }
 
-// hold takes the job for one thing at a time.
-func (a *Agent) hold(job, what string) (release func(), err error) {
+// lockJob takes the job for one operation at a time (M1).
+func (a *Agent) lockJob(job, what string) (release func(), err error) {
 	if err := a.refuseAside(job, what); err != nil {
 		return nil, err
 	}

@@ -130,7 +130,7 @@ func (a *Agent) clearAside(ctx context.Context, job string) error {
 		if folder := workFolder(s.File); folder != "" {
 			undo, err := files.Reopen(filepath.Join(folder, undoFolder))
 			if err == nil {
-				err = settleUndo(undo, true)
+				err = endUndo(undo, true)
 			}
 			if err = errors.Join(err, os.RemoveAll(folder)); err != nil {
 				return fmt.Errorf("files that were put back: %w", err)

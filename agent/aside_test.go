@@ -134,10 +134,10 @@ func checkSetAside(t *testing.T, a *testAgent, path string) {
 	if err != nil || len(sets) != 1 || !sets[0].Committed {
 		t.Fatalf("%+v, %v", sets, err)
 	}
-	if _, err := a.hold("job", "snapshot x"); !fault.Is(err, fault.Integrity) || !strings.Contains(err.Error(), "set aside") {
+	if _, err := a.lockJob("job", "snapshot x"); !fault.Is(err, fault.Integrity) || !strings.Contains(err.Error(), "set aside") {
 		t.Fatalf("the job goes on: %v", err)
 	}
-	release, err := a.hold("other", "snapshot x")
+	release, err := a.lockJob("other", "snapshot x")
 	if err != nil {
 		t.Fatalf("the other job does not: %v", err)
 	}
@@ -178,7 +178,7 @@ func TestKillClearsASetAsideJob(t *testing.T) {
 	if info, err := a.Info(t.Context()); err != nil || len(info.SetAside) != 0 {
 		t.Fatalf("%+v, %v", info.SetAside, err)
 	}
-	release, err := a.hold("job", "snapshot x")
+	release, err := a.lockJob("job", "snapshot x")
 	if err != nil {
 		t.Fatal(err)
 	}

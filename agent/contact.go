@@ -46,7 +46,7 @@ func (s *standings) run(ctx context.Context) {
 
 // attend does what there is to do for a job, and contacts whom it concerns, each in a goroutine of its own.
 func (s *standings) attend(ctx context.Context, job string) {
-	w, err := s.work(ctx, job)
+	w, err := s.carryOut(ctx, job)
 	if err != nil {
 		s.a.log.Warn("where members stand", "job", job, "error", err)
 	}
@@ -109,7 +109,7 @@ func (s *standings) heard(ctx context.Context, job string, h standing.Host, epoc
 	}
 	ctx, cancel := context.WithTimeout(ctx, workTimeout)
 	defer cancel()
-	_, err := s.work(ctx, job)
+	_, err := s.carryOut(ctx, job)
 	return err
 }
 
@@ -166,13 +166,13 @@ func (a *Agent) Stand(ctx context.Context, from string, in Standing) (Standing, 
 	// The caller may hang up; what it has said holds.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workTimeout)
 	defer cancel()
-	w, worked := s.work(ctx, in.Job)
+	w, worked := s.carryOut(ctx, in.Job)
 	s.wake()
 	return a.answer(from, in, w, worked)
 }
 
 // answer is what this host says of a job to another, once it has done what there was to do.
-func (a *Agent) answer(from string, in Standing, w standing.Work, worked error) (Standing, error) {
+func (a *Agent) answer(from string, in Standing, w standing.Duties, worked error) (Standing, error) {
 	rec := a.standings.record(in.Job)
 	out := Standing{Job: in.Job, Epoch: rec.Epoch, InForce: rec.InForce, Settled: w.Settled && worked == nil && rec.Epoch >= in.Epoch}
 	if worked != nil {

@@ -115,11 +115,11 @@ func (r *Restoration) inDoubt() bool {
 	return r.doubt
 }
 
-// holdForRestore takes the job. A restore that waits for another host's word has to give way to a new one, unless that
+// lockForRestore takes the job. A restore that waits for another host's word has to give way to a new one, unless that
 // only looks: the new one ends it, at its fence.
-func (a *Agent) holdForRestore(plan RestorePlan) (free func(), err error) {
+func (a *Agent) lockForRestore(plan RestorePlan) (free func(), err error) {
 	what := "restore " + plan.ID
-	free, err = a.hold(string(plan.Key.Job), what)
+	free, err = a.lockJob(string(plan.Key.Job), what)
 	if !fault.Is(err, fault.Conflict) || plan.CheckOnly {
 		return free, err
 	}
@@ -132,7 +132,7 @@ func (a *Agent) holdForRestore(plan RestorePlan) (free func(), err error) {
 		delete(a.busy, string(plan.Key.Job))
 	}
 	a.mu.Unlock()
-	return a.hold(string(plan.Key.Job), what)
+	return a.lockJob(string(plan.Key.Job), what)
 }
 
 // doubtful is a restore of the job that waits for another host's word; nil if there is none.

@@ -343,14 +343,14 @@ func (r *Restoration) putFilesBack() error {
 	return nil
 }
 
-// settleFiles makes what was put back final, or takes it back.
-func (r *Restoration) settleFiles(final bool) error {
+// endFiles makes what was put back final, or takes it back.
+func (r *Restoration) endFiles(final bool) error {
 	undo := r.undo
 	r.undo = nil
-	return settleUndo(undo, final)
+	return endUndo(undo, final)
 }
 
-func settleUndo(undo *files.Undo, final bool) error {
+func endUndo(undo *files.Undo, final bool) error {
 	switch {
 	case undo == nil:
 		return nil

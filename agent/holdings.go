@@ -39,9 +39,9 @@ func (w *work) indexInventory(i int, images string) error {
 	return os.WriteFile(filepath.Join(filepath.Dir(images), inventoryIndex), text, 0o600)
 }
 
-// settleInventory gives the restored processes of a member, none of which runs yet, what they held at the cut and CRIU does not put back. What it
+// applyInventory gives the restored processes of a member, none of which runs yet, what they held at the cut and CRIU does not put back. What it
 // cannot give them is named. Cuts of earlier versions have no inventory.
-func (r *Restoration) settleInventory(ctx context.Context, rm *restoring) error {
+func (r *Restoration) applyInventory(ctx context.Context, rm *restoring) error {
 	text, err := os.ReadFile(filepath.Join(r.unpacked(rm.part.Host), rm.member.Name, inventoryIndex))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -57,7 +57,7 @@ func (r *Restoration) settleInventory(ctx context.Context, rm *restoring) error 
 	if err != nil {
 		return err
 	}
-	left, err := held.Settle(ctx, pids)
+	left, err := held.Apply(ctx, pids)
 	if err != nil {
 		return fmt.Errorf("compare with the inventory: %w", err)
 	}

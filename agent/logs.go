@@ -88,7 +88,7 @@ func (a *Agent) ForgetJob(ctx context.Context, job string) error {
 	if err := names.Check("job", job); err != nil {
 		return a.fail("job rm", job, &fault.Error{Kind: fault.Usage, Err: err})
 	}
-	release, err := a.hold(job, "job rm")
+	release, err := a.lockJob(job, "job rm")
 	if err != nil {
 		return a.fail("job rm", job, err)
 	}

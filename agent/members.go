@@ -57,7 +57,7 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 	if err := checkRun(m); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}
-	release, err := a.hold(m.Job, "run")
+	release, err := a.lockJob(m.Job, "run")
 	if err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}
@@ -81,7 +81,7 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 		got, err = a.outlast(ctx, got)
 	}
 	if err == nil {
-		_, err = a.standings.work(ctx, m.Job)
+		_, err = a.standings.carryOut(ctx, m.Job)
 	}
 	if err != nil {
 		return Member{}, a.fail("run", m.Job, errors.Join(err, a.removeLog(m)))
@@ -165,7 +165,7 @@ func (a *Agent) Attach(ctx context.Context, job, name string, pid int, epoch uin
 	if err := checkNames(job, name); err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
-	release, err := a.hold(job, "attach")
+	release, err := a.lockJob(job, "attach")
 	if err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
@@ -179,7 +179,7 @@ func (a *Agent) Attach(ctx context.Context, job, name string, pid int, epoch uin
 	}
 	m, err = a.cfg.Cells.Attach(ctx, m)
 	if err == nil {
-		_, err = a.standings.work(ctx, job)
+		_, err = a.standings.carryOut(ctx, job)
 	}
 	if err != nil {
 		return Member{}, a.fail("attach", job, err)
@@ -192,7 +192,7 @@ func (a *Agent) Kill(ctx context.Context, job string) ([]string, error) {
 	if err := a.overruleDoubt(ctx, job); err != nil {
 		return nil, a.fail("kill", job, err)
 	}
-	release, err := a.hold(job, "kill")
+	release, err := a.lockJob(job, "kill")
 	if err != nil {
 		return nil, a.fail("kill", job, err)
 	}
@@ -202,7 +202,7 @@ func (a *Agent) Kill(ctx context.Context, job string) ([]string, error) {
 		err = a.clearAside(ctx, job)
 	}
 	if err == nil {
-		_, err = a.standings.work(ctx, job) // nothing is left to protect
+		_, err = a.standings.carryOut(ctx, job) // nothing is left to protect
 	}
 	if err != nil {
 		return killed, a.fail("kill", job, err)

@@ -297,7 +297,7 @@ type Memory interface {
 	// Omits says whether CRIU may be kept from memory of u: no process of it has a seccomp filter, which CRIU could not read then.
 	Omits(u Unit) bool
 	// Track begins to copy the memory of a running unit to files in dir, and returns when what is left to copy is small, or does not become
-	// less. It goes on until Settle. What cannot be copied so is left to CRIU.
+	// less. It goes on until Divide. What cannot be copied so is left to CRIU.
 	Track(ctx context.Context, u Unit, dir string) TrackedMemory
 }
 
@@ -306,8 +306,8 @@ type Memory interface {
 type TrackedMemory interface {
 	// Halt ends the copying before the freeze.
 	Halt()
-	// Settle says, of the frozen unit, which memory is copied here and not by CRIU (Dump.Omit).
-	Settle() (map[int][]PageRange, error)
+	// Divide says, of the frozen unit, which memory is copied here and not by CRIU (Dump.Omit).
+	Divide() (map[int][]PageRange, error)
 	// CopyRest copies what is left of it while the unit is frozen. CRIU may dump meanwhile.
 	CopyRest(ctx context.Context) error
 	// Pages are for Checkpointer.AddPages, when the member runs again.

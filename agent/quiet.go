@@ -14,11 +14,11 @@ import (
 type Quiet struct {
 	mu    sync.Mutex
 	holds int
-	over  chan struct{} // closed when the last hold ends; nil while there is none
+	over  chan struct{} // closed when the last pause ends; nil while there is none
 }
 
-// Hold begins a freeze. The function returned ends it; it may be called more than once.
-func (q *Quiet) Hold() (release func()) {
+// Pause begins a freeze. The function returned ends it; it may be called more than once.
+func (q *Quiet) Pause() (release func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.holds == 0 {

@@ -27,16 +27,16 @@ func waiting(ctx context.Context, q *Quiet) (over func() (bool, error)) {
 	}
 }
 
-func TestQuietWaitsForTheLastHold(t *testing.T) {
+func TestQuietWaitsForTheLastPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var q Quiet
 		if over, err := waiting(t.Context(), &q)(); !over || err != nil {
 			t.Fatalf("nobody holds it: %v, %v", over, err)
 		}
-		first, second := q.Hold(), q.Hold()
+		first, second := q.Pause(), q.Pause()
 		w := waiting(t.Context(), &q)
 		if over, _ := w(); over {
-			t.Fatal("two hold it, and the wait is over")
+			t.Fatal("one of two has ended, and the wait is over")
 		}
 		first()
 		first() // a rollback after a thaw
@@ -55,7 +55,7 @@ func TestQuietIsHeldAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var q Quiet
 		for range 3 {
-			release := q.Hold()
+			release := q.Pause()
 			w := waiting(t.Context(), &q)
 			if over, _ := w(); over {
 				t.Fatal("it is held, and the wait is over")
@@ -71,7 +71,7 @@ func TestQuietIsHeldAgain(t *testing.T) {
 func TestQuietWaitEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var q Quiet
-		release := q.Hold()
+		release := q.Pause()
 		defer release()
 		ctx, cancel := context.WithCancel(t.Context())
 		w := waiting(ctx, &q)
@@ -97,7 +97,7 @@ func TestQuietUnderLoad(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 200 {
-				q.Hold()()
+				q.Pause()()
 			}
 		})
 		wg.Go(func() {

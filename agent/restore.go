@@ -127,7 +127,7 @@ func (a *Agent) StartRestore(plan RestorePlan) (*RestoreLine, error) {
 	if err != nil {
 		return nil, a.fail("restore", job, err)
 	}
-	free, err := a.holdForRestore(plan)
+	free, err := a.lockForRestore(plan)
 	if err != nil {
 		return nil, a.fail("restore", job, err)
 	}

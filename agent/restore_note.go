@@ -159,7 +159,7 @@ func (a *Agent) recoverRestore(ctx context.Context, path string) (*Restoration, 
 		return nil, nil
 	}
 	job := string(n.Plan.Key.Job)
-	free, err := a.hold(job, "restore "+n.Plan.ID)
+	free, err := a.lockJob(job, "restore "+n.Plan.ID)
 	if err != nil {
 		free = func() {} // an older one, of which only others have to be told; or the job is set aside
 	}
@@ -169,7 +169,7 @@ func (a *Agent) recoverRestore(ctx context.Context, path string) (*Restoration, 
 		return nil, fmt.Errorf("files that were put back: %w", err)
 	}
 	if entry.Phase == restoration.Resumed {
-		if err := r.settleFiles(true); err != nil {
+		if err := r.endFiles(true); err != nil {
 			a.log.Warn("what the files of the cut have replaced", "job", job, "error", err)
 		}
 	}

@@ -117,7 +117,7 @@ func (r *Restoration) restoreOne(ctx context.Context, rm *restoring, lock string
 	if rm.member, err = r.a.cfg.Cells.Adopt(ctx, m, rm.criu.InnerPid()); err != nil {
 		return fmt.Errorf("%s: %w", rm.member.Name, err)
 	}
-	if err := r.settleInventory(ctx, rm); err != nil {
+	if err := r.applyInventory(ctx, rm); err != nil {
 		return fmt.Errorf("%s: %w", rm.member.Name, err)
 	}
 	r.redirect(ctx, rm.member)
@@ -159,7 +159,7 @@ func (r *Restoration) resume(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return r.wrap("resuming", err)
 	}
-	if err := r.settleFiles(true); err != nil {
+	if err := r.endFiles(true); err != nil {
 		r.a.log.Warn("what the files of the cut have replaced", "job", r.job(), "error", err)
 	}
 	return nil
@@ -186,7 +186,7 @@ func (r *Restoration) stop(ctx context.Context) error {
 	_, err := r.a.killMembers(ctx, r.job())
 	errs = append(errs, err)
 	if err == nil {
-		if err := r.settleFiles(false); err != nil {
+		if err := r.endFiles(false); err != nil {
 			r.a.log.Warn("files are not as they were before the restore", "job", r.job(), "error", err)
 		}
 	}

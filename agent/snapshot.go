@@ -153,7 +153,7 @@ func (w *work) each(do func(i int, m Member) error) error {
 
 // prepare is M1: everything that can fail without touching a member fails here.
 func (w *work) prepare(ctx context.Context) (marker.Event, error) {
-	free, err := w.a.hold(w.job(), "snapshot "+string(w.key.Snapshot))
+	free, err := w.a.lockJob(w.job(), "snapshot "+string(w.key.Snapshot))
 	if err != nil {
 		return nil, err
 	}

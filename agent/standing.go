@@ -115,7 +115,7 @@ func (s *standings) recover(ctx context.Context) error {
 		j.ask, j.active = j.rec.Ask(s.a.cfg.Host), true
 	}
 	for _, job := range s.names() {
-		if _, err := s.work(ctx, job); err != nil {
+		if _, err := s.carryOut(ctx, job); err != nil {
 			s.a.log.Error("where members stand", "job", job, "error", err)
 			s.job(job).active = true // the loop tries again
 		}
@@ -151,28 +151,28 @@ func seen(members []Member) []standing.Member {
 	return out
 }
 
-// work does what the job's record asks for here (F3, F4), and returns what is left to do. An old copy is first cut off, then frozen, and
+// carryOut does what the job's record asks for here (F3, F4), and returns what is left to do. An old copy is first cut off, then frozen, and
 // ended when it is known that the restore took place.
-func (s *standings) work(ctx context.Context, job string) (standing.Work, error) {
+func (s *standings) carryOut(ctx context.Context, job string) (standing.Duties, error) {
 	j := s.job(job)
 	j.working.Lock()
 	defer j.working.Unlock()
 	members, err := s.membersOf(ctx, job)
 	if err != nil {
-		return standing.Work{}, err
+		return standing.Duties{}, err
 	}
 	if err := s.change(job, func(r standing.Record) (standing.Record, bool) { return r.Stood(seen(members)) }); err != nil {
-		return standing.Work{}, err
+		return standing.Duties{}, err
 	}
-	w := s.record(job).Work(s.a.cfg.Host, seen(members))
+	w := s.record(job).Duties(s.a.cfg.Host, seen(members))
 	s.mu.Lock()
 	begun := j.begun
 	s.mu.Unlock()
 	if begun != nil { // the restore ends what is old, and knows what it needs
-		return standing.Work{}, s.block(ctx, *begun)
+		return standing.Duties{}, s.block(ctx, *begun)
 	}
 	if w.Block.Everyone {
-		if w, err = s.fence(ctx, job, members, w); err != nil {
+		if w, err = s.stopOldCopies(ctx, job, members, w); err != nil {
 			return w, err
 		}
 	}
@@ -185,8 +185,8 @@ func (s *standings) work(ctx context.Context, job string) (standing.Work, error)
 	return w, err
 }
 
-// fence is F3: the old copies here are cut off from everyone and frozen, and ended when that is confirmed.
-func (s *standings) fence(ctx context.Context, job string, members []Member, w standing.Work) (standing.Work, error) {
+// stopOldCopies is F3: the old copies here are cut off from everyone and frozen, and ended when that is confirmed.
+func (s *standings) stopOldCopies(ctx context.Context, job string, members []Member, w standing.Duties) (standing.Duties, error) {
 	rec := s.record(job)
 	blocked := s.block(ctx, s.blockOf(ctx, job, members, w.Block))
 	errs := []error{blocked}
@@ -202,7 +202,7 @@ func (s *standings) fence(ctx context.Context, job string, members []Member, w s
 	if len(w.End) == 0 {
 		return w, errors.Join(errs...)
 	}
-	free, err := s.a.hold(job, "the end of old copies")
+	free, err := s.a.lockJob(job, "the end of old copies")
 	if err != nil { // an attempt that was cut short holds it until its lease ends
 		return w, errors.Join(append(errs, err)...)
 	}
@@ -220,7 +220,7 @@ func (s *standings) fence(ctx context.Context, job string, members []Member, w s
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return w, err
 	}
-	w = rec.Work(s.a.cfg.Host, seen(left))
+	w = rec.Duties(s.a.cfg.Host, seen(left))
 	return w, s.block(ctx, s.blockOf(ctx, job, left, w.Block))
 }
 
@@ -339,7 +339,7 @@ func (s *standings) decide(ctx context.Context, st standing.Statement, encoded [
 	}
 	s.mu.Unlock()
 	if err == nil {
-		_, err = s.work(ctx, st.Job)
+		_, err = s.carryOut(ctx, st.Job)
 	}
 	if err != nil {
 		return fmt.Errorf("note that job %s is restored: %w", st.Job, err)
@@ -358,7 +358,7 @@ func (s *standings) undo(ctx context.Context, job string) error {
 	if was == nil {
 		return nil
 	}
-	_, err := s.work(ctx, job)
+	_, err := s.carryOut(ctx, job)
 	return err
 }
 

@@ -102,7 +102,7 @@ func (w *work) dumpUnit(ctx context.Context, i, j int, announce func()) (DumpRes
 		}
 		return w.dumps[i][j].Run(ctx, w.conns[i], announce)
 	}
-	ranges, err := all[j].Settle()
+	ranges, err := all[j].Divide()
 	if err == nil {
 		err = w.dumps[i][j].Omit(ranges)
 	}

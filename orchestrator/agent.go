@@ -96,12 +96,21 @@ type Participant struct {
 type Agent interface {
 	// Info asks what the host is, and tells its agent what it should know of the catalogue.
 	Info(ctx context.Context, word Word) (HostInfo, error)
+	// Stand shows the statement of a job's last restore and returns what the host knows.
+	Stand(ctx context.Context, s Standing) (Standing, error)
+	// Check looks at members, and at the host as a target for others, and changes nothing.
+	Check(ctx context.Context, q CheckQuestion) (CheckAnswer, error)
+	MemberAgent
+	ImageHolder
+	ProtocolAgent
+}
+
+// MemberAgent is what an agent does with the members on its host.
+type MemberAgent interface {
 	Members(ctx context.Context, job string) ([]Member, error)
 	// Run starts a member under the name that the catalogue has drawn. One of that name makes a fault.Conflict.
 	Run(ctx context.Context, m Member) (Member, error)
 	Attach(ctx context.Context, job, name string, pid int, epoch uint64) (Member, error)
-	// Stand shows the statement of a job's last restore and returns what the host knows.
-	Stand(ctx context.Context, s Standing) (Standing, error)
 	Kill(ctx context.Context, job string) ([]string, error)
 	// ForgetJob removes what the host keeps of a job in which nothing lives.
 	ForgetJob(ctx context.Context, job string) error
@@ -109,9 +118,10 @@ type Agent interface {
 	LogTime(ctx context.Context, job, member string) (time.Time, error)
 	// Logs hands a member's log over, piece by piece, until its end, or take fails.
 	Logs(ctx context.Context, job, member string, opt LogOptions, take func([]byte) error) error
-	// Check looks at members, and at the host as a target for others, and changes nothing.
-	Check(ctx context.Context, q CheckQuestion) (CheckAnswer, error)
-	ImageKeeper
+}
+
+// ProtocolAgent takes part in snapshots and restores.
+type ProtocolAgent interface {
 	// Snapshot opens the line for one attempt. It lives until ctx ends or Close.
 	Snapshot(ctx context.Context, open Open) (SnapshotLine, error)
 	// Restore opens the line for one restore.

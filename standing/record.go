@@ -44,8 +44,8 @@ type Block struct {
 // Empty says whether nothing is to be blocked.
 func (b Block) Empty() bool { return !b.Everyone && len(b.From) == 0 }
 
-// Work is what a host has to do for a job.
-type Work struct {
+// Duties is what a host has to do for a job.
+type Duties struct {
 	Block   Block
 	Freeze  []string // members that are to stand still and do not
 	End     []string // members that are to be ended
@@ -120,9 +120,9 @@ func (r Record) Met(peers []Host) (next Record, changed bool) {
 // Old says whether a member is an old copy: one that a restore, of which this host knows, has replaced.
 func (r Record) Old(m Member) bool { return m.Epoch < r.Epoch && !m.Unknown }
 
-// Work says what the host has to do, given the members of the job that live on it.
-func (r Record) Work(host string, members []Member) Work {
-	var w Work
+// Duties says what the host has to do, given the members of the job that live on it.
+func (r Record) Duties(host string, members []Member) Duties {
+	var w Duties
 	unknown := false
 	for _, m := range members {
 		unknown = unknown || m.Unknown

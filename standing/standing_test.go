@@ -83,17 +83,17 @@ func TestStatement(t *testing.T) {
 func TestOldHost(t *testing.T) {
 	members := []Member{{Name: "hostA-1"}}
 	r := Record{Job: "job"}
-	if w := r.Work("hostA", members); !reflect.DeepEqual(w, Work{Settled: true}) {
+	if w := r.Duties("hostA", members); !reflect.DeepEqual(w, Duties{Settled: true}) {
 		t.Fatalf("a host that knows nothing: %+v", w)
 	}
 	s := moved(7)
 	r, changed := r.Shown(s, []byte("7"), "hostB", false)
-	w := r.Work("hostA", members)
+	w := r.Duties("hostA", members)
 	if !changed || !w.Block.Everyone || !slices.Equal(w.Freeze, []string{"hostA-1"}) || len(w.End) > 0 || w.Settled || len(w.Contact) != 2 {
 		t.Fatalf("shown: %+v", w)
 	}
 	members[0].Frozen = true
-	if w := r.Work("hostA", members); len(w.Freeze) > 0 || !w.Block.Everyone {
+	if w := r.Duties("hostA", members); len(w.Freeze) > 0 || !w.Block.Everyone {
 		t.Fatalf("frozen: %+v", w)
 	}
 	for _, stranger := range []string{"hostD", "hostA"} {
@@ -103,10 +103,10 @@ func TestOldHost(t *testing.T) {
 	}
 	for _, by := range []string{"hostC", "hostB", ""} {
 		next, changed := r.Shown(s, []byte("7"), by, true)
-		if w := next.Work("hostA", members); !changed || !slices.Equal(w.End, []string{"hostA-1"}) || w.Settled || len(w.Contact) > 0 {
+		if w := next.Duties("hostA", members); !changed || !slices.Equal(w.End, []string{"hostA-1"}) || w.Settled || len(w.Contact) > 0 {
 			t.Fatalf("confirmed by %q: %+v", by, w)
 		}
-		if w := next.Work("hostA", nil); !w.Settled || !w.Block.Empty() {
+		if w := next.Duties("hostA", nil); !w.Settled || !w.Block.Empty() {
 			t.Fatalf("ended: %+v", w)
 		}
 	}
@@ -115,11 +115,11 @@ func TestOldHost(t *testing.T) {
 // TestDamagedMember: of a member whose epoch is not known nothing is said, and its host does not count as settled.
 func TestDamagedMember(t *testing.T) {
 	r, _ := Record{Job: "job"}.Shown(moved(7), []byte("7"), "", true)
-	w := r.Work("hostA", []Member{{Name: "hostA-1", Unknown: true}})
+	w := r.Duties("hostA", []Member{{Name: "hostA-1", Unknown: true}})
 	if w.Settled || len(w.Freeze)+len(w.End) > 0 || !w.Block.Empty() {
 		t.Errorf("%+v", w)
 	}
-	if w := r.Work("hostA", []Member{{Name: "hostA-1", Unknown: true}, {Name: "hostA-2"}}); len(w.End) != 1 {
+	if w := r.Duties("hostA", []Member{{Name: "hostA-1", Unknown: true}, {Name: "hostA-2"}}); len(w.End) != 1 {
 		t.Errorf("%+v", w)
 	}
 }
@@ -140,7 +140,7 @@ func TestReplay(t *testing.T) {
 	if _, err := r.Decided(moved(6), []byte("6"), nil); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a restore of an older epoch: %v", err)
 	}
-	if w := r.Work("hostC", []Member{{Name: "hostA-1", Epoch: 7}}); !w.Settled {
+	if w := r.Duties("hostC", []Member{{Name: "hostA-1", Epoch: 7}}); !w.Settled {
 		t.Errorf("a member of the epoch itself is old: %+v", w)
 	}
 }
@@ -152,18 +152,18 @@ func TestNewHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	members := []Member{{Name: "hostA-1", Epoch: 7}}
-	w := r.Work("hostC", members)
+	w := r.Duties("hostC", members)
 	if !slices.Equal(w.Block.From, []netip.Addr{addr(1)}) || len(w.Contact) != 1 || w.Contact[0].Name != "hostA" || !w.Settled {
 		t.Fatalf("%+v", w)
 	}
-	if w := r.Work("hostC", nil); !w.Block.Empty() || len(w.Contact) != 1 {
+	if w := r.Duties("hostC", nil); !w.Block.Empty() || len(w.Contact) != 1 {
 		t.Errorf("the job was killed, and the old host is still to be told: %+v", w)
 	}
 	if next, changed := r.Settled("hostB"); changed || len(next.Pending) != 1 {
 		t.Errorf("another host settles: %+v", next)
 	}
 	next, changed := r.Settled("hostA")
-	if w := next.Work("hostC", members); !changed || !w.Block.Empty() || len(w.Contact) > 0 {
+	if w := next.Duties("hostC", members); !changed || !w.Block.Empty() || len(w.Contact) > 0 {
 		t.Errorf("settled: %+v", w)
 	}
 	// A newer restore begins with its own list.
@@ -193,12 +193,12 @@ func TestAddressTakenOver(t *testing.T) {
 func TestLostRecord(t *testing.T) {
 	members := []Member{{Name: "hostA-1", Epoch: 7}}
 	r := Record{Job: "job"}
-	if w := r.Work("hostC", members); !w.Settled || len(w.Freeze) > 0 {
+	if w := r.Duties("hostC", members); !w.Settled || len(w.Freeze) > 0 {
 		t.Fatalf("a member that is newer than the record: %+v", w)
 	}
 	r, _ = r.Shown(moved(7), []byte("7"), "", true)
 	r, changed := r.Stood(members)
-	if w := r.Work("hostC", members); !changed || !r.InForce || len(w.Block.From) != 1 {
+	if w := r.Duties("hostC", members); !changed || !r.InForce || len(w.Block.From) != 1 {
 		t.Errorf("%+v: %+v", r, w)
 	}
 	if old, changed := r.Stood([]Member{{Name: "hostA-1", Epoch: 6}}); changed {

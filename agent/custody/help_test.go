@@ -67,7 +67,7 @@ type work struct {
 	told map[images.Key]bool // outcomes
 }
 
-func (w *work) Hold(job, what string) (func(), error) {
+func (w *work) Lock(job, what string) (func(), error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.busy[job] != "" {

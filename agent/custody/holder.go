@@ -43,8 +43,8 @@ type Objects interface {
 
 // Jobs is what a Holder must know of the work under way on its host. Package agent implements it.
 type Jobs interface {
-	// Hold takes a job for one operation at a time. what is for people.
-	Hold(job, what string) (release func(), err error)
+	// Lock takes a job for one operation at a time. what is for people.
+	Lock(job, what string) (release func(), err error)
 	// UnderWay says whether an attempt or an import that makes the set has not ended.
 	UnderWay(key images.Key) bool
 	// Known says whether an admin has told this host of the job, or it is at work with it.

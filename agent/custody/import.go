@@ -68,7 +68,7 @@ func (h *Holder) startImport(open ImportOpen) (*Import, error) {
 	for _, name := range list {
 		members[name] = true
 	}
-	free, err := h.jobs.Hold(open.Key.Job, "import "+open.Key.Snapshot)
+	free, err := h.jobs.Lock(open.Key.Job, "import "+open.Key.Snapshot)
 	if err != nil {
 		return nil, err
 	}

@@ -22,8 +22,8 @@ const blockTableName = "ssblock"
 const blockPriority = 0
 
 // Block makes blocks all that there are of them, in one transaction of the kernel: what they describe is dropped, both ways, from its
-// return on. The table belongs to no process, so blocks outlive the Keeper; without any block there is no table.
-func (k *Keeper) Block(ctx context.Context, blocks []agent.Block) error {
+// return on. The table belongs to no process, so blocks outlive the Manager; without any block there is no table.
+func (k *Manager) Block(ctx context.Context, blocks []agent.Block) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("block packets: %w", err)
 	}
@@ -64,7 +64,7 @@ func (t *table) exists() (bool, error) {
 }
 
 // layBlocks adds the table with all that is in it to the transaction.
-func (k *Keeper) layBlocks(t *table, blocks []agent.Block) error {
+func (k *Manager) layBlocks(t *table, blocks []agent.Block) error {
 	accept := nftables.ChainPolicyAccept
 	base := nftables.Chain{Table: t.t, Type: nftables.ChainTypeFilter, Policy: &accept, Priority: nftables.ChainPriorityRef(blockPriority)}
 	in, out := base, base

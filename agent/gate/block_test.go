@@ -30,7 +30,7 @@ func TestBlockOfPorts(t *testing.T) {
 			there := connect(t, a, l, b.v4)
 			listen := []netip.AddrPort{netip.AddrPortFrom(at, port(l.Addr()))}
 			block := agent.Block{Job: "job", From: []netip.Addr{a.v4, a.v6, a.v4}, Listen: listen}
-			if err := b.keeper.Block(ctx, []agent.Block{block}); err != nil {
+			if err := b.manager.Block(ctx, []agent.Block{block}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := there.a.Write([]byte("late")); err != nil {
@@ -47,7 +47,7 @@ func TestBlockOfPorts(t *testing.T) {
 				t.Fatal(err)
 			}
 			own.Close()
-			if err := b.keeper.Block(ctx, nil); err != nil {
+			if err := b.manager.Block(ctx, nil); err != nil {
 				t.Fatal(err)
 			}
 			dial.succeeds(t)
@@ -66,7 +66,7 @@ func TestBlockOfCgroups(t *testing.T) {
 	job := jobOf(t, fd)
 	l := b.listen(t, netip.IPv6Unspecified())
 	to := netip.AddrPortFrom(b.v4, port(l.Addr()))
-	if err := a.keeper.Block(ctx, []agent.Block{{Job: "job", From: []netip.Addr{b.v4}, Cgroups: []uint64{job}}}); err != nil {
+	if err := a.manager.Block(ctx, []agent.Block{{Job: "job", From: []netip.Addr{b.v4}, Cgroups: []uint64{job}}}); err != nil {
 		t.Fatal(err)
 	}
 	dialer := startChild(t, a, fd, "dialer", to.String())
@@ -90,7 +90,7 @@ func TestBlockOfCgroups(t *testing.T) {
 	six := startDial(t, b, netip.AddrPortFrom(a.v6, at.Port())) // from an address that is not blocked
 	six.succeeds(t)
 	listener.expect(t, "accepted "+b.v6.String())
-	if err := a.keeper.Block(ctx, nil); err != nil {
+	if err := a.manager.Block(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 	dialer.expect(t, "connected")
@@ -116,7 +116,7 @@ func TestBlockOfEveryone(t *testing.T) {
 	out := connect(t, a, b.listen(t, b.v4), b.v4)
 	l := a.listen(t, netip.IPv4Unspecified())
 	block := agent.Block{Job: "job", Everyone: true, Conns: []agent.Conn{seenBy(out.a)}, Listen: []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), port(l.Addr()))}}
-	if err := a.keeper.Block(ctx, []agent.Block{block, {Job: "other", From: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}); err != nil {
+	if err := a.manager.Block(ctx, []agent.Block{block, {Job: "other", From: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []interface{ Write([]byte) (int, error) }{out.a, out.b} {
@@ -132,7 +132,7 @@ func TestBlockOfEveryone(t *testing.T) {
 	if tcpInfo(t, out.b).Unacked == 0 {
 		t.Error("the old copy acknowledges")
 	}
-	if err := a.keeper.Block(ctx, nil); err != nil {
+	if err := a.manager.Block(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 	into.succeeds(t)
@@ -142,7 +142,7 @@ func TestBlockOfEveryone(t *testing.T) {
 // TestBlockOutlivesTheAgent: gates open when an agent dies, blocks stay, and the next agent lifts them.
 func TestBlockOutlivesTheAgent(t *testing.T) {
 	a, b := newHosts(t, "")
-	if err := b.keeper.Shutdown(); err != nil { // the child's keeper takes its place
+	if err := b.manager.Shutdown(); err != nil { // the child's manager takes its place
 		t.Fatal(err)
 	}
 	l := b.listen(t, b.v4)
@@ -154,7 +154,7 @@ func TestBlockOutlivesTheAgent(t *testing.T) {
 	dial := startDial(t, a, at)
 	by.trips(t, 200)
 	dial.stillWaits(t)
-	next := b.newKeeper(t, Options{})
+	next := b.newManager(t, Options{})
 	by.trips(t, 200)
 	dial.stillWaits(t)
 	if err := next.Block(ctx, nil); err != nil {

@@ -2,8 +2,8 @@
 // agent.Gates with nftables and NFQUEUE, both by netlink.
 //
 // One nft table of the inet family carries everything. It belongs to the netlink socket of the
-// Keeper (flag owner, Linux 5.12), so the kernel removes it when the agent ends, however it ends:
-// no gate outlives its keeper. Two base chains stand in it for as long as the Keeper lives, without
+// Manager (flag owner, Linux 5.12), so the kernel removes it when the agent ends, however it ends:
+// no gate outlives its manager. Two base chains stand in it for as long as the Manager lives, without
 // a rule while nothing is closed. A closed gate adds chains of its own, which the base chains jump
 // to, and which look a packet's addresses and ports up in sets; a thousand connections cost one rule.
 // Every change is one batch, which the kernel applies whole or not at all.

@@ -17,7 +17,7 @@ import (
 // describe passes. A gate that is closed already also holds what the new description adds; if it was settled,
 // it holds everything again. On error, no gate has been closed that was not closed before; only if waiting for
 // the packets in flight failed, all are, and OpenAll opens them.
-func (k *Keeper) Close(ctx context.Context, gates []agent.Gate) error {
+func (k *Manager) Close(ctx context.Context, gates []agent.Gate) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("close gates: %w", err)
 	}
@@ -47,7 +47,7 @@ func (k *Keeper) Close(ctx context.Context, gates []agent.Gate) error {
 }
 
 // prepare makes the part for spec, and binds the queue if the gate is not closed yet: a queue that nobody listens to drops.
-func (k *Keeper) prepare(spec agent.Gate, fresh map[gateKey]*gate) (*part, error) {
+func (k *Manager) prepare(spec agent.Gate, fresh map[gateKey]*gate) (*part, error) {
 	key := gateKey{spec.Job, spec.Peer}
 	w := want(spec, k.opts.Host)
 	if w.empty() {
@@ -80,7 +80,7 @@ func (k *Keeper) prepare(spec agent.Gate, fresh map[gateKey]*gate) (*part, error
 }
 
 // commit puts the rules of added into force and the gates of fresh into the books.
-func (k *Keeper) commit(fresh map[gateKey]*gate, added []*part) error {
+func (k *Manager) commit(fresh map[gateKey]*gate, added []*part) error {
 	again := map[*gate]bool{}
 	for _, p := range added {
 		if fresh[p.gate.key] == nil && !again[p.gate] {
@@ -105,7 +105,7 @@ func (k *Keeper) commit(fresh map[gateKey]*gate, added []*part) error {
 }
 
 // hold is what becomes of the packets of a closed gate.
-func (k *Keeper) hold(g *gate) []expr.Any {
+func (k *Manager) hold(g *gate) []expr.Any {
 	if g.queue == nil {
 		return dropAction(false)
 	}
@@ -113,7 +113,7 @@ func (k *Keeper) hold(g *gate) []expr.Any {
 }
 
 // undo lets go of queues that no rule leads to.
-func (k *Keeper) undo(fresh map[gateKey]*gate) error {
+func (k *Manager) undo(fresh map[gateKey]*gate) error {
 	var errs error
 	for _, g := range fresh {
 		if g.queue != nil {
@@ -125,7 +125,7 @@ func (k *Keeper) undo(fresh map[gateKey]*gate) error {
 }
 
 // parts are those of all gates but the ones in without, in the order they were made.
-func (k *Keeper) parts(without map[gateKey]*gate) []*part {
+func (k *Manager) parts(without map[gateKey]*gate) []*part {
 	var parts []*part
 	for key, g := range k.gates {
 		if without[key] == nil {
@@ -138,7 +138,7 @@ func (k *Keeper) parts(without map[gateKey]*gate) []*part {
 
 // Settle lets packets of existing connections through a closed gate, those it holds first, in order. It goes
 // on holding handshakes (SYN and SYN-ACK). Settling what is not closed is not an error.
-func (k *Keeper) Settle(_ context.Context, job, peer string) error {
+func (k *Manager) Settle(_ context.Context, job, peer string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	g := k.gates[gateKey{job, peer}]
@@ -152,7 +152,7 @@ func (k *Keeper) Settle(_ context.Context, job, peer string) error {
 }
 
 // Seal ends Settle for all gates of the job. When it returns, nothing passes.
-func (k *Keeper) Seal(_ context.Context, job string) error {
+func (k *Manager) Seal(_ context.Context, job string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, g := range k.gates {
@@ -169,7 +169,7 @@ func (k *Keeper) Seal(_ context.Context, job string) error {
 // Discard drops what the job's gates hold now, and keeps them closed. It is for packets of sockets that are
 // gone, between the end of a job's processes and its restore: a FIN or RST of the old sockets that is let
 // go later would end the restored connections.
-func (k *Keeper) Discard(_ context.Context, job string) error {
+func (k *Manager) Discard(_ context.Context, job string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, g := range k.gates {
@@ -186,7 +186,7 @@ func (k *Keeper) Discard(_ context.Context, job string) error {
 // Open releases what the gate holds, in order, and removes it. Opening what is not closed is not an error. It does
 // not heed the context: a gate must not stay closed because its caller is late. On error the rules may still be
 // there, while packets pass; Open can be called again.
-func (k *Keeper) Open(_ context.Context, job, peer string) error {
+func (k *Manager) Open(_ context.Context, job, peer string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.open(func(key gateKey) bool { return key == gateKey{job, peer} }); err != nil {
@@ -196,7 +196,7 @@ func (k *Keeper) Open(_ context.Context, job, peer string) error {
 }
 
 // OpenAll opens every gate of the job, as Open does.
-func (k *Keeper) OpenAll(_ context.Context, job string) error {
+func (k *Manager) OpenAll(_ context.Context, job string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.open(func(key gateKey) bool { return key.job == job }); err != nil {
@@ -207,7 +207,7 @@ func (k *Keeper) OpenAll(_ context.Context, job string) error {
 
 // open opens the gates that which names. Packets pass before the rules go, so that one that no longer meets a
 // rule finds none before it to overtake.
-func (k *Keeper) open(which func(gateKey) bool) error {
+func (k *Manager) open(which func(gateKey) bool) error {
 	opening := map[gateKey]*gate{}
 	var errs error
 	var c change
@@ -243,7 +243,7 @@ func (k *Keeper) open(which func(gateKey) bool) error {
 }
 
 // retire unbinds the queues of gates that no rule leads to any more, once the last packet that met such a rule is through.
-func (k *Keeper) retire(gates []*gate) {
+func (k *Manager) retire(gates []*gate) {
 	err := grace()
 	for _, g := range gates {
 		err = errors.Join(err, g.queue.close())
@@ -264,7 +264,7 @@ func (k *Keeper) retire(gates []*gate) {
 }
 
 // pass sets what passes through a closed gate.
-func (k *Keeper) pass(g *gate, p passing) error {
+func (k *Manager) pass(g *gate, p passing) error {
 	if g.queue != nil {
 		return g.queue.letPass(p)
 	}

@@ -11,7 +11,7 @@ import (
 var ctx = context.Background()
 
 // held is the number of packets that the job's gates hold now. It is 0 in ModeDrop.
-func held(k *Keeper, job string) int {
+func held(k *Manager, job string) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n := 0
@@ -51,8 +51,8 @@ func TestCloseHoldsAndOpenReleases(t *testing.T) {
 		for _, family := range []string{"v4", "v6", "mapped"} {
 			t.Run(mode+"/"+family, func(t *testing.T) {
 				a, b := newHosts(t, mode)
-				if a.keeper.Mode() != mode {
-					t.Fatalf("mode %s, want %s", a.keeper.Mode(), mode)
+				if a.manager.Mode() != mode {
+					t.Fatalf("mode %s, want %s", a.manager.Mode(), mode)
 				}
 				to := b.v4
 				if family == "v6" {
@@ -69,21 +69,21 @@ func TestCloseHoldsAndOpenReleases(t *testing.T) {
 					conn.Local = netip.AddrPortFrom(netip.AddrFrom16(conn.Local.Addr().As16()), conn.Local.Port())
 				}
 				g := agent.Gate{Job: "job", Peer: "a", Addrs: []netip.Addr{a.v4, a.v6}, Conns: []agent.Conn{conn}}
-				if err := b.keeper.Close(ctx, []agent.Gate{g}); err != nil {
+				if err := b.manager.Close(ctx, []agent.Gate{g}); err != nil {
 					t.Fatal(err)
 				}
 				stillness(t, by, "closed", p)
 				if mode != ModeDrop {
-					eventually(t, "packets are held", func() bool { return held(b.keeper, "job") > 0 })
+					eventually(t, "packets are held", func() bool { return held(b.manager, "job") > 0 })
 				}
-				if err := b.keeper.Open(ctx, "job", "a"); err != nil {
+				if err := b.manager.Open(ctx, "job", "a"); err != nil {
 					t.Fatal(err)
 				}
 				there.wait(t, 100000)
 				back.wait(t, 100000)
 				there.finish(t)
 				back.finish(t)
-				if lost := b.keeper.Lost(); lost != 0 {
+				if lost := b.manager.Lost(); lost != 0 {
 					t.Errorf("%d packets lost", lost)
 				}
 			})
@@ -103,7 +103,7 @@ func TestCloseManyTimes(t *testing.T) {
 			*host
 			agent.Conn
 		}{{a, seenBy(p.a)}, {b, seenBy(p.b)}} {
-			if err := h.keeper.Close(ctx, []agent.Gate{{Job: "job", Peer: "peer", Conns: []agent.Conn{h.Conn}}}); err != nil {
+			if err := h.manager.Close(ctx, []agent.Gate{{Job: "job", Peer: "peer", Conns: []agent.Conn{h.Conn}}}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -113,7 +113,7 @@ func TestCloseManyTimes(t *testing.T) {
 			t.Fatalf("bytes passed closed gates: %v, then %v", before, after)
 		}
 		for _, h := range []*host{a, b} {
-			if err := h.keeper.OpenAll(ctx, "job"); err != nil {
+			if err := h.manager.OpenAll(ctx, "job"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -127,16 +127,16 @@ func TestCloseManyTimes(t *testing.T) {
 
 func TestEmptyGateAddsNothing(t *testing.T) {
 	a, b := newHosts(t, "")
-	if err := a.keeper.Close(ctx, []agent.Gate{{Job: "job", Peer: "b", Addrs: []netip.Addr{b.v4}}}); err != nil {
+	if err := a.manager.Close(ctx, []agent.Gate{{Job: "job", Peer: "b", Addrs: []netip.Addr{b.v4}}}); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(a.keeper.gates); n != 0 {
+	if n := len(a.manager.gates); n != 0 {
 		t.Errorf("%d gates closed", n)
 	}
-	if err := a.keeper.Open(ctx, "job", "b"); err != nil {
+	if err := a.manager.Open(ctx, "job", "b"); err != nil {
 		t.Errorf("opening what is not closed: %v", err)
 	}
-	if err := a.keeper.Settle(ctx, "job", "b"); err != nil {
+	if err := a.manager.Settle(ctx, "job", "b"); err != nil {
 		t.Errorf("settling what is not closed: %v", err)
 	}
 }

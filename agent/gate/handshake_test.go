@@ -79,14 +79,14 @@ func TestListenHoldsHandshakes(t *testing.T) {
 				Job: "job", Peer: "a", Addrs: []netip.Addr{a.v4, a.v6},
 				Listen: []netip.AddrPort{netip.AddrPortFrom(test.listener, port(l.Addr()))},
 			}
-			if err := b.keeper.Close(ctx, []agent.Gate{g}); err != nil {
+			if err := b.manager.Close(ctx, []agent.Gate{g}); err != nil {
 				t.Fatal(err)
 			}
 			d := startDial(t, a, netip.AddrPortFrom(test.to, port(l.Addr())))
-			eventually(t, "the SYN is held", func() bool { return held(b.keeper, "job") > 0 })
+			eventually(t, "the SYN is held", func() bool { return held(b.manager, "job") > 0 })
 			by.trips(t, 100)
 			d.stillWaits(t)
-			if err := b.keeper.Open(ctx, "job", "a"); err != nil {
+			if err := b.manager.Open(ctx, "job", "a"); err != nil {
 				t.Fatal(err)
 			}
 			d.succeeds(t)
@@ -108,25 +108,25 @@ func TestSettleAndSeal(t *testing.T) {
 				Job: "job", Peer: "a", Addrs: []netip.Addr{a.v4}, Conns: []agent.Conn{seenBy(p.b)},
 				Listen: []netip.AddrPort{netip.AddrPortFrom(b.v4, port(l.Addr()))},
 			}
-			if err := b.keeper.Close(ctx, []agent.Gate{g}); err != nil {
+			if err := b.manager.Close(ctx, []agent.Gate{g}); err != nil {
 				t.Fatal(err)
 			}
 			d := startDial(t, a, netip.AddrPortFrom(b.v4, port(l.Addr())))
 			stillness(t, by, "closed", p)
 			for range 3 {
-				if err := b.keeper.Settle(ctx, "job", "a"); err != nil {
+				if err := b.manager.Settle(ctx, "job", "a"); err != nil {
 					t.Fatal(err)
 				}
 				there.wait(t, 20000)
 				back.wait(t, 20000)
 				d.stillWaits(t)
-				if err := b.keeper.Seal(ctx, "job"); err != nil {
+				if err := b.manager.Seal(ctx, "job"); err != nil {
 					t.Fatal(err)
 				}
 				stillness(t, by, "sealed", p)
 				d.stillWaits(t)
 			}
-			if err := b.keeper.OpenAll(ctx, "job"); err != nil {
+			if err := b.manager.OpenAll(ctx, "job"); err != nil {
 				t.Fatal(err)
 			}
 			d.succeeds(t)
@@ -157,13 +157,13 @@ func TestCgroupHoldsNewConnections(t *testing.T) {
 			to := netip.AddrPortFrom(test.to, port(l.Addr()))
 			c := startChild(t, a, fd, "dialer", to.String())
 			g := agent.Gate{Job: "job", Peer: "b", Addrs: []netip.Addr{b.v4, b.v6}, Cgroups: []uint64{id, 0}}
-			if err := a.keeper.Close(ctx, []agent.Gate{g}); err != nil {
+			if err := a.manager.Close(ctx, []agent.Gate{g}); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := c.stdin.Write([]byte("go\n")); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the SYN is held", func() bool { return held(a.keeper, "job") > 0 })
+			eventually(t, "the SYN is held", func() bool { return held(a.manager, "job") > 0 })
 			by.trips(t, 100)
 			other := startDial(t, a, to) // of the same host, to the same port, from another cgroup
 			other.succeeds(t)
@@ -172,7 +172,7 @@ func TestCgroupHoldsNewConnections(t *testing.T) {
 				t.Fatalf("the child in the cgroup says %q though the gate is closed", line)
 			default:
 			}
-			if err := a.keeper.Open(ctx, "job", "b"); err != nil {
+			if err := a.manager.Open(ctx, "job", "b"); err != nil {
 				t.Fatal(err)
 			}
 			c.expect(t, "connected")
@@ -227,7 +227,7 @@ func TestMarkedPacketsPass(t *testing.T) {
 	l := b.listen(t, b.v4)
 	p := connect(t, a, l, b.v4)
 	by := newBystander(t, a, b)
-	if err := a.keeper.Close(ctx, []agent.Gate{{Job: "job", Peer: "b", Conns: []agent.Conn{seenBy(p.a)}}}); err != nil {
+	if err := a.manager.Close(ctx, []agent.Gate{{Job: "job", Peer: "b", Conns: []agent.Conn{seenBy(p.a)}}}); err != nil {
 		t.Fatal(err)
 	}
 	send := func(mark int, text string) {
@@ -251,7 +251,7 @@ func TestMarkedPacketsPass(t *testing.T) {
 	}
 	send(0, "plain")
 	stillness(t, by, "closed", p)
-	if err := a.keeper.Open(ctx, "job", "b"); err != nil {
+	if err := a.manager.Open(ctx, "job", "b"); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := p.b.Read(buf); string(buf[:n]) != "plain" {
@@ -274,13 +274,13 @@ func TestGateToOwnHost(t *testing.T) {
 				Job: "job", Peer: "a", Addrs: []netip.Addr{a.v4, a.v6}, Conns: []agent.Conn{seenBy(p.a)},
 				Listen: []netip.AddrPort{l.Addr().(*net.TCPAddr).AddrPort()},
 			}
-			if err := a.keeper.Close(ctx, []agent.Gate{g}); err != nil {
+			if err := a.manager.Close(ctx, []agent.Gate{g}); err != nil {
 				t.Fatal(err)
 			}
 			d := startDial(t, a, l.Addr().(*net.TCPAddr).AddrPort())
 			stillness(t, by, "closed", p)
 			d.stillWaits(t)
-			if err := a.keeper.Open(ctx, "job", "a"); err != nil {
+			if err := a.manager.Open(ctx, "job", "a"); err != nil {
 				t.Fatal(err)
 			}
 			d.succeeds(t)
@@ -297,7 +297,7 @@ func TestDiscard(t *testing.T) {
 	a, b := newHosts(t, "")
 	p := connect(t, a, b.listen(t, b.v4), b.v4)
 	by := newBystander(t, a, b)
-	if err := a.keeper.Close(ctx, []agent.Gate{{Job: "job", Peer: "b", Conns: []agent.Conn{seenBy(p.a)}}}); err != nil {
+	if err := a.manager.Close(ctx, []agent.Gate{{Job: "job", Peer: "b", Conns: []agent.Conn{seenBy(p.a)}}}); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
@@ -311,13 +311,13 @@ func TestDiscard(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.a.Close() // sends a RST
-	if err := a.keeper.Discard(ctx, "job"); err != nil {
+	if err := a.manager.Discard(ctx, "job"); err != nil {
 		t.Fatal(err)
 	}
-	if n := held(a.keeper, "job"); n != 0 {
+	if n := held(a.manager, "job"); n != 0 {
 		t.Errorf("%d packets are held still", n)
 	}
-	if err := a.keeper.Open(ctx, "job", "b"); err != nil {
+	if err := a.manager.Open(ctx, "job", "b"); err != nil {
 		t.Fatal(err)
 	}
 	by.trips(t, 100)

@@ -10,10 +10,10 @@ import (
 	"ss/agent"
 )
 
-// A gate whose keeper is killed opens by itself.
-func TestKilledKeeperOpens(t *testing.T) {
+// A gate whose manager is killed opens by itself.
+func TestKilledManagerOpens(t *testing.T) {
 	a, b := newHosts(t, "")
-	if err := b.keeper.Shutdown(); err != nil {
+	if err := b.manager.Shutdown(); err != nil {
 		t.Fatal(err)
 	}
 	p := connect(t, a, b.listen(t, b.v4), b.v4)
@@ -22,7 +22,7 @@ func TestKilledKeeperOpens(t *testing.T) {
 	there.wait(t, 1000)
 	back.wait(t, 1000)
 	conn := seenBy(p.b)
-	c := startChild(t, b, 0, "keeper", conn.Local.String(), conn.Remote.String())
+	c := startChild(t, b, 0, "manager", conn.Local.String(), conn.Remote.String())
 	c.expect(t, "closed")
 	stillness(t, by, "closed by the child", p)
 	c.kill()
@@ -57,10 +57,10 @@ func TestShutdownOpens(t *testing.T) {
 	there := startStream(t, p.a, p.b)
 	there.wait(t, 1000)
 	g := []agent.Gate{{Job: "job", Peer: "b", Conns: []agent.Conn{seenBy(p.a)}}}
-	if err := a.keeper.Close(ctx, g); err != nil {
+	if err := a.manager.Close(ctx, g); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.keeper.Shutdown(); err != nil {
+	if err := a.manager.Shutdown(); err != nil {
 		t.Fatal(err)
 	}
 	there.wait(t, 10000)
@@ -68,10 +68,10 @@ func TestShutdownOpens(t *testing.T) {
 	if tables := a.tables(t); len(tables) != 0 {
 		t.Errorf("table %s is left", tables[0].Name)
 	}
-	if err := a.keeper.Close(ctx, g); err == nil {
-		t.Error("a keeper that is shut down closes gates")
+	if err := a.manager.Close(ctx, g); err == nil {
+		t.Error("a manager that is shut down closes gates")
 	}
-	if err := a.keeper.Open(ctx, "job", "b"); err != nil {
+	if err := a.manager.Open(ctx, "job", "b"); err != nil {
 		t.Errorf("open after shutdown: %v", err)
 	}
 }
@@ -91,15 +91,15 @@ func TestNewRemovesLeftovers(t *testing.T) {
 	if err := nft.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	h.newKeeper(t, Options{})
+	h.newManager(t, Options{})
 	if tables := h.tables(t); len(tables) != 1 {
 		t.Errorf("%d tables", len(tables))
 	}
 	_, err = New(Options{NetNS: h.ns})
 	if err == nil || !strings.Contains(err.Error(), "belongs to another process") {
-		t.Errorf("a second keeper: %v", err)
+		t.Errorf("a second manager: %v", err)
 	}
-	h.newKeeper(t, Options{Suffix: "-second"})
+	h.newManager(t, Options{Suffix: "-second"})
 }
 
 // Queue numbers that someone else listens to are passed over; when there is none, Close fails and closes nothing.
@@ -109,7 +109,7 @@ func TestQueueNumbers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := h.newKeeper(t, Options{FirstQueue: 7000, LastQueue: 7002})
+	k := h.newManager(t, Options{FirstQueue: 7000, LastQueue: 7002})
 	gate := func(peer string) agent.Gate {
 		return agent.Gate{Job: "job", Peer: peer, Conns: []agent.Conn{{
 			Local: netip.MustParseAddrPort("10.77.0.1:1"), Remote: netip.MustParseAddrPort("10.77.0.2:2"),
@@ -141,12 +141,12 @@ func TestOptions(t *testing.T) {
 	for _, o := range []Options{{Mode: "hold"}, {FirstQueue: 9, LastQueue: 8}} {
 		o.NetNS = h.ns
 		if k, err := New(o); err == nil {
-			t.Errorf("%+v: no error, but a keeper: %v", o, k.Shutdown())
+			t.Errorf("%+v: no error, but a manager: %v", o, k.Shutdown())
 		}
 	}
 	// Whether or not this kernel has nft's queue statement: the best mode is the one that works.
 	k, err := New(Options{NetNS: h.ns, Mode: ModeNative})
-	best := h.newKeeper(t, Options{Suffix: "-best"}).Mode()
+	best := h.newManager(t, Options{Suffix: "-best"}).Mode()
 	if err == nil {
 		if err := k.Shutdown(); err != nil {
 			t.Error(err)

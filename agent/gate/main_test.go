@@ -42,7 +42,7 @@ func playChild(role string, args []string) error {
 		return fmt.Errorf("setns: %w", err)
 	}
 	switch role {
-	case "keeper": // local, remote: closes a gate and waits to be killed
+	case "manager": // local, remote: closes a gate and waits to be killed
 		k, err := New(Options{NetNS: 3})
 		if err != nil {
 			return err

@@ -28,10 +28,10 @@ const patience = 20 * time.Second
 
 // host is a network namespace that plays one host.
 type host struct {
-	name   string
-	ns     int
-	v4, v6 netip.Addr
-	keeper *Keeper
+	name    string
+	ns      int
+	v4, v6  netip.Addr
+	manager *Manager
 }
 
 // do runs f on a thread in h's namespace. What f opens stays there.
@@ -72,7 +72,7 @@ func newNS(t testing.TB) int {
 	return r.fd
 }
 
-// newHosts makes two hosts, a and b, with a cable between them and a keeper each.
+// newHosts makes two hosts, a and b, with a cable between them and a manager each.
 func newHosts(t testing.TB, mode string) (a, b *host) {
 	t.Helper()
 	a = &host{name: "a", ns: newNS(t), v4: netip.MustParseAddr("10.77.0.1"), v6: netip.MustParseAddr("fd77::1")}
@@ -93,7 +93,7 @@ func newHosts(t testing.TB, mode string) (a, b *host) {
 		h.up(t)
 	}
 	for _, h := range []*host{a, b} {
-		h.keeper = h.newKeeper(t, Options{Mode: mode})
+		h.manager = h.newManager(t, Options{Mode: mode})
 	}
 	return a, b
 }
@@ -127,7 +127,7 @@ func (h *host) up(t testing.TB) {
 	}
 }
 
-func (h *host) newKeeper(t testing.TB, o Options) *Keeper {
+func (h *host) newManager(t testing.TB, o Options) *Manager {
 	t.Helper()
 	o.Host, o.NetNS = h.name, h.ns
 	k, err := New(o)

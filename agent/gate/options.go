@@ -19,11 +19,11 @@ const (
 // tableName is the nft table's name; Options.Suffix comes after it.
 const tableName = "ssgate"
 
-// Options say how a Keeper works. The zero value is good for an agent.
+// Options say how a Manager works. The zero value is good for an agent.
 type Options struct {
 	// Host is this host's name. A gate whose Peer it is holds connections between members of this host.
 	Host string
-	// Suffix is added to the table's name, for a second Keeper in the same network namespace.
+	// Suffix is added to the table's name, for a second Manager in the same network namespace.
 	Suffix string
 	// NetNS is a descriptor of the network namespace to work in; 0 means that of the calling thread.
 	// It is used until Shutdown and must stay open as long.

@@ -29,7 +29,7 @@ func TestThousandConnections(t *testing.T) {
 		g.Conns = append(g.Conns, seenBy(p.b))
 	}
 	start := time.Now()
-	if err := b.keeper.Close(ctx, []agent.Gate{g}); err != nil {
+	if err := b.manager.Close(ctx, []agent.Gate{g}); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("closed in %v", time.Since(start))
@@ -38,7 +38,7 @@ func TestThousandConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "every connection's packet is held", func() bool { return held(b.keeper, "job") >= len(pairs) })
+	eventually(t, "every connection's packet is held", func() bool { return held(b.manager, "job") >= len(pairs) })
 	by.trips(t, 100)
 	for _, p := range pairs {
 		if n := tcpInfo(t, p.b).Bytes_received; n != 0 {
@@ -46,7 +46,7 @@ func TestThousandConnections(t *testing.T) {
 		}
 	}
 	start = time.Now()
-	if err := b.keeper.Open(ctx, "job", "a"); err != nil {
+	if err := b.manager.Open(ctx, "job", "a"); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("opened in %v", time.Since(start))
@@ -70,21 +70,21 @@ func TestTwoJobs(t *testing.T) {
 		return agent.Gate{Job: job, Peer: "b", Addrs: []netip.Addr{b.v4}, Conns: []agent.Conn{seenBy(p.a)}}
 	}
 	for range 3 {
-		if err := a.keeper.Close(ctx, []agent.Gate{gate("one", one)}); err != nil {
+		if err := a.manager.Close(ctx, []agent.Gate{gate("one", one)}); err != nil {
 			t.Fatal(err)
 		}
 		stillness(t, by, "one closed", one)
 		second.wait(t, 50000)
-		if err := a.keeper.Close(ctx, []agent.Gate{gate("two", two)}); err != nil {
+		if err := a.manager.Close(ctx, []agent.Gate{gate("two", two)}); err != nil {
 			t.Fatal(err)
 		}
 		stillness(t, by, "both closed", one, two)
-		if err := a.keeper.OpenAll(ctx, "one"); err != nil {
+		if err := a.manager.OpenAll(ctx, "one"); err != nil {
 			t.Fatal(err)
 		}
 		first.wait(t, 50000)
 		stillness(t, by, "two closed", two)
-		if err := a.keeper.OpenAll(ctx, "two"); err != nil {
+		if err := a.manager.OpenAll(ctx, "two"); err != nil {
 			t.Fatal(err)
 		}
 		second.wait(t, 50000)
@@ -106,16 +106,16 @@ func TestConcurrentUse(t *testing.T) {
 		wg.Go(func() {
 			for range 15 {
 				for _, step := range []func() error{
-					func() error { return a.keeper.Close(ctx, []agent.Gate{g}) },
-					func() error { return a.keeper.Settle(ctx, job, "b") },
-					func() error { return a.keeper.Close(ctx, []agent.Gate{g}) },
-					func() error { return a.keeper.Seal(ctx, job) },
-					func() error { return a.keeper.OpenAll(ctx, job) },
+					func() error { return a.manager.Close(ctx, []agent.Gate{g}) },
+					func() error { return a.manager.Settle(ctx, job, "b") },
+					func() error { return a.manager.Close(ctx, []agent.Gate{g}) },
+					func() error { return a.manager.Seal(ctx, job) },
+					func() error { return a.manager.OpenAll(ctx, job) },
 				} {
 					if err := step(); err != nil {
 						t.Error(err)
 					}
-					held(a.keeper, job)
+					held(a.manager, job)
 				}
 			}
 			s.stop.Store(true)
@@ -148,28 +148,28 @@ func TestTimeoutsOfAHeldStream(t *testing.T) {
 			hosts := [...]*host{a, b}
 			start := time.Now()
 			for i, h := range hosts {
-				if err := h.keeper.Close(ctx, gates[i:i+1]); err != nil {
+				if err := h.manager.Close(ctx, gates[i:i+1]); err != nil {
 					t.Fatal(err)
 				}
 			}
 			if test.settle {
 				s.stop.Store(true) // as a frozen program, it writes no more
 				for i, h := range hosts {
-					if err := h.keeper.Settle(ctx, "job", gates[i].Peer); err != nil {
+					if err := h.manager.Settle(ctx, "job", gates[i].Peer); err != nil {
 						t.Fatal(err)
 					}
 				}
 				eventually(t, "everything sent is acknowledged", func() bool { return unacked(t, p) == 0 })
 				for _, h := range hosts {
-					if err := h.keeper.Seal(ctx, "job"); err != nil {
+					if err := h.manager.Seal(ctx, "job"); err != nil {
 						t.Fatal(err)
 					}
 				}
 			}
 			trips := by.during(t, pause-time.Since(start))
-			kept := held(a.keeper, "job") + held(b.keeper, "job")
+			kept := held(a.manager, "job") + held(b.manager, "job")
 			for _, h := range hosts {
-				if err := h.keeper.OpenAll(ctx, "job"); err != nil {
+				if err := h.manager.OpenAll(ctx, "job"); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -214,7 +214,7 @@ func BenchmarkClose(b *testing.B) {
 	for _, n := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			h := &host{name: "a", ns: newNS(b)}
-			k := h.newKeeper(b, Options{})
+			k := h.newManager(b, Options{})
 			g := []agent.Gate{benchmarkGate(n)}
 			for range b.N {
 				if err := k.Close(ctx, g); err != nil {
@@ -235,7 +235,7 @@ func BenchmarkOpen(b *testing.B) {
 	for _, n := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			h := &host{name: "a", ns: newNS(b)}
-			k := h.newKeeper(b, Options{})
+			k := h.newManager(b, Options{})
 			g := []agent.Gate{benchmarkGate(n)}
 			for range b.N {
 				b.StopTimer()

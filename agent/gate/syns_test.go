@@ -17,7 +17,7 @@ func TestSYNsAreHeldAlone(t *testing.T) {
 			there, back := startStream(t, p.a, p.b), startStream(t, p.b, p.a)
 			at := netip.AddrPortFrom(b.v4, port(l.Addr()))
 			syns := agent.Gate{Job: "job", SYNs: true, Listen: []netip.AddrPort{netip.AddrPortFrom(netip.IPv6Unspecified(), port(l.Addr()))}}
-			if err := b.keeper.Close(ctx, []agent.Gate{syns}); err != nil {
+			if err := b.manager.Close(ctx, []agent.Gate{syns}); err != nil {
 				t.Fatal(err)
 			}
 			far, own := startDial(t, a, at), startDial(t, b, at)
@@ -29,17 +29,17 @@ func TestSYNsAreHeldAlone(t *testing.T) {
 				d.stillWaits(t)
 			}
 			peer := agent.Gate{Job: "job", Peer: "a", Addrs: []netip.Addr{a.v4}, Conns: []agent.Conn{seenBy(p.b)}, Listen: []netip.AddrPort{at}}
-			if err := b.keeper.Close(ctx, []agent.Gate{peer}); err != nil {
+			if err := b.manager.Close(ctx, []agent.Gate{peer}); err != nil {
 				t.Fatal(err)
 			}
-			if err := b.keeper.Open(ctx, "job", "a"); err != nil {
+			if err := b.manager.Open(ctx, "job", "a"); err != nil {
 				t.Fatal(err)
 			}
 			there.wait(t, 20000)
 			for _, d := range []*dialing{far, own, six} {
 				d.stillWaits(t)
 			}
-			if err := b.keeper.Open(ctx, "job", ""); err != nil {
+			if err := b.manager.Open(ctx, "job", ""); err != nil {
 				t.Fatal(err)
 			}
 			for _, d := range []*dialing{far, own, six} {

@@ -24,7 +24,7 @@ const (
 	afterNAT = 200
 )
 
-// table is the nft table of one Keeper and the netlink socket that owns it. The caller serialises.
+// table is the nft table of one Manager and the netlink socket that owns it. The caller serialises.
 type table struct {
 	nft     *nftables.Conn
 	nl      *netlink.Conn // nft's own socket

@@ -173,8 +173,8 @@ func (m membership) join(fd int) error {
 	return nil
 }
 
-// settleGroups joins the groups that the restored socket has not joined, on the interface of the same name.
-func settleGroups(pid, fd int, want Socket, differs func(what, was, is string, err error)) {
+// applyGroups joins the groups that the restored socket has not joined, on the interface of the same name.
+func applyGroups(pid, fd int, want Socket, differs func(what, was, is string, err error)) {
 	for _, text := range want.Groups {
 		name, iface, _ := strings.Cut(text, "%")
 		group, err := netip.ParseAddr(name)
@@ -316,8 +316,8 @@ func takeInterfaces(pid, fd, family int) Options {
 	return out
 }
 
-// settleInterfaces makes a socket send through the interfaces of the same names.
-func settleInterfaces(pid, fd int, want Socket, differs func(what, was, is string, err error)) {
+// applyInterfaces makes a socket send through the interfaces of the same names.
+func applyInterfaces(pid, fd int, want Socket, differs func(what, was, is string, err error)) {
 	for _, o := range interfaceOptions {
 		name := want.Interfaces[o.name]
 		if name == "" {
@@ -334,7 +334,7 @@ func settleInterfaces(pid, fd int, want Socket, differs func(what, was, is strin
 		}
 	}
 	if addr := want.Interfaces[multicastIf]; addr != "" {
-		if err := settleMulticastAddr(fd, addr); err != nil {
+		if err := applyMulticastAddr(fd, addr); err != nil {
 			differs(multicastIf, addr, "not set", err)
 		}
 	}

@@ -112,9 +112,9 @@ func Take(ctx context.Context, pids []int) (Inventory, error) {
 	return inv, nil
 }
 
-// Settle sets what the restored processes have otherwise than the inventory says, as far as the kernel sets it from outside, and returns the rest.
+// Apply sets what the restored processes have otherwise than the inventory says, as far as the kernel sets it from outside, and returns the rest.
 // They stand still; pids are this host's.
-func (inv Inventory) Settle(ctx context.Context, pids []int) ([]Difference, error) {
+func (inv Inventory) Apply(ctx context.Context, pids []int) ([]Difference, error) {
 	if inv.Version > version {
 		return nil, fmt.Errorf("the inventory has version %d, and this agent reads %d: upgrade it", inv.Version, version)
 	}
@@ -134,7 +134,7 @@ func (inv Inventory) Settle(ctx context.Context, pids []int) ([]Difference, erro
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		left = append(left, settleThread(t, outer)...)
+		left = append(left, applyThread(t, outer)...)
 	}
 	for _, s := range inv.Sockets {
 		if err := ctx.Err(); err != nil {
@@ -143,7 +143,7 @@ func (inv Inventory) Settle(ctx context.Context, pids []int) ([]Difference, erro
 		if s.Options < 0 || s.Options >= len(inv.Options) {
 			return nil, errors.New("the inventory is damaged: a socket has options that are not in it")
 		}
-		left = append(left, settleSocket(s, inv.Options[s.Options], outer)...)
+		left = append(left, applySocket(s, inv.Options[s.Options], outer)...)
 	}
 	for _, u := range inv.Unread {
 		left = append(left, u.lost())

@@ -82,7 +82,7 @@ func TestOptionsAreSetAgain(t *testing.T) {
 			}
 			inv.Sockets = []Socket{s}
 			inv.Threads = nil
-			left, err := inv.Settle(t.Context(), []int{os.Getpid()})
+			left, err := inv.Apply(t.Context(), []int{os.Getpid()})
 			if err != nil || len(left) > 0 {
 				t.Errorf("left %v, error %v", left, err)
 			}
@@ -119,7 +119,7 @@ func TestWhatCannotBeSetIsNamed(t *testing.T) {
 	gone.Descriptor = 1 << 19
 	inv.Sockets = append(inv.Sockets, gone)
 	inv.Threads[0].Personality = "0040000"
-	left, err := inv.Settle(t.Context(), []int{os.Getpid()})
+	left, err := inv.Apply(t.Context(), []int{os.Getpid()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestThreads(t *testing.T) {
 	set(&before, 50000, 0, "0x"+filter)
 	t.Cleanup(func() { set(&before, 50000, 0, "0x"+filter) })
 	inv.Sockets = nil
-	left, err := inv.Settle(t.Context(), []int{os.Getpid()})
+	left, err := inv.Apply(t.Context(), []int{os.Getpid()})
 	if err != nil || len(left) > 0 {
 		t.Errorf("left %v, error %v", left, err)
 	}
@@ -211,7 +211,7 @@ func TestGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	inv.Threads = nil
-	if left, err := inv.Settle(t.Context(), []int{os.Getpid()}); err != nil || len(left) > 0 {
+	if left, err := inv.Apply(t.Context(), []int{os.Getpid()}); err != nil || len(left) > 0 {
 		t.Errorf("left %v, error %v", left, err)
 	}
 	for _, s := range take(t).Sockets {

@@ -196,8 +196,8 @@ const (
 	tcpListen = 10
 )
 
-// settleSocket sets what differs of one socket.
-func settleSocket(want Socket, options Options, outer map[int]int) []Difference {
+// applySocket sets what differs of one socket.
+func applySocket(want Socket, options Options, outer map[int]int) []Difference {
 	var left []Difference
 	differs := func(what, was, is string, err error) {
 		d := Difference{Process: want.Process, Object: fmt.Sprintf("descriptor %d", want.Descriptor), What: what, Was: was, Is: is}
@@ -212,12 +212,12 @@ func settleSocket(want Socket, options Options, outer map[int]int) []Difference 
 	if ok {
 		err = borrow(pid, []int{want.Descriptor}, func(_, fd int) {
 			found = true
-			settleOptions(fd, want, options, differs)
+			applyOptions(fd, want, options, differs)
 			if want.Protocol == unix.IPPROTO_TCP {
-				settleTCP(fd, want, differs)
+				applyTCP(fd, want, differs)
 			}
-			settleGroups(pid, fd, want, differs)
-			settleInterfaces(pid, fd, want, differs)
+			applyGroups(pid, fd, want, differs)
+			applyInterfaces(pid, fd, want, differs)
 			if want.Unread > 0 && datagrams(fd, want.Protocol) == 0 {
 				differs("datagrams that had not been read", "there", "not there", errors.New("CRIU leaves them out"))
 			}
@@ -232,24 +232,24 @@ func settleSocket(want Socket, options Options, outer map[int]int) []Difference 
 	return left
 }
 
-// settleOptions sets the options that differ. Some change others: IP_TOS sets SO_PRIORITY, SO_TIMESTAMP and its like put each other out. So what is
+// applyOptions sets the options that differ. Some change others: IP_TOS sets SO_PRIORITY, SO_TIMESTAMP and its like put each other out. So what is
 // off goes first, and a second round sets what the first has changed.
-func settleOptions(fd int, want Socket, options Options, differs func(what, was, is string, err error)) {
+func applyOptions(fd int, want Socket, options Options, differs func(what, was, is string, err error)) {
 	names := slices.SortedFunc(maps.Keys(options), func(a, b string) int {
 		return cmp.Or(isOn(options[a])-isOn(options[b]), strings.Compare(a, b))
 	})
 	for _, name := range names {
-		_, _, _ = settleOption(fd, want, name, options[name])
+		_, _, _ = applyOption(fd, want, name, options[name])
 	}
 	for _, name := range names {
-		if was, is, err := settleOption(fd, want, name, options[name]); err != nil || was != is {
+		if was, is, err := applyOption(fd, want, name, options[name]); err != nil || was != is {
 			differs(name, was, is, err)
 		}
 	}
 }
 
-// settleOption sets one option if it differs, and says what it was and what it is now.
-func settleOption(fd int, want Socket, name, digits string) (was, is string, err error) {
+// applyOption sets one option if it differs, and says what it was and what it is now.
+func applyOption(fd int, want Socket, name, digits string) (was, is string, err error) {
 	o, known := byName(want.Family, want.Protocol, name)
 	value, err := hex.DecodeString(digits)
 	if !known || err != nil {
@@ -283,8 +283,8 @@ func (o option) text(value []byte) string {
 	return hex.EncodeToString(value)
 }
 
-// settleTCP sets what no option tells plainly.
-func settleTCP(fd int, want Socket, differs func(what, was, is string, err error)) {
+// applyTCP sets what no option tells plainly.
+func applyTCP(fd int, want Socket, differs func(what, was, is string, err error)) {
 	// A clamp grows with the receive buffer by itself, so a larger one than now was not asked for by the program.
 	if now, err := unix.GetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP); err == nil && want.WindowClamp > 0 && want.WindowClamp < now {
 		if err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP, want.WindowClamp); err != nil {

@@ -170,8 +170,8 @@ func ioPriority(tid int) (int, error) {
 	return int(value), nil
 }
 
-// settleThread sets what differs of one thread.
-func settleThread(want Thread, outer map[int]int) []Difference {
+// applyThread sets what differs of one thread.
+func applyThread(want Thread, outer map[int]int) []Difference {
 	object := fmt.Sprintf("thread %d", want.Thread)
 	missing := func(err error) []Difference {
 		return []Difference{{Process: want.Process, Object: object, What: "the thread", Was: "there", Is: "not there", Why: err.Error()}}
@@ -196,7 +196,7 @@ func settleThread(want Thread, outer map[int]int) []Difference {
 		}
 		left = append(left, d)
 	}
-	if was, is, err := settleProcessors(tid, want.Processors); err != nil || was != is {
+	if was, is, err := applyProcessors(tid, want.Processors); err != nil || was != is {
 		differs("processors", was, is, err)
 	}
 	if is, err := ioPriority(tid); err == nil && is != want.IOPriority {
@@ -204,7 +204,7 @@ func settleThread(want Thread, outer map[int]int) []Difference {
 			differs("the I/O priority", strconv.Itoa(want.IOPriority), strconv.Itoa(is), errno)
 		}
 	}
-	settleText := func(of int, name, was string) {
+	applyText := func(of int, name, was string) {
 		is, err := proc.Text(of, name)
 		if was == "" || err != nil || is == was {
 			return
@@ -216,12 +216,12 @@ func settleThread(want Thread, outer map[int]int) []Difference {
 			differs(name, was, is, err)
 		}
 	}
-	settleText(tid, "timerslack_ns", want.Slack)
+	applyText(tid, "timerslack_ns", want.Slack)
 	if want.Thread != want.Process {
 		return left
 	}
-	settleText(pid, "coredump_filter", want.CoreFilter)
-	settleText(pid, "oom_score_adj", want.OOMScore)
+	applyText(pid, "coredump_filter", want.CoreFilter)
+	applyText(pid, "oom_score_adj", want.OOMScore)
 	errInside := errors.New("only the process itself can set it")
 	if is, err := proc.Text(pid, "personality"); err == nil && want.Personality != "" && is != want.Personality {
 		differs("the personality", want.Personality, is, errInside)
@@ -235,8 +235,8 @@ func settleThread(want Thread, outer map[int]int) []Difference {
 	return left
 }
 
-// settleProcessors gives a thread its processors again, those that this host has. It says which it had and has.
-func settleProcessors(tid int, want []int) (was, is string, err error) {
+// applyProcessors gives a thread its processors again, those that this host has. It says which it had and has.
+func applyProcessors(tid int, want []int) (was, is string, err error) {
 	have, err := processors(tid)
 	if err != nil || slices.Equal(have, want) {
 		return "", "", err

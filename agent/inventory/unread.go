@@ -101,8 +101,8 @@ func addresses(name string) []netip.Addr {
 	return out
 }
 
-// settleMulticastAddr sets the address again if the interface has it, and else the interface's first one.
-func settleMulticastAddr(fd int, want string) error {
+// applyMulticastAddr sets the address again if the interface has it, and else the interface's first one.
+func applyMulticastAddr(fd int, want string) error {
 	text, name, _ := strings.Cut(want, "%")
 	addr, err := netip.ParseAddr(text)
 	if err != nil {

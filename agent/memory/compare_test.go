@@ -81,7 +81,7 @@ func (r *rig) cut(m agent.Member) both {
 			r.t.Error(err)
 		}
 	}()
-	ranges, err := k.Settle()
+	ranges, err := k.Divide()
 	if err == nil {
 		err = mine.Omit(ranges)
 	}

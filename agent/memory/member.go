@@ -29,8 +29,8 @@ const (
 	lateMin, lateMax = 16 << 20, 128 << 20
 )
 
-// tracked is a member whose memory is tracked. It implements agent.TrackedMemory. Until Settle one goroutine uses it, first that of Track
-// and then that of goOn; from Settle on its callers, one after the other.
+// tracked is a member whose memory is tracked. It implements agent.TrackedMemory. Until Divide one goroutine uses it, first that of Track
+// and then that of goOn; from Divide on its callers, one after the other.
 type tracked struct {
 	t      *Tracker
 	member agent.Unit
@@ -253,8 +253,8 @@ func (k *tracked) Halt() {
 	<-k.done
 }
 
-// Settle says, of a frozen member, which of its memory we copy, by the PIDs that CRIU sees. CRIU is to find nothing there.
-func (k *tracked) Settle() (map[int][]agent.PageRange, error) {
+// Divide says, of a frozen member, which of its memory we copy, by the PIDs that CRIU sees. CRIU is to find nothing there.
+func (k *tracked) Divide() (map[int][]agent.PageRange, error) {
 	k.Halt()
 	all, err := pids(k.member)
 	if err != nil {
@@ -278,7 +278,7 @@ func (k *tracked) Settle() (map[int][]agent.PageRange, error) {
 		}
 		var ranges []agent.PageRange
 		if err == nil {
-			ranges, err = p.settle()
+			ranges, err = p.divide()
 		}
 		if err == nil && len(ranges) == 0 {
 			err = errors.New("it has ended, or has started another program, since the last round")
@@ -311,7 +311,7 @@ func (k *tracked) CopyRest(ctx context.Context) error {
 	return nil
 }
 
-// Pages are the pages that the cut holds of the memory that Settle named. To be called when the member runs again.
+// Pages are the pages that the cut holds of the memory that Divide named. To be called when the member runs again.
 func (k *tracked) Pages() ([]agent.ProcessPages, error) {
 	var out []agent.ProcessPages
 	for _, p := range k.procs {

@@ -233,8 +233,8 @@ func (p *process) closeMemory() {
 	}
 }
 
-// settle says which mappings of the frozen process are copied by us: those that are tracked.
-func (p *process) settle() ([]agent.PageRange, error) {
+// divide says which mappings of the frozen process are copied by us: those that are tracked.
+func (p *process) divide() ([]agent.PageRange, error) {
 	var err error
 	if p.scan, err = openScanner(p.pid, p.guard); err != nil {
 		return nil, err

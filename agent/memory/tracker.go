@@ -137,7 +137,7 @@ func try() (guard uint64, err error) {
 }
 
 // Track begins to track a running member and copies its memory to files in dir. It returns when the rest is small, when it does not become
-// smaller, or when the time is up; copying goes on until Settle. Whatever cannot be tracked is left to CRIU, so there is no error.
+// smaller, or when the time is up; copying goes on until Divide. Whatever cannot be tracked is left to CRIU, so there is no error.
 func (t *Tracker) Track(ctx context.Context, m agent.Unit, dir string) agent.TrackedMemory {
 	k := &tracked{t: t, member: m, dir: dir, procs: map[int]*process{}, left: map[int]string{}, done: make(chan struct{}), buf: make([]byte, batchSize)}
 	k.ctx, k.cancel = context.WithCancel(context.WithoutCancel(ctx))

@@ -169,7 +169,7 @@ func TestNothingMovesWhileMembersStandStill(t *testing.T) {
 	if err := o.Put(t.Context(), objectName(content), bytes.NewReader(content), int64(len(content))); err != nil {
 		t.Fatal(err)
 	}
-	release := h.quiet.Hold()
+	release := h.quiet.Pause()
 	defer release()
 	got := make(chan error, 1)
 	go func() {

@@ -36,8 +36,8 @@ type keptDump struct {
 	files  []keptFile
 }
 
-// keeper has the kept dumps by job. The zero value has none.
-type keeper struct {
+// keptDumps has the kept dumps by job. The zero value has none.
+type keptDumps struct {
 	mu   sync.Mutex
 	jobs map[string]*keptDump
 }
@@ -51,7 +51,7 @@ func (p *Partial) keep(ctx context.Context, m Manifest) {
 		_ = p.clear() // tried again by Discard, and by RemovePartials
 		return
 	}
-	p.gone = true // it is the keeper's now
+	p.gone = true // it is kept now
 	k := &p.s.kept
 	k.mu.Lock()
 	defer k.mu.Unlock()

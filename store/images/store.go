@@ -45,7 +45,7 @@ type Store struct {
 	setMu sync.Mutex
 	// stageMu is over the folders of jobs and snapshots in the staging folder.
 	stageMu sync.Mutex
-	kept    keeper
+	kept    keptDumps
 
 	// asideMu is over the quarantine.
 	asideMu sync.Mutex

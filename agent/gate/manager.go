@@ -12,13 +12,13 @@ import (
 	"ss/agent"
 )
 
-var _ agent.Gates = (*Keeper)(nil)
+var _ agent.Gates = (*Manager)(nil)
 
 // errShutdown is the error of every call that comes after Shutdown.
-var errShutdown = errors.New("gate: the keeper is shut down")
+var errShutdown = errors.New("gate: the manager is shut down")
 
-// Keeper keeps the gates of one host. Its methods are safe for concurrent use.
-type Keeper struct {
+// Manager keeps the gates of one host. Its methods are safe for concurrent use.
+type Manager struct {
 	opts Options
 	mode string
 	// noCgroups says why the kernel cannot match sockets by cgroup, if it cannot.
@@ -48,7 +48,7 @@ type gate struct {
 
 // New makes the nft table and finds out how packets can be held. It removes what an earlier agent has left.
 // It needs CAP_NET_ADMIN and, to wait for packets in flight, CAP_SYS_ADMIN or CAP_NET_RAW.
-func New(opts Options) (*Keeper, error) {
+func New(opts Options) (*Manager, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func New(opts Options) (*Keeper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gate: %w", err)
 	}
-	k := &Keeper{
+	k := &Manager{
 		opts: opts, table: t, gates: map[gateKey]*gate{},
 		queues: newPool(opts.FirstQueue, opts.LastQueue),
 	}
@@ -68,7 +68,7 @@ func New(opts Options) (*Keeper, error) {
 }
 
 // probe finds the mode, and whether sockets can be matched by cgroup.
-func (k *Keeper) probe() error {
+func (k *Manager) probe() error {
 	k.noCgroups = k.table.try(&expr.Socket{Key: expr.SocketKeyCgroupv2, Level: 1, Register: register0})
 	if k.opts.Mode == ModeDrop {
 		k.mode = ModeDrop
@@ -97,7 +97,7 @@ func (k *Keeper) probe() error {
 }
 
 // probeListen finds out whether the kernel has nfnetlink_queue.
-func (k *Keeper) probeListen() error {
+func (k *Manager) probeListen() error {
 	q, err := k.takeQueue()
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func (k *Keeper) probeListen() error {
 }
 
 // takeQueue binds a free queue number.
-func (k *Keeper) takeQueue() (*queue, error) {
+func (k *Manager) takeQueue() (*queue, error) {
 	var q *queue
 	_, err := k.queues.take(func(num uint16) (err error) {
 		q, err = openQueue(k.opts.NetNS, num)
@@ -142,11 +142,11 @@ func dropAction(handshakesOnly bool) []expr.Any {
 }
 
 // Mode says how packets are held here: ModeNative, ModeCompat or ModeDrop.
-func (k *Keeper) Mode() string { return k.mode }
+func (k *Manager) Mode() string { return k.mode }
 
 // Lost is the number of packets, since New, that the kernel dropped instead of holding them, because news of them
 // came faster than this process took it in. TCP sends them again; every one may cost a connection a timeout.
-func (k *Keeper) Lost() uint64 {
+func (k *Manager) Lost() uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n := k.lost
@@ -160,7 +160,7 @@ func (k *Keeper) Lost() uint64 {
 
 // Shutdown opens every gate, removes the table, and returns when all that New and Close started has ended.
 // The error is what could not be done in order; the gates are open all the same.
-func (k *Keeper) Shutdown() error {
+func (k *Manager) Shutdown() error {
 	k.mu.Lock()
 	if k.closed {
 		k.mu.Unlock()
@@ -180,7 +180,7 @@ func (k *Keeper) Shutdown() error {
 }
 
 // abandon lets go of gates whose rules could not be removed, just before the table goes and they with it.
-func (k *Keeper) abandon() {
+func (k *Manager) abandon() {
 	for key, g := range k.gates {
 		delete(k.gates, key)
 		if g.queue != nil {

@@ -10,9 +10,15 @@ import (
 	"ss/store/keys"
 )
 
-// ImageKeeper is what an agent does with image sets: its own, and those in a vault that it reaches for us. Where a method takes a
+// ImageHolder is what an agent does with image sets: its own, and those in a vault that it reaches for us. Where a method takes a
 // vault, "" means the agent's own host.
-type ImageKeeper interface {
+type ImageHolder interface {
+	ImageStore
+	ImageMover
+}
+
+// ImageStore is what an agent does with image sets where they are.
+type ImageStore interface {
 	// Inventory lists what is held there of a job ("": of all).
 	Inventory(ctx context.Context, vault, job string) (Inventory, error)
 	// VerifyImages reads every byte of a whole set, and with the job's key, on a host, the connections in it. Of a vault only digests are compared.
@@ -24,12 +30,16 @@ type ImageKeeper interface {
 	ResolveImages(ctx context.Context, committed, aborted []images.Key) error
 	// PutCut keeps the signed manifest of a cut that exists. The cut's sets there are in doubt no more.
 	PutCut(ctx context.Context, vault, job, snapshot string, manifest []byte) error
+	// Collect removes the objects of a job ("": of all, on a host only) that no set refers to; with dry it counts them.
+	Collect(ctx context.Context, vault, job string, dry bool) (Garbage, error)
+}
+
+// ImageMover moves image sets to and from hosts and vaults, and out of the cluster and in.
+type ImageMover interface {
 	// FetchImages makes a set whole on the agent's host: what is missing or damaged comes from the sources.
 	FetchImages(ctx context.Context, key images.Key, digest string, from Sources) (Moved, error)
 	// PushImages puts a set that the agent's host holds into a vault.
 	PushImages(ctx context.Context, key images.Key, digest, vault string) (Moved, error)
-	// Collect removes the objects of a job ("": of all, on a host only) that no set refers to; with dry it counts them.
-	Collect(ctx context.Context, vault, job string, dry bool) (Garbage, error)
 	// ExportImages reads the plain files of a set, which the agent takes from its host or from the sources.
 	ExportImages(ctx context.Context, key images.Key, digest string, jobKey keys.Job, from Sources) (FileReader, error)
 	// ImportImages makes a set of plain files, as if it had been dumped on the agent's host. It is in doubt until someone tells.
