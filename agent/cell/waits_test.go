@@ -265,25 +265,28 @@ func latest(text string) (line string) {
 	return line
 }
 
-// rounds is how many snapshots fit into a wait: SS_WAITS_CUTS, or else 50.
-func rounds(t *testing.T) int {
-	n := 50
-	if s := os.Getenv("SS_WAITS_CUTS"); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
+// number reads a variable of the environment.
+func number(t *testing.T, variable string, otherwise int) int {
+	t.Helper()
+	s := os.Getenv(variable)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
 	}
 	return n
 }
 
 // TestWaitsEndAtTheirDeadlines: calls that wait for some length of time end when they would have, under 50 snapshots, in the running member and in the
 // restored one. Time is measured by the member's own clock: a wait is late if an absolute one of half as long again ends first. One that began once more with each
-// snapshot would end when nearly twice as long has passed. SS_WAITS_CUTS says how many snapshots there are. Needs root, CRIU and gcc.
+// snapshot would end when nearly twice as long has passed. SS_WAITS_CUTS says how many snapshots there are, SS_WAITS_SECONDS
+// how long the calls wait: on a busy machine fewer fit into it. Needs root, CRIU and gcc.
 func TestWaitsEndAtTheirDeadlines(t *testing.T) {
 	g := newManager(t, Config{})
-	n := rounds(t)
-	w := startWaiter(t, g, "for", fmt.Sprint(max(4, n*2/5)))
+	n := number(t, "SS_WAITS_CUTS", 50)
+	w := startWaiter(t, g, "for", fmt.Sprint(number(t, "SS_WAITS_SECONDS", max(4, n*2/5))))
 	w.settled(timedCalls)
 	var middle string
 	under := 0
