@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ss/integration/lab"
 )
 
 // How many random jobs are run, and the number of the first one. A job is a function of its number: SS_JOBS=1 SS_JOBS_SEED=n runs job n alone.
@@ -23,7 +25,8 @@ const (
 	jobsVariable     = "SS_JOBS"
 	jobsSeedVariable = "SS_JOBS_SEED"
 	jobsOffVariable  = "SS_JOBS_OFF"
-	jobsDefault      = 200
+	jobsDefault      = 150
+	plainVariable    = "SS_PLAIN_BIN"
 	jobsFirst        = 20000 // CI runs the same jobs each time; make jobs draws others
 	failuresMax      = 12    // after so many the rest is not run
 )
@@ -47,10 +50,23 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 // that is taken can be put back in place; what --dry-run lets pass does not fail; every object of every member is
 // as it should be after each step; and each refusal is one that the judge (random_judge_test.go) expects.
 //
-// SS_JOBS is their number (200), SS_JOBS_SEED the first one's (20000; make jobs takes it from the clock). It needs root and gcc.
+// SS_JOBS is their number (150), SS_JOBS_SEED the first one's (20000; make jobs takes it from the clock). The agents are those in the folder SS_PLAIN_BIN, if that is
+// set: CI has them without the race detector there, which takes most of the time. It needs root and gcc.
 func TestRandomJobs(t *testing.T) {
-	first := number(t, jobsSeedVariable, jobsFirst)
+	if dir := os.Getenv(plainVariable); dir != "" {
+		t.Setenv(lab.BinVariable, dir)
+	}
+	randomJobs(t, number(t, jobsSeedVariable, jobsFirst), number(t, jobsVariable, jobsDefault))
+}
+
+// TestRandomJobsRace runs a third as many jobs more, the next ones, with the programs that all other tests have: in CI those with the race detector.
+func TestRandomJobsRace(t *testing.T) {
 	count := number(t, jobsVariable, jobsDefault)
+	randomJobs(t, number(t, jobsSeedVariable, jobsFirst)+count, (count+2)/3)
+}
+
+func randomJobs(t *testing.T, first, count uint64) {
+	t.Helper()
 	for k := range strings.FieldsFuncSeq(os.Getenv(jobsOffVariable), func(r rune) bool { return r == ',' }) {
 		off[k] = jobsOffVariable + " says so"
 	}
