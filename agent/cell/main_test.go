@@ -349,7 +349,12 @@ func read(t *testing.T, path string) string {
 // eventually is for what has no event to wait for.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !f(); <-time.After(time.Millisecond) {
+	within(t, 20*time.Second, what, f)
+}
+
+func within(t *testing.T, bound time.Duration, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(bound); !f(); <-time.After(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -238,7 +238,8 @@ func TestWaitsOfStoppedProcesses(t *testing.T) {
 func (w *waiter) inTime(n int) {
 	w.t.Helper()
 	text := ""
-	eventually(w.t, "the waits to end, or to be late", func() bool {
+	bound := 20*time.Second + 2*time.Second*time.Duration(number(w.t, "SS_WAITS_SECONDS", 0))
+	within(w.t, bound, "the waits to end, or to be late", func() bool {
 		text = read(w.t, w.log)
 		return strings.Contains(text, "late\n") || strings.Count(text, "\n") >= n
 	})
