@@ -80,6 +80,8 @@ type importing struct {
 	at       store.Attempt
 	made     map[string]Imported // by host of the cut
 	cut      store.Cut
+
+	manifest []byte // of cut, made before the commit; nil if it could not be made
 }
 
 func (im *importing) run(ctx context.Context) error {
@@ -102,7 +104,7 @@ func (im *importing) run(ctx context.Context) error {
 	if err := im.take(ctx); err != nil {
 		return errors.Join(err, im.undo(ctx))
 	}
-	im.c.Publish(ctx, im.cut, im.statuses)
+	im.c.publish(ctx, im.cut, im.manifest, im.statuses)
 	return nil
 }
 
@@ -303,6 +305,7 @@ func (im *importing) take(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	im.manifest, _ = im.c.cutFile(noted(ctx), im.cut) // publish says why there is none
 	return im.c.Catalogue.CommitCut(noted(ctx), im.cut)
 }
 

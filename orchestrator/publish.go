@@ -43,13 +43,23 @@ func (c *Cluster) cutFile(ctx context.Context, cut store.Cut) ([]byte, error) {
 // Publish puts a cut's signed manifest on everyone who holds its images, all at once. Without it the catalogue could not be made again,
 // and nothing else would be amiss: so it never fails, it says.
 func (c *Cluster) Publish(ctx context.Context, cut store.Cut, statuses []HostStatus) {
+	c.publish(ctx, cut, nil, statuses)
+}
+
+// publish is Publish with a manifest that was made before the commit, for a catalogue that does not tell any more: somebody may have exchanged it for an older
+// copy since. nil: there is none.
+func (c *Cluster) publish(ctx context.Context, cut store.Cut, early []byte, statuses []HostStatus) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 	defer cancel()
 	const mends = "ssctl repair or gc mends that"
 	manifest, err := c.cutFile(ctx, cut)
-	if err != nil {
+	switch {
+	case err != nil && early == nil:
 		c.Noticef("the manifest of %s is on none of its holders: %v; %s", cut.ID, err, mends)
 		return
+	case err != nil:
+		c.Noticef("%s is a cut, and its holders get its manifest: %v", cut.ID, err)
+		manifest = early
 	}
 	hosts, vaults := Holders(cut)
 	var wg sync.WaitGroup

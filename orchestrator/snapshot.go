@@ -100,7 +100,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 	}
 	a.latecomers(ctx)
 	// The cut exists, and the job runs. What comes now can be made up for later.
-	c.Publish(ctx, a.cut, a.all)
+	c.publish(ctx, a.cut, a.manifest, a.all)
 	c.Retain(context.WithoutCancel(ctx), opt.Job, a.all)
 	return a.cut, nil
 }
@@ -151,6 +151,8 @@ type attempt struct {
 	started bool
 	overdue bool // given up because of limit
 	cut     store.Cut
+	// manifest is that of cut, made before the commit; nil if it could not be made.
+	manifest []byte
 }
 
 type attemptKey marker.Key
@@ -331,6 +333,7 @@ func (a *attempt) step(ctx context.Context, ev marker.Event) *marker.Outcome {
 	if ready.Commit != nil {
 		// M9: from the instant that this transaction is durable, the cut exists.
 		a.cut = a.build(*ready.Commit)
+		a.manifest, _ = a.c.cutFile(noted(ctx), a.cut) // publish says why there is none
 		next := marker.Event(marker.CommitDone{})
 		if err := a.c.Catalogue.CommitCut(noted(ctx), a.cut); err != nil {
 			next = marker.CommitFailed{Reason: err.Error()}

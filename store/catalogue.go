@@ -112,6 +112,9 @@ func (c *Catalogue) view(ctx context.Context, fn func(kv.Tx) error) error {
 		if err := checkLayout(tx); err != nil {
 			return err
 		}
+		if err := c.exchanged(tx); err != nil {
+			return err
+		}
 		return fn(tx)
 	})
 	return err
@@ -124,6 +127,9 @@ func (c *Catalogue) update(ctx context.Context, fn func(kv.Tx) error) error {
 	var made Mark
 	_, err := c.db.Update(ctx, func(tx kv.Tx) (err error) {
 		if err := checkLayout(tx); err != nil {
+			return err
+		}
+		if err := c.exchanged(tx); err != nil {
 			return err
 		}
 		if err := fn(tx); err != nil {

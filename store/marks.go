@@ -99,13 +99,32 @@ func (c *Catalogue) Mark(ctx context.Context) (m Mark, err error) {
 // HadMark says whether this catalogue has had a generation itself, or one so old that it does not remember.
 func (c *Catalogue) HadMark(ctx context.Context, m Mark) (had bool, err error) {
 	err = c.view(ctx, func(tx kv.Tx) error {
-		own, ok, err := get[Mark](tx, bucketMarks, markKey(m.Generation))
-		if err != nil {
-			return err
-		}
-		first, err := tx.List(bucketMarks, "", 1)
-		had = ok && own.Same(m) || len(first) > 0 && markKey(m.Generation) < first[0].Key
+		had, err = hadMark(tx, m)
 		return err
 	})
 	return had, err
+}
+
+func hadMark(tx kv.Tx, m Mark) (bool, error) {
+	own, ok, err := get[Mark](tx, bucketMarks, markKey(m.Generation))
+	if err != nil {
+		return false, err
+	}
+	first, err := tx.List(bucketMarks, "", 1)
+	return ok && own.Same(m) || len(first) > 0 && markKey(m.Generation) < first[0].Key, err
+}
+
+// exchanged is an error if the database does not have the generation that this handle made: somebody has put another copy of the catalogue in its place since.
+// What that copy does not know must not be taken for what is not there.
+func (c *Catalogue) exchanged(tx kv.Tx) error {
+	c.mu.Lock()
+	mine := c.mark
+	c.mu.Unlock()
+	if mine.Generation == 0 {
+		return nil
+	}
+	if had, err := hadMark(tx, mine); had || err != nil {
+		return err
+	}
+	return fmt.Errorf("another copy of the catalogue was put in its place while this command ran; ssctl catalog rebuild --replace makes one of what hosts and vaults hold: %w", ErrConflict)
 }

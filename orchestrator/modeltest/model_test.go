@@ -32,7 +32,7 @@ import (
 
 // TestNoCatalogueRemovesACommittedCut runs random commands with several copies of a cluster's folder, over real agents on real sockets and image stores,
 // without members: snapshots that commit, that die before or after the commit, or that come to nothing, rm, gc, retention, pins, repair, export and import,
-// folders copied, put back and rebuilt, agents restarted and away. After each, a model says which cuts are committed and which of them somebody has asked
+// folders copied, put back (within a command too) and rebuilt, agents restarted and away. After each, a model says which cuts are committed and which of them somebody has asked
 // to remove: each of the others has every part somewhere. MODEL_COMMANDS sets how many commands (1,000 is what issue D asks; CI runs fewer), MODEL_SEED
 // which. It is played with catalogues in files, as ssctl has them, and with catalogues in memory.
 func TestNoCatalogueRemovesACommittedCut(t *testing.T) {
@@ -55,7 +55,7 @@ func play(t *testing.T, c catalogues) {
 	}
 	m.everyoneIsBack(t)
 	t.Logf("seed %d: %v; %d cuts committed, %d removed on request", seed, m.count, len(m.committed), len(m.asked))
-	for _, needed := range []string{"snapshot", "rm", "gc", "put back", "rebuild", "refused: not the newest", "import"} {
+	for _, needed := range []string{"snapshot", "snapshot, put back after the commit", "rm", "gc", "put back", "rebuild", "refused: not the newest", "import"} {
 		if commands >= 250 && m.count[needed] == 0 {
 			t.Errorf("it never came to %q: %v", needed, m.count)
 		}
@@ -318,7 +318,7 @@ func (m *model) step(t *testing.T) string {
 // snapshot does what ssctl and agents do in a snapshot, as far as the catalogue and the images are concerned, and may die on the way.
 func (m *model) snapshot(t *testing.T, dir string) (string, error) {
 	what := "snapshot"
-	die := m.pick(8) // 0: aborted, 1: ssctl dies before the commit, 2: and after it, before anyone is told
+	die := m.pick(9) // 0: aborted, 1: ssctl dies before the commit, 2: and after it, before anyone is told, 3: then an older copy is put in the catalogue's place
 	err := m.command(t, dir, func(c *orchestrator.Cluster) error {
 		statuses, err := c.Hosts(t.Context())
 		if err != nil {
@@ -365,9 +365,13 @@ func (m *model) snapshot(t *testing.T, dir string) (string, error) {
 			return err
 		}
 		m.committed[cutKey(cut.ID, cut.Epoch)] = parts
-		if die == 2 {
+		switch {
+		case die == 2:
 			what = "snapshot died after the commit"
 			return nil
+		case die == 3 && len(m.backups) > 0:
+			what = "snapshot, put back after the commit"
+			m.putBack(t, dir)
 		}
 		_, err = upkeep.Repair(t.Context(), c, upkeep.RepairOptions{Of: cut.ID}) // hands the manifest out
 		return err

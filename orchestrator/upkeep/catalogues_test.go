@@ -1,6 +1,8 @@
 package upkeep
 
 import (
+	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -185,6 +187,106 @@ func TestImportedAgain(t *testing.T) {
 	}
 	if _, err := f.Remove(t.Context(), res.Cut.ID, false); err != nil || len(f.HoldersOf(oldest.ID)) != 0 {
 		t.Errorf("removed again: %v, held by %v", err, f.HoldersOf(oldest.ID))
+	}
+}
+
+// exchanging is a catalogue that somebody exchanges right after a cut is committed.
+type exchanging struct {
+	orchestrator.Catalogue
+	begun, committed func()
+}
+
+func (e exchanging) BeginAttempt(ctx context.Context, a store.Attempt) (store.Attempt, error) {
+	a, err := e.Catalogue.BeginAttempt(ctx, a)
+	e.begun()
+	return a, err
+}
+
+func (e exchanging) CommitCut(ctx context.Context, cut store.Cut) error {
+	err := e.Catalogue.CommitCut(ctx, cut)
+	e.committed()
+	return err
+}
+
+// TestOlderCopyAfterTheCommit: an older copy of the catalogue is put in its place, as cp does it, between a cut's commit and the news of it. The cut's holders get its manifest all the same, the command
+// removes nothing by what the older copy says, nor does any after it, and a rebuild has the cut.
+func TestOlderCopyAfterTheCommit(t *testing.T) {
+	for name, same := range map[string]bool{"before the job was": false, "before the command": false, "within the command": true} {
+		t.Run(name, func(t *testing.T) {
+			f := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA", "hostB")
+			file := filepath.Join(f.Dir, store.FileName)
+			data, err := os.ReadFile(file)
+			put := func(to []byte) {
+				if err := os.WriteFile(file, to, 0o600); err != nil {
+					t.Error(err)
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			first := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
+			path := filepath.Join(t.TempDir(), "cut.tar")
+			if _, err := f.Export(t.Context(), orchestrator.ExportOptions{Cut: first.ID, File: path}); err != nil {
+				t.Fatal(err)
+			}
+			f.AddCut(t, "ring", []string{"hostA"}, "hostB")
+			// What the older copy says would remove all but the last.
+			if _, err := f.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Keep.Last = 1; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			if name != "before the job was" {
+				if data, err = os.ReadFile(file); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := f.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Keep.Last = 0; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			third := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
+			if _, err := f.Remove(t.Context(), first.ID, false); err != nil {
+				t.Fatal(err)
+			}
+			f.Agents["hostA"].Tag = "imported again: "
+
+			g := f.In(t, f.Dir)
+			g.Catalogue = exchanging{g.Catalogue, func() {
+				if name == "within the command" {
+					data, err = os.ReadFile(file)
+				}
+			}, func() { put(data) }}
+			res, ierr := g.Import(t.Context(), orchestrator.ImportOptions{File: path})
+			if err != nil || ierr != nil {
+				t.Fatal(err, ierr)
+			}
+			told := slices.ContainsFunc(g.Notices, func(n string) bool {
+				return strings.Contains(n, "another copy of the catalogue") && strings.Contains(n, "catalog rebuild --replace")
+			})
+			if told == same {
+				t.Errorf("told: %v: %q", told, g.Notices)
+			}
+			for _, h := range f.Agents {
+				if c, err := store.DecodeCutFile(h.Cuts[res.Cut.ID], f.Verifier); err != nil || c.Cut.ID != res.Cut.ID || c.Cut.Epoch != res.Cut.Epoch {
+					t.Errorf("a holder has the manifest of %s, epoch %d, not %d: %v", c.Cut.ID, c.Cut.Epoch, res.Cut.Epoch, err)
+				}
+			}
+			statuses, err := g.Hosts(t.Context())
+			if !same && err == nil {
+				t.Error("the command goes on with the older copy")
+			}
+			g.Retain(t.Context(), "ring", statuses)
+			next := f.In(t, f.Dir)
+			if _, err := GC(t.Context(), next.Cluster, false); !fault.Is(err, fault.Conflict) && !same { // one from within is as new as any that a host has seen
+				t.Errorf("gc: %v", err)
+			}
+			f.CheckThere(t, third, res.Cut)
+			b := Rebuilder{Place: Folder(f.Dir), Where: "rebuilt", Dial: f.Dial, Verifier: f.Verifier, Statements: f.Statements, Replace: true, Hosts: []store.Host{{Name: "hostA", Addr: "hostA:1"}}}
+			if _, err := b.Rebuild(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if cuts, err := f.In(t, f.Dir).Catalogue.Cuts(t.Context(), "ring"); err != nil || !slices.ContainsFunc(cuts, func(c store.Cut) bool { return c.ID == res.Cut.ID }) || len(cuts) != 3 {
+				t.Errorf("%d cuts after the rebuild, %v", len(cuts), err)
+			}
+		})
 	}
 }
 
