@@ -236,7 +236,7 @@ func TestFoldersThatAreTheAgents(t *testing.T) {
 	}
 }
 
-// TestFoldersOfTheSystem needs root. A folder that programs of the whole system share is no member's, and none that contains one, by whatever way it is named. A service's own
+// TestFoldersOfTheSystem needs root. A folder that programs of the whole system share cannot be a member's, and neither can one that contains it, by whatever way it is named. A service's own
 // folder in one of them is.
 func TestFoldersOfTheSystem(t *testing.T) {
 	root, home := playground(t)

@@ -9,11 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
 	"ss/fault"
 	"ss/store"
+	"ss/store/kv"
+	"ss/store/kv/bolt"
 )
 
 // TestDamagedCatalogueSaysWhatToDo: whatever has become of the catalogue's file, each command fails, writes nothing to it, and advises to make it again from what the hosts hold. None advises a
@@ -35,14 +36,14 @@ func TestDamagedCatalogueSaysWhatToDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	foreign := filepath.Join(t.TempDir(), "foreign")
-	db, err := bbolt.Open(foreign, 0o600, &bbolt.Options{Timeout: time.Minute})
-	if err == nil {
-		err = errors.Join(db.Update(func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("of another program")); return err }), db.Close())
-	}
+	db, err := bolt.Create(foreign, func(tx kv.Tx) error { return tx.Put("of another program", "key", []byte("value")) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := os.ReadFile(foreign)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.ReadFile(filepath.Join(foreign, bolt.FileName))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package upkeep
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -308,6 +309,74 @@ func TestForeignArchiveNeedsAJob(t *testing.T) {
 	if latest, err := to.Catalogue.Cut(t.Context(), "ring", store.Latest); err != nil || latest.ID != own.ID {
 		t.Errorf("the latest is %s, %v", latest.ID, err)
 	}
+}
+
+// fast is a catalogue of a cluster whose clock is fast.
+type fast struct{ orchestrator.Catalogue }
+
+func (e fast) CommitCut(ctx context.Context, cut store.Cut) error {
+	cut.Time = cut.Time.AddDate(70, 0, 0)
+	return e.Catalogue.CommitCut(ctx, cut)
+}
+
+// TestImportsDisplaceNothing: whatever an archive says of its time, however many of them come, pinned and unpinned, and with a catalogue made again: the latest is a cut that was taken here, and no rule
+// removes one for an import. One that is there is not imported again.
+func TestImportsDisplaceNothing(t *testing.T) {
+	from, to := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA"), clustertest.NewOnDisk(t, clustertest.ClusterB, "hostA", "hostX")
+	from.Catalogue = fast{from.Catalogue}
+	own := []store.Cut{to.AddCut(t, "ring", []string{"hostA"}), to.AddCut(t, "ring", []string{"hostA"})}
+	if _, err := to.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Keep = store.Keep{Last: 2, Hourly: 1, Daily: 1, Weekly: 1}; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	export := func(f *clustertest.Cluster, cut store.Cut) string {
+		path := filepath.Join(t.TempDir(), "cut.tar")
+		if _, err := f.Export(t.Context(), orchestrator.ExportOptions{Cut: cut.ID, File: path}); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	check := func(when string, f *clustertest.Cluster, imports ...store.Cut) {
+		t.Helper()
+		if latest, err := f.Catalogue.Cut(t.Context(), "ring", store.Latest); err != nil || latest.ID != own[1].ID {
+			t.Errorf("%s: the latest is %s, %v", when, latest.ID, err)
+		}
+		if res, err := GC(t.Context(), f.Cluster, false); err != nil || len(res.Expired) > 0 {
+			t.Errorf("%s: gc removes %v, %v", when, res.Expired, err)
+		}
+		f.CheckThere(t, append(imports, own...)...)
+	}
+	var imports []store.Cut
+	for i := range 4 {
+		to.Agents["hostA"].Tag = fmt.Sprintf("import %d: ", i)
+		res, err := to.Import(t.Context(), orchestrator.ImportOptions{File: export(from, from.AddCut(t, "ring", []string{"hostA"})), Job: "ring"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		imports = append(imports, res.Cut)
+		check("an import from the future", to, imports...)
+	}
+	if res, err := to.Import(t.Context(), orchestrator.ImportOptions{File: export(to, own[0]), Job: "ring"}); err == nil {
+		t.Errorf("a cut that is there is imported again, as %s", res.Cut.ID)
+	}
+	check("one that is there", to, imports...)
+	for _, pinned := range []bool{true, false} {
+		if _, err := to.Pin(t.Context(), imports[3].ID, pinned); err != nil {
+			t.Fatal(err)
+		}
+		check("pinned and unpinned", to, imports...)
+	}
+	b := Rebuilder{Place: Folder(to.Dir), Where: "rebuilt", Dial: to.Dial, Verifier: to.Verifier, Statements: to.Statements, Replace: true}
+	if _, err := b.Rebuild(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rebuilt := to.In(t, to.Dir)
+	check("made again", rebuilt, imports...)
+	own[1] = rebuilt.AddCut(t, "ring", []string{"hostA"})
+	if res, err := GC(t.Context(), rebuilt.Cluster, false); err != nil || len(res.Expired) != 1 || res.Expired[0].ID != own[0].ID {
+		t.Errorf("a third cut: gc removes %v, %v", res.Expired, err)
+	}
+	own = own[1:]
+	rebuilt.CheckThere(t, append(imports, own...)...)
 }
 
 // TestEveryBitOfACutsManifest: whatever bit of a cut's signed manifest is another one, on every copy, verify finds it and repair signs it again.
