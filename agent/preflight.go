@@ -93,8 +93,12 @@ func (a *Agent) preflightMembers(ctx context.Context, q Question, ans *Answer) e
 			ans.Problems = append(ans.Problems, err.Error())
 		}
 	}
-	for i, m := range w.members {
-		c, err := a.preflightMember(ctx, m, q, i == 0)
+	objects, err := a.liveObjects(ctx, q.Job, w.members)
+	if err != nil {
+		return err
+	}
+	for _, m := range w.members {
+		c, err := a.preflightMember(ctx, m, q, objects[m.Name])
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.Name, err)
 		}
@@ -103,8 +107,8 @@ func (a *Agent) preflightMembers(ctx context.Context, q Question, ans *Answer) e
 	return nil
 }
 
-// preflightMember lists what a member holds, and what its images would need.
-func (a *Agent) preflightMember(ctx context.Context, m Member, q Question, first bool) (CheckedMember, error) {
+// preflightMember lists what a member holds, and what its images would need. objects are its sockets.
+func (a *Agent) preflightMember(ctx context.Context, m Member, q Question, objects target.NeededObjects) (CheckedMember, error) {
 	c := CheckedMember{Name: m.Name}
 	processes, err := a.cfg.Cells.Processes(ctx, m)
 	if err != nil {
@@ -116,7 +120,7 @@ func (a *Agent) preflightMember(ctx context.Context, m Member, q Question, first
 		c.RSS += p.RSS
 		pids = append(pids, p.Pid)
 	}
-	meta, err := a.liveNeeds(ctx, m, pids, first)
+	meta, err := liveNeeds(ctx, m, pids, objects)
 	if err != nil {
 		return c, err
 	}

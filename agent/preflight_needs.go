@@ -11,10 +11,9 @@ import (
 	"ss/agent/target"
 )
 
-// liveNeeds says what the images of a running member would need of a host. What CRIU does with sockets, the host's own list of them tells, which does
-// not say whose they are: one member, the first, stands for all of this host.
-func (a *Agent) liveNeeds(ctx context.Context, m Member, pids []int, first bool) (MemberMeta, error) {
-	var meta MemberMeta
+// liveNeeds says what the images of a running member would need of a host. objects are its sockets, as liveObjects lists them.
+func liveNeeds(ctx context.Context, m Member, pids []int, objects target.NeededObjects) (MemberMeta, error) {
+	meta := MemberMeta{Needs: target.Needs{Objects: objects}}
 	root := m.InitPid
 	if root == 0 {
 		root = m.Pid
@@ -30,7 +29,8 @@ func (a *Agent) liveNeeds(ctx context.Context, m Member, pids []int, first bool)
 		stored[path] = true
 	}
 	for _, s := range held.Seen {
-		if strings.HasSuffix(s.Path, " (deleted)") {
+		if name, gone := strings.CutSuffix(s.Path, " (deleted)"); gone {
+			meta.Needs.Objects.Unlinked = append(meta.Needs.Objects.Unlinked, name)
 			continue
 		}
 		switch kind := s.Mode & unix.S_IFMT; {
@@ -47,27 +47,67 @@ func (a *Agent) liveNeeds(ctx context.Context, m Member, pids []int, first bool)
 			meta.Needs.Pids = append(meta.Needs.Pids, inner[len(inner)-1])
 		}
 	}
-	if !first {
-		return meta, nil
-	}
-	return meta, a.liveObjects(ctx, m.Job, &meta.Needs.Objects)
+	return meta, nil
 }
 
-// liveObjects adds the sockets of all members of a job on this host.
-func (a *Agent) liveObjects(ctx context.Context, job string, out *target.NeededObjects) error {
+// liveObjects lists the sockets that members of a job hold on this host, by the member's name. One that several hold is listed for the first of them.
+func (a *Agent) liveObjects(ctx context.Context, job string, members []Member) (map[string]target.NeededObjects, error) {
 	lives, err := a.cfg.Cells.Objects(ctx, job)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	holders, err := a.socketHolders(ctx, members)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]target.NeededObjects{}
 	for _, s := range lives.Sockets {
-		if s.Ours && !s.Orphan && s.Local.Port() != 0 {
-			out.Sockets = append(out.Sockets, s.NeededSocket)
+		if name := holderOf(s, lives.Sockets, holders); name != "" && s.Ours && !s.Orphan && s.Local.Port() != 0 {
+			objects := out[name]
+			objects.Sockets = append(objects.Sockets, s.NeededSocket)
+			out[name] = objects
 		}
 	}
 	for _, u := range lives.Unix {
-		if u.Ours {
-			out.Unix = append(out.Unix, target.NeededUnix{Path: u.Path, Abstract: u.Abstract})
+		if name := holders[u.Inode]; name != "" && u.Ours {
+			objects := out[name]
+			objects.Unix = append(objects.Unix, target.NeededUnix{Path: u.Path, Abstract: u.Abstract})
+			out[name] = objects
 		}
 	}
-	return nil
+	return out, nil
+}
+
+// socketHolders maps the inodes of sockets to the members that hold them.
+func (a *Agent) socketHolders(ctx context.Context, members []Member) (map[uint64]string, error) {
+	holders := map[uint64]string{}
+	for _, m := range members {
+		pids, err := a.pids(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		err = proc.EachFd(pids, func(_, _ int, link string) {
+			if inode, ok := proc.SocketInode(link); ok && holders[inode] == "" {
+				holders[inode] = m.Name
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return holders, nil
+}
+
+// holderOf names the member that holds a socket, and of a connection that nobody has accepted yet the one that holds the listener.
+func holderOf(s target.HostSocket, all []target.HostSocket, holders map[uint64]string) string {
+	if s.Inode != 0 {
+		return holders[s.Inode]
+	}
+	for _, l := range all {
+		if l.Listening && l.Protocol == s.Protocol && l.Local.Port() == s.Local.Port() && holders[l.Inode] != "" &&
+			(l.Local.Addr().IsUnspecified() || l.Local.Addr() == s.Local.Addr()) {
+			return holders[l.Inode]
+		}
+	}
+	return ""
 }

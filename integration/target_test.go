@@ -234,6 +234,8 @@ func TestTargetIsPlanned(t *testing.T) {
 		{"a file that another job writes", (*targets).writtenFile},
 		{"two hosts that do not reach each other", (*targets).unreached},
 		{"another network", (*targets).anotherNetwork},
+		{"the member that holds a port", (*targets).holderOfPort},
+		{"what a killed CRIU left", (*targets).leftLink},
 	} {
 		c.play(t, tt.name, tt.test)
 	}
@@ -284,6 +286,55 @@ func (c *targets) strangersPort() {
 	other.Kill()
 	j.comesBack(cut, "hostA=hostC")
 	j.end()
+}
+
+// holderOfPort has two members on one host, and a program elsewhere in the way of the second one's socket: a check names that member, as the dry run does.
+func (c *targets) holderOfPort() {
+	first, second := "0.0.0.0:"+c.port(), "0.0.0.0:"+c.port()
+	j := c.hold("hostA", "serve", first)
+	j.holdToo(c, "hostA", "unix", "@first-of-two")
+	j.holdToo(c, "hostA", "serve", second)
+	cut := j.snapshot().Cut
+	other := c.stranger("hostC", "serve", second)
+	f := badInput{job: j}
+	f.refuseUntouched(4, []string{"hostC", "hostA-3: ", second}, "check", j.name, "--remap", "hostA=hostC")
+	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", "hostA-3: ", second)
+	other.Kill()
+	other = c.stranger("hostC", "unix", "@first-of-two")
+	f.refuseUntouched(4, []string{"hostC", "hostA-2: ", "first-of-two"}, "check", j.name, "--remap", "hostA=hostC")
+	other.Kill()
+	j.MustCtl("check", j.name, "--remap", "hostA=hostC")
+	j.end()
+}
+
+// leftLink has a member whose program was replaced while it ran, and the link beside the program that a CRIU leaves when it is killed. CRIU would fail at it
+// after the live members have ended.
+func (c *targets) leftLink() {
+	const path = "/srv/replaced"
+	replace := func(host string) { c.on(host, "sh", "-c", "cp "+c.object+" "+path+".new && mv "+path+".new "+path) }
+	replace("hostA")
+	c.made++
+	j := c.newJob(fmt.Sprintf("target%d", c.made))
+	j.serve("replaced", "hostA", path, "idle", "")
+	j.awaitProgress()
+	replace("hostA")
+	cut := j.snapshot().Cut
+	c.on("hostA", "touch", path+".cr_link")
+	words := []string{"hostA: ", "hostA-1: ", path + ".cr_link is in its way", "rm " + path + ".cr_link"}
+	j.refuses(cut, nil, words...)
+	f := badInput{job: j}
+	f.refuse(9, append(words, "the job runs on"), "snapshot", j.name)
+	c.on("hostA", "rm", path+".cr_link")
+	c.on("hostC", "touch", path, path+".cr_link")
+	words[0] = "hostC: "
+	f.refuseUntouched(4, words, "check", j.name, "--remap", "hostA=hostC")
+	j.refuses(cut, []string{"--remap", "hostA=hostC"}, words...)
+	c.on("hostC", "rm", path+".cr_link")
+	j.comesBack(cut)
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+	c.on("hostA", "rm", path)
+	c.on("hostC", "rm", path)
 }
 
 func (c *targets) fifo() {

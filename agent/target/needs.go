@@ -50,6 +50,8 @@ type NeededObjects struct {
 	Dialled []string       `json:"dialled,omitempty"` // paths of datagram sockets of other programs that sockets are connected to, such as /dev/log
 	Watched []string       `json:"watched,omitempty"` // paths of inotify and fanotify watches; "" is one that has none
 	Ended   []string       `json:"ended,omitempty"`   // files in /proc of processes that had ended
+	// Unlinked are the names that files had which have none any more, or another one: CRIU gives them these names for a moment.
+	Unlinked []string `json:"unlinked,omitempty"`
 }
 
 // NeededPath is a path that CRIU opens, with what it compares then.

@@ -42,6 +42,9 @@ func (t *plan) paths() {
 		for _, path := range c.Needs.Objects.Ended {
 			t.add(c, "it has %s open, of a process that has ended: close it", path)
 		}
+		for _, path := range c.Needs.Objects.Unlinked {
+			t.leftLink(c, path)
+		}
 		for _, w := range c.Needs.Objects.Watched {
 			if !c.makes(w) {
 				t.watched(c, w)
@@ -82,6 +85,21 @@ func fifoRemedy(p NeededPath) string {
 		return ""
 	}
 	return fmt.Sprintf(": mkfifo -m %o %s", p.Mode&0o7777, p.Path)
+}
+
+// fakeLink ends the second name that CRIU tries (rfi_remap and open_path in its criu/files-reg.c).
+const fakeLink = ".cr_link"
+
+// leftLink looks for what keeps CRIU from giving a file that had been removed its name for a moment: the name is in use, and so is the one that CRIU
+// takes then, which it always removes. One that is there was left by a CRIU that was killed.
+func (t *plan) leftLink(c Arrival, path string) {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return
+	}
+	if other := path + fakeLink; unix.Lstat(other, &st) == nil {
+		t.add(c, "CRIU cannot restore the file %s that had been removed: %s is in its way, left by a CRIU that was killed: rm %s", path, other, other)
+	}
 }
 
 // watched looks for a path that inotify or fanotify watches.

@@ -97,11 +97,16 @@ func Unnamed(dir string) (bool, error) {
 		return false, err
 	}
 	for _, e := range remaps.entries() {
-		if t := e.GetRemapType(); t == remap_file_path.RemapType_GHOST || t == remap_file_path.RemapType_LINKED {
+		if named(e) {
 			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// named says whether CRIU gives the file its name for a moment.
+func named(e *remap_file_path.RemapFilePathEntry) bool {
+	return e.GetRemapType() == remap_file_path.RemapType_GHOST || e.GetRemapType() == remap_file_path.RemapType_LINKED
 }
 
 // give makes CRIU open the file through a descriptor (RegFileEntry.ext, open_path of criu/files-reg.c): under that key it finds it, and opens

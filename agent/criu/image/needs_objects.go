@@ -35,8 +35,32 @@ func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool
 			return n, err
 		}
 	}
+	if n.Unlinked, err = unlinked(dir, files); err != nil {
+		return n, err
+	}
 	sortUnique(&n)
 	return n, nil
+}
+
+// unlinked lists the names of the files that had lost them at the dump.
+func unlinked(dir string, files []*fdinfo.FileEntry) ([]string, error) {
+	remaps, err := readRemaps(dir)
+	if err != nil {
+		return nil, err
+	}
+	names := map[uint32]string{}
+	for _, f := range files {
+		if reg := f.GetReg(); reg != nil {
+			names[reg.GetId()] = filepath.Join("/", strings.TrimSuffix(reg.GetName(), deletedSuffix))
+		}
+	}
+	var out []string
+	for _, e := range remaps.entries() {
+		if name := names[e.GetOrigId()]; name != "" && named(e) {
+			out = append(out, name)
+		}
+	}
+	return out, nil
 }
 
 func addObject(n *target.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]bool, pids map[int]bool) error {
@@ -176,6 +200,8 @@ func sortUnique(n *target.NeededObjects) {
 	n.Dialled = slices.Compact(n.Dialled)
 	slices.Sort(n.Ended)
 	n.Ended = slices.Compact(n.Ended)
+	slices.Sort(n.Unlinked)
+	n.Unlinked = slices.Compact(n.Unlinked)
 	slices.Sort(n.Watched)
 	n.Watched = slices.Compact(n.Watched)
 }
