@@ -104,7 +104,10 @@ func (r *Runner) check(ctx context.Context) (string, error) {
 		return version, fmt.Errorf("criu: its own check did not end within %v: is this machine overloaded?", checkTimeout)
 	}
 	if err != nil {
-		lines := errorLines([]byte(out))
+		lines, last := errorLines([]byte(out))
+		if len(lines) == 0 && last != "" {
+			lines = []string{last}
+		}
 		return version, &Error{Op: "check", Lines: lines, Hint: hintFor(lines), Err: err}
 	}
 	return version, nil

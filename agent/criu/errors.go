@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -88,6 +89,12 @@ var hints = []struct{ words, hint string }{
 	{"session leader", "the tree's session leader is not in the tree: attach the session leader's tree"},
 	{"Connected UDP socket", "CRIU cannot dump this UDP socket: close it"},
 	{"Can't dump ghost file", "a deleted file that is still open is too large to be put into the images: close it"},
+	{"Dump eventpoll", "an epoll watches a file that its process has closed: have it remove what it closes (EPOLL_CTL_DEL)"},
+	{"Can't make VM id", "processes share their memory and are not threads of one another (clone with CLONE_VM): have them use threads or fork"},
+	{"packetized mode for pipes", "the program has a pipe of packets (O_DIRECT): have it use a pipe without"},
+	{"Can't dump corked dgram socket", "the program holds back a datagram (UDP_CORK): have it send it"},
+	{"netlink: The socket has data to read", "the program has not read an answer of the kernel on a netlink socket: have it read it"},
+	{"Can't dump nested", "the program has made a namespace of its own: make it a member of its own, or start it without"},
 	{"external socket is used", "a UNIX socket leads out of the member: take its other end into the member"},
 	{"No space left on device", "the disk that the images go to is full: make room there"},
 	{"Unable to create a netlink socket", "CRIU needs sock_diag: load the kernel modules tcp_diag, udp_diag, unix_diag"},
@@ -108,16 +115,38 @@ func hintFor(lines []string) string {
 // went wrong stands at its end.
 const tailSize = 256 << 10
 
-// logErrors returns the error lines at the end of each of the files, those that cannot be read left out.
+// logErrors returns the lines of the files that CRIU marks as errors. Where there are none, it returns the last line of those that are not of CRIU's log,
+// such as what a shell says that cannot start it. Files that cannot be read are left out.
 func logErrors(paths ...string) []string {
-	var lines []string
+	var lines, plain []string
 	for _, path := range paths {
-		tail, err := readTail(path, tailSize)
-		if err == nil {
-			lines = append(lines, errorLines(tail)...)
+		found, last := readErrors(path)
+		lines = append(lines, found...)
+		if last != "" {
+			plain = append(plain, last)
 		}
 	}
+	if len(lines) == 0 {
+		return plain
+	}
 	return lines
+}
+
+// maxLog bounds how much of a log is read in which the end names no error: CRIU can fail early, and its other processes write on.
+const maxLog = 64 << 20
+
+func readErrors(path string) (found []string, last string) {
+	for _, limit := range []int64{tailSize, maxLog} {
+		tail, err := readTail(path, limit)
+		if err != nil {
+			return nil, ""
+		}
+		found, last = errorLines(tail)
+		if len(found) > 0 || int64(len(tail)) < limit {
+			break
+		}
+	}
+	return found, last
 }
 
 func readTail(path string, limit int64) ([]byte, error) {
@@ -161,28 +190,31 @@ const shownLines = 4
 // harmless is an error that CRIU goes on after: it would like to have more descriptors than the host lets it.
 const harmless = "Can't setup RLIMIT_NOFILE for self"
 
-// errorLines picks the lines that CRIU marks as errors, without their time stamps; where there are
-// none, the last line.
-func errorLines(log []byte) []string {
-	var found []string
-	last := ""
+var (
+	// errorMark begins the text of an error, after the time and the process that log levels above 2 write before it. A path may have the word as well.
+	errorMark = regexp.MustCompile(`^(?:\([0-9.]+\)|pie:|[0-9]+:|\s)*(Error \([^() ]+:[0-9]+\): .*)`)
+	// logMark begins any other line of CRIU's log: one with a time, or a warning, or one of its code in a process.
+	logMark = regexp.MustCompile(`^(?:\([0-9.]+\)|Warn |pie: )`)
+)
+
+// errorLines picks the lines that CRIU marks as errors, without their time stamps, and the last of the lines that are not CRIU's log.
+func errorLines(log []byte) (found []string, last string) {
 	for raw := range bytes.Lines(log) {
 		line := strings.ToValidUTF8(strings.TrimSpace(string(raw)), "?")
-		if line == "" {
+		if line == "" || strings.Contains(line, harmless) {
 			continue
 		}
-		last = line
-		if i := strings.Index(line, "Error ("); i >= 0 && !strings.Contains(line, harmless) {
-			found = append(found, clip(line[i:]))
+		switch m := errorMark.FindStringSubmatch(line); {
+		case m != nil:
+			found = append(found, clip(m[1]))
+		case !logMark.MatchString(line):
+			last = clip(line)
 		}
 	}
-	switch {
-	case len(found) == 0 && last != "":
-		return []string{clip(last)}
-	case len(found) > 2*shownLines:
-		return append(found[:shownLines:shownLines], found[len(found)-shownLines:]...)
+	if len(found) > 2*shownLines {
+		found = append(found[:shownLines:shownLines], found[len(found)-shownLines:]...)
 	}
-	return found
+	return found, last
 }
 
 func clip(line string) string {

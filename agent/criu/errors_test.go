@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,12 +21,12 @@ func TestErrorLines(t *testing.T) {
 		"(00.3)   1001: Error (criu/files.c:1): first\n" +
 		strings.Repeat("(00.4) Error (criu/files.c:2): middle\n", 100) +
 		"(00.5) Error (criu/cr-dump.c:3): last\n(00.6) Unlock network\n"
-	lines := errorLines([]byte(log))
+	lines, _ := errorLines([]byte(log))
 	if len(lines) != 8 || lines[0] != "Error (criu/files.c:1): first" || lines[7] != "Error (criu/cr-dump.c:3): last" {
 		t.Errorf("error lines %q", lines)
 	}
-	if lines := errorLines([]byte("\ncannot execute\n")); len(lines) != 1 || lines[0] != "cannot execute" {
-		t.Errorf("of a log without errors: %q", lines)
+	if lines, last := errorLines([]byte("\ncannot execute\n")); len(lines) != 0 || last != "cannot execute" {
+		t.Errorf("of a log without errors: %q, %q", lines, last)
 	}
 	path := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(path, []byte(strings.Repeat("x", 3*tailSize)+"\n"+log), 0o600); err != nil {
@@ -33,6 +34,54 @@ func TestErrorLines(t *testing.T) {
 	}
 	if lines := logErrors(path, path+".missing"); len(lines) != 8 {
 		t.Errorf("of the end of a large log: %q", lines)
+	}
+}
+
+// TestErrorsOfCapturedLogs reads logs that CRIU 4.2.1 wrote: what is quoted is what CRIU marks as an error, and no line of its log beside it.
+func TestErrorsOfCapturedLogs(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	captured := func(name string) string { return filepath.Join("testdata", "logs", name+".log") }
+	text, err := os.ReadFile(captured("epoll-debug"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	debug := strings.Repeat("(00.382543) Daemon 14516 exited trapping\n", tailSize/40)
+	eventpoll := "Error (criu/cr-dump.c:1550): Dump eventpoll (pid: 14516) failed with -1"
+	failed := "Error (criu/cr-dump.c:1975): Dumping FAILED."
+	for name, tt := range map[string]struct {
+		output, log string
+		lines       []string
+		hint        string
+	}{
+		"an epoll, all logged":  {"", captured("epoll-debug"), []string{eventpoll, failed}, "EPOLL_CTL_DEL"},
+		"an epoll":              {"", captured("epoll"), []string{strings.ReplaceAll(eventpoll, "14516", "10713"), failed}, "EPOLL_CTL_DEL"},
+		"a pipe of packets":     {"", captured("packet-pipe"), []string{"Error (criu/pipes.c:490): The packetized mode for pipes is not supported yet", "Error (criu/cr-dump.c:1545): Dump files (pid: 10869) failed with -1", failed}, "O_DIRECT"},
+		"shared memory":         {"", captured("shared-memory"), []string{"Error (criu/cr-dump.c:669): Can't make VM id for 11540", failed}, "CLONE_VM"},
+		"a namespace":           {"", captured("own-uts"), []string{"Error (criu/namespaces.c:460): Can't dump nested uts namespace for 11389", "Error (criu/namespaces.c:721): Can't make utsns id", failed}, "namespace of its own"},
+		"a restore, all logged": {"", captured("restore-debug"), []string{"Error (criu/cr-restore.c:1237): Can't fork for 14643: File exists", "Error (criu/cr-restore.c:2331): Restoring FAILED."}, "fresh cell"},
+		"a log without errors":  {"", captured("succeeded"), nil, ""},
+		"a warning, and errors": {write("warning", "Warn  (criu/log.c:203): The early log isn't empty\n"), captured("epoll"), []string{strings.ReplaceAll(eventpoll, "14516", "10713"), failed}, "EPOLL_CTL_DEL"},
+		"what a shell says":     {write("shell", "sh: 1: exec: /opt/criu: not found\n"), captured("succeeded"), []string{"sh: 1: exec: /opt/criu: not found"}, ""},
+		"debug lines only":      {"", write("debug", debug), nil, ""},
+		"errors before the end": {"", write("early", string(text)+debug), []string{eventpoll, failed}, "EPOLL_CTL_DEL"},
+		"a path like an error":  {"", write("path", "(00.382324) Dumping path for 1 fd via self 16 [/srv/Error (1): io_uring]\n"+string(text)), []string{eventpoll, failed}, "EPOLL_CTL_DEL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lines := logErrors(tt.output, tt.log)
+			if !slices.Equal(lines, tt.lines) {
+				t.Errorf("quoted %q, want %q", lines, tt.lines)
+			}
+			if hint := hintFor(lines); !strings.Contains(hint, tt.hint) || tt.hint == "" && hint != "" {
+				t.Errorf("the hint %q", hint)
+			}
+		})
 	}
 }
 
