@@ -12,12 +12,14 @@ import (
 	"ss/agent/proc"
 )
 
-// kinds are the sockets that the tests look at.
-var kinds = []struct {
+type socketKind struct {
 	name             string
 	family, kind     int
 	protocol, listen int
-}{
+}
+
+// kinds are the sockets that the tests look at.
+var kinds = []socketKind{
 	{"tcp", unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP, 0},
 	{"tcp listener", unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP, 1},
 	{"tcp6", unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP, 0},

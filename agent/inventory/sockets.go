@@ -190,6 +190,15 @@ func segmentSize(fd int) uint32 {
 	return info.Snd_mss
 }
 
+// pathMTU is the largest packet that a connection's way takes, in bytes; 0 if it is not known.
+func pathMTU(fd int) uint32 {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	return info.Pmtu
+}
+
 // Of include/net/tcp_states.h.
 const (
 	tcpClose  = 7
@@ -211,7 +220,9 @@ func applySocket(want Socket, options Options, outer map[int]int) []Difference {
 	var err error
 	if ok {
 		err = borrow(pid, []int{want.Descriptor}, func(_, fd int) {
-			found = true
+			if found = want.is(fd); !found {
+				return
+			}
 			applyOptions(fd, want, options, differs)
 			if want.Protocol == unix.IPPROTO_TCP {
 				applyTCP(fd, want, differs)
@@ -230,6 +241,13 @@ func applySocket(want Socket, options Options, outer map[int]int) []Difference {
 		differs("the socket", "there", "not there", err)
 	}
 	return left
+}
+
+// is says whether a descriptor is of a socket of that kind.
+func (s Socket) is(fd int) bool {
+	family, err1 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	protocol, err2 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	return err1 == nil && err2 == nil && family == s.Family && protocol == s.Protocol
 }
 
 // applyOptions sets the options that differ. Some change others: IP_TOS sets SO_PRIORITY, SO_TIMESTAMP and its like put each other out. So what is
@@ -295,6 +313,10 @@ func applyTCP(fd int, want Socket, differs func(what, was, is string, err error)
 		// A connection that was made in repair mode has the segment size of a peer that told none, 536 bytes, even when CRIU has told the kernel
 		// the peer's own: nothing computes it again. Setting the IP options, here none as before, does (do_ip_setsockopt in net/ipv4/ip_sockglue.c).
 		resyncSegmentSize(fd)
+		// On a network that takes less at once it stays smaller, rightly.
+		if now, most := segmentSize(fd), min(want.SegmentSize, pathMTU(fd)); now > 0 && now < most/2 {
+			differs("the segment size", strconv.FormatUint(uint64(want.SegmentSize), 10), strconv.FormatUint(uint64(now), 10), errors.New("each segment carries less: the connection is slower"))
+		}
 	}
 }
 
