@@ -130,7 +130,7 @@ func (a *Agent) Participants(job string, digest marker.Digest) []Participant {
 // that take part.
 func (a *Agent) checkOpen(job, id string, participants []Participant) error {
 	if !names.Valid(job) || !names.Valid(id) {
-		return fault.New(fault.Usage, fmt.Sprintf("job %q, attempt %q: no names", job, id), "use an ssctl of the agent's version")
+		return fault.New(fault.Usage, fmt.Sprintf("invalid name of a job (%q) or an attempt (%q)", job, id), "use an ssctl of the agent's version")
 	}
 	if !slices.ContainsFunc(participants, func(p Participant) bool { return p.Host == a.cfg.Host }) {
 		return fault.New(fault.Usage, fmt.Sprintf("%s is not among the hosts that take part", a.cfg.Host), "use an ssctl of the agent's version")

@@ -95,7 +95,7 @@ func (a *Agent) ForgetJob(ctx context.Context, job string) error {
 	defer release()
 	living, err := a.running(ctx, job)
 	if err == nil && len(living) > 0 {
-		err = fault.New(fault.Conflict, fmt.Sprintf("member %s lives", living[0].Name), "end it first with ssctl kill "+job)
+		err = fault.New(fault.Conflict, fmt.Sprintf("member %s still runs", living[0].Name), "end it first with ssctl kill "+job)
 	}
 	if err == nil {
 		_, err = a.killMembers(ctx, job) // all have ended: they are forgotten

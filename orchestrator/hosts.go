@@ -44,7 +44,7 @@ func (c *Cluster) deserted(ctx context.Context, h store.Host) error {
 		}
 	}
 	if len(living) > 0 {
-		return fault.New(fault.Conflict, fmt.Sprintf("members live on host %s: %s", h.Name, strings.Join(living, ", ")), "kill their jobs, or restore them elsewhere, first")
+		return fault.New(fault.Conflict, fmt.Sprintf("members still run on host %s: %s", h.Name, strings.Join(living, ", ")), "kill their jobs, or restore them elsewhere, first")
 	}
 	return nil
 }

@@ -117,9 +117,9 @@ func nobodyLives(j store.Job, s survey) error {
 	}
 	switch {
 	case len(living) > 0:
-		return fault.New(fault.Conflict, "members live: "+strings.Join(living, ", "), "end them first with ssctl kill "+j.Name)
+		return fault.New(fault.Conflict, "members still run: "+strings.Join(living, ", "), "end them first with ssctl kill "+j.Name)
 	case len(unknown) > 0:
-		return fault.New(fault.Unreachable, "whether these live is not known, their hosts do not answer, or have just begun to: "+strings.Join(unknown, ", "),
+		return fault.New(fault.Unreachable, "members that may still run, on hosts that do not answer or have only just started to: "+strings.Join(unknown, ", "),
 			"try again when they do; of a host that is gone for good, say so with ssctl host rm HOST --lost")
 	}
 	return nil

@@ -199,7 +199,7 @@ func (k *check) checkRemap() error {
 		}
 		h, ok := k.hosts[to]
 		if !ok {
-			return fault.New(fault.NotFound, fmt.Sprintf("there is no host %q to go to", to), "see ssctl host list")
+			return fault.New(fault.NotFound, fmt.Sprintf("there is no host %q to move members to", to), "see ssctl host list")
 		}
 		if h.Err != nil {
 			return unanswered(to, h.Err, "choose another host")

@@ -86,7 +86,7 @@ func busy(on bool, job string) error {
 	if !on {
 		return nil
 	}
-	return fault.New(fault.Conflict, fmt.Sprintf("a restore of job %s is on, which may read the cut", job), "wait for its end")
+	return fault.New(fault.Conflict, fmt.Sprintf("a restore of job %s is under way and may read the cut", job), "wait for its end")
 }
 
 // collectAfter frees the room of cuts of a job that were removed. What goes wrong is said, and is gc's to mend.

@@ -58,7 +58,7 @@ func (r *restore) chooseAddr(p PlannedPart, all []netip.Addr, from netip.Addr, a
 	c := addrChoice{source: p.From, target: p.To, from: from, used: r.uses(p.From, from)}
 	if to, ok := asked[from]; ok {
 		if !slices.Contains(target.Info.Addrs, to) {
-			return c, fault.New(fault.Usage, fmt.Sprintf("%s has no address %s for %s to become", p.To, to, from), "it has "+joinAddrs(target.Info.Addrs))
+			return c, fault.New(fault.Usage, fmt.Sprintf("%s does not have the address %s, which %s is to become", p.To, to, from), "it has "+joinAddrs(target.Info.Addrs))
 		}
 		if to.Is4() != from.Is4() {
 			return c, fault.New(fault.Usage, fmt.Sprintf("%s cannot become %s: one is IPv4 and one IPv6", from, to), "")

@@ -137,7 +137,7 @@ func (r *restore) checkRemap(remap map[string]string) error {
 			return fault.New(fault.NotFound, fmt.Sprintf("the cut has no part of host %q", from), "see ssctl show "+r.plan.Cut.ID)
 		}
 		if _, ok := r.hosts[to]; !ok {
-			return fault.New(fault.NotFound, fmt.Sprintf("there is no host %q to go to", to), "see ssctl host list")
+			return fault.New(fault.NotFound, fmt.Sprintf("there is no host %q to move members to", to), "see ssctl host list")
 		}
 	}
 	return nil

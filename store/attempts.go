@@ -120,7 +120,7 @@ func takeJob(tx kv.Tx, job string) error {
 	if o.Kind == KindCollect {
 		conflict = ErrCollecting
 	}
-	return fmt.Errorf("a %s of job %q is on (%s, since %s, %s): wait for its end: %w", o.noun(), job, l.Attempt, l.Since.Format("15:04:05"), l.Holder, conflict)
+	return fmt.Errorf("a %s of job %q is under way (%s, since %s, %s): wait for its end: %w", o.noun(), job, l.Attempt, l.Since.Format("15:04:05"), l.Holder, conflict)
 }
 
 // Guard returns nil while an attempt of this handle holds the lease on its job. Else the error wraps ErrConflict and names who holds it, if anybody does.

@@ -45,7 +45,7 @@ func (h *Holder) fault(err error) error {
 // checkKey refuses what is not an image set's name: its parts become names of files.
 func checkKey(key images.Key) error {
 	if !names.Valid(key.Job) || !names.Valid(key.Snapshot) || !names.Valid(key.Host) {
-		return fault.New(fault.Usage, "job \""+key.Job+"\", cut \""+key.Snapshot+"\", host \""+key.Host+"\": no names", "use an ssctl of the agent's version")
+		return fault.New(fault.Usage, "invalid name among job \""+key.Job+"\", cut \""+key.Snapshot+"\", host \""+key.Host+"\"", "use an ssctl of the agent's version")
 	}
 	return nil
 }

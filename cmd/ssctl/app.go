@@ -79,7 +79,7 @@ func (a *app) command() *cobra.Command {
 	f.BoolVar(&a.noColor, "no-color", false, "no colours (NO_COLOR)")
 	root.AddCommand(a.initCommand(), a.hostCommand(), a.runCommand(), a.attachCommand(), a.psCommand(), a.logsCommand(), a.checkCommand(), a.snapshotCommand(),
 		a.listCommand(), a.showCommand(), a.verifyCommand(), a.restoreCommand(), a.killCommand(), a.rmCommand(),
-		a.jobCommand(), a.pinCommand("pin", "Keep a cut from retention", true), a.pinCommand("unpin", "Leave a cut to retention again", false),
+		a.jobCommand(), a.pinCommand("pin", "Protect a cut from retention", true), a.pinCommand("unpin", "Let retention remove a cut again", false),
 		a.repairCommand(), a.gcCommand(), a.dfCommand(), a.catalogCommand(), a.exportCommand(), a.importCommand(), a.versionCommand())
 	return root
 }

@@ -22,7 +22,7 @@ import (
 func (a *app) exportCommand() *cobra.Command {
 	var opt orchestrator.ExportOptions
 	cmd := &cobra.Command{
-		Use: "export CUT FILE", Short: "Write a cut into one file, to be imported elsewhere or looked into", Args: args(2, 2),
+		Use: "export CUT FILE", Short: "Write a cut into one file, to import it elsewhere or to examine it", Args: args(2, 2),
 		Long: "export writes a cut into a tar. Unpacked, sha256sum -c SHA256SUMS checks it, HOST/MEMBER/checkpoint holds CRIU's images, which crit reads, and\n" +
 			"a tar of HOST/MEMBER is a container's checkpoint to checkpointctl. The file holds the memory of programs: give --recipient to encrypt it with age.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
@@ -49,9 +49,9 @@ func (a *app) importCommand() *cobra.Command {
 	var opt orchestrator.ImportOptions
 	var hosts []string
 	cmd := &cobra.Command{
-		Use: "import FILE", Short: "Make a cut of what export wrote, here or in another cluster", Args: args(1, 1),
-		Long: "import checks every byte of the file and makes a cut of it, with the job if there is none of its name. The images of each host go to the host of\n" +
-			"the same name, or where --host says, or where there is the most room. Restore it then with ssctl restore CUT --remap FROM=TO.",
+		Use: "import FILE", Short: "Make a cut from a file that export wrote, here or in another cluster", Args: args(1, 1),
+		Long: "import checks every byte of the file and makes a cut of it, and the job, if no job has that name. The images of each host go to the host of\n" +
+			"the same name, or where --host says, or where there is the most room. Then restore it with ssctl restore CUT --remap FROM=TO.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.File = argv[0]
 			var err error
@@ -86,7 +86,7 @@ func (a *app) showImported(res orchestrator.ImportResult) error {
 }
 
 func (a *app) catalogCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "catalog", Short: "Make a lost, old or damaged catalogue again", Args: args(0, 0), RunE: func(*cobra.Command, []string) error {
+	cmd := &cobra.Command{Use: "catalog", Short: "Rebuild a lost, old or damaged catalogue", Args: args(0, 0), RunE: func(*cobra.Command, []string) error {
 		return usage("usage: ssctl catalog rebuild")
 	}}
 	cmd.AddCommand(a.catalogRebuild())
@@ -97,7 +97,7 @@ func (a *app) catalogRebuild() *cobra.Command {
 	var hosts, vaults []string
 	var replace bool
 	cmd := &cobra.Command{
-		Use: "rebuild --host NAME=IP:PORT", Short: "Make the catalogue again from what hosts and vaults hold", Args: args(0, 0),
+		Use: "rebuild --host NAME=IP:PORT", Short: "Rebuild the catalogue from what hosts and vaults hold", Args: args(0, 0),
 		Long: "rebuild asks the hosts given for the signed manifests that they hold of cuts, finds the other hosts and the vaults in them, asks these as well, and\n" +
 			"writes a new catalogue. The folder needs admin.crt, admin.key and ca.crt; images.key opens the images later. With --replace, a catalogue that is\n" +
 			"there, old or damaged, is put aside, and what can be read of it is taken in, its hosts at least; --host is then needed only if none is found.",

@@ -18,9 +18,9 @@ func (a *app) checkCommand() *cobra.Command {
 	var opt orchestrator.CheckOptions
 	var remap, remapAddr []string
 	cmd := &cobra.Command{
-		Use: "check JOB", Short: "Show all that would keep a snapshot of a job, or a restore elsewhere, from succeeding", Args: args(1, 1),
-		Long: "check looks at a running job as snapshot does before it stops anything, on all hosts at once, and prints all that is in the way. With --remap it also compares the\n" +
-			"members with the hosts that they would go to, as restore does. It stops and changes nothing. The exit code is 0 if nothing is in the way, and 4 otherwise.",
+		Use: "check JOB", Short: "List what would make a snapshot of a job, or a restore on other hosts, fail", Args: args(1, 1),
+		Long: "check examines a running job as snapshot does before it freezes anything, on all hosts at once, and prints every problem found. With --remap it also compares the\n" +
+			"members with the hosts that they would go to, as restore does. It changes nothing. The exit code is 0 if no problem was found, and 4 otherwise.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.Job = argv[0]
 			var err error

@@ -61,7 +61,7 @@ func (a *app) attachCommand() *cobra.Command {
 	var host string
 	var pid int
 	cmd := &cobra.Command{
-		Use: "attach JOB --host HOST --pid N", Short: "Take a running process tree in as a member", Args: args(1, 1),
+		Use: "attach JOB --host HOST --pid N", Short: "Make a running process tree a member", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			if host == "" || pid <= 0 {
 				return usage("--host and --pid are needed")

@@ -46,8 +46,8 @@ func (a *app) logsCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&opt.Follow, "follow", "f", false, "go on as the logs grow, until the members have ended")
-	cmd.Flags().Int64Var(&opt.Tail, "tail", 0, "begin about so many bytes before the end of each log")
+	cmd.Flags().BoolVarP(&opt.Follow, "follow", "f", false, "continue as the logs grow, until the members have ended")
+	cmd.Flags().Int64Var(&opt.Tail, "tail", 0, "start about this many bytes before the end of each log")
 	cmd.Flags().BoolVar(&raw, "raw", false, "control characters as they are, on a terminal too")
 	return cmd
 }

@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) jobCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "job", Short: "Show jobs, and say how many copies of their images there are and how long cuts stay", Args: args(0, 0), RunE: func(*cobra.Command, []string) error {
+	cmd := &cobra.Command{Use: "job", Short: "Show jobs, and set how many copies of their images there are and how long cuts stay", Args: args(0, 0), RunE: func(*cobra.Command, []string) error {
 		return usage("usage: ssctl job set|show|list|rm")
 	}}
 	cmd.AddCommand(a.jobSet(), a.jobShow(), a.jobList(), a.jobRemove())

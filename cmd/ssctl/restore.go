@@ -18,7 +18,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	var opt orchestrator.RestoreOptions
 	var remap, remapAddr []string
 	cmd := &cobra.Command{
-		Use: "restore CUT|latest", Short: "Put a cut back: the whole job, or nothing", Args: args(1, 1),
+		Use: "restore CUT|latest", Short: "Restore a cut: the whole job, or nothing", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.Cut = argv[0]
 			var err error
@@ -46,7 +46,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	cmd.Flags().StringVar(&opt.Job, "job", "", "with latest: of this job")
 	cmd.Flags().StringArrayVar(&remap, "remap", nil, "hostA=hostC: hostA's part goes to hostC; may be repeated")
 	cmd.Flags().StringArrayVar(&remapAddr, "remap-addr", nil, "OLD=NEW: connections that had the address OLD get NEW, an address of the target; may be repeated")
-	cmd.Flags().BoolVar(&opt.DryRun, "dry-run", false, "show the plan and all that stands in its way, and touch nothing")
+	cmd.Flags().BoolVar(&opt.DryRun, "dry-run", false, "show the plan and every problem found, and touch nothing")
 	return cmd
 }
 

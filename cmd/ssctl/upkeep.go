@@ -59,7 +59,7 @@ func (a *app) gcCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "gc", Short: "Remove what no cut needs: by retention, left behind, or referred to by nothing", Args: args(0, 0),
 		Long: "gc removes the cuts that no rule of their job keeps, image sets that belong to no cut, and objects that no image set refers to, on all hosts\n" +
-			"that answer and in all vaults. It runs beside snapshots; a vault is left alone for a job that has one on.",
+			"that answer and in all vaults. It runs beside snapshots, but leaves a vault alone while a snapshot of its job runs.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
 				res, err := upkeep.GC(ctx, c, dry)
@@ -103,7 +103,7 @@ func (a *app) showCollected(res upkeep.GCResult, dry bool) error {
 
 func (a *app) dfCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "df [JOB]", Short: "Show what images take: logical, stored, on each host and in each vault", Args: args(0, 1),
+		Use: "df [JOB]", Short: "Show how much space images take: logical, stored, on each host and in each vault", Args: args(0, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			job := strings.Join(argv, "")
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {

@@ -17,7 +17,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "verify CUT", Short: "Read every byte of every copy of a cut, and check its channels again", Args: args(1, 1),
 		Long: "verify reads every object of every copy of a cut, on hosts and in vaults, compares it with its SHA-256, and checks from the images that no\n" +
-			"byte of a connection is lost or there twice. With --read-data every page is decrypted, unpacked and compared with its name as well.",
+			"byte of a connection is lost or duplicated. With --read-data every page is decrypted, unpacked and compared with its name as well.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.Cut = argv[0]
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
