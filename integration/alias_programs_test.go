@@ -16,21 +16,7 @@ http {
 `
 
 // balancerConfig is that of a haproxy that makes a connection for each request.
-const balancerConfig = `global
-  maxconn 200
-defaults
-  mode http
-  timeout connect 60s
-  timeout client 1h
-  timeout server 1h
-frontend in
-  bind %s
-  default_backend web
-backend web
-  option httpclose
-  http-reuse never
-  server nginx %s
-`
+const balancerConfig = haproxyConfig + "  option httpclose\n"
 
 // TestOldAddressesOfPrograms: Debian's nginx, haproxy, mosquitto, and a Redis Cluster of three, with clients that make a connection for each request, after
 // their host has died and its part has moved. haproxy and the nodes of the cluster make connections to old addresses as well. Clients of two hosts go on without an
