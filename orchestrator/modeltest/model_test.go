@@ -50,7 +50,7 @@ func play(t *testing.T, c catalogues) {
 	for i := range commands {
 		what := m.step(t)
 		if lost := m.lost(); len(lost) > 0 {
-			t.Fatalf("seed %d, command %d, %s: %v are gone, and nobody asked for that; before it:\n  %v", seed, i, what, lost, m.history[max(0, len(m.history)-30):])
+			t.Fatalf("seed %d, command %d, %s: %v are gone, and nobody asked for that; before it:\n  %v", seed, i, what, lost, m.history)
 		}
 	}
 	m.everyoneIsBack(t)

@@ -379,6 +379,53 @@ func TestImportsDisplaceNothing(t *testing.T) {
 	rebuilt.CheckThere(t, append(imports, own...)...)
 }
 
+// TestImportBesideImagesInDoubt: an ssctl died after it had committed a cut and before it told anybody; the cut was exported, and its catalogue is put back from an older copy. An import of the
+// archive takes nothing away from the images that hosts and vaults hold of the cut.
+func TestImportBesideImagesInDoubt(t *testing.T) {
+	for _, where := range []string{"hostA", "hostB", "a vault"} {
+		t.Run(where, func(t *testing.T) {
+			f := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA", "hostB")
+			f.AddCut(t, "ring", []string{"hostA"}, "hostB")
+			const vault = "file:///vault"
+			if where == "a vault" {
+				f.Vaults[vault] = f.NewHost(vault)
+				if _, err := f.Catalogue.SetPolicy(t.Context(), "ring", func(p *store.Policy) error { p.Vaults = []string{vault}; return nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			old := f.CopyOf(t)
+			cut := f.AddCut(t, "ring", []string{"hostA"}, "hostB")
+			path := filepath.Join(t.TempDir(), "cut.tar")
+			if _, err := f.Export(t.Context(), orchestrator.ExportOptions{Cut: cut.ID, File: path}); err != nil {
+				t.Fatal(err)
+			}
+			key := images.Key{Job: "ring", Snapshot: cut.ID, Host: "hostA"}
+			files := f.Agents["hostA"].Files(key)
+			for name, h := range f.Agents {
+				delete(h.Cuts, cut.ID) // nobody was told
+				h.Committed[key] = false
+				h.Mark = store.Mark{}
+				if name != where {
+					h.Lose("ring", cut.ID)
+				}
+			}
+			holder := f.Agents[where]
+			if where == "a vault" {
+				holder = f.Vaults[vault]
+				holder.Put(key, files)
+				holder.Epochs[key] = cut.Epoch
+			}
+			before := holder.Files(key)
+			if _, err := old.Import(t.Context(), orchestrator.ImportOptions{File: path}); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "ssctl rm "+cut.ID+" --force") {
+				t.Errorf("the import: %v", err)
+			}
+			if after := holder.Files(key); len(before) == 0 || len(after) != len(before) {
+				t.Errorf("%d files of the cut's were there, and %d are", len(before), len(after))
+			}
+		})
+	}
+}
+
 // TestEveryBitOfACutsManifest: whatever bit of a cut's signed manifest is another one, on every copy, verify finds it and repair signs it again.
 func TestEveryBitOfACutsManifest(t *testing.T) {
 	f := clustertest.NewOnDisk(t, clustertest.ClusterA, "hostA", "hostB")
