@@ -370,6 +370,7 @@ func (r *Restoration) act(act restoration.ActionType) {
 		})
 	case restoration.ActRelease:
 		r.instead(func() {
+			r.letGo()
 			if err := os.RemoveAll(r.dir); err != nil {
 				r.a.log.Error("work folder of a restore", "job", r.job(), "restore", r.plan.ID, "error", err)
 			}
@@ -377,6 +378,16 @@ func (r *Restoration) act(act restoration.ActionType) {
 			close(r.rest)
 			r.post(restoreEvent{released: true})
 		})
+	}
+}
+
+// letGo ends what the fence began where nothing was resumed or stopped, as on a host whose members have all moved away: as long as it lasts the host does
+// not look for old copies of its own.
+func (r *Restoration) letGo() {
+	ctx, cancel := cleanup(context.Background())
+	defer cancel()
+	if err := r.a.standings.undo(ctx, r.job()); err != nil {
+		r.a.log.Error("blocks of a restore that is over", "job", r.job(), "restore", r.plan.ID, "error", err)
 	}
 }
 

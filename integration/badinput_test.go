@@ -350,16 +350,18 @@ func (f *badInput) outside() {
 	}
 }
 
-// failedDump has CRIU fail in the midst of it, at what nobody can see beforehand: the job's other members are dumped by then.
+// failedDump has CRIU fail in the midst of it, at what nobody can see beforehand: the job's other members are dumped by then. What can be seen beforehand is
+// refused before the freeze.
 func (f *badInput) failedDump() {
-	for what, words := range map[string][]string{"mapped": {"while dumping", "anon_inode:bpf-map"}, "secret": {"maps secret memory", "mlock"}} {
+	f.Host("hostB").FailDumps(true)
+	f.refuse(9, []string{"while dumping", lab.FailedDump, "hostB", "the job runs on"}, "snapshot", "words")
+	f.mustFlow("after a failed dump", theLease+noise)
+	f.Host("hostB").FailDumps(false)
+	f.nothingLeft()
+	for what, words := range map[string][]string{"mapped": {"maps a bpf-map", "unmap"}, "secret": {"maps secret memory", "mlock"}} {
 		m := f.hold(what, "hostB", what)
-		if words[0] == "while dumping" {
-			f.refuse(9, append(words, "hostB", "the job runs on"), "snapshot", "words")
-		} else { // seen before the freeze
-			f.refuseUntouched(4, append(words, "hostB", "the job runs on"), "snapshot", "words")
-		}
-		f.mustFlow("after a failed dump", theLease+noise)
+		f.refuseUntouched(4, append(words, "hostB", "the job runs on"), "snapshot", "words")
+		f.mustFlow("after a snapshot that was refused", theLease+noise)
 		f.nothingLeft()
 		for _, p := range f.processes("hostB") {
 			if strings.Contains(p.command, holdWord) {

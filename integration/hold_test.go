@@ -55,7 +55,7 @@ func holdIOUring() error {
 	return nil
 }
 
-// holdMapped maps a BPF map (bpf(2)) and closes its descriptor: CRIU does not dump such a mapping, and nothing of ours looks for it beforehand.
+// holdMapped maps a BPF map (bpf(2)) and closes its descriptor.
 func holdMapped() error {
 	const flags = unix.BPF_F_MMAPABLE
 	attr := [5]uint32{unix.BPF_MAP_TYPE_ARRAY, 4, 8, 512, flags} // kind, sizes of keys and of values, entries

@@ -240,3 +240,43 @@ func identityOf(t *testing.T, pid int) map[string]any {
 	}
 	return map[string]any{"pid": pid, "start_ticks": json.Number(fields[19]), "boot_id": strings.TrimSpace(string(boot))}
 }
+
+// TestMovedOnWhileAHostIsAway needs root. A job leaves a host that does not answer, and then the host where it stood since. That one keeps nothing of the restore: it
+// drops no packets any more, and finds and ends an old copy of a member that is started there later.
+func TestMovedOnWhileAHostIsAway(t *testing.T) {
+	c := newCluster(t, "hostA", "hostB", "hostC", "hostD")
+	j := c.newJob("moves")
+	j.serve("moving", "hostA", "sleep", "1000003")
+	j.serve("staying", "hostB", "sleep", "1000004")
+	first := j.snapshot().Cut
+	c.Agent("hostA").Kill()
+	j.restore(first, "hostA=hostC")
+	j.restore(j.snapshot().Cut, "hostC=hostD")
+	await(t, "blocks lifted on hostC", func() string {
+		for _, leak := range c.Leaks() {
+			if strings.HasPrefix(leak, "hostC: ") && strings.Contains(leak, "ssblock") {
+				return leak
+			}
+		}
+		return ""
+	})
+	j.serve("late", "hostC", "sleep", "1000005")
+	cut := j.snapshot().Cut
+	c.Host("hostC").CutNetwork()
+	j.restore(cut, "hostC=hostB")
+	if len(j.instances("hostC", "sleep")) == 0 {
+		t.Fatal("there is no old copy")
+	}
+	c.Host("hostC").HealNetwork()
+	c.Agent("hostA").Start()
+	for _, host := range []string{"hostA", "hostC"} {
+		await(t, "the end of the old copy on "+host, func() string {
+			if pids := j.instances(host, "sleep"); len(pids) > 0 {
+				return fmt.Sprintf("processes %v", pids)
+			}
+			return ""
+		})
+	}
+	j.end()
+	c.checkLeaks()
+}

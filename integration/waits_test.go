@@ -182,10 +182,12 @@ func TestWaitsOfAJob(t *testing.T) {
 	j.snapshot()
 	j.undisturbed(m, "after a snapshot of the restored job")
 
-	j.hold("mapped", "hostB", "mapped")
-	if out, _, exit := c.Ctl("snapshot", j.name); exit == 0 {
-		t.Fatalf("a snapshot of what CRIU cannot dump has succeeded: %s", out)
+	j.serve("beside", "hostB", "sleep", "1000003") // so that hostB takes part
+	c.Host("hostB").FailDumps(true)
+	if out, stderr, exit := c.Ctl("snapshot", j.name); exit == 0 || !strings.Contains(stderr, lab.FailedDump) {
+		t.Fatalf("a snapshot in whose midst CRIU fails ends with exit code %d: %s\n%s", exit, out, stderr)
 	}
+	c.Host("hostB").FailDumps(false)
 	j.undisturbed(m, "after a snapshot that failed on another host")
 	j.end()
 	c.checkLeaks()

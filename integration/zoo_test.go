@@ -88,6 +88,7 @@ var zooRefused = map[string][]string{
 	"own_mount":        {"mount namespace"},
 	"clone_fs":         {"CLONE_FS"},
 	"bpf_map":          {"bpf-map"},
+	"bpf_mapped":       {"maps a bpf-map"},
 	"bpf_prog":         {"bpf-prog"},
 	"append_only":      {"chattr -a"},
 	"vsock":            {"AF_VSOCK"},

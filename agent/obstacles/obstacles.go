@@ -171,6 +171,8 @@ func (s *survey) mappings(pid int) {
 			s.add(pid, "uses System V shared memory (%s) of the host's own IPC namespace, which other programs share: start the program with ssctl run, which gives it a namespace of its own", path)
 		case strings.HasPrefix(path, "/secretmem"):
 			s.add(pid, "maps secret memory (memfd_secret), which the kernel shows to nobody else: have it use ordinary memory, locked with mlock")
+		case strings.HasPrefix(path, "anon_inode:"):
+			s.add(pid, "maps a %s of the kernel, which CRIU can't dump, whether its descriptor is open or closed: have it unmap that, or run it without", strings.Trim(strings.TrimPrefix(path, "anon_inode:"), "[]"))
 		case isDevice(path):
 			s.add(pid, "maps the device %s, whose state CRIU can't save: close it before the snapshot, or run it without", path)
 		}

@@ -19,49 +19,70 @@ const criuPath = "/opt/ss/criu/bin/criu"
 //go:embed testdata/prlimit.c
 var prlimitSource []byte
 
-// criu is the CRIU that the lab's agents are to use; "" leaves it to them. Where the machine's root lacks CAP_SYS_RESOURCE, CRIU
-// cannot read the limits of a process of another user (prlimit(2)), and so dumps none. There it gets a stand-in for that call, for tests only,
-// and the test's output says so.
+// criu is the CRIU that the lab's agents are to use; "" leaves it to them. It is a script that starts the real one, so that FailDumps can make it fail. Where
+// the machine's root lacks CAP_SYS_RESOURCE, CRIU cannot read the limits of a process of another user (prlimit(2)), and so dumps none. There it gets a
+// stand-in for that call, for tests only, and the test's output says so.
 func (l *Lab) criu() (string, error) {
 	path := criuPath
 	if _, err := os.Stat(path); err != nil {
-		path = ""
-	}
-	has, err := hasCapability(unix.CAP_SYS_RESOURCE)
-	if err != nil || has {
-		return path, err
-	}
-	if path == "" {
 		path, _ = exec.LookPath("criu")
 	}
 	if path == "" {
 		return "", nil // the agent says what is missing, and what to do
 	}
-	gcc, _ := exec.LookPath("gcc")
-	if gcc == "" {
-		l.tb.Logf("lab: root lacks CAP_SYS_RESOURCE here and there is no gcc to build a stand-in: members of other users cannot be dumped")
-		return path, nil
-	}
 	wrapper := filepath.Join(l.dir, "criu")
 	if _, err := os.Stat(wrapper); err == nil {
 		return wrapper, nil
 	}
-	l.tb.Logf("lab: root lacks CAP_SYS_RESOURCE here: CRIU runs with a preloaded prlimit(2) that answers from /proc/PID/limits")
+	has, err := hasCapability(unix.CAP_SYS_RESOURCE)
+	if err != nil || has {
+		return wrapper, errors.Join(err, l.wrapCRIU(wrapper, path, ""))
+	}
+	gcc, _ := exec.LookPath("gcc")
+	if gcc == "" {
+		l.tb.Logf("lab: root lacks CAP_SYS_RESOURCE here and there is no gcc to build a stand-in: members of other users cannot be dumped")
+	} else {
+		l.tb.Logf("lab: root lacks CAP_SYS_RESOURCE here: CRIU runs with a preloaded prlimit(2) that answers from /proc/PID/limits")
+	}
 	return wrapper, l.wrapCRIU(wrapper, path, gcc)
 }
 
-// wrapCRIU builds the stand-in and makes wrapper, a script that starts criu with it.
+// failDumps is the file on a host that makes its CRIU fail.
+const failDumps = "/srv/criu-fails"
+
+// FailedDump is what CRIU says of a dump on a host for which FailDumps was called.
+const FailedDump = "fault: Dump VMA pages failure"
+
+// FailDumps makes every dump of a process's memory on the host fail from now on, or no longer: CRIU has faults of its own for its tests
+// (FI_DUMP_PAGES of its criu/include/fault-injection.h). Nothing of the agent can know it before.
+func (h *Host) FailDumps(fail bool) {
+	h.lab.tb.Helper()
+	path := h.Path(failDumps)
+	err := os.Remove(path)
+	if fail {
+		err = os.WriteFile(path, nil, 0o600)
+	}
+	if err != nil {
+		h.lab.tb.Fatalf("lab: make CRIU fail on %s: %v", h.Name, err)
+	}
+}
+
+// wrapCRIU makes wrapper, a script that starts criu. With a gcc, it builds the stand-in for prlimit and has criu use it.
 func (l *Lab) wrapCRIU(wrapper, criu, gcc string) error {
-	source, library := filepath.Join(l.dir, "prlimit.c"), filepath.Join(l.dir, "prlimit.so")
-	if err := os.WriteFile(source, prlimitSource, 0o600); err != nil {
-		return fmt.Errorf("the stand-in for prlimit: %w", err)
+	preload := ""
+	if gcc != "" {
+		source, library := filepath.Join(l.dir, "prlimit.c"), filepath.Join(l.dir, "prlimit.so")
+		if err := os.WriteFile(source, prlimitSource, 0o600); err != nil {
+			return fmt.Errorf("the stand-in for prlimit: %w", err)
+		}
+		if out, err := exec.CommandContext(context.Background(), gcc, "-shared", "-fPIC", "-O2", "-Wall", "-o", library, source, "-ldl").CombinedOutput(); err != nil {
+			return fmt.Errorf("build the stand-in for prlimit: %w\n%s", err, out)
+		}
+		preload = "LD_PRELOAD='" + library + "' "
 	}
-	if out, err := exec.CommandContext(context.Background(), gcc, "-shared", "-fPIC", "-O2", "-Wall", "-o", library, source, "-ldl").CombinedOutput(); err != nil {
-		return fmt.Errorf("build the stand-in for prlimit: %w\n%s", err, out)
-	}
-	script := fmt.Sprintf("#!/bin/sh\nLD_PRELOAD='%s' exec '%s' \"$@\"\n", library, criu)
+	script := fmt.Sprintf("#!/bin/sh\n[ -e %s ] && export CRIU_FAULT=3\n%sexec '%s' \"$@\"\n", failDumps, preload, criu)
 	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
-		return fmt.Errorf("the stand-in for prlimit: %w", err)
+		return fmt.Errorf("the lab's CRIU: %w", err)
 	}
 	return nil
 }

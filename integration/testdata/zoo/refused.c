@@ -103,6 +103,14 @@ static void bpf_map(void) {
 	a = must(syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof attr), "bpf");
 }
 
+static void bpf_mapped(void) {
+	union bpf_attr attr = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8, .max_entries = 512, .map_flags = BPF_F_MMAPABLE};
+	int map = must(syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof attr), "bpf");
+	if (mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, map, 0) == MAP_FAILED)
+		must(-1, "mmap");
+	close(map);
+}
+
 static void bpf_prog(void) {
 	struct bpf_insn code[] = {{.code = 0xb7}, {.code = 0x95}}; // r0 = 0; exit
 	union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_SOCKET_FILTER, .insns = (uintptr_t)code, .insn_cnt = 2, .license = (uintptr_t) "GPL"};
@@ -185,7 +193,7 @@ static void landlock_ruleset(void) {
 const struct mode refused_modes[] = {
 	{"udp_cork", udp_cork}, {"epoll_closed", epoll_closed}, {"netlink_unread", netlink_unread}, {"oob_inline", oob_inline}, {"packet_pipe", packet_pipe},
 	{"own_uts", own_uts}, {"own_time", own_time}, {"own_net", own_net}, {"own_ipc", own_ipc}, {"own_mount", own_mount}, {"own_cgroup", own_cgroup},
-	{"own_user", own_user}, {"own_pid", own_pid}, {"clone_vm", clone_vm}, {"clone_fs", clone_fs}, {"bpf_map", bpf_map},
+	{"own_user", own_user}, {"own_pid", own_pid}, {"clone_vm", clone_vm}, {"clone_fs", clone_fs}, {"bpf_map", bpf_map}, {"bpf_mapped", bpf_mapped},
 	{"bpf_prog", bpf_prog}, {"secret_memory", secret_memory}, {"tcp_in_flight", tcp_in_flight}, {"append_only", append_only}, {"message_queue", message_queue},
 	{"vsock", vsock}, {"mptcp", mptcp}, {"io_uring", io_uring}, {"perf", perf}, {"uffd", uffd}, {"device", device},
 	{"tty_master_closed", tty_master_closed}, {"mount_fd", mount_fd}, {"own_mounts", own_mounts}, {"landlock_ruleset", landlock_ruleset}, {0},
