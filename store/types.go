@@ -162,19 +162,20 @@ type CutHost struct {
 
 // CutMember is one member in a cut.
 type CutMember struct {
-	Name       string   `json:"name"`
-	Command    []string `json:"command"`
-	Env        []string `json:"env,omitempty"`
-	Dir        string   `json:"dir,omitempty"`
-	Log        string   `json:"log,omitempty"`
-	Folders    []string `json:"folders,omitempty"` // whose files are part of the cut
-	Aliases    Aliases  `json:"aliases,omitempty"`
-	Names      Aliases  `json:"names,omitempty"` // the reverse: an address in use to the one under which its programs know it
-	Pid        int      `json:"pid"`
-	InnerPid   int      `json:"inner_pid"`
-	ImageBytes int64    `json:"image_bytes"`
-	FrozenMs   float64  `json:"frozen_ms"` // how long it stood still
-	StallMs    float64  `json:"stall_ms"`  // how long its channels did
+	Name    string   `json:"name"`
+	Command []string `json:"command"`
+	Env     []string `json:"env,omitempty"`
+	Dir     string   `json:"dir,omitempty"`
+	Log     string   `json:"log,omitempty"`
+	Folders []string `json:"folders,omitempty"` // whose files are part of the cut
+	Aliases Aliases  `json:"aliases,omitempty"`
+	Names   Aliases  `json:"names,omitempty"` // the reverse: an address in use to the one under which its programs know it
+	Pid     int      `json:"pid"`
+	// InnerPid is 0 in cuts that are taken today, and nothing reads it. It stays, because a signed manifest is only read in the form it was signed in.
+	InnerPid   int     `json:"inner_pid"`
+	ImageBytes int64   `json:"image_bytes"`
+	FrozenMs   float64 `json:"frozen_ms"` // how long it stood still
+	StallMs    float64 `json:"stall_ms"`  // how long its channels did
 
 	Memory CutMemory `json:"memory,omitzero"` // absent from cuts of earlier versions
 }
