@@ -100,14 +100,18 @@ func (w *work) outside(socks []Socket) map[Conn]string {
 		if w.policy(Conn{s.Local, s.Remote}) != marker.OutsideRefuse {
 			continue
 		}
-		what := "no host of the job"
+		what, remedy := "no host of the job", "close it, make its other end a member, or let it be restored as closed (ssctl job set --outside close)"
+		if s.Remote.Addr().Is6() && s.Remote.Addr().IsLinkLocalUnicast() {
+			what = "a link-local address, by which no host of the job is known"
+			remedy = "have it connect to another address of that host, or let it be restored as closed (ssctl job set --outside close)"
+		}
 		switch peer := w.peerOf(s.Remote.Addr()); {
 		case peer == w.a.cfg.Host || s.Remote.Addr().IsLoopback():
 			what = "no member of the job"
 		case peer != "":
 			continue
 		}
-		out[Conn{s.Local, s.Remote}] = fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: close it, make its other end a member, or let it be restored as closed (ssctl job set --outside close)", s.Pid, s.Command, s.Remote, what)
+		out[Conn{s.Local, s.Remote}] = fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: %s", s.Pid, s.Command, s.Remote, what, remedy)
 	}
 	return out
 }

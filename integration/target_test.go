@@ -186,6 +186,8 @@ func TestObjectsComeBack(t *testing.T) {
 		{kind: "serve-reuseport", argument: "0.0.0.0:PORT"},
 		{kind: "udp", argument: "0.0.0.0:PORT"},
 		{kind: "bound", argument: "PORT"},
+		{kind: "ghost", argument: "314572800"},
+		{kind: "ghost", argument: "4294967296", refused: []string{"/srv/ghost", "4096 MiB", "no name any more", "give it a name"}},
 		{kind: "mqueue", refused: []string{"POSIX message queue /ss-object", "close it"}},
 		{kind: "packets", refused: []string{"pipe of packets"}},
 		{kind: "unspeakable", refused: []string{`"/srv/\xff\xfe"`, "not UTF-8", "rename it"}},
@@ -236,6 +238,8 @@ func TestTargetIsPlanned(t *testing.T) {
 		{"another network", (*targets).anotherNetwork},
 		{"the member that holds a port", (*targets).holderOfPort},
 		{"what a killed CRIU left", (*targets).leftLink},
+		{"connected datagram sockets", (*targets).datagramPairs},
+		{"link-local addresses", (*targets).linkLocal},
 	} {
 		c.play(t, tt.name, tt.test)
 	}
@@ -335,6 +339,62 @@ func (c *targets) leftLink() {
 	j.end()
 	c.on("hostA", "rm", path)
 	c.on("hostC", "rm", path)
+}
+
+// datagramPairs has datagram sockets that are connected to each other: of two members on one host, and of two hosts.
+func (c *targets) datagramPairs() {
+	a, b := c.Host("hostA").Addr().String(), c.Host("hostB").Addr().String()
+	c.made++
+	j := c.newJob(fmt.Sprintf("target%d", c.made))
+	for _, x := range []struct{ host, own, peer, other string }{{"hostA", a, "hostA", a}, {"hostA", a, "hostB", b}} {
+		own, other := x.own+":"+c.port(), x.other+":"+c.port()
+		for _, end := range []struct{ host, argument string }{{x.host, own + ">" + other}, {x.peer, other + ">" + own}} {
+			j.serve(fmt.Sprintf("pair%d", len(j.members)), end.host, c.object, "udp-pair", end.argument)
+		}
+	}
+	j.awaitProgress()
+	cut := j.snapshot().Cut
+	j.comesBack(cut)
+	j.comesBack(cut, "hostA=hostC")
+	j.end()
+}
+
+// linkLocal has a connection over link-local IPv6 addresses, which say nothing of which host has them: it is refused before the freeze, with what to do.
+func (c *targets) linkLocal() {
+	fields := strings.Fields(c.on("hostA", "ip", "-6", "-o", "addr", "show", "scope", "link"))
+	if len(fields) < 4 {
+		c.t.Fatalf("hostA has no link-local address: %q", fields)
+	}
+	own, _, _ := strings.Cut(fields[3], "/")
+	port := c.port()
+	const program = `import socket, sys, time
+at = (sys.argv[2], int(sys.argv[4]), 0, socket.if_nametoindex(sys.argv[3]))
+s = socket.socket(socket.AF_INET6)
+if sys.argv[1] == "serve":
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(at)
+    s.listen()
+    c, _ = s.accept()
+else:
+    while s.connect_ex(at) != 0:
+        time.sleep(0.05)
+n = 0
+while True:
+    n += 1
+    print("progress", n, flush=True)
+    time.sleep(0.05)
+`
+	c.made++
+	j := c.newJob(fmt.Sprintf("target%d", c.made))
+	j.serve("server", "hostA", "/usr/bin/python3", "-u", "-c", program, "serve", own, fields[1], port)
+	device := strings.Fields(c.on("hostB", "ip", "-6", "-o", "addr", "show", "scope", "link"))[1]
+	j.serve("client", "hostB", "/usr/bin/python3", "-u", "-c", program, "dial", own, device, port)
+	j.awaitProgress()
+	f := badInput{job: j}
+	f.refuseUntouched(4, []string{"is a link-local address", "connect to another address of that host", "the job runs on"}, "snapshot", j.name)
+	j.MustCtl("job", "set", j.name, "--outside", "close")
+	j.snapshot()
+	j.end()
 }
 
 func (c *targets) fifo() {

@@ -392,6 +392,24 @@ static void pty(void)
 	tell(check_pty);
 }
 
+/* ghost holds a large file with a hole, which has no name any more. */
+static void check_ghost(void)
+{
+	char c = 0;
+	errno = 0;
+	if (pread(one, &c, 1, atoll(argument) - 1) != 1 || c != 'e' || pread(one, &c, 1, 0) != 1 || c != 'b' || pread(one, &c, 1, 1 << 20) != 1 || c != 0)
+		fail("the file is another one");
+}
+
+static void ghost(void)
+{
+	one = must(open("/srv/ghost", O_RDWR | O_CREAT | O_EXCL, 0600), "open");
+	if (pwrite(one, "b", 1, 0) != 1 || pwrite(one, "e", 1, atoll(argument) - 1) != 1)
+		fail("write");
+	must(unlink("/srv/ghost"), "unlink");
+	tell(check_ghost);
+}
+
 /* Ports. */
 
 static struct sockaddr_in at;
@@ -453,6 +471,40 @@ static void udp(void)
 	one = must(socket(AF_INET, SOCK_DGRAM, 0), "socket");
 	must(bind(one, (struct sockaddr *)&at, sizeof at), "bind");
 	tell(check_udp);
+}
+
+/*
+ * datagrams is one end of two datagram sockets that are connected to each other. The argument is OWN-ADDRESS:PORT>OTHER-ADDRESS:PORT. A datagram that was on its way
+ * at a cut may be lost, so each end sends again until it has heard of the other.
+ */
+static void check_datagrams(void)
+{
+	struct pollfd p = { .fd = one, .events = POLLIN };
+	char c = 'x';
+	for (int i = 0; i < 500; i++) {
+		if (send(one, &c, 1, 0) < 0 && errno != ECONNREFUSED)
+			fail("send");
+		if (must(poll(&p, 1, 100), "poll") == 0)
+			continue;
+		if (recv(one, &c, 1, 0) == 1)
+			return;
+		if (errno != ECONNREFUSED)
+			fail("recv");
+		nap(); /* it is not there yet */
+	}
+	fail("the other end is silent");
+}
+
+static void datagrams(void)
+{
+	const char *both = argument;
+	address();
+	one = must(socket(AF_INET, SOCK_DGRAM, 0), "socket");
+	must(bind(one, (struct sockaddr *)&at, sizeof at), "bind");
+	argument = strchr(both, '>') + 1;
+	address();
+	must(connect(one, (struct sockaddr *)&at, sizeof at), "connect");
+	tell(check_datagrams);
 }
 
 /* bound holds a socket that has a port, and neither listens nor is connected. */
@@ -545,7 +597,9 @@ int main(int argc, char **argv)
 	/* Whoever shares the port may get a client: this one has none. */
 	KIND("listen-reuseport", serve(1, 1, nothing));
 	KIND("udp", udp());
+	KIND("udp-pair", datagrams());
 	KIND("bound", bound());
+	KIND("ghost", ghost());
 	KIND("mqueue", queue());
 	KIND("packets", packets());
 	KIND("unspeakable", unspeakable());
