@@ -6,19 +6,21 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // Folders that programs of the whole system share (Filesystem Hierarchy Standard 3.0). A restore of a job would take packages, accounts, logs and the data of
 // other services back to the cut, and remove what came since. A job may have a folder of its own in them, as PostgreSQL has /var/lib/postgresql.
 var systemFolders = []string{
-	"/bin", "/boot", "/dev", "/dev/shm", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/root", "/run", "/run/lock", "/run/user", "/sbin", "/sys", "/tmp",
+	"/bin", "/boot", "/dev", "/dev/shm", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", proc.Root, "/root", "/run", "/run/lock", "/run/user", "/sbin", "/sys", "/tmp",
 	"/usr", "/usr/bin", "/usr/include", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/libx32", "/usr/local", "/usr/local/bin", "/usr/local/etc", "/usr/local/lib",
 	"/usr/local/sbin", "/usr/local/share", "/usr/sbin", "/usr/share", "/usr/src",
 	"/var", "/var/backups", "/var/cache", "/var/lib", "/var/lib/dpkg", "/var/lib/rpm", "/var/lib/systemd", "/var/local", "/var/log", "/var/mail", "/var/opt", "/var/run", "/var/spool", "/var/tmp",
 }
 
 // Folders in which nothing is a job's.
-var systemTrees = []string{"/boot", "/proc", "/sys", "/var/lib/dpkg", "/var/lib/rpm", "/var/lib/systemd"}
+var systemTrees = []string{"/boot", proc.Root, "/sys", "/var/lib/dpkg", "/var/lib/rpm", "/var/lib/systemd"}
 
 // ofTheSystem says why a folder cannot be a member's: it is a folder of the system's, or contains one, or is in one that holds nothing else.
 func ofTheSystem(dir string) error {

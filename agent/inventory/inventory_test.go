@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,7 +121,8 @@ func TestWhatCannotBeSetIsNamed(t *testing.T) {
 	gone := inv.Sockets[0]
 	gone.Descriptor = 1 << 19
 	inv.Sockets = append(inv.Sockets, gone)
-	inv.Threads[0].Personality = "0040000"
+	first := slices.IndexFunc(inv.Threads, func(th Thread) bool { return th.Thread == th.Process }) // process numbers begin again at some time
+	inv.Threads[first].Personality = "0040000"
 	left, err := inv.Apply(t.Context(), []int{os.Getpid()})
 	if err != nil {
 		t.Fatal(err)

@@ -27,8 +27,6 @@ type loss struct {
 // elsewhere has its test there: System V IPC in TestSystemV, files and folders in TestFilesOfACut, and in TestZoo pipes to other programs, EFD_SEMAPHORE,
 // mounts of the cell, subreapers, and what the kernel does not tell (Landlock, session keyrings, memory policy).
 func TestPlantedLosses(t *testing.T) {
-	runtime.LockOSThread()
-	t.Cleanup(runtime.UnlockOSThread)
 	rows := map[string]loss{
 		"TCP_WINDOW_CLAMP":        {hold: windowClamp},
 		"segment size":            {hold: smallSegments, named: "the segment size was 65483 and is "},
@@ -77,6 +75,8 @@ func TestPlantedLosses(t *testing.T) {
 }
 
 func (l loss) plant(t *testing.T) {
+	runtime.LockOSThread() // some losses are of one thread alone
+	defer runtime.UnlockOSThread()
 	lose, back := l.hold(t)
 	inv := through(t, take(t))
 	if l.named != "" && len(inv.Unread) == 0 { // of what is always lost there is nothing to compare

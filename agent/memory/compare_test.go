@@ -40,6 +40,11 @@ func bothWays(t *testing.T, churn string, seed int) {
 	r := newRig(t)
 	log := filepath.Join(r.dir, "churn.log")
 	m := r.start(churn, strconv.Itoa(seed), "10000", "100", log)
+	defer func() {
+		if text, err := os.ReadFile(log); t.Failed() && err == nil { // a program that is gone has said why
+			t.Logf("the program says:\n%s", text[max(0, len(text)-1000):])
+		}
+	}()
 	var last string
 	for cut := 0; cut < 4; cut++ {
 		// Somewhere in its 10,000 steps, which take some seconds.

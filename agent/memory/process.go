@@ -114,7 +114,7 @@ func (p *process) protect(ctx context.Context, s *scanner) ([]agent.PageRange, e
 	}
 	p.known = p.known[:0]
 	for _, m := range maps {
-		if !m.ours() || !s.registered(m.Start) && !p.register(m.PageRange) {
+		if !m.ours() || !s.registered(m.Start) && (!p.unchanged(m) || !p.register(m.PageRange)) {
 			continue
 		}
 		p.known = append(p.known, m.PageRange)
@@ -153,6 +153,16 @@ func (p *process) protectPiece(s *scanner, piece agent.PageRange) (found []agent
 		return nil, err
 	}
 	return found, nil
+}
+
+// unchanged says whether the mapping is still the one that was listed. A list of thousands is old by its end, and to register a part of what is there by then
+// would split that mapping until the next round: a program that moves it as a whole (mremap(2)) fails meanwhile. What changes after this question is not noticed.
+func (p *process) unchanged(m mapping) bool {
+	now, err := proc.RegionAt(p.pid, m.Start)
+	if errors.Is(err, proc.ErrNoRegionAt) {
+		return true // an older kernel: as listed
+	}
+	return err == nil && now.Start == m.Start && now.End == m.End && now.Perms == m.perms && now.Inode == m.inode
 }
 
 // register makes writes to a mapping be noted. Whatever was copied at these addresses before was of another mapping.

@@ -40,6 +40,9 @@ func read(path string) ([]byte, error) {
 	return buf[:n], nil
 }
 
+// Root is where the kernel shows processes.
+const Root = "/proc"
+
 // Self is this process, also where /proc is of another PID namespace and getpid(2) is of no use in it.
 const Self = -1
 

@@ -2,10 +2,14 @@ package proc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Region is a mapping as /proc/PID/maps has it, named or not.
@@ -27,6 +31,50 @@ func Regions(pid int) ([]Region, error) {
 		return nil, fmt.Errorf("parse %s: %w", Path(pid, "maps"), err)
 	}
 	return out, nil
+}
+
+// ErrNoRegionAt says that this kernel does not answer RegionAt.
+var ErrNoRegionAt = errors.New("the kernel does not tell of one mapping (PROCMAP_QUERY, Linux 6.11)")
+
+// procmapQuery is PROCMAP_QUERY of include/uapi/linux/fs.h: _IOWR('f', 17, struct procmap_query).
+const procmapQuery = 0xc0686611
+
+// Of enum procmap_query_flags.
+const (
+	vmaReadable = 1 << iota
+	vmaWritable
+	vmaExecutable
+	vmaShared
+)
+
+// RegionAt asks for the mapping that has an address in it right now. Its name is not told. The error is unix.ENOENT if there is none.
+func RegionAt(pid int, addr uint64) (Region, error) {
+	f, err := os.Open(Path(pid, "maps"))
+	if err != nil {
+		return Region{}, err
+	}
+	defer f.Close()
+	q := struct { // struct procmap_query
+		size, flags, addr                             uint64
+		start, end, vmaFlags, pageSize, offset, inode uint64
+		devMajor, devMinor, vmaNameSize, buildIDSize  uint32
+		vmaName, buildID                              uint64
+	}{addr: addr}
+	q.size = uint64(unsafe.Sizeof(q))
+	switch _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), procmapQuery, uintptr(unsafe.Pointer(&q))); errno {
+	case 0:
+	case unix.ENOTTY:
+		return Region{}, ErrNoRegionAt
+	default:
+		return Region{}, fmt.Errorf("mapping at %x of process %d: %w", addr, pid, errno)
+	}
+	perms := []byte("---p")
+	for i, mark := range []byte("rwxs") {
+		if q.vmaFlags&(vmaReadable<<i) != 0 {
+			perms[i] = mark
+		}
+	}
+	return Region{Start: q.start, End: q.end, Perms: string(perms), Inode: q.inode}, nil
 }
 
 func parseRegions(text []byte) ([]Region, error) {
