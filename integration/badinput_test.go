@@ -381,7 +381,9 @@ func (f *badInput) failedDump() {
 // second asks for a snapshot, and a restore, and more, while a snapshot is on.
 func (f *badInput) second() {
 	var said []string
-	run := f.ctlTrapped("hostB: dumping", func(*lab.Cmd) {
+	f.Host("hostB").HoldDumps(true) // the snapshot lasts as long as the commands take
+	run := f.ctlTrapped("hostB: preparing", func(*lab.Cmd) {
+		defer f.Host("hostB").HoldDumps(false)
 		for _, args := range [][]string{{"snapshot", "words"}, {"restore", f.cut}, {"kill", "words"}, {"run", "words", "--host", "hostA", "--", "sleep", "1"}} {
 			_, stderr, exit := f.Ctl(args...)
 			if exit != 8 || !strings.Contains(stderr, "words") || frozen.MatchString(stderr) {

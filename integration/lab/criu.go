@@ -57,13 +57,28 @@ const FailedDump = "fault: Dump VMA pages failure"
 // (FI_DUMP_PAGES of its criu/include/fault-injection.h). Nothing of the agent can know it before.
 func (h *Host) FailDumps(fail bool) {
 	h.lab.tb.Helper()
-	path := h.Path(failDumps)
+	h.flag(failDumps, fail)
+}
+
+// holdDumps is the file on a host that makes its CRIU wait.
+const holdDumps = "/srv/criu-waits"
+
+// HoldDumps has every CRIU that a snapshot or restore starts on the host wait from now on, until it is called with false.
+func (h *Host) HoldDumps(hold bool) {
+	h.lab.tb.Helper()
+	h.flag(holdDumps, hold)
+}
+
+// flag makes a file that the lab's CRIU looks for, or removes it.
+func (h *Host) flag(name string, on bool) {
+	h.lab.tb.Helper()
+	path := h.Path(name)
 	err := os.Remove(path)
-	if fail {
+	if on {
 		err = os.WriteFile(path, nil, 0o600)
 	}
 	if err != nil {
-		h.lab.tb.Fatalf("lab: make CRIU fail on %s: %v", h.Name, err)
+		h.lab.tb.Fatalf("lab: what CRIU does on %s: %v", h.Name, err)
 	}
 }
 
@@ -80,7 +95,11 @@ func (l *Lab) wrapCRIU(wrapper, criu, gcc string) error {
 		}
 		preload = "LD_PRELOAD='" + library + "' "
 	}
-	script := fmt.Sprintf("#!/bin/sh\n[ -e %s ] && export CRIU_FAULT=3\n%sexec '%s' \"$@\"\n", failDumps, preload, criu)
+	script := fmt.Sprintf(`#!/bin/sh
+[ -e %s ] && export CRIU_FAULT=3
+[ "$1" = swrk ] && while [ -e %s ]; do sleep 0.02; done
+%sexec '%s' "$@"
+`, failDumps, holdDumps, preload, criu)
 	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
 		return fmt.Errorf("the lab's CRIU: %w", err)
 	}
