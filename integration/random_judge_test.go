@@ -11,9 +11,8 @@ import (
 
 // unrecordable are the kinds that no cut can hold, and a word that the refusal has.
 var unrecordable = map[string]string{
-	"uring":  "io_uring",
-	"mptcp":  "multipath TCP",
-	"sealed": "seal",
+	"uring": "io_uring",
+	"mptcp": "multipath TCP",
 }
 
 // cutWords are the words that a refusal of a cut may have, one of them at least; none if the cut is to be taken.

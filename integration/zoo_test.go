@@ -35,7 +35,7 @@ var zooComesBack = []string{
 	"packet_filter", "packet_member", "raw6", "raw_header", "icmp", "udplite", "udp_reuseport", "udp_mapped", "udp_sources", "tcp_fresh", "tcp_bound",
 	"tcp_dual", "tcp_mapped", "tcp_reuseport", "tcp_stopped", "tcp_corked", "tcp_full", "tcp_lowat", "tcp_child", "tcp_device", "deathsig",
 	"tty_master_closed", "hugepage", "sequential", "random", "noreserve", "guard", "zero_shared", "shm_posix", "file_readonly", "memfd_noexec",
-	"memfd_future", "memfd_child", "heap", "title",
+	"memfd_future", "memfd_sealed", "memfd_child", "heap", "title",
 }
 
 // zooNoted are the modes that a restore does not put back and names in a notice, with words of it.
@@ -81,7 +81,6 @@ var zooRefused = map[string][]string{
 	"leader_gone":      {"without its first thread"},
 	"clone_sighand":    {"shares its signal handlers"},
 	"traced":           {"is being traced"},
-	"memfd_sealed":     {"F_SEAL_WRITE"},
 	"led_session":      {"session whose leader"},
 	"unix_backlog":     {"nobody has accepted"},
 	"unix_oob":         {"urgent byte"},

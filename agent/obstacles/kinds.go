@@ -50,28 +50,3 @@ func (s *survey) scheduling(pid int) {
 		}
 	}
 }
-
-// sealed looks for shared mappings of a memfd that must not be written any more. CRIU maps it writable, and the kernel does not seal what is mapped so.
-func (s *survey) sealed(pid int) {
-	for m, err := range proc.Mappings(pid) {
-		if err != nil {
-			return // it ended
-		}
-		if !m.Shared || !strings.HasPrefix(m.Path, "/memfd:") {
-			continue
-		}
-		if seals, err := sealsOf(pid, m.Range); err == nil && seals&unix.F_SEAL_WRITE != 0 {
-			s.add(pid, "maps %s shared and sealed against writing (F_SEAL_WRITE), which CRIU can't restore: map it MAP_PRIVATE, or seal it with F_SEAL_FUTURE_WRITE", strings.TrimSuffix(m.Path, " (deleted)"))
-		}
-	}
-}
-
-// sealsOf reads the seals of the memfd that is mapped there. Nothing waits on a memfd's opening, nor is told of it.
-func sealsOf(pid int, mapping string) (int, error) {
-	fd, err := unix.Open(proc.MappedFile(pid, mapping), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	return unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
-}

@@ -90,7 +90,6 @@ func look(ctx context.Context, m Member) (s *survey, err error) {
 		s.threads(pid)
 		s.scheduling(pid)
 		s.mappings(pid)
-		s.sealed(pid)
 	}
 	s.sharedMemory()
 	return s, errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), s.queues(ctx), ctx.Err())

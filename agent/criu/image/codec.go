@@ -27,6 +27,7 @@ var magicOf = map[string]string{
 	"tty-info":    "TTY_INFO",
 	"fifo-data":   "FIFO_DATA",
 	"ghost-file":  "GHOST_FILE",
+	"memfd":       "MEMFD_INODE",
 	"stats-dump":  "STATS",
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	"golang.org/x/sys/unix"
@@ -16,7 +17,7 @@ import (
 )
 
 // Rewrite makes dst, 0700, hold the images of src with every address in moved replaced by what it maps to: both ends
-// of connections, listening sockets, bound UDP sockets; IPv4, IPv6 and IPv4-mapped alike. What CRIU would not put back as it was is mended on the way (mend.go). moved's addresses
+// of connections, listening sockets, bound UDP sockets; IPv4, IPv6 and IPv4-mapped alike. What CRIU would not put back as it was is mended on the way (mend.go, seal.go). moved's addresses
 // are unmapped. Images that do not change are hard links to src's, or copies where links cannot be; CRIU
 // only ever reads them. Logs and statistics are left behind, for a restore writes its own. src is not touched.
 func (Editor) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr, ends []agent.EndChange) error {
@@ -43,6 +44,10 @@ func (Editor) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr, ends []a
 	if err != nil {
 		return fmt.Errorf("rewrite images: %w", err)
 	}
+	sealed, err := sealedMemfds(src)
+	if err != nil {
+		return fmt.Errorf("rewrite images: %w", err)
+	}
 	for _, e := range entries {
 		if filepath.Ext(e.Name()) != ".img" {
 			continue
@@ -58,6 +63,8 @@ func (Editor) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr, ends []a
 			err = rewriteStream(from, to)
 		case name == root:
 			err = rewriteRoot(from, to)
+		case len(sealed) > 0 && strings.HasPrefix(name, "mm-"):
+			err = rewriteMappings(from, to, sealed)
 		default:
 			err = linkFile(from, to)
 		}

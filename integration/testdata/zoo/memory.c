@@ -258,6 +258,12 @@ static void memfd_future_check(void) {
 	expect(!memcmp(m, "inside", 6), "other content");
 }
 static void memfd_sealed_make(void) { memfd_write_sealed(F_SEAL_WRITE); }
+static void memfd_sealed_check(void) {
+	expect(fcntl(a, F_GET_SEALS) == F_SEAL_WRITE, "seals %#x", fcntl(a, F_GET_SEALS));
+	expect(!memcmp(m, "inside", 6), "other content");
+	expect(mprotect(m, SIZE, PROT_READ | PROT_WRITE) < 0 && errno == EACCES, "it can be made writable");
+	expect(pwrite(a, "x", 1, 0) < 0 && errno == EPERM, "it can be written");
+}
 static void memfd_child_make(void) { // a child writes, and the parent maps it as well
 	a = must(memfd_create("zoo", 0), "memfd_create");
 	must(ftruncate(a, SIZE), "ftruncate");
@@ -294,7 +300,7 @@ const struct mode memory_modes[] = {
 	{"noreserve", noreserve_make, noreserve_check}, {"mlockall", mlockall_make, mlockall_check},
 	{"guard", guard_make, guard_check}, {"sealed", sealed_make, sealed_check}, {"zero_shared", zero_shared_make, zero_shared_check},
 	{"shm_posix", shm_posix_make, shm_posix_check}, {"file_readonly", file_readonly_make, file_readonly_check},
-	{"memfd_noexec", memfd_noexec_make, memfd_noexec_check}, {"memfd_future", memfd_future_make, memfd_future_check}, {"memfd_sealed", memfd_sealed_make},
+	{"memfd_noexec", memfd_noexec_make, memfd_noexec_check}, {"memfd_future", memfd_future_make, memfd_future_check}, {"memfd_sealed", memfd_sealed_make, memfd_sealed_check},
 	{"memfd_child", memfd_child_make, shared_check}, {"heap", heap_make, heap_check}, {"title", title_make, title_check},
 	{"dontfork", dontfork_make, dontfork_check}, {"wipeonfork", wipeonfork_make, wipeonfork_check}, {"dontdump", dontdump_make, dontdump_check},
 	{"nohugepage", nohugepage_make, nohugepage_check}, {"mergeable", mergeable_make, mergeable_check}, {"ksm", ksm_make, ksm_check},
