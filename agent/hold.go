@@ -26,8 +26,12 @@ const newConnections = ""
 func (w *work) hold(ctx context.Context) (marker.Event, error) {
 	limit := time.NewTimer(w.open.Settle)
 	defer limit.Stop()
-	var held []netip.AddrPort
-	for pause := holdPoll; ; pause = min(pause*2, holdPollMost) {
+	// What listened while the host prepared is held before the first look, so that one look is enough where nothing has changed.
+	held, err := w.holdListeners(ctx, w.listed, nil)
+	if err != nil {
+		return nil, err
+	}
+	for pause := holdPoll; ; pause = min(max(pause*2, holdPoll), holdPollMost) {
 		socks, err := w.sockets(ctx)
 		if err != nil {
 			return nil, err
@@ -40,6 +44,9 @@ func (w *work) hold(ctx context.Context) (marker.Event, error) {
 		pending := slices.DeleteFunc(socks, func(s Socket) bool { return !s.HalfOpen })
 		if len(fresh) == 0 && len(pending) == 0 {
 			return marker.HoldDone{Key: w.key}, nil
+		}
+		if len(fresh) > 0 {
+			pause = 0 // what came in before they were held shows at once
 		}
 		select {
 		case <-time.After(pause):

@@ -69,6 +69,7 @@ type work struct {
 	reports  []MemberReport
 	settled  map[string]bool
 	holds    bool // SYNs are held (M1a)
+	listed   []Socket // what the members had while the host prepared
 }
 
 func (r *runner) newWork(key marker.Key) *work {
@@ -265,6 +266,7 @@ func (w *work) obstacles(ctx context.Context) (found []string, size int64, err e
 	if err != nil {
 		return nil, 0, err
 	}
+	w.listed = socks
 	for _, m := range w.members {
 		obs, err := w.a.cfg.Cells.Obstacles(ctx, m)
 		if err != nil {
