@@ -68,7 +68,7 @@ type work struct {
 	stores   bool // ActStore has begun
 	reports  []MemberReport
 	settled  map[string]bool
-	holds    bool // SYNs are held (M1a)
+	holds    bool     // SYNs are held (M1a)
 	listed   []Socket // what the members had while the host prepared
 }
 

@@ -503,3 +503,49 @@ func TestKilledAgentRestoring(t *testing.T) {
 	t.Logf("CRIU was gone %v after its agent", took)
 	eventually(t, "the restored tree to be gone", func() bool { return len(cgroupTasks(c2.member.Cgroup)) == 0 })
 }
+
+// TestLostSocket: a keeper that does not get the socket of go-criu, as package syscall has closed its number in the child, is started again.
+func TestLostSocket(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name  string
+		times int
+	}{{"twice", 2}, {"always", 1000}} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSubject(t)
+			dir := t.TempDir()
+			script, starts := filepath.Join(dir, "keeper"), filepath.Join(dir, "starts")
+			// go-criu's arguments are ORDER swrk DESCRIPTOR.
+			body := fmt.Sprintf("echo >>%s\nif [ $(wc -l <%s) -le %d ]; then eval \"exec $3>&-\"; fi\nexec %s criu-exec \"$@\"\n", starts, starts, tt.times, exe)
+			if err := os.WriteFile(script, []byte(body), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r, err := New(Config{Path: criuPath(), Exe: []string{"/bin/bash", script}, WorkDir: t.TempDir(), LogLevel: debugLog})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.freeze()
+			d, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(s.member), Dir: imageDir(t), LockFile: lockFile(t)})
+			if tt.times > startsMost {
+				if err == nil || !strings.Contains(err.Error(), errNoSocket.Error()) {
+					t.Errorf("without a socket: %v", err)
+				}
+				s.unharmed()
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.Run(testContext(t), uncounted, func() {}); err != nil {
+				t.Error(err)
+			}
+			s.unharmed()
+			if b, _ := os.ReadFile(starts); len(b) != tt.times+1 {
+				t.Errorf("%d starts", len(b))
+			}
+		})
+	}
+}

@@ -92,12 +92,24 @@ func ExecMain(args []string) int {
 	k := &keeper{order: o, socket: fd, pipe: pipe}
 	k.tell(news{Keeper: os.Getpid()}) // whatever may hold it up comes after this
 	status, err := k.run()
+	if errors.Is(err, errNoSocket) {
+		return statusNoSocket
+	}
 	if err != nil {
 		k.tell(news{Keeper: os.Getpid(), Fault: err.Error()})
 		return 1
 	}
 	return status
 }
+
+// errNoSocket: the descriptor that go-criu named is not here. go-criu passes its socket by number, and package syscall, which starts the keeper, knows
+// nothing of it: in the child it moves the descriptors that it does know (forkAndExecInChild: to the first number above stdin, stdout and
+// stderr), and closes what stands there. That happens when the agent closes a descriptor with a lower number between the making of the socket and
+// the start, once in some 4,000 snapshots of a busy agent. Nothing has been done then, so it is done once more.
+var errNoSocket = errors.New("the socket of go-criu is gone")
+
+// statusNoSocket is the keeper's exit status for it: EX_TEMPFAIL of sysexits.h.
+const statusNoSocket = 75
 
 type keeper struct {
 	order
@@ -128,7 +140,7 @@ func (k *keeper) run() (int, error) {
 		return 0, fmt.Errorf("close inherited descriptors: %w", err)
 	}
 	if _, err := unix.FcntlInt(uintptr(k.socket), unix.F_SETFD, 0); err != nil {
-		return 0, fmt.Errorf("the socket of go-criu: %w", err)
+		return 0, errNoSocket
 	}
 	// ptrace and namespaces belong to one thread. It is never unlocked: it ends with the process.
 	runtime.LockOSThread()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -105,10 +106,15 @@ func (r *Runner) begin(op string, u agent.Unit, o order, logDir, logName string,
 	}()
 	go func() {
 		agent.Ahead() // and CRIU after it
+		ask := client.Restore
 		if op == "dump" {
-			p.err = client.Dump(opts, hooks)
-		} else {
-			p.err = client.Restore(opts, hooks)
+			ask = client.Dump
+		}
+		for range startsMost {
+			if p.err = ask(opts, hooks); !lostSocket(p.err) {
+				break
+			}
+			p.err = fmt.Errorf("%w: %w", errNoSocket, p.err)
 		}
 		// The keeper writes its last news before it ends, so all of it is in the pipe now, before this.
 		_, _ = p.pipe.WriteString(lastNews + "\n")
@@ -117,6 +123,15 @@ func (r *Runner) begin(op string, u agent.Unit, o order, logDir, logName string,
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// startsMost is how often a keeper is started that does not get its socket (errNoSocket).
+const startsMost = 10
+
+// lostSocket says whether a keeper ended because it did not get its socket.
+func lostSocket(err error) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.ExitCode() == statusNoSocket
 }
 
 // prepare makes the FIFO, the order and the script in the operation's folder.
