@@ -71,17 +71,14 @@ func (w *work) store(ctx context.Context) (marker.Event, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode what the images hold: %w", err)
 	}
-	sealed, err := w.partial.Seal(ctx, images.Info{
+	w.copies = w.a.cfg.Images.Copy(w.images(), w.open.Copies, w.open.CopiesWanted, w.open.Vaults)
+	sealed, err := w.copies.Store(ctx, w.partial, images.Info{
 		Epoch: uint64(w.key.Epoch), Meta: raw, JobKey: w.open.JobKey, Progress: w.storing(size),
 	})
 	if err != nil {
-		return nil, w.a.cfg.Images.Stored(err)
-	}
-	w.sealed = true
-	w.copies = w.a.cfg.Images.Copy(w.images(), w.open.Copies, w.open.CopiesWanted, w.open.Vaults)
-	if err := w.copies.Run(ctx); err != nil {
 		return nil, err
 	}
+	w.sealed = true
 	w.report(sealed, meta.CRIU)
 	return marker.StoreDone{Key: w.key}, nil
 }

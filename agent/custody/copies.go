@@ -37,15 +37,34 @@ func (h *Holder) Copy(key images.Key, hosts []Peer, wanted int, vaults []string)
 	return &Copies{h: h, key: key, hosts: hosts, wanted: wanted, vaults: vaults}
 }
 
-// Run makes the copies, as many at once as are wanted. Where a host refuses, the next one is asked. The error names every host
-// and vault that did not take one, and why.
-func (c *Copies) Run(ctx context.Context) error {
+// Store seals a set in the making and makes its copies, which begin while it is being sealed. Where only the copies fail, what was sealed is returned with the error:
+// it names every host and vault that did not take one, and why.
+func (c *Copies) Store(ctx context.Context, p *images.Partial, info images.Info) (images.Sealed, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	q := newQueue()
+	info.Stored = q.add
+	copied := make(chan error, 1)
+	go func() { copied <- c.run(ctx, q) }()
+	sealed, err := p.Seal(ctx, info)
+	if err != nil {
+		cancel() // before the queue's end, which would have them ask for the set
+		<-copied
+		return images.Sealed{}, c.h.Stored(err)
+	}
+	q.end()
+	return sealed, <-copied
+}
+
+// run makes the copies, as many at once as are wanted. Where a host refuses, the next one is asked. q is what has been stored so far of a set that is
+// still being sealed.
+func (c *Copies) run(ctx context.Context, q *queue) error {
 	var wg sync.WaitGroup
 	for range min(c.wanted, len(c.hosts)) {
-		wg.Go(func() { c.place(ctx) })
+		wg.Go(func() { c.place(ctx, q) })
 	}
 	for _, url := range c.vaults {
-		wg.Go(func() { c.deposit(ctx, url) })
+		wg.Go(func() { c.deposit(ctx, url, q) })
 	}
 	wg.Wait()
 	c.mu.Lock()
@@ -94,7 +113,7 @@ func refusal(where string, err error) error {
 }
 
 // place asks one host after another, until one takes a copy.
-func (c *Copies) place(ctx context.Context) {
+func (c *Copies) place(ctx context.Context, q *queue) {
 	for ctx.Err() == nil {
 		c.mu.Lock()
 		if c.next == len(c.hosts) {
@@ -104,7 +123,7 @@ func (c *Copies) place(ctx context.Context) {
 		p := c.hosts[c.next]
 		c.next++
 		c.mu.Unlock()
-		moved, err := c.h.cfg.Store.Push(ctx, c.key, keeping{c.h.cfg.Peers.Objects(p)})
+		moved, err := c.push(ctx, keeping{c.h.cfg.Peers.Objects(p)}, q)
 		c.mu.Lock()
 		c.moved += moved.Bytes
 		if err == nil {
@@ -117,9 +136,24 @@ func (c *Copies) place(ctx context.Context) {
 	}
 }
 
+// push puts a copy somewhere: what there is of the set as it is stored, and the rest once it is sealed.
+func (c *Copies) push(ctx context.Context, to blob.Store, q *queue) (images.Moved, error) {
+	ahead := c.h.cfg.Store.Ahead(ctx, c.key.Job, to, q.reader())
+	if err := q.wait(ctx); err != nil {
+		return ahead, err
+	}
+	moved, err := c.h.cfg.Store.Push(ctx, c.key, to)
+	moved.Bytes += ahead.Bytes
+	return moved, err
+}
+
 // deposit puts a copy into a vault.
-func (c *Copies) deposit(ctx context.Context, url string) {
-	moved, err := c.h.push(ctx, c.key, url)
+func (c *Copies) deposit(ctx context.Context, url string, q *queue) {
+	var moved images.Moved
+	v, err := c.h.vault(ctx, url)
+	if err == nil {
+		moved, err = c.push(ctx, v, q)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.moved += moved.Bytes
@@ -187,8 +221,11 @@ func (c *Copies) Vaults() []string { return c.stored }
 // Moved is how many bytes went to other hosts and vaults.
 func (c *Copies) Moved() int64 { return c.moved }
 
-// keeping is another host's objects, of which none can be removed from here.
+// keeping is another host's objects, of which none can be removed from here. Its agent compares them with their names.
 type keeping struct{ Objects }
+
+// ComparesObjects is images.Comparing's.
+func (keeping) ComparesObjects() {}
 
 func (keeping) Remove(_ context.Context, name string) error {
 	return fmt.Errorf("remove %s from another host: %w", name, blob.ErrDenied)

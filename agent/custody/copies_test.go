@@ -1,8 +1,12 @@
 package custody
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -36,7 +40,7 @@ func TestCopiesFallOverToTheNextHost(t *testing.T) {
 			}
 			custodytest.Seal(t, h.cfg.Store, aKey, custodytest.NewKey(t))
 			cp := &Copies{h: h.Holder, key: aKey, hosts: peersOf(c.hosts...), wanted: c.wanted}
-			err := cp.Run(t.Context())
+			err := cp.run(t.Context(), sealed())
 			if (err == nil) != (c.want != nil) {
 				t.Fatalf("error %v, want copies on %v", err, c.want)
 			}
@@ -77,7 +81,7 @@ func TestCopiesInVaults(t *testing.T) {
 	k := custodytest.NewKey(t)
 	man := custodytest.Seal(t, h.cfg.Store, aKey, k)
 	cp := &Copies{h: h.Holder, key: aKey, hosts: peersOf("hostB"), wanted: 1, vaults: []string{there, gone}}
-	err := cp.Run(t.Context())
+	err := cp.run(t.Context(), sealed())
 	if err == nil || !strings.Contains(err.Error(), gone) {
 		t.Fatalf("a vault is not there: %v", err)
 	}
@@ -99,13 +103,79 @@ func TestCopiesInVaults(t *testing.T) {
 	}
 }
 
+// TestStoreCopiesWhileItSeals: a host that refuses is asked no more and another one is, a vault gets its copy, and of a set that cannot be sealed nothing is
+// to be seen anywhere.
+func TestStoreCopiesWhileItSeals(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		t.Run(fmt.Sprintf("sealing fails: %v", fails), func(t *testing.T) {
+			h := newHolder(t, "hostB", "hostC")
+			h.others.Fails["hostB"] = blob.ErrFull
+			vault := "file://" + t.TempDir()
+			p, err := h.Begin(aKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir, err := p.Dir("hostA-1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			memory := make([]byte, 40<<20) // more than one pack
+			_, _ = rand.NewChaCha8([32]byte{3}).Read(memory)
+			if err := os.WriteFile(filepath.Join(dir, "pages-1.img"), memory, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			info := images.Info{Epoch: 1, Meta: []byte(custodytest.Meta), JobKey: custodytest.NewKey(t)}
+			broken := errors.New("the disk breaks")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			if fails {
+				info.Progress = func(bytes int64) {
+					if bytes > 36<<20 {
+						cancel(broken)
+					}
+				}
+			}
+			cp := h.Copy(aKey, peersOf("hostB", "hostC"), 1, []string{vault})
+			sealed, err := cp.Store(ctx, p, info)
+			if fails {
+				if !errors.Is(err, broken) || sealed.Manifest.Digest != "" {
+					t.Fatalf("%+v, %v", sealed, err)
+				}
+				if err := errors.Join(p.Discard(), cp.Undo(t.Context())); err != nil {
+					t.Fatal(err)
+				}
+				if got := h.others.Holding(aKey); len(got) != 0 {
+					t.Errorf("on %v", got)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := cp.Holders(); !slices.Equal(got, []string{"hostA", "hostC"}) || !slices.Equal(cp.Vaults(), []string{vault}) {
+				t.Errorf("on %v, in %v", got, cp.Vaults())
+			}
+			if got, least := cp.Moved(), 2*sealed.Ingested.Wrote; got < least || got > least+least/100 {
+				t.Errorf("moved %d bytes for two copies of %d", got, sealed.Ingested.Wrote)
+			}
+			v, err := h.vault(t.Context(), vault)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := images.VerifyIn(t.Context(), v, aKey, sealed.Manifest.Digest); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 // TestUndoLeavesACutInAVault: an import that fails must not take what is there of the same cut with it.
 func TestUndoLeavesACutInAVault(t *testing.T) {
 	h := newHolder(t)
 	url := "file://" + t.TempDir()
 	custodytest.Seal(t, h.cfg.Store, aKey, custodytest.NewKey(t))
 	cp := &Copies{h: h.Holder, key: aKey, vaults: []string{url}}
-	if err := cp.Run(t.Context()); err != nil {
+	if err := cp.run(t.Context(), sealed()); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.PutCut(t.Context(), url, aKey.Job, aKey.Snapshot, []byte("signed")); err != nil {

@@ -145,12 +145,9 @@ func (im *Import) seal(ctx context.Context) (Imported, error) {
 	if im.files == 0 {
 		return Imported{}, badImport("it has no files")
 	}
-	sealed, err := im.partial.Seal(ctx, images.Info{Epoch: im.open.Epoch, Meta: im.open.Meta, JobKey: im.open.JobKey})
-	if err != nil {
-		return Imported{}, DiskFull(im.h.cfg.Dir, err)
-	}
 	im.copies = im.h.Copy(im.open.Key, im.open.Copies, im.open.CopiesWanted, im.open.Vaults)
-	if err := im.copies.Run(ctx); err != nil {
+	sealed, err := im.copies.Store(ctx, im.partial, images.Info{Epoch: im.open.Epoch, Meta: im.open.Meta, JobKey: im.open.JobKey})
+	if err != nil {
 		return Imported{}, err
 	}
 	im.sealed = true

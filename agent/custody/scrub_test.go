@@ -27,7 +27,7 @@ func TestScrubHealsFromWhoHoldsACopy(t *testing.T) {
 			if c.vaults != "" {
 				cp.vaults = []string{url}
 			}
-			if err := cp.Run(t.Context()); err != nil {
+			if err := cp.run(t.Context(), sealed()); err != nil {
 				t.Fatal(err)
 			}
 			cut := fmt.Sprintf(`{"cut":{"schema":1,"hosts":[{"name":"hostA","addr":"hostA:7070"},{"name":"hostB","addr":"hostB:7070"}],

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ss/store/internal/yield"
 )
 
 // The table is what the store costs beside plain copies of the same files on the same disk. `make bench` prints it. It asserts nothing.
@@ -93,6 +95,8 @@ const (
 	ingestFirst   = "ingest of a first cut"
 	ingestChanged = "ingest after 5 % of the pages changed"
 	ingestSame    = "ingest after nothing changed"
+	copyTwice     = "two copies of the dump at once, fsync"
+	storeTwice    = "a first cut stored, and copied to a second store"
 	copyPacks     = "copy of the packs, fsync"
 	fetchOne      = "fetch from one copy"
 	fetchTwo      = "fetch from two copies"
@@ -106,6 +110,7 @@ var benchRows = []struct{ what, ours, bare string }{
 	{ingestFirst + " ÷ cp, fsync", ingestFirst, copyDump},
 	{ingestChanged + " ÷ cp, fsync", ingestChanged, copyDump},
 	{ingestSame + " ÷ cp, fsync", ingestSame, copyDump},
+	{storeTwice + " ÷ 2 cp, fsync", storeTwice, copyTwice},
 	{fetchOne + " ÷ cp of the packs, fsync", fetchOne, copyPacks},
 	{fetchTwo + " ÷ cp of the packs, fsync", fetchTwo, copyPacks},
 	{unpackStore + " ÷ cp", unpackStore, copyPages},
@@ -248,7 +253,7 @@ func (b *bench) staged(s *Store, key Key, from string) (*Partial, error) {
 
 // run is one round.
 func (b *bench) run() error {
-	for _, part := range []func(dir string) error{b.ingests, b.fetches, b.unpacks} {
+	for _, part := range []func(dir string) error{b.ingests, b.copies, b.fetches, b.unpacks} {
 		dir := filepath.Join(b.dir, "round")
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
@@ -338,7 +343,50 @@ func (b *bench) ingests(dir string) error {
 			return made.Ingested.Wrote, err
 		}})
 	}
-	return b.inTurn(copying(copyDump, b.plain[:1], filepath.Join(dir, "cp"), true), seals...)
+	return b.inTurn(yielding(copying(copyDump, b.plain[:1], filepath.Join(dir, "cp"), true)), seals...)
+}
+
+// copies stores a first cut here and elsewhere, as an agent does whose job wants a copy on another host: packs are sent while others are written.
+func (b *bench) copies(dir string) error {
+	here, err := Open(filepath.Join(dir, "here", "images"), Options{})
+	if err != nil {
+		return err
+	}
+	there, err := Open(filepath.Join(dir, "there", "images"), Options{})
+	if err != nil {
+		return err
+	}
+	p, err := b.staged(here, key1, b.plain[0])
+	if err != nil {
+		return err
+	}
+	ours := func() (int64, error) {
+		ctx, refs, ahead := context.Background(), make(chan ObjectRef, b.size>>20+1), make(chan struct{})
+		go func() {
+			defer close(ahead)
+			here.Ahead(ctx, key1.Job, asPeer(there), func(context.Context) (ObjectRef, bool) {
+				ref, more := <-refs
+				return ref, more
+			})
+		}()
+		info := infoOf(key1)
+		info.Stored = func(ref ObjectRef) { refs <- ref }
+		made, err := p.Seal(ctx, info)
+		close(refs)
+		<-ahead
+		if err != nil {
+			return 0, err
+		}
+		_, err = here.Push(ctx, key1, asPeer(there))
+		return 2 * made.Ingested.Wrote, err
+	}
+	bare := func() (int64, error) {
+		return 0, inParallel(context.Background(), 2, 2, func(_ context.Context, i int) error {
+			_, err := yielding(copying("", b.plain[:1], filepath.Join(dir, fmt.Sprint("cp", i)), true)).do()
+			return err
+		})
+	}
+	return b.inTurn(work{copyTwice, bare}, work{storeTwice, ours})
 }
 
 // fetches is what a host does that has nothing of a cut.
@@ -376,6 +424,20 @@ func (b *bench) unpacks(dir string) error {
 
 func copying(name string, from []string, to string, durable bool) work {
 	return work{name, func() (int64, error) { return 0, errors.Join(os.MkdirAll(to, 0o700), copyFiles(from, to, durable)) }}
+}
+
+// yielding does work at the priority of an ingest.
+func yielding(w work) work {
+	return work{w.name, func() (n int64, err error) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			yield.ToJob()
+			n, err = w.do()
+		}()
+		<-done
+		return n, err
+	}}
 }
 
 // copyFiles copies as cp does that reads and writes: where a file system can share blocks between files, a copy would cost nothing.
@@ -439,8 +501,9 @@ func pad(s string) string {
 }
 
 const benchNotes = `ingest:   read, hash, compress, encrypt, write, fsync; of plain files that lie in memory, as a dump does
+stored, and copied: the same, and the packs hashed, written and fsynced by a second store on the same disk, without a network between; bare: both copies at once
 fetch:    of all packs, from stores on the same disk, without a network between; written, checked, fsync
-bare:     read and write, 256 KiB at a time; with fsync where ours does it, on the same disk, which is synced before each. Ingest works
-          at a lower priority than that: on a machine that does other things as well it waits, and the copy does not
+bare:     read and write, 256 KiB at a time; with fsync where ours does it, on the same disk, which is synced before each, and at the same priority:
+          ingest and what it is compared with make way for everything else on the machine
 PER CORE: MiB for each second of processor time that the whole process took, user and system
 mixed:    a quarter zeros, an eighth of pages twice, three eighths compress, a quarter random`

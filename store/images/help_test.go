@@ -244,6 +244,9 @@ func (peer) Remove(_ context.Context, name string) error {
 	return fmt.Errorf("remove %s: %w", name, blob.ErrDenied)
 }
 
+// ComparesObjects is Comparing's: an agent compares what it is sent.
+func (peer) ComparesObjects() {}
+
 func asPeer(s *Store) peer { p := s.ForPeers(); return peer{p, p} }
 
 // source is another store as a Fetch sees it.

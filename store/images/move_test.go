@@ -115,24 +115,121 @@ func TestPushAfterARestart(t *testing.T) {
 
 func TestPushSendsNothingDamaged(t *testing.T) {
 	ctx := context.Background()
-	s, m, _ := pushed(t, 0)
+	for _, to := range []string{"another agent, which compares what it gets", "a folder, which does not"} {
+		t.Run(to, func(t *testing.T) {
+			s, m, _ := pushed(t, 0)
+			other := newStore(t)
+			var target blob.Store = asPeer(other)
+			if strings.HasPrefix(to, "a folder") {
+				target = other.objects
+			}
+			name := ObjectName("ring", m.Packs[1].Digest)
+			form, err := os.ReadFile(s.objects.Path(name))
+			ok(t, err)
+			flip(t, s.objects.Path(name), 99)
+			_, err = s.Push(ctx, key2, target)
+			wantDamage(t, err, name)
+			if sets, err := other.Sets(); err != nil || len(sets) != 0 {
+				t.Fatal(sets, err)
+			}
+			if _, err := other.objects.Stat(ctx, name); !errors.Is(err, blob.ErrNotFound) {
+				t.Fatal("it arrived")
+			}
+			if damaged, err := s.Damaged(); err != nil || len(damaged) != 1 {
+				t.Fatalf("%+v, %v", damaged, err)
+			}
+			ok(t, os.WriteFile(s.objects.Path(name), form, 0o600))
+		})
+	}
+}
+
+// TestPushDoesNotBlameItself: an object is damaged on its way, and not here.
+func TestPushDoesNotBlameItself(t *testing.T) {
+	s, _, _ := pushed(t, 0)
 	other := newStore(t)
-	name := ObjectName("ring", m.Packs[1].Digest)
-	form, err := os.ReadFile(s.objects.Path(name))
-	ok(t, err)
-	flip(t, s.objects.Path(name), 99)
-	_, err = s.Push(ctx, key2, asPeer(other))
-	wantDamage(t, err, name)
-	if sets, err := other.Sets(); err != nil || len(sets) != 0 {
-		t.Fatal(sets, err)
-	}
-	if _, err := other.objects.Stat(ctx, name); !errors.Is(err, blob.ErrNotFound) {
-		t.Fatal("it arrived")
-	}
-	if damaged, err := s.Damaged(); err != nil || len(damaged) != 1 {
+	bad := asPeer(other)
+	bad.Writer = putting(func(ctx context.Context, name string, r io.Reader, size int64) error {
+		data, err := io.ReadAll(r)
+		ok(t, err)
+		data[len(data)/2] ^= 1
+		return other.ForPeers().Put(ctx, name, bytes.NewReader(data), size)
+	})
+	_, err := s.Push(context.Background(), key2, bad)
+	wantErr(t, err, blob.ErrDamaged)
+	if damaged, err := s.Damaged(); err != nil || len(damaged) != 0 {
 		t.Fatalf("%+v, %v", damaged, err)
 	}
-	ok(t, os.WriteFile(s.objects.Path(name), form, 0o600))
+}
+
+// TestAhead: what is sealed is elsewhere before it is sealed here, and a Push then moves no more than the rest.
+func TestAhead(t *testing.T) {
+	ctx := context.Background()
+	s, other := newStore(t), newStore(t)
+	content := files{"hostA-1/pages-1.img": random(40<<20, 7)} // more than one pack
+	p, err := s.Begin(key1)
+	ok(t, err)
+	ok(t, fill(p, content))
+	refs, went := make(chan ObjectRef), make(chan Moved)
+	go func() {
+		went <- s.Ahead(ctx, "ring", asPeer(other), func(context.Context) (ObjectRef, bool) {
+			ref, more := <-refs
+			return ref, more
+		})
+	}()
+	info := infoOf(key1)
+	var last ObjectRef
+	info.Stored = func(ref ObjectRef) {
+		refs <- ref
+		if last.Digest != "" { // Ahead asks for the next one when it has put this
+			if _, err := other.objects.Stat(ctx, ObjectName("ring", last.Digest)); err != nil {
+				t.Errorf("not put while others were stored: %v", err)
+			}
+		}
+		last = ref
+	}
+	made, err := p.Seal(ctx, info)
+	ok(t, err)
+	close(refs)
+	m := made.Manifest
+	if moved := <-went; moved.Objects != len(m.Packs) || len(m.Packs) != 2 {
+		t.Fatalf("ahead: %+v of %d packs", moved, len(m.Packs))
+	}
+	moved, err := s.Push(ctx, key1, asPeer(other))
+	if err != nil || moved.Skipped != len(m.Packs) || moved.Objects != 1 {
+		t.Fatalf("%+v, %v", moved, err)
+	}
+	same(t, other, key1, m.Digest, content)
+}
+
+// TestAheadStopsQuietly: what fails before a set is sealed is nobody's fault yet.
+func TestAheadStopsQuietly(t *testing.T) {
+	s, m, _ := pushed(t, 0)
+	other := newStore(t)
+	once := func(ref ObjectRef) func(context.Context) (ObjectRef, bool) {
+		asked := false
+		return func(context.Context) (ObjectRef, bool) {
+			if asked {
+				t.Error("it went on")
+			}
+			asked = true
+			return ref, true
+		}
+	}
+	full := asPeer(other)
+	full.Writer = putting(func(context.Context, string, io.Reader, int64) error { return blob.ErrFull })
+	gone := ObjectRef{Digest: strings.Repeat("0", 64), Size: 5}
+	for name, moved := range map[string]Moved{
+		"the other end is full":       s.Ahead(t.Context(), "ring", full, once(m.Packs[0])),
+		"the ingest has failed":       s.Ahead(t.Context(), "ring", asPeer(other), once(gone)),
+		"the object has another size": s.Ahead(t.Context(), "ring", asPeer(other), once(ObjectRef{Digest: m.Packs[0].Digest, Size: 5})),
+	} {
+		if moved != (Moved{}) {
+			t.Errorf("%s: %+v", name, moved)
+		}
+	}
+	if damaged, err := s.Damaged(); err != nil || len(damaged) != 0 {
+		t.Fatalf("%+v, %v", damaged, err)
+	}
 }
 
 func TestAnotherSetOfThatName(t *testing.T) {

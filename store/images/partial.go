@@ -99,6 +99,9 @@ type Info struct {
 	Meta     json.RawMessage // kept in the index: encrypted
 	JobKey   keys.Job
 	Progress func(bytes int64) // read so far; nil: nobody
+	// Stored is told of each new pack once it is durable here, while others are still written: Ahead may send it on. Nobody knows yet whether there will
+	// be a set. nil: nobody is told.
+	Stored func(ref ObjectRef)
 }
 
 // Sealed is what Seal made.
@@ -133,7 +136,11 @@ func (p *Partial) seal(ctx context.Context, info Info) (Sealed, error) {
 		return Sealed{}, err
 	}
 	made := &sink{s: s, job: p.key.Job, held: held}
-	x, ingested, err := pack.Ingest(ctx, p.dir, info.JobKey, known, made, pack.IngestOptions{Pause: s.opt.Pause, Progress: info.Progress})
+	opt := pack.IngestOptions{Pause: s.opt.Pause, Progress: info.Progress}
+	if info.Stored != nil {
+		opt.Stored = func(ref pack.PackRef) { info.Stored(refOf(ref)) }
+	}
+	x, ingested, err := pack.Ingest(ctx, p.dir, info.JobKey, known, made, opt)
 	var m Manifest
 	var data []byte
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 
 	"ss/internal/disk"
@@ -118,14 +119,25 @@ func (s *Store) pushObjects(ctx context.Context, m Manifest, to blob.Store, t *t
 
 func (s *Store) pushObject(ctx context.Context, job string, ref ObjectRef, to blob.Store) error {
 	name := ObjectName(job, ref.Digest)
-	f, _, err := disk.OpenRegular(s.objects.Path(name))
+	f, info, err := disk.OpenRegular(s.objects.Path(name))
 	if err != nil {
 		err = asFault(name, err)
 		s.note(job, ref.Digest, err)
 		return err
 	}
 	defer f.Close()
-	src := newExact(&pacer{f, func(n int) error { return s.paced(ctx, n) }}, name, ref)
+	body := &pacer{f, func(n int) error { return s.paced(ctx, n) }}
+	if _, compares := to.(Comparing); compares && info.Size() == ref.Size {
+		err := to.Put(ctx, name, body, ref.Size)
+		if errors.Is(err, blob.ErrDamaged) { // here, or on the way?
+			if _, fault := s.look(job, ref, func(int) error { return s.pause(ctx) }); isIntegrity(fault) {
+				s.note(job, ref.Digest, fault)
+				return fault
+			}
+		}
+		return err
+	}
+	src := newExact(body, name, ref)
 	err = to.Put(ctx, name, src, ref.Size)
 	if fault := src.fault; fault != nil {
 		// Said here, and not by the other end, which may have put it in words of its own.
@@ -133,6 +145,43 @@ func (s *Store) pushObject(ctx context.Context, job string, ref ObjectRef, to bl
 		return fault
 	}
 	return err
+}
+
+// Comparing is what a blob.Store implements that compares each object with its name before it keeps it, and says blob.ErrDamaged where they differ, as
+// another agent does. What is put there is not hashed here as well.
+type Comparing interface{ ComparesObjects() }
+
+// Ahead puts objects of a set into another store while the set is still being sealed (Info.Stored): a Push afterwards has less to do. next waits for another one and
+// is false when there are no more. Nothing depends on it: at an error it stops, and Push says what is wrong.
+func (s *Store) Ahead(ctx context.Context, job string, to blob.Writer, next func(ctx context.Context) (ObjectRef, bool)) (moved Moved) {
+	for {
+		ref, ok := next(ctx)
+		if !ok || s.pause(ctx) != nil {
+			return moved
+		}
+		f, info, err := disk.OpenRegular(s.objects.Path(ObjectName(job, ref.Digest)))
+		if err != nil { // the sealing has failed
+			return moved
+		}
+		if info.Size() == ref.Size {
+			err = s.ahead(ctx, f, job, ref, to)
+		}
+		_ = f.Close() // it was only read
+		if err != nil || info.Size() != ref.Size {
+			return moved
+		}
+		moved.Objects++
+		moved.Bytes += ref.Size
+	}
+}
+
+func (s *Store) ahead(ctx context.Context, f io.Reader, job string, ref ObjectRef, to blob.Writer) error {
+	name := ObjectName(job, ref.Digest)
+	var body io.Reader = &pacer{f, func(n int) error { return s.paced(ctx, n) }}
+	if _, compares := to.(Comparing); !compares {
+		body = newExact(body, name, ref)
+	}
+	return to.Put(ctx, name, body, ref.Size)
 }
 
 // YieldToJob puts the calling goroutine, which is to end when its work is done, on a thread that makes way for the job: for whoever reads and writes

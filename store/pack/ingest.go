@@ -23,6 +23,8 @@ type IngestOptions struct {
 	Pause func(ctx context.Context) error
 	// Progress is told how many bytes of the files have been read, in all. nil: nobody.
 	Progress func(bytes int64)
+	// Stored is told of each new pack once it is durable, in their order. The ingest may still fail. nil: nobody.
+	Stored func(ref PackRef)
 }
 
 // Ingested says what an ingest did.
@@ -55,15 +57,15 @@ func ingest(ctx context.Context, dir string, k keys.Job, known *Known, sink Sink
 	}
 	p := newPipeline(ctx, k, opt)
 	c := newCutter(p, known)
-	w := &packWriter{pipeline: p, sink: sink}
+	w, last := &packWriter{pipeline: p, sink: sink}, &committer{pipeline: p}
 	p.packing = packing{key: k, target: target, salts: salts}
-	if err := p.run(root, files, c, w); err != nil {
+	if err := p.run(root, files, c, w, last); err != nil {
 		return Index{}, Ingested{}, fmt.Errorf("ingest %s: %w", dir, err)
 	}
-	x := c.index(files, w.packs)
+	x := c.index(files, last.packs)
 	done := c.done
-	done.Packs = w.packs
-	for _, ref := range w.packs {
+	done.Packs = last.packs
+	for _, ref := range last.packs {
 		done.Wrote += ref.Size
 	}
 	return x, done, nil
@@ -71,7 +73,7 @@ func ingest(ctx context.Context, dir string, k keys.Job, known *Known, sink Sink
 
 // A pipeline is the goroutines of one ingest and what goes between them:
 //
-//	reader ──block──▶ workers: read, hash ──▶ cutter: in order ──segment──▶ workers: compress, encrypt ──▶ writer: in order
+//	reader ──block──▶ workers: read, hash ──▶ cutter: in order ──segment──▶ workers: compress, encrypt ──▶ writer: in order ──pack──▶ committer
 //
 // Blocks and segments are buffers of a fixed number, which go round. What is ahead of the workers waits in tasks; what must be taken in order
 // is sent on twice, to tasks and to blocks or segments, and says by its channel ready that the worker is done with it. Workers wait for nobody but
@@ -87,6 +89,7 @@ type pipeline struct {
 	segments     chan *newSegment
 	freeBlocks   chan *block
 	freeSegments chan *newSegment
+	written      chan writtenPack // without room: while one pack is made durable the next is written, and no more than that
 	packing      packing
 	files        openFiles
 }
@@ -103,7 +106,7 @@ func newPipeline(ctx context.Context, k keys.Job, opt IngestOptions) *pipeline {
 	p := &pipeline{key: k, opt: opt}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	ahead := opt.Workers + 2
-	p.tasks = make(chan task, 2*ahead)
+	p.tasks, p.written = make(chan task, 2*ahead), make(chan writtenPack)
 	p.blocks, p.freeBlocks = make(chan *block, ahead), make(chan *block, ahead)
 	p.segments, p.freeSegments = make(chan *newSegment, ahead), make(chan *newSegment, ahead)
 	for range ahead {
@@ -114,7 +117,7 @@ func newPipeline(ctx context.Context, k keys.Job, opt IngestOptions) *pipeline {
 }
 
 // run starts everybody and waits for all of them.
-func (p *pipeline) run(root *os.Root, files []found, c *cutter, w *packWriter) error {
+func (p *pipeline) run(root *os.Root, files []found, c *cutter, w *packWriter, last *committer) error {
 	r := &reader{pipeline: p, root: root}
 	var wg sync.WaitGroup
 	start := func(f func() error) {
@@ -128,6 +131,7 @@ func (p *pipeline) run(root *os.Root, files []found, c *cutter, w *packWriter) e
 	start(func() error { return r.run(files) })
 	start(c.run)
 	start(w.run)
+	start(last.run)
 	for range p.opt.Workers {
 		start(p.work)
 	}

@@ -111,7 +111,6 @@ func (g *packing) place(s *newSegment, length int) (number uint64, err error) {
 type packWriter struct {
 	pipeline *pipeline
 	sink     Sink
-	packs    []PackRef // that are written
 
 	// The pack at hand.
 	pack  *newPack
@@ -143,7 +142,11 @@ func (w *packWriter) run() error {
 	if p.ctx.Err() != nil {
 		return errEnded
 	}
-	return w.finish()
+	if err := w.finish(); err != nil {
+		return err
+	}
+	close(p.written)
+	return nil
 }
 
 // take writes a segment.
@@ -178,7 +181,7 @@ func (w *packWriter) begin(ctx context.Context, pack *newPack) error {
 	return w.write(pack.box.head[:])
 }
 
-// finish ends the pack at hand, if there is one.
+// finish ends the pack at hand, if there is one, and leaves it to the committer.
 func (w *packWriter) finish() error {
 	if w.to == nil {
 		return nil
@@ -193,11 +196,10 @@ func (w *packWriter) finish() error {
 		return err
 	}
 	ref := PackRef{Object{hex.EncodeToString(w.sum.Sum(nil)), w.size, w.crc}, w.table.chunks}
-	if err := w.to.Commit(ref.Digest); err != nil {
-		return fmt.Errorf("commit pack %s: %w", ref.Digest, err)
+	if !send(w.pipeline, w.pipeline.written, writtenPack{ref, w.to}) {
+		return errEnded
 	}
 	w.to = nil
-	w.packs = append(w.packs, ref)
 	return nil
 }
 
@@ -217,4 +219,39 @@ func (w *packWriter) discard() {
 		_ = w.to.Discard() // the error before it counts
 		w.to = nil
 	}
+}
+
+// writtenPack is a pack that lacks nothing but its name.
+type writtenPack struct {
+	ref PackRef
+	to  Incoming
+}
+
+// committer makes packs durable, one after the other, while the next one is written: a disk takes as long to flush as processors take to fill
+// a pack.
+type committer struct {
+	pipeline *pipeline
+	packs    []PackRef // that are durable
+}
+
+func (c *committer) run() error {
+	p := c.pipeline
+	for {
+		w, ok := receive(p, p.written)
+		if !ok {
+			break
+		}
+		if err := w.to.Commit(w.ref.Digest); err != nil {
+			_ = w.to.Discard() // the error before it counts
+			return fmt.Errorf("commit pack %s: %w", w.ref.Digest, err)
+		}
+		c.packs = append(c.packs, w.ref)
+		if p.opt.Stored != nil {
+			p.opt.Stored(w.ref)
+		}
+	}
+	if p.ctx.Err() != nil {
+		return errEnded
+	}
+	return nil
 }
