@@ -27,7 +27,7 @@ func TestOldAddressesOfPrograms(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		start func(s *site)
-	}{{"servers", startServers}, {"redis-cluster", startRedisCluster}} {
+	}{{"servers", startServers}, {"redis-cluster", func(s *site) { startRedisCluster(s) }}} {
 		t.Run(row.name, func(t *testing.T) {
 			c.t = t
 			s := &site{job: c.newJob(row.name), notes: map[string]string{}}
@@ -79,10 +79,11 @@ func startServers(s *site) {
 	s.serve("publisher", "hostC", "sh", "-c", loop)
 }
 
-func startRedisCluster(s *site) {
+func startRedisCluster(s *site, options ...string) {
 	var nodes []string
 	for _, h := range []string{"hostA", "hostB", "hostC"} {
-		s.server("redis", h, 7000, "redis-server", "--port", "7000", "--protected-mode", "no", "--dir", s.folder(h), "--save", "", "--cluster-enabled", "yes")
+		server := []string{"redis-server", "--port", "7000", "--protected-mode", "no", "--dir", s.folder(h), "--save", "", "--cluster-enabled", "yes"}
+		s.server("redis", h, 7000, append(server, options...)...)
 		nodes = append(nodes, s.at(h, 7000))
 	}
 	s.on("hostA", append([]string{"redis-cli", "--cluster", "create", "--cluster-yes"}, nodes...)...)

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -20,8 +21,10 @@ type software struct {
 	version []string
 	// more keeps it out of CI: `make real-programs` runs it.
 	more bool
-	// start starts the members on hostA and hostB. What happens then ends hostA and moves its part to hostC.
+	// start starts the members on hostA and hostB, and perhaps on hostC. What happens then ends hostA and moves its part to spare.
 	start func(s *site)
+	// spare is the host that gets hostA's part; hostC without it.
+	spare string
 	// judge checks at the end that the result is right, beyond what clients check all the time. Optional.
 	judge func(s *site)
 	// progress waits until the load has gone on; awaitProgress without it.
@@ -36,14 +39,17 @@ type site struct {
 }
 
 // everySoftware is what TestPrograms runs, in this order.
-var everySoftware = []software{redisSoftware, memcachedSoftware, mosquittoSoftware, proxySoftware, sqliteSoftware, postgresSoftware, postgresFiles, etcdSoftware}
+var everySoftware = []software{
+	redisSoftware, redisCluster, memcachedSoftware, mosquittoSoftware, proxySoftware, sqliteSoftware, postgresSoftware, postgresFiles, etcdSoftware,
+	sshSoftware, openMPI, mpich, nodeSoftware, javaSoftware, rsyncSoftware, spawnSoftware, forkserverSoftware,
+}
 
 // TestPrograms: ordinary server software of Debian's packages, under load. Two snapshots; a host dies, and its part is restored on another; one more snapshot,
 // and a restore in place. The load goes on after each step, every answer is the one that must come, and the software's own check of its data passes.
 // SS_PROGRAMS names what is run, separated by commas, or is "all"; without it, what fits into CI is. SS_PROGRAMS_ROUNDS is how often (1).
 // Needs root, CRIU, python3 and the packages of the programs.
 func TestPrograms(t *testing.T) {
-	r := newRig(t, "hostA", "hostB", "hostC")
+	r := newRig(t, "hostA", "hostB", "hostC", "hostD")
 	defer r.relay.close()
 	for _, sw := range chosen(t) {
 		out, err := exec.CommandContext(t.Context(), sw.version[0], sw.version[1:]...).CombinedOutput()
@@ -105,7 +111,7 @@ func (r *rig) ordeal(sw software) {
 	cut := s.snapshot().Cut
 	goesOn()
 	r.Host("hostA").PowerOff()
-	s.restore(cut, "hostA=hostC")
+	s.restore(cut, "hostA="+cmp.Or(sw.spare, "hostC"))
 	goesOn()
 	r.Host("hostA").PowerOn()
 	r.Agent("hostA").Start()

@@ -27,7 +27,7 @@ var zooComesBack = []string{
 	"deleted_mapping", "executable",
 	"thread_affinity", "thread_policy", "thread_nice", "thread_slack", "thread_ioprio", "thread_mask", "thread_altstack", "thread_name",
 	"thread_storage", "thread_pending", "thread_user", "thread_caps", "thread_timer", "thread_seccomp", "seccomp", "registers", "clone_files", "oom",
-	"core_filter", "cpu_timer", "group", "epoll_nested", "epoll_oneshot", "epoll_exclusive", "epoll_pipe", "epoll_timer", "timerfd_expired",
+	"core_filter", "cpu_timer", "group", "epoll_nested", "epoll_oneshot", "epoll_exclusive", "epoll_inherited", "epoll_pipe", "epoll_timer", "timerfd_expired",
 	"timerfd_cancel", "inotify_many", "fanotify", "lease_read", "lease_write", "pidfd_dead", "proc_net", "proc_ns", "proc_mem", "proc_dead", "sysfs",
 	"flags", "path_symlink", "far_offset", "renamed", "linked", "gone_folder", "gone_cwd", "flock_shared", "lock_wait", "pipe_broken", "pipe_child",
 	"pipe_vmspliced", "fifo_deleted", "pty_session", "pty_unread", "pty_alone", "tty_closed", "unix_ended", "unix_accepted", "unix_cred",

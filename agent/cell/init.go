@@ -28,8 +28,11 @@ const firstPid = 1000
 // InitMain is the cell's PID 1: the hidden subcommand InitCommand. Descriptor 3 says what to do (a
 // spec), descriptor 4 takes the answer. It starts the member's root, or waits until CRIU has restored
 // one; it reaps whatever is orphaned in the cell, writes down how the root ended, and ends when the
-// cell is empty. args is a label for people who read a list of processes.
+// cell is empty. args is a label for people who read a list of processes. (PID 1 starts it once more, to become the root: see forkExec.)
 func InitMain(args []string) int {
+	if len(args) > 2 && args[0] == execArg {
+		return execMain(args[1], args[2:])
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "this command is a member's PID 1 and is started by the agent only")
 		return 2
@@ -167,12 +170,12 @@ func (p *pid1) start(logFile *os.File) error {
 		}
 		defer back()
 	}
-	pid, err := syscall.ForkExec(path, p.spec.Command, &syscall.ProcAttr{
+	pid, err := forkExec(path, p.spec.Command, &syscall.ProcAttr{
 		Dir: p.spec.Dir, Env: p.spec.Env, Sys: sys,
 		Files: []uintptr{null.Fd(), logFile.Fd(), logFile.Fd()},
 	})
 	if err != nil {
-		return fmt.Errorf("execute %s: %w%s", path, err, execHint(err))
+		return err
 	}
 	p.root = pid
 	return writeState(p.spec.StateDir, rootFile, rootRecord{InnerPid: pid})
@@ -193,16 +196,6 @@ func visitV1(sp spec) (back func(), err error) {
 			_ = enterDir(sp.V1Mount, 0) // its own was removed, or lies outside what is mounted
 		}
 	}, nil
-}
-
-func execHint(err error) string {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return " (the file is there: is its interpreter?)"
-	case errors.Is(err, unix.ENOEXEC):
-		return " (a script needs a first line like #!/bin/sh)"
-	}
-	return ""
 }
 
 // lookPath finds a command as a shell in that directory with that environment would.

@@ -111,11 +111,11 @@ func TestObstacleDebugger(t *testing.T) {
 func TestObstacleSeveralTrees(t *testing.T) {
 	g := newManager(t, Config{})
 	b := newBell(t)
-	m := start(t, g, agent.Member{Command: shell("(setsid sh -c 'echo a > " + b.path + "; exec sleep 1000' &); echo b > " + b.path + "; sleep 1000")})
+	m := start(t, g, agent.Member{Command: shell("for i in a b; do setsid sh -c 'echo $0 > " + b.path + "; exec sleep 1000' $i & done; exit 0")})
 	b.wait(t)
 	b.wait(t)
 	var got []string
-	eventually(t, "the orphan's obstacle", func() bool { got = obstaclesOf(t, g, m); return len(got) == 1 })
+	eventually(t, "the orphans' obstacle", func() bool { got = obstaclesOf(t, g, m); return len(got) == 1 })
 	if !strings.Contains(got[0], "does not descend") {
 		t.Errorf("%q", got)
 	}

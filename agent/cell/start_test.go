@@ -157,6 +157,30 @@ func TestDaemonIsTheTree(t *testing.T) {
 	})
 }
 
+// TestDaemonStaysInTheTree: a daemon that detaches from its parent, as epmd does, becomes a child of the member's first process.
+func TestDaemonStaysInTheTree(t *testing.T) {
+	flavours(t, func(t *testing.T, g *Manager) {
+		b := newBell(t)
+		m := start(t, g, agent.Member{Command: shell(`(setsid sh -c '(echo ready > ` + b.path + `; exec sleep 1000) &' &) ; sleep 1000; exit 0`)})
+		b.wait(t)
+		var all []int
+		eventually(t, "the daemon's new parent", func() bool {
+			all = nil
+			processes, err := g.Processes(t.Context(), m)
+			for _, p := range processes {
+				all = append(all, p.Pid)
+			}
+			return err == nil && len(all) == 3 && len(proc.Tops(all)) == 1 // the shell, its sleep, and the daemon: what detached it has ended
+		})
+		if top := proc.Tops(all)[0]; top != m.Pid {
+			t.Errorf("the tree's root is %d, and the member's %d", top, m.Pid)
+		}
+		if got := obstaclesOf(t, g, m); len(got) > 0 {
+			t.Errorf("obstacles: %q", got)
+		}
+	})
+}
+
 func TestRestartFindsEverything(t *testing.T) {
 	flavours(t, func(t *testing.T, g *Manager) {
 		b := newBell(t)

@@ -13,6 +13,7 @@ import (
 
 // Of kcmp(2), include/uapi/linux/kcmp.h.
 const (
+	kcmpFile     = 0
 	kcmpVM       = 1
 	kcmpFiles    = 2
 	kcmpFS       = 3
@@ -86,8 +87,30 @@ func (s *survey) watches(pid, fd int, watched []int) {
 			is, ok := same(other)
 			found, known = found || is, known || ok
 		})
-		if known && !found {
+		if known && !found && !s.fromAncestor(pid, fd) {
 			s.add(pid, "has an epoll (descriptor %d) that still watches a file that was descriptor %d, which it has closed and another process holds: have it remove what it closes (EPOLL_CTL_DEL)", fd, w)
+		}
+	}
+}
+
+// fromAncestor says whether an ancestor of a process in the member holds the same epoll. CRIU dumps it from there, with the ancestor's descriptors, and asks
+// no other process that holds it: a child that has closed what its parent still watches (redis-server's, which saves) is no obstacle.
+func (s *survey) fromAncestor(pid, fd int) bool {
+	for at := pid; ; {
+		st, err := proc.ReadStat(at)
+		if err != nil || !slices.Contains(s.pids, st.Parent) {
+			return false
+		}
+		at = st.Parent
+		found := false
+		_ = proc.EachFd([]int{at}, func(_, other int, link string) {
+			if link == "anon_inode:[eventpoll]" && !found {
+				order, ok := kcmp(pid, at, kcmpFile, uintptr(fd), uintptr(other))
+				found = ok && order == 0
+			}
+		})
+		if found {
+			return true
 		}
 	}
 }

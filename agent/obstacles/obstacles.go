@@ -128,7 +128,7 @@ func (s *survey) add(pid int, format string, args ...any) {
 func (s *survey) trees() {
 	all := proc.Tops(s.pids)
 	for _, pid := range all[min(1, len(all)):] {
-		s.add(pid, "does not descend from %s: CRIU dumps one tree; make it a member of its own, or start it without a double fork (not as a daemon)", proc.Whose(all[0]))
+		s.add(pid, "does not descend from %s: CRIU dumps one tree; have the member's first process stay until all others have ended (in a shell: wait), or make it a member of its own", proc.Whose(all[0]))
 	}
 	for _, root := range all {
 		desc, err := proc.Tree(root)

@@ -298,8 +298,113 @@ def sqlite(path, mode):
             expect("the result of the integrity check", db.execute("PRAGMA integrity_check").fetchone()[0], "ok")
 
 
+def amqp(address):
+    """A connection to RabbitMQ that nothing ends but the broker."""
+    import pika
+
+    host, port = split(address)
+    return pika.BlockingConnection(pika.ConnectionParameters(host, port, heartbeat=0, blocked_connection_timeout=None))
+
+
+def publishes(address, queue):
+    """Puts numbers into a queue of RabbitMQ that lasts, each of them confirmed."""
+    import pika
+
+    channel = amqp(address).channel()
+    channel.confirm_delivery()
+    channel.queue_declare(queue, durable=True)
+    for n in rounds():
+        channel.basic_publish("", queue, str(n).encode(), pika.BasicProperties(delivery_mode=2), mandatory=True)
+
+
+def consumes(address, queue):
+    """Takes them out again, and acknowledges each. Each comes once, and in order."""
+    channel = amqp(address).channel()
+    channel.queue_declare(queue, durable=True)
+    channel.basic_qos(prefetch_count=50)
+    want = 0
+    for method, _, body in channel.consume(queue):
+        want += 1
+        expect("the message", body, str(want).encode())
+        expect("whether it comes a second time", method.redelivered, False)
+        channel.basic_ack(method.delivery_tag)
+        if want % 20 == 0:
+            print("progress", want, flush=True)
+
+
+def terminal(*command):
+    """Works in a shell that a command has given it on a terminal. The shell counts, and knows its terminal and its size."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+    import tty
+
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execvp(command[0], command)
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    seen = b""
+
+    def answer(start):
+        nonlocal seen
+        while True:
+            line, newline, rest = seen.partition(b"\n")
+            if newline:
+                seen = rest
+                if line.strip().startswith(start):
+                    return line.strip()[len(start):].decode()
+                continue
+            data = os.read(fd, 4096)
+            if not data:
+                fail("the terminal is closed")
+            seen += data
+
+    os.write(fd, b"stty -echo; PS1=; n=0; echo read''y $(tty)\n")
+    name = answer(b"ready ")
+    for n in rounds(10):
+        os.write(fd, b"n=$((n+1)); echo at $n $(tty) $(stty size)\n")
+        expect("the answer", answer(b"at "), "%d %s 33 77" % (n, name))
+        time.sleep(0.01)
+
+
+def rsyncs(source, folder):
+    """Fetches a file again and again, compares its sum with the one beside it, and removes it. It tells of progress as long as the file grows."""
+    import glob
+    import hashlib
+    import subprocess
+
+    def grows():
+        last = None
+        while True:
+            try:
+                now = [(f, os.stat(f).st_size) for f in glob.glob(folder + "/.large.*")]
+            except FileNotFoundError:  # it was whole, and has its name now
+                continue
+            if now and now != last:
+                print("progress", *now[0], flush=True)
+                last = now
+            time.sleep(0.2)
+
+    def fetch(name, *options):
+        run = subprocess.run(["rsync", *options, source + "/" + name, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        expect("the status of rsync, with " + run.stdout.decode(), run.returncode, 0)
+        with open(folder + "/" + name, "rb") as f:
+            return f.read()
+
+    want = fetch("sum").decode().strip()
+    threading.Thread(target=grows, daemon=True).start()
+    n = 0
+    while True:
+        n += 1
+        expect("the sum", hashlib.sha256(fetch("large", "--whole-file", "--bwlimit=8m")).hexdigest(), want)
+        os.remove(folder + "/large")
+        print("complete", n, flush=True)
+
+
 if __name__ == "__main__":
-    what = {f.__name__: f for f in (redis, memcached, counted, counts, again, fetches, cluster, etcd, etcd_term, numbers, in_order, sqlite)}[sys.argv[1]]
+    what = {f.__name__: f for f in (redis, memcached, counted, counts, again, fetches, cluster, etcd, etcd_term, numbers, in_order, sqlite,
+                                      publishes, consumes, terminal, rsyncs)}[sys.argv[1]]
     try:
         what(*sys.argv[2:])
     except Exception as e:

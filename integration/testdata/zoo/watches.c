@@ -51,6 +51,19 @@ static void epoll_exclusive_make(void) {
 	watch(a, b, EPOLLIN | EPOLLEXCLUSIVE, 4);
 }
 static void epoll_exclusive_check(void) { expect(told(a, 4), "what is ready is not told"); }
+
+// epoll_inherited: a child has closed what the epoll watches, and its parent has not.
+static void epoll_inherited_make(void) {
+	a = must(epoll_create1(0), "epoll"), b = must(eventfd(1, 0), "eventfd");
+	watch(a, b, EPOLLIN, 8);
+	child = must(fork(), "fork");
+	if (!child) {
+		close(b);
+		forever();
+	}
+}
+static void epoll_inherited_check(void) { expect(told(a, 8), "what is ready is not told"); }
+
 static void epoll_pipe_make(void) {
 	int p[2];
 	must(pipe(p), "pipe");
@@ -401,7 +414,8 @@ static void tty_closed_check(void) {
 
 const struct mode watch_modes[] = {
 	{"epoll_nested", epoll_nested_make, epoll_nested_check}, {"epoll_oneshot", epoll_oneshot_make, epoll_oneshot_check},
-	{"epoll_exclusive", epoll_exclusive_make, epoll_exclusive_check}, {"epoll_pipe", epoll_pipe_make, epoll_pipe_check},
+	{"epoll_exclusive", epoll_exclusive_make, epoll_exclusive_check},
+	{"epoll_inherited", epoll_inherited_make, epoll_inherited_check}, {"epoll_pipe", epoll_pipe_make, epoll_pipe_check},
 	{"epoll_timer", epoll_timer_make, epoll_timer_check}, {"timerfd_expired", timerfd_expired_make, timerfd_expired_check},
 	{"timerfd_cancel", timerfd_cancel_make, timerfd_cancel_check}, {"inotify_many", inotify_many_make, inotify_many_check},
 	{"fanotify", fanotify_make, fanotify_check}, {"fanotify_pending", fanotify_pending_make, 0}, {"dnotify", dnotify_make, dnotify_check},
