@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 )
 
 // request is what the helper is asked for: a userfaultfd of a process, or that the process's own descriptor Close is closed.
@@ -23,7 +23,14 @@ type request struct {
 	Close int `json:",omitempty"`
 }
 
-type answer struct{ Error string }
+// answer is what the helper says. Later: a later attempt may succeed.
+type answer struct {
+	Error string
+	Later bool `json:",omitempty"`
+}
+
+// errLater wraps the error of a request that may succeed later.
+var errLater = errors.New("not at this moment")
 
 // helperSocket is the descriptor that the helper speaks through.
 const helperSocket = 3
@@ -50,7 +57,7 @@ func HelperMain([]string) int {
 		fd, err := serve(q)
 		var a answer
 		if err != nil {
-			a.Error = err.Error()
+			a.Error, a.Later = err.Error(), errors.Is(err, errBusyThread) || errors.Is(err, errReplaced)
 		}
 		text, err := json.Marshal(a)
 		if err != nil {
@@ -72,17 +79,13 @@ func HelperMain([]string) int {
 
 // serve does what is asked for on a thread that ends with it: whatever fails, the kernel lets go then of all that the thread traced.
 func serve(q request) (fd int, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked
+	proc.OnOwnThread(func() {
 		if q.Close != 0 {
 			fd, err = -1, closeIn(q.Pid, q.Close)
 			return
 		}
 		fd, err = makeUffd(q.Pid)
-	}()
-	<-done
+	})
 	return fd, err
 }
 
@@ -93,8 +96,8 @@ type helper struct {
 	cmd    *exec.Cmd
 }
 
-// helperWait bounds the wait for an answer, which takes a millisecond.
-const helperWait = 5 * time.Second
+// helperWait bounds the wait for an answer. It takes a millisecond, and seconds where a hundred processes want a processor.
+const helperWait = 15 * time.Second
 
 func startHelper(exe []string) (*helper, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -156,7 +159,10 @@ func (h *helper) ask(q request) (fd int, err error) {
 	if err := json.Unmarshal(buf[:n], &a); err != nil {
 		return fd, fmt.Errorf("the helper for memory: %w", err)
 	}
-	if a.Error != "" {
+	switch {
+	case a.Later:
+		return fd, fmt.Errorf("%w: %s", errLater, a.Error)
+	case a.Error != "":
 		return fd, errors.New(a.Error)
 	}
 	return fd, nil

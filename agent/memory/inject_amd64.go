@@ -28,7 +28,7 @@ const (
 
 const (
 	// stopLimit bounds the wait for a thread to stop for its tracer, which takes microseconds unless it waits in the kernel for a disk.
-	stopLimit = time.Second
+	stopLimit = 200 * time.Millisecond
 	// callLimit bounds what a thread does on our behalf, which it must come to the end of.
 	callLimit = time.Minute
 )
@@ -36,6 +36,8 @@ const (
 var (
 	errBusyThread = errors.New("the thread is where no call can be made in its place")
 	errStopped    = errors.New("the process is stopped by a signal")
+	errFiltered   = errors.New("it has a seccomp filter, which might kill it for the call")
+	errReplaced   = errors.New("the process has started another program")
 )
 
 // thread is a thread that this thread of ours traces. It goes through a few system calls in the program's name, and then on as if it had
@@ -54,7 +56,16 @@ type thread struct {
 
 // inThread calls do with some thread of the process stopped such that calls can be made in its place. The caller holds its own thread of ours
 // (runtime.LockOSThread) and never lets it go.
-func inThread(pid int, do func(*thread) error) error {
+func inThread(pid int, do func(*thread) error) (err error) {
+	for range 3 {
+		if err = inThisProgram(pid, do); !errors.Is(err, errReplaced) {
+			break
+		}
+	}
+	return err
+}
+
+func inThisProgram(pid int, do func(*thread) error) error {
 	if err := mayInject(pid); err != nil {
 		return err
 	}
@@ -83,7 +94,7 @@ func inThread(pid int, do func(*thread) error) error {
 // mayInject refuses processes that would die of the calls, or that somebody else holds.
 func mayInject(pid int) error {
 	if filtered(pid) {
-		return errors.New("it has a seccomp filter, which might kill it for the call")
+		return errFiltered
 	}
 	if tracer := proc.Tracer(pid); tracer != 0 {
 		return fmt.Errorf("%s traces it", proc.Whose(tracer))
@@ -102,20 +113,29 @@ func syscallInstruction(pid int) (uint64, error) {
 			continue
 		}
 		code := make([]byte, m.End-m.Start)
-		err := proc.ReadMemory(pid, m.Start, code)
-		if i := bytes.Index(code, []byte{0x0f, 0x05}); err == nil && i >= 0 {
+		if err := proc.ReadMemory(pid, m.Start, code); err != nil {
+			return 0, fmt.Errorf("%w: read its vDSO: %w", errReplaced, err)
+		}
+		if i := bytes.Index(code, []byte{0x0f, 0x05}); i >= 0 {
 			return m.Start + uint64(i), nil
 		}
-		return 0, fmt.Errorf("its vDSO has no system call: %w", cmpErr(err))
+		return 0, errors.New("its vDSO has no system call")
 	}
 	return 0, errors.New("it has no vDSO")
 }
 
-func cmpErr(err error) error {
-	if err == nil {
-		return errors.New("no such instruction")
+// callable says whether the instruction is still there: another program has its vDSO elsewhere.
+func callable(pid int, code uint64) bool {
+	var b [2]byte
+	if err := proc.ReadMemory(pid, code, b[:]); err != nil || b != [2]byte{0x0f, 0x05} {
+		return false
 	}
-	return err
+	at, err := proc.RegionAt(pid, code)
+	if errors.Is(err, proc.ErrNoRegionAt) {
+		now, err := syscallInstruction(pid)
+		return err == nil && now == code
+	}
+	return err == nil && at.Perms[2] == 'x'
 }
 
 // threads lists the threads, those first to which a stop does the least.
@@ -147,6 +167,9 @@ func ptrace(request, tid int, addr, data uintptr) error {
 func (t *thread) hold() error {
 	t.before = waits.ObserveThread(t.pid, t.tid)
 	if err := ptrace(unix.PTRACE_SEIZE, t.tid, 0, unix.PTRACE_O_TRACESYSGOOD); err != nil {
+		if st, gone := proc.ThreadStat(t.pid, t.tid); gone != nil || st.Ended() {
+			return unix.ESRCH
+		}
 		return fmt.Errorf("trace thread %d: %w", t.tid, err)
 	}
 	if err := ptrace(unix.PTRACE_INTERRUPT, t.tid, 0, 0); err != nil {
@@ -181,6 +204,13 @@ func (t *thread) inspect() error {
 	}
 	if t.saved.Cs != userCode64 {
 		return errors.New("it is a 32-bit program")
+	}
+	// What was true before the thread stopped may not be any more. From now on no thread can start another program without ending this one.
+	if filter, err := proc.ThreadStatusField(t.pid, t.tid, "Seccomp"); err != nil || filter != "0" {
+		return errors.Join(errFiltered, err)
+	}
+	if !callable(t.pid, t.code) {
+		return errReplaced
 	}
 	var dispatch struct{ mode, selector, offset, len uint64 }
 	if err := ptrace(ptraceGetDispatch, t.tid, unsafe.Sizeof(dispatch), uintptr(unsafe.Pointer(&dispatch))); err == nil && dispatch.mode != 0 {
@@ -235,8 +265,8 @@ func (t *thread) awaitTrap(deliver bool) error {
 		}
 		sig := ws.StopSignal()
 		switch event := int(ws) >> 16; {
-		case event == unix.PTRACE_EVENT_STOP && sig == unix.SIGTRAP:
-			return nil
+		case event == unix.PTRACE_EVENT_STOP && (sig == unix.SIGTRAP || !deliver):
+			return nil // a signal that stops the process ends in the same trap, to which the thread goes back when it is let go
 		case event == unix.PTRACE_EVENT_STOP:
 			return errors.Join(errStopped, t.detach(0))
 		case !deliver:
@@ -271,11 +301,14 @@ func (t *thread) call(nr int, args ...uint64) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		switch {
-		case ws.StopSignal() == callStop:
+		switch sig := ws.StopSignal(); {
+		case sig == callStop:
 			stops++
-		case ws.StopSignal() == unix.SIGSTOP && int(ws)>>16 == 0:
+		case int(ws)>>16 != 0: // an event, such as a stop of the whole process
+		case sig == unix.SIGSTOP:
 			t.stopped = true
+		default: // all others are blocked, so it comes from the instruction itself
+			return 0, fmt.Errorf("%v in the midst of a call in thread %d", sig, t.tid)
 		}
 	}
 	if err := unix.PtraceGetRegs(t.tid, &r); err != nil {
@@ -322,8 +355,7 @@ func makeUffd(pid int) (fd int, err error) {
 			fd, err = unix.PidfdGetfd(pidfd, theirs, 0)
 			_ = unix.Close(pidfd)
 		}
-		_, closed := t.call(unix.SYS_CLOSE, uint64(theirs))
-		return errors.Join(err, closed)
+		return errors.Join(err, t.closeUffd(theirs))
 	})
 	if err != nil && fd >= 0 {
 		_ = unix.Close(fd)
@@ -334,11 +366,14 @@ func makeUffd(pid int) (fd int, err error) {
 
 // closeIn closes a descriptor of the process, if it is a userfaultfd.
 func closeIn(pid, theirs int) error {
-	return inThread(pid, func(t *thread) error {
-		if link, err := proc.FdLink(pid, theirs); err != nil || link != uffdLink {
-			return err
-		}
-		_, err := t.call(unix.SYS_CLOSE, uint64(theirs))
+	return inThread(pid, func(t *thread) error { return t.closeUffd(theirs) })
+}
+
+// closeUffd closes a descriptor of the process, if it is a userfaultfd. Another thread may have put something else in its place meanwhile.
+func (t *thread) closeUffd(theirs int) error {
+	if link, err := proc.FdLink(t.pid, theirs); err != nil || link != uffdLink {
 		return err
-	})
+	}
+	_, err := t.call(unix.SYS_CLOSE, uint64(theirs))
+	return err
 }

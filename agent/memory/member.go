@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,7 @@ type tracked struct {
 
 	procs map[int]*process
 	left  map[int]string // processes that are CRIU's, and why
+	later map[int]string // processes that could not be tracked yet, and why
 	whole string         // why the whole member is
 	last  int64          // bytes of the last round
 	buf   []byte         // what is copied at the moment; one for all processes, which are copied one after the other
@@ -89,7 +91,7 @@ func (k *tracked) round(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		p := k.take(pid)
+		p := k.take(pid, all)
 		if p == nil {
 			continue
 		}
@@ -112,8 +114,8 @@ func (k *tracked) round(ctx context.Context) {
 	}
 }
 
-// take returns the process as tracked, or nil if it is not.
-func (k *tracked) take(pid int) *process {
+// take returns the process as tracked, or nil if it is not. all are the member's processes.
+func (k *tracked) take(pid int, all []int) *process {
 	born, err := startOf(pid)
 	if err != nil {
 		return nil
@@ -129,15 +131,33 @@ func (k *tracked) take(pid int) *process {
 	if _, known := k.left[pid]; known {
 		return nil
 	}
-	p, err := k.begin(pid, born)
-	if err != nil {
-		if !proc.Gone(err) {
-			k.left[pid] = err.Error()
-		}
+	delete(k.later, pid)
+	if other := k.sharing(pid, all); other != 0 {
+		k.later[pid] = fmt.Sprintf("it shares its memory with %s, as between vfork and exec", proc.Whose(other))
 		return nil
 	}
-	k.procs[pid] = p
+	p, err := k.begin(pid, born)
+	switch {
+	case errors.Is(err, errLater):
+		k.later[pid] = err.Error()
+	case err != nil && !proc.Gone(err):
+		k.left[pid] = err.Error()
+	case err == nil:
+		k.procs[pid] = p
+	}
 	return p
+}
+
+// sharing returns the process that has the same memory as a process that is to be tracked, and goes before it: one that is tracked already, or else the
+// one with the lower PID. A scan for one of the two takes down what was written, and the other would not hear of it. Processes come to share memory
+// by the birth of one of them alone, so this is asked once for each.
+func (k *tracked) sharing(pid int, all []int) int {
+	for _, other := range all {
+		if other != pid && (other < pid || k.procs[other] != nil) && proc.SameMemory(pid, other) {
+			return other
+		}
+	}
+	return 0
 }
 
 // begin makes a process tracked.
@@ -265,7 +285,7 @@ func (k *tracked) Divide() (map[int][]agent.PageRange, error) {
 		p := k.procs[pid]
 		if p == nil {
 			if k.whole == "" && k.left[pid] == "" {
-				k.left[pid] = "it was born after the last round"
+				k.left[pid] = cmp.Or(k.later[pid], "it was born after the last round")
 			}
 			continue
 		}

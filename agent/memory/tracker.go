@@ -79,10 +79,15 @@ func (t *Tracker) Omits(m agent.Unit) bool {
 	return err == nil
 }
 
-// filtered says whether a process has a seccomp filter. One that is gone has none.
+// filtered says whether a thread of a process has a seccomp filter: each has its own. A process that is gone has none.
 func filtered(pid int) bool {
-	mode, err := proc.StatusField(pid, "Seccomp")
-	return err == nil && mode != "0"
+	tids, _ := proc.Threads(pid)
+	for _, tid := range tids {
+		if mode, err := proc.ThreadStatusField(pid, tid, "Seccomp"); err == nil && mode != "0" {
+			return true
+		}
+	}
+	return false
 }
 
 // try tracks a page of our own.
@@ -139,7 +144,7 @@ func try() (guard uint64, err error) {
 // Track begins to track a running member and copies its memory to files in dir. It returns when the rest is small, when it does not become
 // smaller, or when the time is up; copying goes on until Divide. Whatever cannot be tracked is left to CRIU, so there is no error.
 func (t *Tracker) Track(ctx context.Context, m agent.Unit, dir string) agent.TrackedMemory {
-	k := &tracked{t: t, member: m, dir: dir, procs: map[int]*process{}, left: map[int]string{}, done: make(chan struct{}), buf: make([]byte, batchSize)}
+	k := &tracked{t: t, member: m, dir: dir, procs: map[int]*process{}, left: map[int]string{}, later: map[int]string{}, done: make(chan struct{}), buf: make([]byte, batchSize)}
 	k.ctx, k.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	close(k.done) // nothing goes on yet
 	if t.reason != "" {

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // fields reads a file of lines NAME:VALUE and calls f with each, until it returns false.
@@ -29,15 +31,24 @@ func fields(path string, f func(name, value string) bool) error {
 
 // StatusField returns one field of /proc/PID/status, without its name.
 func StatusField(pid int, name string) (string, error) {
+	return statusField(Path(pid, "status"), name)
+}
+
+// ThreadStatusField returns one field of /proc/PID/task/TID/status, without its name.
+func ThreadStatusField(pid, tid int, name string) (string, error) {
+	return statusField(threadPath(pid, tid, "status"), name)
+}
+
+func statusField(path, name string) (string, error) {
 	value, found := "", false
-	err := fields(Path(pid, "status"), func(n, v string) bool {
+	err := fields(path, func(n, v string) bool {
 		if n == name {
 			value, found = v, true
 		}
 		return !found
 	})
 	if err == nil && !found {
-		err = fmt.Errorf("%s has no %s", Path(pid, "status"), name)
+		err = fmt.Errorf("%s has no %s", path, name)
 	}
 	return value, err
 }
@@ -244,4 +255,29 @@ func Whereabouts(pid int) string {
 		state += " in " + strings.Join(waits, ", ")
 	}
 	return state
+}
+
+// SameMemory says whether two processes have one memory (kcmp(2)), as between vfork(2) and exec. Processes of which the kernel does not tell, or that are
+// gone, have not.
+func SameMemory(a, b int) bool {
+	const kcmpVM = 1
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpVM, 0, 0, 0)
+	return errno == 0 && order == 0
+}
+
+// OnOwnThread calls do on a thread that ends afterwards: the kernel lets go then of whatever the thread still traces.
+func OnOwnThread(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread would stay. While this goroutine has it, another one gets another thread.
+			OnOwnThread(do)
+			runtime.UnlockOSThread()
+			return
+		}
+		do() // the thread is never unlocked
+	}()
+	<-done
 }

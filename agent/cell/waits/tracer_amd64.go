@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,18 +26,14 @@ func trace(tids []int, do func(t *tracer) error) error {
 	if len(tids) == 0 {
 		return do(&tracer{})
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked
+	var err error
+	proc.OnOwnThread(func() {
 		t := &tracer{}
-		done <- func() error {
-			if err := t.seize(tids); err != nil {
-				return err
-			}
-			return errors.Join(do(t), t.release())
-		}()
-	}()
-	return <-done
+		if err = t.seize(tids); err == nil {
+			err = errors.Join(do(t), t.release())
+		}
+	})
+	return err
 }
 
 func (t *tracer) seize(tids []int) error {

@@ -7,12 +7,14 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 #include <errno.h>
 
@@ -223,6 +225,28 @@ static void check_stamps(void) {
 	}
 }
 
+// What would end the program says where that was.
+static void deadly(int sig, siginfo_t *info, void *context) {
+	ucontext_t *u = context;
+	say("BAD signal %ld at address %lx, instruction %lx\n", sig, (long)info->si_addr, (long)u->uc_mcontext.gregs[REG_RIP]);
+	say("BAD code %ld, step %ld, generation %ld\n", info->si_code, now, generation);
+	for (int k = 0; k < REGIONS; k++) {
+		struct region *r = &regions[k];
+		if (r->at && (char *)info->si_addr >= r->at && (char *)info->si_addr < r->at + r->n * P)
+			say("BAD region %ld of %ld pages, protection %ld\n", r->id, r->n, r->prot);
+	}
+	_exit(7);
+}
+
+static void watch_signals(void) {
+	static char stack[64 * 1024];
+	stack_t alt = {.ss_sp = stack, .ss_size = sizeof stack};
+	struct sigaction act = {.sa_sigaction = deadly, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESETHAND};
+	sigaltstack(&alt, 0);
+	const int all[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
+	for (unsigned i = 0; i < sizeof all / sizeof *all; i++) sigaction(all[i], &act, 0);
+}
+
 static void step(void) {
 	struct region *r = some();
 	unsigned what = below(100);
@@ -262,6 +286,7 @@ int main(int argc, char **argv) {
 	int f = open(filepath, O_WRONLY | O_CREAT, 0600);
 	for (int i = 0; i < 16; i++) if (write(f, file_page(i), P) != (long)P) return 2;
 	close(f);
+	watch_signals();
 	pthread_t t;
 	if (pthread_create(&t, 0, stamper, 0)) return 2;
 	op_heap();
