@@ -63,6 +63,12 @@ bench: ## measure a snapshot against a bare dump, and the store against plain co
 	@SS_BIN=.build/bin $(GO) run ./integration/bench
 	@$(MAKE) --no-print-directory bench-store
 
+.PHONY: bench-memory
+bench-memory: ## measure snapshots of members whose memory is copied while they run: 512 MiB, 2 GiB and 4 GiB (root)
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build programs
+	@SS_BIN=.build/bin $(GO) run ./integration/bench -write 64 -sizes 512,2048,4096 -large 0
+
 .PHONY: bench-store
 bench-store: ## measure the store against plain copies alone
 	@CGO_ENABLED=0 $(GO) test -c -o .build/bin/storebench ./store/images

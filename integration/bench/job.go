@@ -32,6 +32,7 @@ type job struct {
 	stop       string // the file whose appearance ends the programs
 	last       string // the last cut
 	lock       string // of bare dumps
+	write      int    // MiB that the large member writes in each second
 }
 
 // member is one program of a job.
@@ -47,7 +48,7 @@ func startStream(s *lab.Script, l *lab.Lab, o options, mib int) *job {
 	j := newJob(s, l, o, "stream", mib)
 	addr := fmt.Sprintf("%s:%d", l.Host("hostB").Addr(), j.port)
 	j.small = j.run("hostB", "words", "serve", "-listen", addr, "-ballast", strconv.Itoa(smallMiB), "-gap", threshold)
-	j.big = j.run("hostA", "words", "connect", "-to", addr, "-ballast", strconv.Itoa(mib), "-gap", threshold, "-until", j.stop)
+	j.big = j.run("hostA", "words", "connect", "-to", addr, "-ballast", strconv.Itoa(mib), "-write", strconv.Itoa(o.write), "-gap", threshold, "-until", j.stop)
 	j.awaitBoth()
 	return j
 }
@@ -64,7 +65,7 @@ func startRequests(s *lab.Script, l *lab.Lab, o options, mib int) *job {
 
 func newJob(s *lab.Script, l *lab.Lab, o options, kind string, mib int) *job {
 	name := fmt.Sprintf("%s-%d", kind, mib)
-	return &job{Script: s, lab: l, name: name, kind: kind, mib: mib, port: 9000 + mib%1000, lock: o.lock, stop: filepath.Join(l.Dir(), name+".stop")}
+	return &job{Script: s, lab: l, name: name, kind: kind, mib: mib, port: 9000 + mib%1000, lock: o.lock, write: o.write, stop: filepath.Join(l.Dir(), name+".stop")}
 }
 
 // run starts a program as a member.

@@ -20,6 +20,7 @@ type result struct {
 	Machine string      `json:"machine"`
 	Rounds  int         `json:"rounds"`
 	Lock    string      `json:"lock"`
+	Write   int         `json:"write_mib_per_second,omitempty"`
 	Seconds float64     `json:"seconds"`
 	Jobs    []JobResult `json:"jobs"`
 	Memory  []Memory    `json:"memory"`

@@ -36,7 +36,8 @@ type Snapshot struct {
 	CRIUBig    Stats             `json:"criu_big"`
 	CRIUSmall  Stats             `json:"criu_small"`
 	Counters   Counters          `json:"counters"`
-	Phases     map[string][]Span `json:"phases"` // by host
+	Read       float64           `json:"read_mib"` // of the large member, by the agent
+	Phases     map[string][]Span `json:"phases"`   // by host
 }
 
 // Span is one phase of a snapshot on one host.
@@ -123,7 +124,14 @@ func (j *job) snapshot() Snapshot {
 			Host   string
 			Phases []Span
 		}
-		Members []struct{ Host, Name string }
+		Members []struct {
+			Host, Name string
+			Memory     struct {
+				CopiedBytes int64 `json:"copied_bytes"`
+				FrozenBytes int64 `json:"frozen_bytes"`
+				Left        []string
+			}
+		}
 	}
 	began := time.Now()
 	j.lab.CtlJSON(&cut, "snapshot", j.name)
@@ -147,7 +155,10 @@ func (j *job) snapshot() Snapshot {
 			j.Fatalf("snapshot of %s: %v", j.name, err)
 		}
 		if m.Host == j.big.host.Name {
-			s.CRIUBig = st
+			s.CRIUBig, s.Read = st, float64(m.Memory.CopiedBytes+m.Memory.FrozenBytes)/(1<<20)
+			if j.write > 0 {
+				j.Logf("%-13s %d MiB were read while it ran and %d MiB while it stood still; left to CRIU: %q", j.name, m.Memory.CopiedBytes>>20, m.Memory.FrozenBytes>>20, m.Memory.Left)
+			}
 		} else {
 			s.CRIUSmall = st
 		}

@@ -39,7 +39,7 @@ func main() {
 type options struct {
 	role, listen, to string
 	stop             meet.Stopper
-	ballast          int
+	ballast, write   int
 	gap              time.Duration
 }
 
@@ -56,6 +56,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.Uint64Var(&o.stop.Limit, "words", 0, "stop after so many words; 0: do not")
 	flags.StringVar(&o.stop.File, "until", "", "stop when this `file` appears")
 	flags.IntVar(&o.ballast, "ballast", 0, "`MiB` of memory to hold and to check at the end")
+	flags.IntVar(&o.write, "write", 0, "`MiB` of that memory to write in each second")
 	flags.DurationVar(&o.gap, "gap", 0, "print every gap between two arrivals, and every standstill of this process, that is at least so long")
 	return o, flags.Parse(args[1:])
 }
@@ -85,8 +86,14 @@ func run(args []string, out io.Writer) (summary string, err error) {
 	if o.gap > 0 {
 		go standstill.New(out, "still", o.gap).Run(quit)
 	}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		load.Rewrite(o.write, quit)
+	}()
 	err = e.run(o.role)
 	close(quit)
+	<-written
 	stopReports()
 	if err == nil {
 		err = load.Check()

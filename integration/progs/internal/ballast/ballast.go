@@ -5,6 +5,7 @@ package ballast
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 )
 
 const mib = 1 << 20
@@ -33,6 +34,29 @@ func (b *Ballast) Check() error {
 		}
 	}
 	return nil
+}
+
+// Rewrite writes each page of it in turn, with what it holds, so many MiB a second until quit is closed.
+func (b *Ballast) Rewrite(perSecond int, quit <-chan struct{}) {
+	const page, slice = 4096, 10 * time.Millisecond
+	if len(b.memory) == 0 || perSecond == 0 {
+		return
+	}
+	tick := time.NewTicker(slice)
+	defer tick.Stop()
+	began, written := time.Now(), 0
+	for at := 0; ; {
+		select {
+		case now := <-tick.C:
+			for want := int(now.Sub(began).Seconds() * float64(perSecond*mib)); written < want; written += page {
+				b.memory[at]++
+				b.memory[at]--
+				at = (at + page) % len(b.memory)
+			}
+		case <-quit:
+			return
+		}
+	}
 }
 
 // next is xorshift64 (Marsaglia, "Xorshift RNGs", 2003).

@@ -12,3 +12,14 @@ func TestCheckFindsOneChangedBit(t *testing.T) {
 		t.Error("a changed bit is not found")
 	}
 }
+
+// Rewriting leaves what was there.
+func TestRewrite(t *testing.T) {
+	b, quit, done := New(1), make(chan struct{}), make(chan struct{})
+	go func() { defer close(done); b.Rewrite(1000, quit) }()
+	close(quit)
+	<-done
+	if err := b.Check(); err != nil {
+		t.Error(err)
+	}
+}
