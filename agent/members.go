@@ -77,6 +77,11 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 		}
 	}
 	got, err := a.cfg.Cells.Start(ctx, m)
+	if errors.Is(err, ErrNoRedirect) { // it may never need one; ps shows that it has none
+		a.log.Warn("a member is started without redirection of old addresses", "job", m.Job, "member", m.Name, "error", err)
+		m.Aliases, m.Names = nil, nil
+		got, err = a.cfg.Cells.Start(ctx, m)
+	}
 	if err == nil {
 		got, err = a.outlast(ctx, got)
 	}

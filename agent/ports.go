@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/netip"
 	"time"
@@ -38,6 +39,9 @@ type Member struct {
 	Exit   string // of an ended member: "exit status 0", "signal: killed"
 	Frozen bool
 }
+
+// ErrNoRedirect is in errors that say why this host cannot have a member's connections go where its Aliases say.
+var ErrNoRedirect = errors.New("old addresses cannot be redirected")
 
 // Alias is where an address is now that programs of a member may still use.
 type Alias struct {

@@ -60,6 +60,30 @@ func TestOldAddresses(t *testing.T) {
 	c.checkLeaks()
 }
 
+// TestOldAddressesOfLaterMembers needs root and python3. A member that is started after a move reaches the moved host at its old address, over TCP and over UDP, and is told the old address.
+func TestOldAddressesOfLaterMembers(t *testing.T) {
+	c := newCluster(t, "hostA", "hostB", "hostC")
+	s := &site{job: c.newJob("later"), notes: map[string]string{}}
+	s.server("server", "hostA", 8090, "/usr/bin/python3", "-u", s.clients(), "counted", s.at("hostA", 8090), "1")
+	s.client("echo", "hostA", "echoes", "udp:"+s.at("hostA", 8091))
+	s.client("client", "hostB", "again", s.at("hostA", 8090), "/n")
+	s.client("sender", "hostB", "asks", "sendto:"+s.at("hostA", 8091))
+	s.awaitProgress()
+	s.restore(s.snapshot().Cut, "hostA=hostC")
+	s.awaitProgress()
+	for _, h := range []string{"hostB", "hostC"} {
+		s.client("later", h, "again", s.at("hostA", 8090), "/later/"+h)
+		s.client("later-udp", h, "asks", "sendto:"+s.at("hostA", 8091))
+	}
+	for range 2 {
+		s.awaitProgress()
+		s.restore(s.snapshot().Cut)
+	}
+	s.awaitProgress()
+	s.end()
+	c.checkLeaks()
+}
+
 // aliases checks what ps says of the members' aliases.
 func (s *site) aliases(want map[string]string) {
 	s.t.Helper()

@@ -41,7 +41,7 @@ type site struct {
 // everySoftware is what TestPrograms runs, in this order.
 var everySoftware = []software{
 	redisSoftware, redisCluster, memcachedSoftware, mosquittoSoftware, proxySoftware, sqliteSoftware, postgresSoftware, postgresFiles, etcdSoftware,
-	sshSoftware, openMPI, mpich, nodeSoftware, javaSoftware, rsyncSoftware, spawnSoftware, forkserverSoftware,
+	rabbitSoftware, sshSoftware, openMPI, mpich, nodeSoftware, javaSoftware, rsyncSoftware, spawnSoftware, forkserverSoftware,
 }
 
 // TestPrograms: ordinary server software of Debian's packages, under load. Two snapshots; a host dies, and its part is restored on another; one more snapshot,

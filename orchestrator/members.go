@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -16,8 +17,36 @@ import (
 func (c *Cluster) Run(ctx context.Context, host string, m Member) (Member, error) {
 	return c.start(ctx, host, m.Job, func(ctx context.Context, a Agent, name string, epoch uint64) (Member, error) {
 		m.Name, m.Epoch = name, epoch
+		if epoch > 0 {
+			m.Aliases, m.Names = c.aliasesOf(ctx, m.Job, epoch)
+		}
 		return a.Run(ctx, m)
 	})
+}
+
+// aliasesOf are the addresses of the past that members of a restored job know (R6): all members that the restore has made have the same. Without any host that
+// answers and has one there are none.
+func (c *Cluster) aliasesOf(ctx context.Context, job string, epoch uint64) (aliases, names store.Aliases) {
+	j, err := c.Catalogue.Job(ctx, job)
+	if err != nil {
+		return nil, nil
+	}
+	for _, host := range slices.Sorted(maps.Keys(j.Placement)) {
+		h, _, err := c.host(ctx, host)
+		if err != nil {
+			continue
+		}
+		members, err := c.MembersOf(ctx, h, job)
+		if err != nil {
+			continue
+		}
+		for _, m := range members {
+			if m.Epoch == epoch && m.State == StateRunning {
+				return m.Aliases, m.Names
+			}
+		}
+	}
+	return nil, nil
 }
 
 // Attach takes a running tree in.

@@ -32,24 +32,28 @@ var hooks = []struct {
 	{"connect6", ebpf.AttachCGroupInet6Connect, true, false},
 	{"bind4", ebpf.AttachCGroupInet4Bind, false, false},
 	{"bind6", ebpf.AttachCGroupInet6Bind, true, false},
+	{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg, false, false},
+	{"sendmsg6", ebpf.AttachCGroupUDP6Sendmsg, true, false},
+	{"recvmsg4", ebpf.AttachCGroupUDP4Recvmsg, false, true},
+	{"recvmsg6", ebpf.AttachCGroupUDP6Recvmsg, true, true},
 	{"getpeername4", ebpf.AttachCgroupInet4GetPeername, false, true},
 	{"getpeername6", ebpf.AttachCgroupInet6GetPeername, true, true},
 	{"getsockname4", ebpf.AttachCgroupInet4GetSockname, false, true},
 	{"getsockname6", ebpf.AttachCgroupInet6GetSockname, true, true},
 }
 
-// Set makes aliases and names those of a cgroup, a folder of the v2 hierarchy, in place of the ones that it had. Aliases hold for what connect(2)
-// and bind(2) are called with from now on; names for what getpeername(2), getsockname(2) and accept(2) tell. Cgroups below are concerned as well. An
+// Set makes aliases and names those of a cgroup, a folder of the v2 hierarchy, in place of the ones that it had. Aliases hold for what connect(2),
+// bind(2) and, on an unconnected UDP socket, sendto(2) are called with from now on; names for what getpeername(2), getsockname(2), accept(2) and recvfrom(2) tell. Cgroups below are concerned as well. An
 // error says what the kernel said; some of them may hold then.
 func Set(cgroup string, aliases, names []agent.Alias) error {
 	dir, err := os.Open(cgroup)
 	if err != nil {
-		return fmt.Errorf("redirect old addresses: %w", err)
+		return err
 	}
 	defer dir.Close()
 	fi, err := dir.Stat()
 	if err != nil {
-		return fmt.Errorf("redirect old addresses: %w", err)
+		return err
 	}
 	id := fi.Sys().(*syscall.Stat_t).Ino // cgroups(7): a cgroup's identifier is the inode number of its folder
 	for _, h := range hooks {

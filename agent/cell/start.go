@@ -86,6 +86,9 @@ func (g *Manager) make(ctx context.Context, m agent.Member, k kind) (agent.Membe
 		return m, errors.Join(fmt.Errorf("start %s of job %s: %w", m.Name, m.Job, err), g.removeDir(m.Job, m.Name))
 	}
 	err = writeState(dir, memberFile, newRecord(m, k))
+	if err == nil && k == started {
+		err = redirect(gr, m) // before anything of it runs; a restored one opens connections to its own addresses first
+	}
 	if err == nil {
 		env := mergeEnv(baseEnv, m.Env)
 		sp := spec{StateDir: dir, Kind: k, Command: m.Command, Env: env, Dir: m.Dir, Log: m.Log, V2: gr.v2, V1: gr.v1, V1Mount: g.cg.v1}

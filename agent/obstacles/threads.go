@@ -49,7 +49,8 @@ func (s *survey) threadNamespaces(pid, tid int) {
 	}
 }
 
-// sessions looks for processes whose session has lost its leader. CRIU restores those alone that are children of the tree's root.
+// sessions looks for orphans whose session's leader is no ancestor of theirs. Those that the tree's root has adopted, and whose leader has ended, get a session of their own
+// when they are restored (agent/criu/image). A restore would make all others children of the cell's PID 1, which is not part of the next dump.
 func (s *survey) sessions() {
 	all, err := s.member.Procs()
 	if err != nil || len(s.pids) == 0 {
@@ -61,7 +62,16 @@ func (s *survey) sessions() {
 	}
 	for _, pid := range s.pids {
 		st, err := proc.ReadStat(pid)
-		if err != nil || st.Session == pid || st.Session == root.Session || st.Parent == root.Pid || slices.Contains(all, st.Session) {
+		if err != nil || st.Session == pid || st.Session == root.Session {
+			continue
+		}
+		if leader, err := proc.ReadStat(st.Session); err == nil && leader.State != 'Z' && slices.Contains(all, st.Session) {
+			if st.Parent == root.Pid && st.Session != root.Pid {
+				s.add(pid, "was adopted by process %d and is in the session of another process (%d), which CRIU can't restore: start it with setsid", st.Parent, st.Session)
+			}
+			continue
+		}
+		if parent, err := proc.ReadStat(st.Parent); st.Parent == root.Pid || err != nil || parent.Session == st.Session {
 			continue
 		}
 		s.add(pid, "is in a session whose leader (process %d) has ended, and was adopted by process %d, which CRIU can't restore: have it call setsid itself, or have its leader stay", st.Session, st.Parent)

@@ -154,11 +154,15 @@ func (s *agentServer) Members(ctx context.Context, req *ssv1.MembersRequest) (*s
 }
 
 func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunResponse, error) {
-	m, err := s.a.Run(ctx, agent.Member{
+	m, err := fromMember(&ssv1.Member{
 		Job: req.GetJob(), Name: req.GetName(), Command: req.GetCommand(), Env: req.GetEnv(), Dir: req.GetDir(), Log: req.GetLog(), Folders: req.GetFolders(),
-		Epoch: req.GetEpoch(),
+		Aliases: req.GetAliases(), Names: req.GetNames(),
 	})
 	if err != nil {
+		return nil, wire.Status(err)
+	}
+	m.Epoch = req.GetEpoch()
+	if m, err = s.a.Run(ctx, m); err != nil {
 		return nil, wire.Status(err)
 	}
 	return &ssv1.RunResponse{Member: toMember(m)}, nil

@@ -38,7 +38,7 @@ def rounds(every=20):
 
 def split(address):
     host, port = address.rsplit(":", 1)
-    return host, int(port)
+    return host.strip("[]"), int(port)
 
 
 class Lines:
@@ -252,6 +252,112 @@ def etcd_term(address):
         time.sleep(PAUSE)
 
 
+def family(address):
+    return socket.AF_INET6 if ":" in split(address)[0] else socket.AF_INET
+
+
+def echoes(*addresses):
+    """Servers that send back what comes: tcp:ADDRESS, udp:ADDRESS, unix:PATH; tcp%DEVICE:ADDRESS for a listener that is bound to a device."""
+
+    def talk(conn):
+        for line in conn.makefile("rb"):
+            conn.sendall(line)
+
+    def serve(kind, address):
+        kind, _, device = kind.partition("%")
+        if kind == "unix":
+            listener = socket.socket(socket.AF_UNIX)
+        else:
+            listener = socket.socket(family(address), socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+        if device:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        listener.bind(address if kind == "unix" else split(address))
+        if kind == "udp":
+            while True:
+                data, sender = listener.recvfrom(2048)
+                listener.sendto(data, sender)
+        listener.listen()
+        while True:
+            threading.Thread(target=talk, args=(listener.accept()[0],), daemon=True).start()
+
+    for text in addresses:
+        threading.Thread(target=serve, args=text.split(":", 1)).start()
+
+
+def asks(*addresses):
+    """Clients of them, one for each address: tcp:ADDRESS, udp:ADDRESS (connected), sendto:ADDRESS (not connected), unix:PATH. It tells of progress when all have gone on."""
+    counts = dict.fromkeys(addresses, 0)
+
+    def stream(kind, address):
+        sock = socket.socket(socket.AF_UNIX if kind == "unix" else family(address))
+        sock.connect(address if kind == "unix" else split(address))
+        answers = sock.makefile("rb")
+        n = 0
+        while True:
+            n += 1
+            sock.sendall(b"%d\n" % n)
+            yield answers.readline(), b"%d\n" % n
+
+    def datagrams(kind, address):
+        sock = socket.socket(family(address), socket.SOCK_DGRAM)
+        if kind == "udp":
+            sock.connect(split(address))
+        sock.settimeout(0.5)
+        n = 0
+        while True:
+            n += 1
+            while True:  # one that is lost is sent again
+                try:
+                    sock.send(b"%d" % n) if kind == "udp" else sock.sendto(b"%d" % n, split(address))
+                    data, sender = sock.recvfrom(2048)
+                except (TimeoutError, ConnectionRefusedError):
+                    continue
+                expect("the sender", sender[:2], split(address))
+                if int(data) >= n:
+                    break
+            yield data, b"%d" % n
+
+    def ask(text):
+        kind, address = text.split(":", 1)
+        try:
+            for got, want in (stream if kind in ("tcp", "unix") else datagrams)(kind, address):
+                expect("the answer of " + text, got, want)
+                counts[text] += 1
+                time.sleep(0.01)
+        except OSError as e:
+            fail(text, "ends with", e)
+
+    for text in addresses:
+        threading.Thread(target=ask, args=(text,), daemon=True).start()
+    seen = dict(counts)
+    while True:
+        time.sleep(0.05)
+        if all(counts[t] >= seen[t] + 3 for t in addresses):
+            seen = dict(counts)
+            print("progress", sum(seen.values()), flush=True)
+
+
+def hears(group, address):
+    """Tells of datagrams that come to a multicast group. It has joined on the interface of an address."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(split(group))
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(split(group)[0]) + socket.inet_aton(address))
+    n = 0
+    while True:
+        sock.recv(100)
+        n += 1
+        print("progress", n, flush=True)
+
+
+def calls(group, address):
+    """Sends datagrams to a multicast group, out of the interface of an address."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+    while True:
+        sock.sendto(b"x", split(group))
+        time.sleep(0.05)
+
+
 def numbers():
     """Prints numbers, one a line."""
     for n in rounds(1 << 60):
@@ -404,7 +510,7 @@ def rsyncs(source, folder):
 
 if __name__ == "__main__":
     what = {f.__name__: f for f in (redis, memcached, counted, counts, again, fetches, cluster, etcd, etcd_term, numbers, in_order, sqlite,
-                                      publishes, consumes, terminal, rsyncs)}[sys.argv[1]]
+                                      echoes, asks, hears, calls, publishes, consumes, terminal, rsyncs)}[sys.argv[1]]
     try:
         what(*sys.argv[2:])
     except Exception as e:

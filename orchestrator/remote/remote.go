@@ -149,7 +149,10 @@ func (a *agent) Members(ctx context.Context, job string) ([]orchestrator.Member,
 }
 
 func (a *agent) Run(ctx context.Context, m orchestrator.Member) (orchestrator.Member, error) {
-	r, err := a.client.Run(ctx, &ssv1.RunRequest{Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Epoch: m.Epoch})
+	r, err := a.client.Run(ctx, &ssv1.RunRequest{
+		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Epoch: m.Epoch,
+		Aliases: toAliases(m.Aliases), Names: toAliases(m.Names),
+	})
 	if err != nil {
 		return orchestrator.Member{}, wire.Error(a.host, err)
 	}

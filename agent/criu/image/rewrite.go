@@ -61,6 +61,8 @@ func (Editor) Rewrite(src, dst string, moved map[netip.Addr]netip.Addr, ends []a
 			err = rewriteFiles(from, to, moved, ends)
 		case again[name]:
 			err = rewriteStream(from, to)
+		case name == "pstree.img":
+			err = rewriteTree(from, to)
 		case name == root:
 			err = rewriteRoot(from, to)
 		case len(sealed) > 0 && strings.HasPrefix(name, "mm-"):

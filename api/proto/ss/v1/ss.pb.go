@@ -1433,15 +1433,18 @@ func (x *MembersResponse) GetMembers() []*Member {
 
 // RunRequest starts a member. The catalogue has drawn its name; a name that exists here is refused.
 type RunRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	Command       []string               `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
-	Env           []string               `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`
-	Dir           string                 `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`
-	Log           string                 `protobuf:"bytes,5,opt,name=log,proto3" json:"log,omitempty"`
-	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Folders       []string               `protobuf:"bytes,17,rep,name=folders,proto3" json:"folders,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Job     string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Command []string               `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
+	Env     []string               `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`
+	Dir     string                 `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`
+	Log     string                 `protobuf:"bytes,5,opt,name=log,proto3" json:"log,omitempty"`
+	Name    string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	Epoch   uint64                 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Folders []string               `protobuf:"bytes,17,rep,name=folders,proto3" json:"folders,omitempty"`
+	// Those of the members that the job's last restore has made.
+	Aliases       []*AddrMove `protobuf:"bytes,18,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	Names         []*AddrMove `protobuf:"bytes,19,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1528,6 +1531,20 @@ func (x *RunRequest) GetEpoch() uint64 {
 func (x *RunRequest) GetFolders() []string {
 	if x != nil {
 		return x.Folders
+	}
+	return nil
+}
+
+func (x *RunRequest) GetAliases() []*AddrMove {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+func (x *RunRequest) GetNames() []*AddrMove {
+	if x != nil {
+		return x.Names
 	}
 	return nil
 }
@@ -6807,7 +6824,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x0eMembersRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\":\n" +
 	"\x0fMembersResponse\x12'\n" +
-	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\xb2\x01\n" +
+	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\x84\x02\n" +
 	"\n" +
 	"RunRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n" +
@@ -6817,7 +6834,9 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x03log\x18\x05 \x01(\tR\x03log\x12\x12\n" +
 	"\x04name\x18\x06 \x01(\tR\x04name\x12\x14\n" +
 	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\x12\x18\n" +
-	"\afolders\x18\x11 \x03(\tR\afolders\"4\n" +
+	"\afolders\x18\x11 \x03(\tR\afolders\x12)\n" +
+	"\aaliases\x18\x12 \x03(\v2\x0f.ss.v1.AddrMoveR\aaliases\x12%\n" +
+	"\x05names\x18\x13 \x03(\v2\x0f.ss.v1.AddrMoveR\x05names\"4\n" +
 	"\vRunResponse\x12%\n" +
 	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"]\n" +
 	"\rAttachRequest\x12\x10\n" +
@@ -7457,141 +7476,143 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	60,  // 9: ss.v1.Member.aliases:type_name -> ss.v1.AddrMove
 	60,  // 10: ss.v1.Member.names:type_name -> ss.v1.AddrMove
 	14,  // 11: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
-	14,  // 12: ss.v1.RunResponse.member:type_name -> ss.v1.Member
-	14,  // 13: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
-	0,   // 14: ss.v1.MarkerMessage.type:type_name -> ss.v1.MarkerMessageType
-	27,  // 15: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
-	29,  // 16: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
-	1,   // 17: ss.v1.MarkerMessage.cause:type_name -> ss.v1.MarkerCause
-	33,  // 18: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
-	30,  // 19: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	32,  // 20: ss.v1.SnapshotRequest.participants:type_name -> ss.v1.ParticipantList
-	28,  // 21: ss.v1.ParticipantList.participants:type_name -> ss.v1.Participant
-	27,  // 22: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	28,  // 23: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	38,  // 24: ss.v1.SnapshotOpen.outside:type_name -> ss.v1.OutsideRule
-	33,  // 25: ss.v1.CheckRequest.open:type_name -> ss.v1.SnapshotOpen
-	35,  // 26: ss.v1.CheckRequest.coming:type_name -> ss.v1.CheckComing
-	60,  // 27: ss.v1.CheckRequest.moves:type_name -> ss.v1.AddrMove
-	28,  // 28: ss.v1.CheckRequest.participants:type_name -> ss.v1.Participant
-	37,  // 29: ss.v1.CheckResponse.members:type_name -> ss.v1.CheckedMember
-	30,  // 30: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	41,  // 31: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	42,  // 32: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	62,  // 33: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	40,  // 34: ss.v1.SnapshotResponse.lacks:type_name -> ss.v1.LacksParticipants
-	43,  // 35: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	45,  // 36: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	14,  // 37: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	44,  // 38: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
-	46,  // 39: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	29,  // 40: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	46,  // 41: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	46,  // 42: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	56,  // 43: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	54,  // 44: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	32,  // 45: ss.v1.RestoreRequest.participants:type_name -> ss.v1.ParticipantList
-	2,   // 46: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
-	3,   // 47: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
-	54,  // 48: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
-	27,  // 49: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	58,  // 50: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	60,  // 51: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	57,  // 52: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
-	14,  // 53: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	28,  // 54: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	59,  // 55: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
-	62,  // 56: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	54,  // 57: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	40,  // 58: ss.v1.RestoreResponse.lacks:type_name -> ss.v1.LacksParticipants
-	4,   // 59: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
-	5,   // 60: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
-	30,  // 61: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	46,  // 62: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	77,  // 63: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	78,  // 64: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	79,  // 65: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	13,  // 66: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	78,  // 67: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	46,  // 68: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	46,  // 69: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 70: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	46,  // 71: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	46,  // 72: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 73: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	91,  // 74: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	90,  // 75: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	46,  // 76: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	28,  // 77: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	54,  // 78: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	54,  // 79: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	6,   // 80: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	15,  // 81: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	17,  // 82: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	19,  // 83: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11,  // 84: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	25,  // 85: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	21,  // 86: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	23,  // 87: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	34,  // 88: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
-	31,  // 89: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	53,  // 90: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	55,  // 91: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	47,  // 92: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	49,  // 93: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	51,  // 94: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	75,  // 95: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	80,  // 96: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	82,  // 97: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	84,  // 98: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	86,  // 99: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	88,  // 100: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	89,  // 101: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	65,  // 102: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	67,  // 103: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	73,  // 104: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	69,  // 105: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	70,  // 106: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	72,  // 107: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	11,  // 108: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	63,  // 109: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	93,  // 110: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	9,   // 111: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	16,  // 112: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	18,  // 113: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	20,  // 114: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12,  // 115: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	26,  // 116: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22,  // 117: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	24,  // 118: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	36,  // 119: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
-	39,  // 120: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	61,  // 121: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	61,  // 122: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	48,  // 123: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	50,  // 124: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	52,  // 125: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	76,  // 126: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	81,  // 127: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	83,  // 128: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	85,  // 129: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	87,  // 130: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	89,  // 131: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	92,  // 132: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	66,  // 133: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	68,  // 134: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	74,  // 135: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	67,  // 136: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	71,  // 137: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	71,  // 138: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	12,  // 139: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	64,  // 140: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	94,  // 141: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	111, // [111:142] is the sub-list for method output_type
-	80,  // [80:111] is the sub-list for method input_type
-	80,  // [80:80] is the sub-list for extension type_name
-	80,  // [80:80] is the sub-list for extension extendee
-	0,   // [0:80] is the sub-list for field type_name
+	60,  // 12: ss.v1.RunRequest.aliases:type_name -> ss.v1.AddrMove
+	60,  // 13: ss.v1.RunRequest.names:type_name -> ss.v1.AddrMove
+	14,  // 14: ss.v1.RunResponse.member:type_name -> ss.v1.Member
+	14,  // 15: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
+	0,   // 16: ss.v1.MarkerMessage.type:type_name -> ss.v1.MarkerMessageType
+	27,  // 17: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
+	29,  // 18: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
+	1,   // 19: ss.v1.MarkerMessage.cause:type_name -> ss.v1.MarkerCause
+	33,  // 20: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	30,  // 21: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
+	32,  // 22: ss.v1.SnapshotRequest.participants:type_name -> ss.v1.ParticipantList
+	28,  // 23: ss.v1.ParticipantList.participants:type_name -> ss.v1.Participant
+	27,  // 24: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	28,  // 25: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	38,  // 26: ss.v1.SnapshotOpen.outside:type_name -> ss.v1.OutsideRule
+	33,  // 27: ss.v1.CheckRequest.open:type_name -> ss.v1.SnapshotOpen
+	35,  // 28: ss.v1.CheckRequest.coming:type_name -> ss.v1.CheckComing
+	60,  // 29: ss.v1.CheckRequest.moves:type_name -> ss.v1.AddrMove
+	28,  // 30: ss.v1.CheckRequest.participants:type_name -> ss.v1.Participant
+	37,  // 31: ss.v1.CheckResponse.members:type_name -> ss.v1.CheckedMember
+	30,  // 32: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	41,  // 33: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	42,  // 34: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	62,  // 35: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	40,  // 36: ss.v1.SnapshotResponse.lacks:type_name -> ss.v1.LacksParticipants
+	43,  // 37: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	45,  // 38: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	14,  // 39: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	44,  // 40: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
+	46,  // 41: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	29,  // 42: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	46,  // 43: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	46,  // 44: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	56,  // 45: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	54,  // 46: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	32,  // 47: ss.v1.RestoreRequest.participants:type_name -> ss.v1.ParticipantList
+	2,   // 48: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
+	3,   // 49: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
+	54,  // 50: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
+	27,  // 51: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	58,  // 52: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	60,  // 53: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	57,  // 54: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
+	14,  // 55: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	28,  // 56: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	59,  // 57: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
+	62,  // 58: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	54,  // 59: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	40,  // 60: ss.v1.RestoreResponse.lacks:type_name -> ss.v1.LacksParticipants
+	4,   // 61: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
+	5,   // 62: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
+	30,  // 63: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	46,  // 64: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	77,  // 65: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	78,  // 66: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	79,  // 67: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	13,  // 68: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	78,  // 69: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	46,  // 70: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	46,  // 71: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 72: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	46,  // 73: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	46,  // 74: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	28,  // 75: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	91,  // 76: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	90,  // 77: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	46,  // 78: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	28,  // 79: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	54,  // 80: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	54,  // 81: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	6,   // 82: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	15,  // 83: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	17,  // 84: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	19,  // 85: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11,  // 86: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	25,  // 87: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	21,  // 88: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	23,  // 89: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	34,  // 90: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
+	31,  // 91: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	53,  // 92: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	55,  // 93: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	47,  // 94: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	49,  // 95: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	51,  // 96: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	75,  // 97: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	80,  // 98: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	82,  // 99: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	84,  // 100: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	86,  // 101: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	88,  // 102: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	89,  // 103: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	65,  // 104: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	67,  // 105: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	73,  // 106: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	69,  // 107: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	70,  // 108: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	72,  // 109: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	11,  // 110: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	63,  // 111: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	93,  // 112: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	9,   // 113: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	16,  // 114: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	18,  // 115: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	20,  // 116: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12,  // 117: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	26,  // 118: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22,  // 119: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	24,  // 120: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	36,  // 121: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
+	39,  // 122: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	61,  // 123: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	61,  // 124: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	48,  // 125: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	50,  // 126: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	52,  // 127: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	76,  // 128: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	81,  // 129: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	83,  // 130: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	85,  // 131: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	87,  // 132: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	89,  // 133: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	92,  // 134: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	66,  // 135: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	68,  // 136: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	74,  // 137: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	67,  // 138: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	71,  // 139: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	71,  // 140: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	12,  // 141: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	64,  // 142: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	94,  // 143: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	113, // [113:144] is the sub-list for method output_type
+	82,  // [82:113] is the sub-list for method input_type
+	82,  // [82:82] is the sub-list for extension type_name
+	82,  // [82:82] is the sub-list for extension extendee
+	0,   // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
