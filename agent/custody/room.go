@@ -67,8 +67,8 @@ func tooMuchTogether(demands []demand) string {
 		strings.Join(whats, " and "), mib(sum), strings.Join(dirs, " and "), free>>20)
 }
 
-// Fits refuses a dump of this host that does not fit: it is staged as plain files first, and then, at worst, all of it is stored again
-// before those are removed. need is in bytes.
+// Fits refuses a dump of this host that does not fit: it is staged as plain files first, and then, at worst, all of it is stored again, while the room of
+// those is given back or, where that is not possible, before they are removed. need is in bytes.
 func (h *Holder) Fits(need int64) error {
 	lacks, err := h.lacksForDump(need)
 	if err == nil && len(lacks) > 0 {
@@ -86,10 +86,27 @@ func (h *Holder) lacksForDump(need int64) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	stored := need
+	if h.cfg.Store.Frees() && sameDisk(h.cfg.Staging, h.cfg.Dir) {
+		stored = min(need, need/freedShare+freedLag)
+	}
 	return lacking(
 		demand{"the dump", h.cfg.Staging, need, staging},
-		demand{"what is stored of it", h.cfg.Dir, need, objects},
+		demand{"what is stored of it", h.cfg.Dir, stored, objects},
 	), nil
+}
+
+// How much more room plain files and what is stored of them take together than the plain files alone, where the room of these is given back meanwhile: a part of them,
+// since packs hold names too, and three packs, which are being filled, made durable, and durable before anything is given back.
+const (
+	freedShare = 64
+	freedLag   = 160 << 20
+)
+
+func sameDisk(a, b string) bool {
+	one, err := diskOf(a)
+	other, otherErr := diskOf(b)
+	return err == nil && otherErr == nil && one == other
 }
 
 // mib rounds up.

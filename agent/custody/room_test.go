@@ -30,6 +30,31 @@ func TestKeptDumpsGiveWay(t *testing.T) {
 	}
 }
 
+// TestFitsOneDisk: on one disk, plain files whose room is given back need hardly more than themselves, and those that are kept twice as much.
+func TestFitsOneDisk(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		dir := t.TempDir()
+		s, err := images.Open(filepath.Join(dir, "images"), images.Options{KeepDumps: keep})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := &Holder{cfg: Config{Store: s, Dir: filepath.Join(dir, "images"), Staging: filepath.Join(dir, "staging")}}
+		_, free, err := s.Space()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if free < 1<<30 {
+			t.Fatalf("%d MiB are free in %s: this test needs a disk with 1 GiB", free>>20, dir)
+		}
+		if err := h.Fits(free / 4 * 3); (err != nil) != keep {
+			t.Errorf("dumps kept: %v: three quarters of what is free: %v", keep, err)
+		}
+		if err := h.Fits(free + 1<<20); !fault.Is(err, fault.Refused) {
+			t.Errorf("more than is free: %v", err)
+		}
+	}
+}
+
 func TestDiskFullIsNamed(t *testing.T) {
 	dir := t.TempDir()
 	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT, blob.ErrFull, images.ErrNoSpace} {

@@ -23,6 +23,7 @@ type Partial struct {
 	moved  bool // its manifest may be there, perhaps not durably
 	sealed bool // it is a set
 	gone   bool // nothing is left in the staging folder
+	eaten  bool // some of the plain files' room has been given back: they cannot be sealed again
 }
 
 // Begin starts an image set. Where there is one of that key already, whole or partial, the error wraps ErrExists. Where the dumps
@@ -110,8 +111,9 @@ type Sealed struct {
 	Ingested pack.Ingested
 }
 
-// Seal stores the files as objects, durably, and then makes them the set of its key, in doubt until Commit. The plain files are removed, unless dumps are kept. After
-// an error, Discard it, or Seal it again: the files are still there. Cancelling ctx stops it while the set is still invisible, and
+// Seal stores the files as objects, durably, and then makes them the set of its key, in doubt until Commit. The plain files are removed, unless dumps are kept:
+// of a large set, the room of what is in durable packs is given back while others are still written. After an error, Discard it, or Seal it again, if nothing of it was
+// given back (ErrInvalid). Cancelling ctx stops it while the set is still invisible, and
 // has no effect later. Where there is no room the error wraps ErrNoSpace.
 func (p *Partial) Seal(ctx context.Context, info Info) (Sealed, error) {
 	sealed, err := p.seal(ctx, info)
@@ -122,8 +124,8 @@ func (p *Partial) Seal(ctx context.Context, info Info) (Sealed, error) {
 }
 
 func (p *Partial) seal(ctx context.Context, info Info) (Sealed, error) {
-	if p.sealed || p.gone {
-		return Sealed{}, fmt.Errorf("sealed or discarded before: %w", ErrInvalid)
+	if p.sealed || p.gone || p.eaten {
+		return Sealed{}, fmt.Errorf("sealed or discarded before, or room of its files was given back: %w", ErrInvalid)
 	}
 	if err := p.retract(); err != nil {
 		return Sealed{}, err
@@ -139,6 +141,9 @@ func (p *Partial) seal(ctx context.Context, info Info) (Sealed, error) {
 	opt := pack.IngestOptions{Pause: s.opt.Pause, Progress: info.Progress}
 	if info.Stored != nil {
 		opt.Stored = func(ref pack.PackRef) { info.Stored(refOf(ref)) }
+	}
+	if s.Frees() {
+		opt.Release = p.release
 	}
 	x, ingested, err := pack.Ingest(ctx, p.dir, info.JobKey, known, made, opt)
 	var m Manifest

@@ -34,6 +34,7 @@ type Options struct {
 type Store struct {
 	dir     string
 	staging string
+	frees   bool // see Frees
 	opt     Options
 	objects *blob.Dir
 	limiter *rate.Limiter // nil: no limit
@@ -102,6 +103,9 @@ func open(dir string, opt Options) (*Store, error) {
 	s := &Store{dir: dir, staging: staging, opt: opt, objects: objects, now: time.Now}
 	s.pins = newPins(func() time.Time { return s.now() })
 	if err := s.refuseUnknown(context.Background()); err != nil {
+		return nil, err
+	}
+	if err := s.probeStaging(); err != nil {
 		return nil, err
 	}
 	if opt.RateLimit > 0 {
@@ -220,10 +224,14 @@ func usedBelow(dir string) (int64, error) {
 
 // noRoom makes errors that say that a disk is full or a quota used up wrap ErrNoSpace.
 func (s *Store) noRoom(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, blob.ErrFull) {
+	if full(err) {
 		return fmt.Errorf("%w in %s: remove cuts that are not needed, run gc, or give it a larger disk: %w", ErrNoSpace, s.dir, err)
 	}
 	return err
+}
+
+func full(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, blob.ErrFull)
 }
 
 // pause waits as long as work that can wait should.

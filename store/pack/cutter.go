@@ -208,6 +208,7 @@ func (c *cutter) store(chunk []byte, name *Name) bool {
 func (c *cutter) sendSegment() bool {
 	p, s := c.pipeline, c.filling
 	c.filling = nil
+	s.cut = c.done.Bytes // the block at hand is not counted yet: some of it may come into the next segment
 	s.before, s.placed = c.turn, make(chan struct{})
 	c.turn = s.placed
 	return send[task](p, p.tasks, s) && send(p, p.segments, s)

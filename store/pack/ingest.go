@@ -25,6 +25,9 @@ type IngestOptions struct {
 	Progress func(bytes int64)
 	// Stored is told of each new pack once it is durable, in their order. The ingest may still fail. nil: nobody.
 	Stored func(ref PackRef)
+	// Release is told of the pieces of files, in their order, that are in durable packs, or need none: they are not read again. The last of them may never be
+	// told. nil: nobody.
+	Release func(path string, from, to int64)
 }
 
 // Ingested says what an ingest did.
@@ -57,7 +60,7 @@ func ingest(ctx context.Context, dir string, k keys.Job, known *Known, sink Sink
 	}
 	p := newPipeline(ctx, k, opt)
 	c := newCutter(p, known)
-	w, last := &packWriter{pipeline: p, sink: sink}, &committer{pipeline: p}
+	w, last := &packWriter{pipeline: p, sink: sink}, &committer{pipeline: p, files: files}
 	p.packing = packing{key: k, target: target, salts: salts}
 	if err := p.run(root, files, c, w, last); err != nil {
 		return Index{}, Ingested{}, fmt.Errorf("ingest %s: %w", dir, err)

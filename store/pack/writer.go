@@ -17,6 +17,7 @@ type newSegment struct {
 	data   []byte
 	names  []Name
 	short  []shortChunk // by their place in the segment
+	cut    int64        // of the files' bytes, all before this are in this segment, in one before it, or in none
 	room   []byte       // for compressing
 	before <-chan struct{}
 	placed chan struct{}
@@ -118,6 +119,7 @@ type packWriter struct {
 	sum   hash.Hash
 	crc   uint32
 	size  int64
+	cut   int64 // newSegment.cut of its last segment
 	table table
 }
 
@@ -168,6 +170,7 @@ func (w *packWriter) take(s *newSegment) error {
 		t.names = append(t.names, s.names[i][:]...)
 	}
 	t.chunks += len(s.names)
+	w.cut = s.cut
 	return w.write(s.sealed)
 }
 
@@ -196,7 +199,7 @@ func (w *packWriter) finish() error {
 		return err
 	}
 	ref := PackRef{Object{hex.EncodeToString(w.sum.Sum(nil)), w.size, w.crc}, w.table.chunks}
-	if !send(w.pipeline, w.pipeline.written, writtenPack{ref, w.to}) {
+	if !send(w.pipeline, w.pipeline.written, writtenPack{ref, w.cut, w.to}) {
 		return errEnded
 	}
 	w.to = nil
@@ -224,6 +227,7 @@ func (w *packWriter) discard() {
 // writtenPack is a pack that lacks nothing but its name.
 type writtenPack struct {
 	ref PackRef
+	cut int64 // newSegment.cut of its last segment
 	to  Incoming
 }
 
@@ -231,7 +235,14 @@ type writtenPack struct {
 // a pack.
 type committer struct {
 	pipeline *pipeline
+	files    []found
 	packs    []PackRef // that are durable
+
+	// What has been released, and what will be with the next pack: so nothing is as long as there is one pack only, and a small set can be sealed again
+	// after an error.
+	released, next int64
+	file           int   // the one at hand
+	before         int64 // bytes of the files before it
 }
 
 func (c *committer) run() error {
@@ -249,9 +260,28 @@ func (c *committer) run() error {
 		if p.opt.Stored != nil {
 			p.opt.Stored(w.ref)
 		}
+		if p.opt.Release != nil {
+			c.release(c.next)
+			c.next = w.cut
+		}
 	}
 	if p.ctx.Err() != nil {
 		return errEnded
 	}
 	return nil
+}
+
+// release tells of the pieces of files up to a byte of all of them.
+func (c *committer) release(to int64) {
+	for c.released < to {
+		f := c.files[c.file]
+		if end := c.before + f.size; c.released == end {
+			c.before = end
+			c.file++
+			continue
+		}
+		upTo := min(to-c.before, f.size)
+		c.pipeline.opt.Release(f.path, c.released-c.before, upTo)
+		c.released = c.before + upTo
+	}
 }
