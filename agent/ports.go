@@ -303,6 +303,8 @@ type Memory interface {
 	// Track begins to copy the memory of a running unit to files in dir, and returns when what is left to copy is small, or does not become
 	// less. It goes on until Divide. What cannot be copied so is left to CRIU.
 	Track(ctx context.Context, u Unit, dir string) TrackedMemory
+	// Release ends the tracking of all units that are kept (TrackedMemory.Keep), and gives back the room of their copies.
+	Release()
 }
 
 // TrackedMemory is the memory of one unit, on its way into a cut. One goroutine at a time calls its methods, in this order; Close may come
@@ -318,7 +320,9 @@ type TrackedMemory interface {
 	Pages() ([]ProcessPages, error)
 	// Report says what became of it.
 	Report() MemoryReport
-	// Close ends the tracking and removes the copies.
+	// Keep goes on to track the memory when Pages are in the images, so that the next Track of this unit copies only what is written from now on.
+	Keep() error
+	// Close ends the tracking and removes the copies, but not of what is kept. It may be called more than once.
 	Close() error
 }
 

@@ -38,13 +38,18 @@ func (w *work) trackMemory(ctx context.Context) error {
 	if w.frozen = w.a.untracked(); w.frozen != "" {
 		return nil
 	}
-	if err := w.a.cfg.Images.Fits(2 * w.size); err != nil {
+	err := w.a.cfg.Images.Fits(2 * w.size)
+	if err != nil { // what is kept since earlier cuts may be in the way
+		w.a.cfg.Memory.Release()
+		err = w.a.cfg.Images.Fits(2 * w.size)
+	}
+	if err != nil {
 		w.frozen = "there is no room for copies: " + err.Error()
 		return nil //nolint:nilerr // CRIU copies all memory then
 	}
 	w.enter("copying memory")
 	tracked := make([][]TrackedMemory, len(w.members))
-	err := w.each(func(i int, m Member) error {
+	err = w.each(func(i int, m Member) error {
 		dir, err := w.memoryDir(m)
 		if err != nil {
 			return err
@@ -147,7 +152,7 @@ func (w *work) addMemory() error {
 			}
 			report := t.Report()
 			if err == nil {
-				err = t.Close()
+				w.keepMemory(t)
 			}
 			if err == nil {
 				err = os.Remove(filepath.Join(filepath.Dir(dir), memoryFolder)) // empty: nothing but images goes into the cut
@@ -162,6 +167,17 @@ func (w *work) addMemory() error {
 		}
 		return nil
 	})
+}
+
+// keepMemory lets the next cut build on this one where there is room for its copies too. Without that the next cut copies all memory.
+func (w *work) keepMemory(t TrackedMemory) {
+	end := t.Keep
+	if w.a.cfg.Images.Fits(2*w.size) != nil {
+		end = t.Close
+	}
+	if err := end(); err != nil {
+		w.a.log.Warn("keep the copies of memory for the next cut", "job", w.job(), "snapshot", w.key.Snapshot, "error", err)
+	}
 }
 
 // endMemory ends all tracking. It may be called more than once.

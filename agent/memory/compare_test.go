@@ -107,7 +107,11 @@ func (r *rig) cut(m agent.Member) both {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return both{ours: ours, theirs: theirs, report: k.Report()}
+	report := k.Report()
+	if err := k.Keep(); err != nil { // the next cut builds on this one
+		r.t.Fatal(err)
+	}
+	return both{ours: ours, theirs: theirs, report: report}
 }
 
 // compare compares every page that either of the two holds, and says for each process where they differ first.

@@ -6,6 +6,8 @@
 // since the last round is copied, and CRIU, to which these mappings look empty, dumps all else. After the thaw Runner.AddPages of package criu puts
 // the copies into CRIU's images. docs/adr/0027-memory-is-copied-while-members-run.md weighs that.
 //
+// Between cuts a unit stays tracked (keep.go), so that the next one copies what was written since: docs/adr/0043-memory-stays-tracked-between-cuts.md.
+//
 // What makes a copy right:
 //
 //   - A copy of a page is used if and only if the page, when its process is frozen, is present or swapped, lies in a mapping that is

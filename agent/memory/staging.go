@@ -66,6 +66,7 @@ type staging struct {
 	file *os.File
 	used uint32   // slots that the file has
 	free []uint32 // those of them that hold nothing
+	gone bool     // the file has no name any more
 }
 
 // errTooLarge says that a process has more pages than a slot's number can say.
@@ -80,7 +81,32 @@ func newStaging(path string) (*staging, error) {
 }
 
 func (s *staging) close() error {
-	return errors.Join(s.file.Close(), os.Remove(s.file.Name()))
+	return errors.Join(s.unlink(), s.file.Close())
+}
+
+// unlink takes the file's name: the kernel removes it when nobody has it open, whatever ends the agent.
+func (s *staging) unlink() error {
+	if s.gone {
+		return nil
+	}
+	s.gone = true
+	return os.Remove(s.file.Name())
+}
+
+// release makes every slot free that holds none of the given copies.
+func (s *staging) release(held slots) {
+	used := make([]bool, s.used+1)
+	for _, chunk := range held {
+		for _, slot := range chunk {
+			used[slot] = true
+		}
+	}
+	s.free = s.free[:0]
+	for slot := uint32(1); slot <= s.used; slot++ {
+		if !used[slot] {
+			s.free = append(s.free, slot)
+		}
+	}
 }
 
 // forget makes a range have no copies.

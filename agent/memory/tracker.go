@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -37,13 +38,17 @@ type Tracker struct {
 	plant  plant
 
 	lateLeft atomic.Int64 // bytes of lateMax that no unit has
+
+	mu    sync.Mutex
+	looks bool                // lookAfterKept is at work
+	kept  map[string]*tracked // units whose memory is still tracked since their last cut, by cgroup
 }
 
 var _ agent.Memory = (*Tracker)(nil)
 
 // New finds out, by trying, whether this kernel can track writes.
 func New(cfg Config) *Tracker {
-	t := &Tracker{cfg: cfg}
+	t := &Tracker{cfg: cfg, kept: map[string]*tracked{}}
 	t.lateLeft.Store(lateMax)
 	if t.cfg.Pause == nil {
 		t.cfg.Pause = func(context.Context) error { return nil }
@@ -144,16 +149,19 @@ func try() (guard uint64, err error) {
 // Track begins to track a running member and copies its memory to files in dir. It returns when the rest is small, when it does not become
 // smaller, or when the time is up; copying goes on until Divide. Whatever cannot be tracked is left to CRIU, so there is no error.
 func (t *Tracker) Track(ctx context.Context, m agent.Unit, dir string) agent.TrackedMemory {
-	k := &tracked{t: t, member: m, dir: dir, procs: map[int]*process{}, left: map[int]string{}, later: map[int]string{}, done: make(chan struct{}), buf: make([]byte, batchSize)}
+	k := t.resume(m)
+	if k == nil {
+		k = newTracked(t, m)
+	}
+	k.dir = dir
 	k.ctx, k.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	close(k.done) // nothing goes on yet
 	if t.reason != "" {
 		k.whole = t.reason
 		return k
 	}
 	var err error
 	if k.helper, err = startHelper(t.cfg.Exe); err != nil {
-		k.whole = err.Error()
+		k.giveUp(err.Error())
 		return k
 	}
 	k.approach(ctx)
