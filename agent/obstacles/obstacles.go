@@ -372,7 +372,7 @@ func (s *survey) unixSockets() error {
 		if pid := owners[peer]; pid != 0 {
 			to = proc.Whose(pid)
 		}
-		s.add(h.Pid, "has a UNIX socket (descriptor %d) connected to %s, which is not part of the member: close it before the snapshot, or have the program do without", h.Fd, to)
+		s.add(h.Pid, "has a UNIX socket (descriptor %d) connected to %s, which is not part of the member: start both as one member (sh -c 'one & two & wait'), close it before the snapshot, or have the program do without", h.Fd, to)
 	}
 	return err
 }

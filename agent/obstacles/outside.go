@@ -86,7 +86,7 @@ func (s *survey) pipes(files []openFile) error {
 		if o.named {
 			what = "the FIFO " + f.link
 		}
-		s.add(f.pid, "has %s open (descriptor %d) that %s has open as well, which is not part of the member: have it use a file, or a TCP connection to another member", what, f.fd, proc.Whose(o.pid))
+		s.add(f.pid, "has %s open (descriptor %d) that %s has open as well, which is not part of the member: start both as one member (sh -c 'one & two & wait'), or have it use a file, or a TCP connection to another member", what, f.fd, proc.Whose(o.pid))
 	}
 	return nil
 }

@@ -312,7 +312,8 @@ def asks(*addresses):
                     data, sender = sock.recvfrom(2048)
                 except (TimeoutError, ConnectionRefusedError):
                     continue
-                expect("the sender", sender[:2], split(address))
+                if kind == "sendto":
+                    expect("the sender", sender[:2], split(address))
                 if int(data) >= n:
                     break
             yield data, b"%d" % n
