@@ -57,7 +57,7 @@ func TestAddressesOfConnections(t *testing.T) {
 	s.restore(cut)
 	s.awaitProgress()
 
-	// hostD has no address on the second network. Whatever else it has is no guess.
+	// hostD has no address on the second network. None of its others is guessed.
 	for _, more := range [][]string{{"--dry-run"}, nil} {
 		stdout, stderr, exit := c.Ctl(append([]string{"restore", cut, "--remap", "hostA=hostD"}, more...)...)
 		if want := "--remap-addr " + s.second("hostA") + "="; exit == 0 || !strings.Contains(stdout+stderr, want) {

@@ -49,7 +49,7 @@ func (s *survey) threadNamespaces(pid, tid int) {
 	}
 }
 
-// sessions looks for orphans whose session's leader is no ancestor of theirs. Those that the tree's root has adopted, and whose leader has ended, get a session of their own
+// sessions looks for orphans whose session was led by a process that is not above them. Those that the tree's root has adopted, and whose leader has ended, get a session of their own
 // when they are restored (agent/criu/image). A restore would make all others children of the cell's PID 1, which is not part of the next dump.
 func (s *survey) sessions() {
 	all, err := s.member.Procs()
