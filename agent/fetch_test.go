@@ -105,10 +105,12 @@ func TestFetchHealsAndSaysSo(t *testing.T) {
 	a := newAgent(t, "hostB", "hostC")
 	others := a.others
 	k := custodytest.NewKey(t)
-	man := custodytest.Seal(t, a.images, aKey, k)
-	if err := a.cfg.Images.Copy(aKey, peersOf("hostB", "hostC"), 2, nil).Run(t.Context()); err != nil {
+	info := images.Info{Epoch: 1, Meta: []byte(custodytest.Meta), JobKey: k}
+	sealed, err := a.cfg.Images.Copy(aKey, peersOf("hostB", "hostC"), 2, nil).Store(t.Context(), custodytest.Stage(t, a.images, aKey), info)
+	if err != nil {
 		t.Fatal(err)
 	}
+	man := sealed.Manifest
 	custodytest.Corrupt(t, a.imageDir, "job", man.Packs[0].Digest)
 	// Of the first copy, too: the other one is left.
 	custodytest.Corrupt(t, filepath.Join(filepath.Dir(a.cfg.StateDir), "hostB", "images"), "job", man.Packs[0].Digest)

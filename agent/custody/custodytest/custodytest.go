@@ -62,8 +62,8 @@ func Open(t testing.TB, dir string) *images.Store {
 	return s
 }
 
-// Seal makes an image set of hostA's with Files.
-func Seal(t testing.TB, s *images.Store, key images.Key, k keys.Job) images.Manifest {
+// Stage begins a set that holds Files.
+func Stage(t testing.TB, s *images.Store, key images.Key) *images.Partial {
 	t.Helper()
 	p, err := s.Begin(key)
 	if err != nil {
@@ -79,7 +79,13 @@ func Seal(t testing.TB, s *images.Store, key images.Key, k keys.Job) images.Mani
 			t.Fatal(err)
 		}
 	}
-	sealed, err := p.Seal(t.Context(), images.Info{Epoch: 1, Meta: []byte(Meta), JobKey: k})
+	return p
+}
+
+// Seal makes an image set of hostA's with Files.
+func Seal(t testing.TB, s *images.Store, key images.Key, k keys.Job) images.Manifest {
+	t.Helper()
+	sealed, err := Stage(t, s, key).Seal(t.Context(), images.Info{Epoch: 1, Meta: []byte(Meta), JobKey: k})
 	if err != nil {
 		t.Fatal(err)
 	}
