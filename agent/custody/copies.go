@@ -49,7 +49,7 @@ func (c *Copies) Store(ctx context.Context, p *images.Partial, info images.Info)
 	sealed, err := p.Seal(ctx, info)
 	if err != nil {
 		cancel() // before the queue's end, which would have them ask for the set
-		<-copied
+		_ = <-copied
 		return images.Sealed{}, c.h.Stored(err)
 	}
 	q.end()
