@@ -44,16 +44,18 @@ func (c *Copies) Store(ctx context.Context, p *images.Partial, info images.Info)
 	defer cancel()
 	q := newQueue()
 	info.Stored = q.add
-	copied := make(chan error, 1)
-	go func() { copied <- c.run(ctx, q) }()
+	var copying sync.WaitGroup
+	var copied error
+	copying.Go(func() { copied = c.run(ctx, q) })
 	sealed, err := p.Seal(ctx, info)
 	if err != nil {
 		cancel() // before the queue's end, which would have them ask for the set
-		_ = <-copied
+		copying.Wait()
 		return images.Sealed{}, c.h.Stored(err)
 	}
 	q.end()
-	return sealed, <-copied
+	copying.Wait()
+	return sealed, copied
 }
 
 // run makes the copies, as many at once as are wanted. Where a host refuses, the next one is asked. q is what has been stored so far of a set that is
