@@ -88,7 +88,7 @@ func (a *Agent) preflightMembers(ctx context.Context, q Question, ans *Answer) e
 		return err
 	}
 	ans.Problems = append(ans.Problems, found...)
-	for _, err := range []error{a.cfg.Images.Fits(size), w.reachPeers(ctx)} {
+	for _, err := range []error{a.fits(size), w.reachPeers(ctx)} {
 		if err != nil {
 			ans.Problems = append(ans.Problems, err.Error())
 		}

@@ -257,7 +257,7 @@ func (w *work) preflight(ctx context.Context) error {
 		return &fault.Error{Kind: fault.Refused, Err: errors.New(fault.Problems(found))}
 	}
 	w.size = size
-	return w.a.cfg.Images.Fits(w.size)
+	return w.a.fits(w.size)
 }
 
 // obstacles lists what keeps the members from being recorded, and says how large their images will be at most, about, in bytes.

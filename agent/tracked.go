@@ -38,18 +38,13 @@ func (w *work) trackMemory(ctx context.Context) error {
 	if w.frozen = w.a.untracked(); w.frozen != "" {
 		return nil
 	}
-	err := w.a.cfg.Images.Fits(2 * w.size)
-	if err != nil { // what is kept since earlier cuts may be in the way
-		w.a.cfg.Memory.Release()
-		err = w.a.cfg.Images.Fits(2 * w.size)
-	}
-	if err != nil {
+	if err := w.a.fits(2 * w.size); err != nil {
 		w.frozen = "there is no room for copies: " + err.Error()
 		return nil //nolint:nilerr // CRIU copies all memory then
 	}
 	w.enter("copying memory")
 	tracked := make([][]TrackedMemory, len(w.members))
-	err = w.each(func(i int, m Member) error {
+	err := w.each(func(i int, m Member) error {
 		dir, err := w.memoryDir(m)
 		if err != nil {
 			return err
@@ -63,6 +58,16 @@ func (w *work) trackMemory(ctx context.Context) error {
 	w.memory = tracked
 	w.mu.Unlock()
 	return err
+}
+
+// fits says whether images of a size fit here, and lets go of the copies that are kept since earlier cuts if they are in the way.
+func (a *Agent) fits(size int64) error {
+	err := a.cfg.Images.Fits(size)
+	if err == nil || a.cfg.Memory == nil {
+		return err
+	}
+	a.cfg.Memory.Release()
+	return a.cfg.Images.Fits(size)
 }
 
 func (w *work) memoryDir(m Member) (string, error) {

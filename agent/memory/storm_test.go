@@ -15,7 +15,7 @@ import (
 // TestStorm makes userfaultfds in a program that starts programs, replaces itself, is stopped and continued, takes signals and waits with other signal masks,
 // as fast as it goes. The program checks what an injection might disturb (testdata/storm.c). SS_MEMORY_STORM says in how many processes.
 func TestStorm(t *testing.T) {
-	wanted := 1000
+	wanted := 300
 	if n, err := strconv.Atoi(os.Getenv("SS_MEMORY_STORM")); err == nil {
 		wanted = n
 	}
