@@ -301,8 +301,8 @@ static void tcp_listen_check(void) {
 }
 
 // tcp_own: a connection of the member with itself, with bytes under way in both directions.
-static void tcp_own_make(void) {
-	struct sockaddr_in at = loopback(7407);
+static void own_connection(int port) { // a port for each mode: they are made at once
+	struct sockaddr_in at = loopback(port);
 	int listener = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
 	set(listener, SOL_SOCKET, SO_REUSEADDR, 1);
 	must(bind(listener, (void *)&at, sizeof at), "bind");
@@ -314,6 +314,7 @@ static void tcp_own_make(void) {
 	must(write(a, "12345", 5), "write");
 	must(write(b, "678", 3), "write");
 }
+static void tcp_own_make(void) { own_connection(7407); }
 static void tcp_own_check(void) {
 	char got[8];
 	if (drained++)
@@ -326,7 +327,7 @@ static void tcp_own_check(void) {
 
 // tcp_oob: an urgent byte that has been read already.
 static void tcp_oob_make(void) {
-	tcp_own_make();
+	own_connection(7408);
 	char got[8];
 	struct pollfd p = {b, POLLPRI, 0};
 	must(send(a, "!", 1, MSG_OOB), "send");
