@@ -99,9 +99,9 @@ func (a *agent) ImportImages(ctx context.Context, open orchestrator.ImportOpen) 
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := a.client.ImportImages(ctx)
 	if err == nil {
-		err = stream.Send(&ssv1.FileFrame{Kind: &ssv1.FileFrame_Open{Open: &ssv1.ImportOpen{
+		err = reason(stream.Send(&ssv1.FileFrame{Kind: &ssv1.FileFrame_Open{Open: &ssv1.ImportOpen{
 			Key: toImageKey(open.Key), Epoch: open.Epoch, Meta: open.Meta, JobKey: open.JobKey[:], Vaults: open.Vaults,
-		}}})
+		}}}), stream.CloseAndRecv)
 	}
 	if err != nil {
 		cancel()
@@ -118,11 +118,7 @@ type fileWriter struct {
 }
 
 func (w *fileWriter) send(f *ssv1.FileFrame) error {
-	err := w.stream.Send(f)
-	if errors.Is(err, io.EOF) { // the host has given up; gRPC has the reason there
-		_, err = w.stream.CloseAndRecv()
-	}
-	return wire.Error(w.host, err)
+	return wire.Error(w.host, reason(w.stream.Send(f), w.stream.CloseAndRecv))
 }
 
 func (w *fileWriter) Next(f orchestrator.PlainFile) error {

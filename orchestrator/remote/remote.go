@@ -245,12 +245,20 @@ func (a *agent) Check(ctx context.Context, q orchestrator.CheckQuestion) (orches
 	return ans, nil
 }
 
+// reason returns why a call has ended of which Send says only that it has (io.EOF): a host may refuse a call before it has read anything, and Recv tells then why.
+func reason[T any](sent error, recv func() (T, error)) error {
+	if errors.Is(sent, io.EOF) {
+		_, sent = recv()
+	}
+	return sent
+}
+
 func (a *agent) Snapshot(ctx context.Context, open orchestrator.Open) (orchestrator.SnapshotLine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := a.client.Snapshot(ctx)
 	list := a.lists.of(open.Participants)
 	if err == nil {
-		err = stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: toOpen(open, list.digest)}})
+		err = reason(stream.Send(&ssv1.SnapshotRequest{Kind: &ssv1.SnapshotRequest_Open{Open: toOpen(open, list.digest)}}), stream.Recv)
 	}
 	if err != nil {
 		cancel()
@@ -319,14 +327,14 @@ func (a *agent) Restore(ctx context.Context, plan orchestrator.HostPlan) (orches
 	stream, err := a.client.Restore(ctx)
 	list := a.lists.of(plan.Participants)
 	if err == nil {
-		err = stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Plan{Plan: toPlan(plan, list.digest)}})
+		err = reason(stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Plan{Plan: toPlan(plan, list.digest)}}), stream.Recv)
 	}
 	var answer *ssv1.RestoreResponse
 	if err == nil {
 		answer, err = stream.Recv()
 	}
 	if err == nil && answer.GetLacks() != nil {
-		err = stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Participants{Participants: list.message()}})
+		err = reason(stream.Send(&ssv1.RestoreRequest{Kind: &ssv1.RestoreRequest_Participants{Participants: list.message()}}), stream.Recv)
 		if err == nil {
 			_, err = stream.Recv() // the host holds the job, or says why not
 		}
