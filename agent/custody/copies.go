@@ -63,10 +63,16 @@ func (c *Copies) Store(ctx context.Context, p *images.Partial, info images.Info)
 func (c *Copies) run(ctx context.Context, q *queue) error {
 	var wg sync.WaitGroup
 	for range min(c.wanted, len(c.hosts)) {
-		wg.Go(func() { c.place(ctx, q) })
+		wg.Go(func() {
+			images.YieldToJob() // the job runs meanwhile
+			c.place(ctx, q)
+		})
 	}
 	for _, url := range c.vaults {
-		wg.Go(func() { c.deposit(ctx, url, q) })
+		wg.Go(func() {
+			images.YieldToJob()
+			c.deposit(ctx, url, q)
+		})
 	}
 	wg.Wait()
 	c.mu.Lock()
