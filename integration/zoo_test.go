@@ -82,6 +82,7 @@ var zooRefused = map[string][]string{
 	"clone_sighand":    {"shares its signal handlers"},
 	"traced":           {"is being traced"},
 	"led_session":      {"session whose leader"},
+	"adopted_session":  {"in the session of another process"},
 	"unix_backlog":     {"nobody has accepted"},
 	"unix_oob":         {"urgent byte"},
 	"own_mount":        {"mount namespace"},

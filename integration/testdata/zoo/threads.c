@@ -407,6 +407,17 @@ static void led_session_make(void) {
 	must(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
 	child = left(setsid, &leader);
 }
+static void adopted_session_make(void) { // the member's first process adopts a child whose session's leader lives
+	must(setsid(), "setsid");
+	pid_t between = must(fork(), "fork");
+	if (!between) {
+		if (!must(fork(), "fork"))
+			for (;;)
+				pause();
+		_exit(0);
+	}
+	must(waitpid(between, 0, 0), "waitpid");
+}
 static void led_session_check(void) { expect(getsid(child) == leader, "its session is %d", getsid(child)); }
 
 const struct mode thread_modes[] = {
@@ -420,5 +431,6 @@ const struct mode thread_modes[] = {
 	{"exit_signal", exit_signal_make, exit_signal_check}, {"clone_sighand", vforked_make}, {"traced", traced_make}, {"mdwe", mdwe_make, mdwe_check},
 	{"mce_kill", mce_kill_make, mce_kill_check}, {"landlock", landlock_make, landlock_check},
 	{"oom", oom_make, oom_check}, {"core_filter", core_filter_make, core_filter_check}, {"cpu_time", cpu_time_make, cpu_time_check},
-	{"cpu_timer", cpu_timer_make, cpu_timer_check}, {"group", group_make, group_check}, {"led_session", led_session_make, led_session_check}, {0},
+	{"cpu_timer", cpu_timer_make, cpu_timer_check}, {"group", group_make, group_check}, {"led_session", led_session_make, led_session_check},
+	{"adopted_session", adopted_session_make}, {0},
 };
