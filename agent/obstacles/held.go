@@ -94,7 +94,7 @@ func (s *survey) watches(pid, fd int, watched []int) {
 }
 
 // fromAncestor says whether an ancestor of a process in the member holds the same epoll. CRIU dumps it from there, with the ancestor's descriptors, and asks
-// no other process that holds it: a child that has closed what its parent still watches (redis-server's, which saves) is no obstacle.
+// no other process that holds it. So a child may have closed what its parent still watches, as the child with which redis-server saves does.
 func (s *survey) fromAncestor(pid, fd int) bool {
 	for at := pid; ; {
 		st, err := proc.ReadStat(at)
