@@ -165,8 +165,9 @@ func (a *Agent) outlast(ctx context.Context, m Member) (Member, error) {
 // exitedWell is how a member ends that has done what it was to do.
 const exitedWell = "exit status 0"
 
-// Attach takes a running tree in, under the name that the catalogue has drawn for it.
-func (a *Agent) Attach(ctx context.Context, job, name string, pid int, epoch uint64) (Member, error) {
+// Attach takes the running tree of m in, under the name that the catalogue has drawn for it.
+func (a *Agent) Attach(ctx context.Context, m Member) (Member, error) {
+	job, name := m.Job, m.Name
 	if err := checkNames(job, name); err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
@@ -178,7 +179,6 @@ func (a *Agent) Attach(ctx context.Context, job, name string, pid int, epoch uin
 	if err := a.vacant(ctx, job, name); err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}
-	m := Member{Job: job, Name: name, Tree: Tree{Pid: pid}, Epoch: epoch}
 	if err := a.standings.admit(m); err != nil {
 		return Member{}, a.fail("attach", job, err)
 	}

@@ -28,6 +28,8 @@ type Member struct {
 
 	Attached bool // taken over while it ran: no PID 1 of its own until it is restored
 
+	MemoryFrozen bool // its memory is copied while it stands still, also where it could be tracked (Memory)
+
 	Cell
 	Tree
 
@@ -300,6 +302,8 @@ type Memory interface {
 	Mode() (tracked bool, reason string)
 	// Omits says whether CRIU may be kept from memory of u: no process of it has a seccomp filter, which CRIU could not read then.
 	Omits(u Unit) bool
+	// Small says, of a running unit, that it has so little memory that CRIU copies it as quickly; "": it has more.
+	Small(u Unit) string
 	// Track begins to copy the memory of a running unit to files in dir, and returns when what is left to copy is small, or does not become
 	// less. It goes on until Divide. What cannot be copied so is left to CRIU.
 	Track(ctx context.Context, u Unit, dir string) TrackedMemory

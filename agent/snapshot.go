@@ -41,8 +41,9 @@ type work struct {
 	lockFile string
 	dumps    [][]Dump                // by member, then by unit
 	size     int64                   // of what is dumped, about, in bytes
-	memory   [][]TrackedMemory       // by member, then by unit; nil: CRIU copies all of it
-	frozen   string                  // why CRIU copies all memory; "": memory says it
+	plain    [][]string              // by member, then by unit: why CRIU copies all its memory; "": it is tracked
+	memory   [][]TrackedMemory       // likewise; nil: CRIU copies all of it
+	frozen   string                  // why CRIU copies all memory of all; "": plain and memory say it
 	files    *files.Capture          // of the members, from the freeze on until they are stored
 	names    files.Names             // of those, found before the freeze
 	dirs     map[string][]files.Seen // by member: its folders and all below
@@ -180,14 +181,15 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	})
 	wg.Go(func() { unreached = w.reachPeers(ctx) })
 	wg.Go(func() { w.unwatch, watched = w.a.cfg.Cells.Watch(ctx, w.members, w.lockFile) })
+	w.divideUnits()
 	w.dumps = make([][]Dump, len(w.members))
 	err = w.each(func(i int, m Member) error {
 		dir, err := w.imageDir(m)
 		if err != nil {
 			return err
 		}
-		for _, u := range m.Units() {
-			d, err := w.a.cfg.CRIU.StartDump(ctx, w.dumpSpec(u, dir))
+		for j := range m.Units() {
+			d, err := w.a.cfg.CRIU.StartDump(ctx, w.dumpSpec(i, j, dir))
 			if err != nil {
 				return err
 			}
@@ -356,7 +358,7 @@ func (w *work) dump(ctx context.Context, captured func()) (marker.Event, error) 
 		if err != nil {
 			return err
 		}
-		reports[i] = MemberReport{Member: m, ImageBytes: res.Bytes, Memory: MemoryReport{Left: w.left()}}
+		reports[i] = MemberReport{Member: m, ImageBytes: res.Bytes, Memory: MemoryReport{Left: w.left(i)}}
 		dir, err := w.imageDir(m)
 		if err != nil {
 			return err

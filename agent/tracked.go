@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // memoryFolder is where copies of a member's memory lie, in its part of a partial image set, until they are in its images.
@@ -20,22 +21,47 @@ func (a *Agent) untracked() string {
 	return reason
 }
 
-// left is what a report says of memory that nobody has tracked.
-func (w *work) left() []string {
-	if w.frozen == "" {
-		return nil
+// untrackedUnit says why the memory of a unit is copied while it stands still, or "" if it is tracked.
+func (a *Agent) untrackedUnit(m Member, u Unit) string {
+	if why := a.untracked(); why != "" {
+		return why
 	}
-	return []string{w.frozen}
+	if m.MemoryFrozen {
+		return "the member was started with --memory frozen"
+	}
+	if !a.cfg.Memory.Omits(u) {
+		return "a process of it has a seccomp filter"
+	}
+	return a.cfg.Memory.Small(u)
+}
+
+// divideUnits decides which units are tracked.
+func (w *work) divideUnits() {
+	w.plain = make([][]string, len(w.members))
+	for i, m := range w.members {
+		for _, u := range m.Units() {
+			w.plain[i] = append(w.plain[i], w.a.untrackedUnit(m, u))
+		}
+	}
+}
+
+// left is what a report says of the memory of a member that nobody has tracked.
+func (w *work) left(i int) []string {
+	if w.frozen != "" {
+		return []string{w.frozen}
+	}
+	return slices.DeleteFunc(slices.Clone(w.plain[i]), func(why string) bool { return why == "" })
 }
 
 // dumpSpec describes the dump of one unit.
-func (w *work) dumpSpec(u Unit, dir string) DumpSpec {
-	return DumpSpec{Unit: u, Dir: dir, LockFile: w.lockFile, Omits: w.a.cfg.Memory != nil && w.a.cfg.Memory.Omits(u)}
+func (w *work) dumpSpec(i, j int, dir string) DumpSpec {
+	u := w.members[i].Units()[j]
+	return DumpSpec{Unit: u, Dir: dir, LockFile: w.lockFile, Omits: w.plain[i][j] == ""}
 }
 
 // trackMemory copies the members' memory while they run. It is the last that is done before the freeze, since it is the first that touches a member.
 func (w *work) trackMemory(ctx context.Context) error {
-	if w.frozen = w.a.untracked(); w.frozen != "" {
+	if !slices.ContainsFunc(w.plain, func(units []string) bool { return slices.Contains(units, "") }) {
 		return nil
 	}
 	if err := w.a.fits(2 * w.size); err != nil {
@@ -45,11 +71,15 @@ func (w *work) trackMemory(ctx context.Context) error {
 	w.enter("copying memory")
 	tracked := make([][]TrackedMemory, len(w.members))
 	err := w.each(func(i int, m Member) error {
-		dir, err := w.memoryDir(m)
-		if err != nil {
-			return err
-		}
-		for _, u := range m.Units() {
+		for j, u := range m.Units() {
+			if w.plain[i][j] != "" {
+				tracked[i] = append(tracked[i], nil)
+				continue
+			}
+			dir, err := w.memoryDir(m)
+			if err != nil {
+				return err
+			}
 			tracked[i] = append(tracked[i], w.a.cfg.Memory.Track(ctx, u, dir))
 		}
 		return nil
@@ -82,14 +112,24 @@ func (w *work) memoryDir(m Member) (string, error) {
 	return dir, nil
 }
 
-// tracked are the members' memories, by member and unit. Actions and the end of an attempt may ask at once.
+// tracked are the memories of a member's units that are tracked. Actions and the end of an attempt may ask at once.
 func (w *work) tracked(member int) []TrackedMemory {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if member >= len(w.memory) {
 		return nil
 	}
-	return w.memory[member]
+	return slices.DeleteFunc(slices.Clone(w.memory[member]), func(t TrackedMemory) bool { return t == nil })
+}
+
+// trackedUnit is the memory of one unit, or nil if it is not tracked.
+func (w *work) trackedUnit(member, unit int) TrackedMemory {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if member >= len(w.memory) || unit >= len(w.memory[member]) {
+		return nil
+	}
+	return w.memory[member][unit]
 }
 
 // haltMemory ends the copying before the freeze: a freeze would find the helper at work in a member.
@@ -103,16 +143,17 @@ func (w *work) haltMemory() {
 
 // dumpUnit dumps a frozen unit: CRIU what it can be seen by, and we its tracked memory at the same time.
 func (w *work) dumpUnit(ctx context.Context, i, j int, announce func()) (DumpResult, error) {
-	all, u := w.tracked(i), w.members[i].Units()[j]
-	if j >= len(all) || !w.a.cfg.Memory.Omits(u) {
-		if j < len(all) {
-			if err := w.dumpWithout(ctx, i, j); err != nil {
-				return DumpResult{}, err
-			}
+	t := w.trackedUnit(i, j)
+	if t != nil && !w.a.cfg.Memory.Omits(w.members[i].Units()[j]) {
+		if err := w.dumpWithout(ctx, i, j); err != nil {
+			return DumpResult{}, err
 		}
+		t = nil
+	}
+	if t == nil {
 		return w.dumps[i][j].Run(ctx, w.conns[i], announce)
 	}
-	ranges, err := all[j].Divide()
+	ranges, err := t.Divide()
 	if err == nil {
 		err = w.dumps[i][j].Omit(ranges)
 	}
@@ -120,7 +161,7 @@ func (w *work) dumpUnit(ctx context.Context, i, j int, announce func()) (DumpRes
 		return DumpResult{}, err
 	}
 	copied := make(chan error, 1)
-	go func() { copied <- all[j].CopyRest(ctx) }()
+	go func() { copied <- t.CopyRest(ctx) }()
 	res, err := w.dumps[i][j].Run(ctx, w.conns[i], announce)
 	return res, errors.Join(err, <-copied)
 }
@@ -139,7 +180,9 @@ func (w *work) dumpWithout(ctx context.Context, i, j int) error {
 	if err = errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return fmt.Errorf("empty the folder for images: %w", err)
 	}
-	w.dumps[i][j], err = w.a.cfg.CRIU.StartDump(ctx, w.dumpSpec(m.Units()[j], dir))
+	spec := w.dumpSpec(i, j, dir)
+	spec.Omits = false
+	w.dumps[i][j], err = w.a.cfg.CRIU.StartDump(ctx, spec)
 	return err
 }
 

@@ -64,7 +64,14 @@ func newCluster(t *testing.T, hosts ...string) *cluster {
 	if len(hosts) == 0 {
 		hosts = []string{"hostA", "hostB", "hostC"}
 	}
+	return newClusterWith(t, "", hosts...)
+}
+
+// newClusterWith makes a cluster of agents whose agent.yaml has some more lines.
+func newClusterWith(t *testing.T, config string, hosts ...string) *cluster {
+	t.Helper()
 	l := lab.New(t, hosts...)
+	l.AgentConfig = config
 	l.StartAgents()
 	return &cluster{Lab: l, t: t}
 }

@@ -156,7 +156,7 @@ func TestFaultsOfTrackedMemory(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("SS_MEMORY_FAULTS")); err == nil {
 		rows = min(n, len(memoryBlows))
 	}
-	strikeAll(t, "memory: tracked\n", memoryBlows[:rows])
+	strikeAll(t, "tracked_from: 0\n", memoryBlows[:rows])
 }
 
 // strikeAll strikes rows, one after the other, on one job whose agents have some more lines in agent.yaml.

@@ -51,27 +51,29 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 // as it should be after each step; and each refusal is one that the judge (random_judge_test.go) expects.
 //
 // SS_JOBS is their number (150), SS_JOBS_SEED the first one's (20000; make jobs takes it from the clock). The agents are those in the folder SS_PLAIN_BIN, if that is
-// set: CI has them without the race detector there, which takes most of the time. It needs root and gcc.
+// set: CI has them without the race detector there, which takes most of the time. Members' memory is tracked, however small they are. It needs root and gcc.
 func TestRandomJobs(t *testing.T) {
 	if dir := os.Getenv(plainVariable); dir != "" {
 		t.Setenv(lab.BinVariable, dir)
 	}
-	randomJobs(t, number(t, jobsSeedVariable, jobsFirst), number(t, jobsVariable, jobsDefault))
+	randomJobs(t, "tracked_from: 0\n", number(t, jobsSeedVariable, jobsFirst), number(t, jobsVariable, jobsDefault))
 }
 
-// TestRandomJobsRace runs a third as many jobs more, the next ones, with the programs that all other tests have: in CI those with the race detector.
+// TestRandomJobsRace runs a third as many jobs more, the next ones, with the programs that all other tests have: in CI those with the race detector. Their memory
+// is copied while they stand still, as they are small.
 func TestRandomJobsRace(t *testing.T) {
 	count := number(t, jobsVariable, jobsDefault)
-	randomJobs(t, number(t, jobsSeedVariable, jobsFirst)+count, (count+2)/3)
+	randomJobs(t, "", number(t, jobsSeedVariable, jobsFirst)+count, (count+2)/3)
 }
 
-func randomJobs(t *testing.T, first, count uint64) {
+// randomJobs runs jobs on hosts whose agent.yaml has some more lines.
+func randomJobs(t *testing.T, config string, first, count uint64) {
 	t.Helper()
 	for k := range strings.FieldsFuncSeq(os.Getenv(jobsOffVariable), func(r rune) bool { return r == ',' }) {
 		off[k] = jobsOffVariable + " says so"
 	}
 	t.Logf("%s=%d %s=%d %s=%s", jobsSeedVariable, first, jobsVariable, count, jobsOffVariable, os.Getenv(jobsOffVariable))
-	r := newRandomRig(t)
+	r := newRandomRig(t, config)
 	failures := 0
 	for seed := first; seed < first+count; seed++ {
 		j := draw(seed, r.names, r.addr)
@@ -100,10 +102,10 @@ type randomRig struct {
 	tally   tally
 }
 
-func newRandomRig(t *testing.T) *randomRig {
+func newRandomRig(t *testing.T, config string) *randomRig {
 	t.Helper()
 	names := []string{"hostA", "hostB", "hostC", "hostD"}
-	r := &randomRig{cluster: newCluster(t, names...), names: names, addr: map[string]string{}, tally: tally{kinds: map[string]int{}}}
+	r := &randomRig{cluster: newClusterWith(t, config, names...), names: names, addr: map[string]string{}, tally: tally{kinds: map[string]int{}}}
 	for _, h := range names {
 		r.addr[h] = r.Host(h).Addr().String()
 		must(t, os.Chmod(r.Host(h).Path("/srv"), 0o755)) // members of other users have folders below it

@@ -41,7 +41,7 @@ func TestSoak(t *testing.T) {
 	restores := int(number(t, soakRestoresVariable, 5))
 	seed := number(t, soakSeedVariable, 1)
 	t.Logf("%s=%d %s=%d %s=%d", soakSnapshotsVariable, snapshots, soakRestoresVariable, restores, soakSeedVariable, seed)
-	s := &soak{randomRig: newRandomRig(t), rnd: rand.New(rand.NewPCG(seed, 2)), where: map[string]string{}}
+	s := &soak{randomRig: newRandomRig(t, ""), rnd: rand.New(rand.NewPCG(seed, 2)), where: map[string]string{}}
 	s.beginSoak()
 	s.round(4, 2) // what is made at first use is there after it
 	before := s.costs()

@@ -73,7 +73,9 @@ type Member struct {
 	LogBytes int64 // how long the log is; -1 where that is not known
 	Attached bool
 	Frozen   bool
-	Epoch    uint64 // of the restore that it belongs to; 0 if the job had not been restored when it was started
+	// MemoryFrozen: its memory is copied while it stands still, also where it could be tracked.
+	MemoryFrozen bool
+	Epoch        uint64 // of the restore that it belongs to; 0 if the job had not been restored when it was started
 	// SupersededBy is the epoch of the restore that was made without it; 0 of a member that stands. Cluster.Members fills it in.
 	SupersededBy uint64
 }
@@ -110,7 +112,7 @@ type MemberAgent interface {
 	Members(ctx context.Context, job string) ([]Member, error)
 	// Run starts a member under the name that the catalogue has drawn. One of that name makes a fault.Conflict.
 	Run(ctx context.Context, m Member) (Member, error)
-	Attach(ctx context.Context, job, name string, pid int, epoch uint64) (Member, error)
+	Attach(ctx context.Context, m Member) (Member, error)
 	Kill(ctx context.Context, job string) ([]string, error)
 	// ForgetJob removes what the host keeps of a job in which nothing lives.
 	ForgetJob(ctx context.Context, job string) error

@@ -49,10 +49,11 @@ func (c *Cluster) aliasesOf(ctx context.Context, job string, epoch uint64) (alia
 	return nil, nil
 }
 
-// Attach takes a running tree in.
-func (c *Cluster) Attach(ctx context.Context, host, job string, pid int) (Member, error) {
-	return c.start(ctx, host, job, func(ctx context.Context, a Agent, name string, epoch uint64) (Member, error) {
-		return a.Attach(ctx, job, name, pid, epoch)
+// Attach takes the running tree of m in, of which Job, Pid and MemoryFrozen count.
+func (c *Cluster) Attach(ctx context.Context, host string, m Member) (Member, error) {
+	return c.start(ctx, host, m.Job, func(ctx context.Context, a Agent, name string, epoch uint64) (Member, error) {
+		m.Name, m.Epoch = name, epoch
+		return a.Attach(ctx, m)
 	})
 }
 

@@ -377,7 +377,7 @@ func (a *attempt) build(commit marker.Commit) store.Cut {
 		for _, m := range rep.Members {
 			ch.Members = append(ch.Members, store.CutMember{
 				Name: m.Member.Name, Command: m.Member.Command, Env: m.Member.Env, Dir: m.Member.Dir, Log: m.Member.Log, Folders: m.Member.Folders, Aliases: m.Member.Aliases, Names: m.Member.Names,
-				Pid: m.Member.Pid, ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs, Memory: m.Memory,
+				Pid: m.Member.Pid, ImageBytes: m.ImageBytes, FrozenMs: m.FrozenMs, StallMs: m.StallMs, Memory: m.Memory, MemoryFrozen: m.Member.MemoryFrozen,
 			})
 		}
 		prepared = max(prepared, time.Duration(rep.RunningMs*float64(time.Millisecond)))

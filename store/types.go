@@ -178,6 +178,8 @@ type CutMember struct {
 	StallMs    float64 `json:"stall_ms"`  // how long its channels did
 
 	Memory CutMemory `json:"memory,omitzero"` // absent from cuts of earlier versions
+	// MemoryFrozen: its memory is copied while it stands still, also where it could be tracked.
+	MemoryFrozen bool `json:"memory_frozen,omitempty"`
 }
 
 // Aliases say where addresses are now that the programs of a member may still use: old address to new address.

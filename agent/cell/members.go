@@ -74,7 +74,7 @@ func (g *Manager) AwaitEnd(ctx context.Context, m agent.Member) (agent.Member, e
 func (g *Manager) inspect(r record) (agent.Member, error) {
 	gr := g.cg.group(r.Job, r.Name)
 	m := agent.Member{
-		Job: r.Job, Name: r.Name, Command: r.Command, Env: r.Env, Dir: r.Dir, Log: r.Log, Folders: r.Folders, Aliases: r.Aliases, Names: r.Names,
+		Job: r.Job, Name: r.Name, Command: r.Command, Env: r.Env, Dir: r.Dir, Log: r.Log, Folders: r.Folders, Aliases: r.Aliases, Names: r.Names, MemoryFrozen: r.MemoryFrozen,
 		Attached: r.Kind == attached, Cell: agent.Cell{Cgroup: gr.dir(), CgroupID: gr.id(), JobGroup: gr.jobID()}, State: agent.Running, Epoch: r.Epoch,
 	}
 	if r.damage != nil {

@@ -47,11 +47,13 @@ type record struct {
 	Root    proc.Identity `json:"root,omitzero"` // attached trees
 	Epoch   uint64        `json:"epoch,omitempty"`
 
+	MemoryFrozen bool `json:"memory_frozen,omitempty"`
+
 	damage error // why nothing else is known
 }
 
 func newRecord(m agent.Member, k kind) record {
-	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: m.Aliases, Names: m.Names, Epoch: m.Epoch}
+	return record{Job: m.Job, Name: m.Name, Kind: k, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: m.Aliases, Names: m.Names, Epoch: m.Epoch, MemoryFrozen: m.MemoryFrozen}
 }
 
 type rootRecord struct {

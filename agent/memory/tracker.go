@@ -26,6 +26,8 @@ type Config struct {
 	Exe []string
 	// Off turns tracking off.
 	Off bool
+	// From is how much private memory a unit has at least that is tracked, in bytes.
+	From int64
 	// Pause waits until nothing on this host stands still; copying waits for it between two small pieces. nil: no wait.
 	Pause func(context.Context) error
 }
@@ -82,6 +84,27 @@ func (t *Tracker) Omits(m agent.Unit) bool {
 		}
 	}
 	return err == nil
+}
+
+// Small says, of a unit, that it has less memory than Config.From. What was kept of it since its last cut is given back then.
+func (t *Tracker) Small(m agent.Unit) string {
+	if t.cfg.From == 0 {
+		return ""
+	}
+	all, err := pids(m)
+	if err != nil {
+		return "" // Track says what is wrong
+	}
+	var sum int64
+	for _, pid := range all {
+		if sum += proc.PrivateMemory(pid); sum >= t.cfg.From {
+			return ""
+		}
+	}
+	if k := t.resume(m); k != nil {
+		_ = k.Close() // files without a name
+	}
+	return fmt.Sprintf("it has %d KiB of private memory, less than the %d KiB from which memory is tracked on this host", sum>>10, t.cfg.From>>10)
 }
 
 // filtered says whether a thread of a process has a seccomp filter: each has its own. A process that is gone has none.

@@ -126,6 +126,18 @@ func WorkingDir(pid int) string {
 	return dir
 }
 
+// PrivateMemory is how much anonymous memory a process has, in memory and in swap, in bytes; 0 of a process that is gone.
+func PrivateMemory(pid int) (sum int64) {
+	_ = fields(Path(pid, "status"), func(name, value string) bool {
+		if name == "RssAnon" || name == "VmSwap" {
+			kib, _ := strconv.ParseInt(strings.TrimSuffix(value, " kB"), 10, 64)
+			sum += kib << 10
+		}
+		return name != "VmSwap" // the later one
+	})
+	return sum
+}
+
 // RSS is how much memory of a process is resident, in bytes.
 func RSS(pid int) (int64, error) {
 	b, err := read(Path(pid, "statm"))

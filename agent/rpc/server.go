@@ -156,7 +156,7 @@ func (s *agentServer) Members(ctx context.Context, req *ssv1.MembersRequest) (*s
 func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunResponse, error) {
 	m, err := fromMember(&ssv1.Member{
 		Job: req.GetJob(), Name: req.GetName(), Command: req.GetCommand(), Env: req.GetEnv(), Dir: req.GetDir(), Log: req.GetLog(), Folders: req.GetFolders(),
-		Aliases: req.GetAliases(), Names: req.GetNames(),
+		Aliases: req.GetAliases(), Names: req.GetNames(), MemoryFrozen: req.GetMemoryFrozen(),
 	})
 	if err != nil {
 		return nil, wire.Status(err)
@@ -169,7 +169,9 @@ func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunR
 }
 
 func (s *agentServer) Attach(ctx context.Context, req *ssv1.AttachRequest) (*ssv1.AttachResponse, error) {
-	m, err := s.a.Attach(ctx, req.GetJob(), req.GetName(), int(req.GetPid()), req.GetEpoch())
+	m, err := s.a.Attach(ctx, agent.Member{
+		Job: req.GetJob(), Name: req.GetName(), Tree: agent.Tree{Pid: int(req.GetPid())}, Epoch: req.GetEpoch(), MemoryFrozen: req.GetMemoryFrozen(),
+	})
 	if err != nil {
 		return nil, wire.Status(err)
 	}

@@ -20,13 +20,14 @@ import (
 func toMember(m agent.Member) *ssv1.Member {
 	return &ssv1.Member{
 		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: toAliases(m.Aliases), Names: toAliases(m.Names), Pid: int32(m.Pid),
-		State: string(m.State), Exit: m.Exit, Attached: m.Attached, Frozen: m.Frozen, Epoch: m.Epoch,
+		State: string(m.State), Exit: m.Exit, Attached: m.Attached, Frozen: m.Frozen, Epoch: m.Epoch, MemoryFrozen: m.MemoryFrozen,
 	}
 }
 
 func fromMember(m *ssv1.Member) (agent.Member, error) {
 	out := agent.Member{
 		Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(), Folders: m.GetFolders(),
+		MemoryFrozen: m.GetMemoryFrozen(),
 	}
 	var err error
 	if out.Aliases, err = fromAliases(m.GetAliases()); err != nil {

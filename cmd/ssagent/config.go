@@ -25,6 +25,7 @@ type config struct {
 	Cgroup   string `yaml:"cgroup"`
 	Memory   string `yaml:"memory"` // memoryTracked or memoryFrozen
 
+	TrackedFrom      size          `yaml:"tracked_from"`      // members with less private memory are not tracked
 	Staging          string        `yaml:"staging"`           // folder that dumps land in; "": in StateDir
 	KeepDumps        bool          `yaml:"keep_dumps"`        // leave each job's last dump there, as it is
 	StagingLimit     size          `yaml:"staging_limit"`     // what they may take there; 0: what is free
@@ -56,7 +57,7 @@ func loadConfig(path string) (config, error) {
 
 // parseConfig reads a configuration whose relative paths count from dir. A key that it does not know is an error.
 func parseConfig(b []byte, dir string) (config, error) {
-	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", Memory: memoryFrozen, FilesLimit: agent.DefaultFilesLimit, ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
+	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", Memory: memoryTracked, TrackedFrom: 32 << 20, FilesLimit: agent.DefaultFilesLimit, ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
 	if err := dec.Decode(&cfg); err != nil {

@@ -26,13 +26,13 @@ func startedText(m orchestrator.Member) string {
 }
 
 func (a *app) runCommand() *cobra.Command {
-	var host, cwd, log string
+	var host, cwd, log, memory string
 	var env, folders []string
 	cmd := &cobra.Command{
 		Use: "run JOB --host HOST -- CMD ARG…", Short: "Start a member of a job on a host",
 		Args: func(cmd *cobra.Command, argv []string) error {
 			if cmd.ArgsLenAtDash() != 1 || len(argv) < 2 {
-				return usage("usage: ssctl run JOB --host HOST [--env K=V] [--cwd DIR] [--log FILE] [--files DIR] -- CMD ARG…")
+				return usage("usage: ssctl run JOB --host HOST [--env K=V] [--cwd DIR] [--log FILE] [--files DIR] [--memory frozen] -- CMD ARG…")
 			}
 			return nil
 		},
@@ -40,8 +40,12 @@ func (a *app) runCommand() *cobra.Command {
 			if host == "" {
 				return usage("--host is needed")
 			}
+			frozen, err := memoryFrozen(memory)
+			if err != nil {
+				return err
+			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				m, err := c.Run(ctx, host, orchestrator.Member{Job: argv[0], Command: argv[1:], Env: env, Dir: cwd, Log: log, Folders: folders})
+				m, err := c.Run(ctx, host, orchestrator.Member{Job: argv[0], Command: argv[1:], Env: env, Dir: cwd, Log: log, Folders: folders, MemoryFrozen: frozen})
 				if err != nil {
 					return err
 				}
@@ -54,11 +58,30 @@ func (a *app) runCommand() *cobra.Command {
 	cmd.Flags().StringVar(&cwd, "cwd", "", "its working directory on the host")
 	cmd.Flags().StringVar(&log, "log", "", "file on the host for its output, appended to; without it, one below the agent's state folder (ssctl logs)")
 	cmd.Flags().StringArrayVar(&folders, "files", nil, "folder on the host whose files are part of each cut, open or not; may be repeated")
+	memoryFlag(cmd, &memory)
 	return cmd
 }
 
+// The values of --memory.
+const (
+	memoryTracked = "tracked"
+	memoryOff     = "frozen"
+)
+
+func memoryFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "memory", memoryTracked, "how its memory is copied: tracked, while it runs, where its host can; or frozen, while it stands still")
+}
+
+// memoryFrozen reads --memory.
+func memoryFrozen(flag string) (bool, error) {
+	if flag != memoryTracked && flag != memoryOff {
+		return false, usage("--memory %s: it is %s or %s", flag, memoryTracked, memoryOff)
+	}
+	return flag == memoryOff, nil
+}
+
 func (a *app) attachCommand() *cobra.Command {
-	var host string
+	var host, memory string
 	var pid int
 	cmd := &cobra.Command{
 		Use: "attach JOB --host HOST --pid N", Short: "Make a running process tree a member", Args: args(1, 1),
@@ -66,8 +89,12 @@ func (a *app) attachCommand() *cobra.Command {
 			if host == "" || pid <= 0 {
 				return usage("--host and --pid are needed")
 			}
+			frozen, err := memoryFrozen(memory)
+			if err != nil {
+				return err
+			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				m, err := c.Attach(ctx, host, argv[0], pid)
+				m, err := c.Attach(ctx, host, orchestrator.Member{Job: argv[0], Pid: pid, MemoryFrozen: frozen})
 				if err != nil {
 					return err
 				}
@@ -77,6 +104,7 @@ func (a *app) attachCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&host, "host", "", "where it runs")
 	cmd.Flags().IntVar(&pid, "pid", 0, "root of the tree, as the host sees it")
+	memoryFlag(cmd, &memory)
 	return cmd
 }
 

@@ -16,7 +16,7 @@ const (
 // measureTracked runs one job for each size, with agents that copy memory while members run.
 func measureTracked(s *lab.Script, o options) result {
 	l := lab.New(s, "hostA", "hostB")
-	l.AgentConfig = "keep_dumps: true\nmemory: tracked\n"
+	l.AgentConfig = "keep_dumps: true\ntracked_from: 0\n"
 	l.StartAgents()
 	res := result{Schema: "ss/bench/1", Rounds: o.n, Lock: o.lock, Write: o.write, Machine: describeMachine(s, l)}
 	for i, mib := range o.sizes {

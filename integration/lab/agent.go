@@ -117,6 +117,9 @@ func (l *Lab) adapt(h *Host, config string) error {
 	extra := fmt.Sprintf("cgroup: %s\n%s", h.cgroup(), l.AgentConfig)
 	if mode := os.Getenv(MemoryVariable); mode != "" {
 		extra += fmt.Sprintf("memory: %s\n", mode)
+		if !strings.Contains(l.AgentConfig, "tracked_from:") {
+			extra += "tracked_from: 0\n"
+		}
 	}
 	criu, err := l.criu()
 	if criu != "" {

@@ -22,7 +22,7 @@ const adminNumber = 254
 // someone to look at. Everything else is removed all the same.
 const KeepVariable = "SSLAB_KEEP"
 
-// MemoryVariable names the environment variable that says how agents copy memory: tracked or frozen. Without it they do as they are.
+// MemoryVariable names the environment variable that says how agents copy memory: tracked, of members of any size, or frozen. Without it they do as they are.
 const MemoryVariable = "SS_MEMORY"
 
 // Lab is a set of hosts on one switch. It is for one goroutine at a time.

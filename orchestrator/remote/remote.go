@@ -151,7 +151,7 @@ func (a *agent) Members(ctx context.Context, job string) ([]orchestrator.Member,
 func (a *agent) Run(ctx context.Context, m orchestrator.Member) (orchestrator.Member, error) {
 	r, err := a.client.Run(ctx, &ssv1.RunRequest{
 		Job: m.Job, Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Epoch: m.Epoch,
-		Aliases: toAliases(m.Aliases), Names: toAliases(m.Names),
+		Aliases: toAliases(m.Aliases), Names: toAliases(m.Names), MemoryFrozen: m.MemoryFrozen,
 	})
 	if err != nil {
 		return orchestrator.Member{}, wire.Error(a.host, err)
@@ -159,8 +159,8 @@ func (a *agent) Run(ctx context.Context, m orchestrator.Member) (orchestrator.Me
 	return a.member(r.GetMember()), nil
 }
 
-func (a *agent) Attach(ctx context.Context, job, name string, pid int, epoch uint64) (orchestrator.Member, error) {
-	r, err := a.client.Attach(ctx, &ssv1.AttachRequest{Job: job, Name: name, Pid: int32(pid), Epoch: epoch})
+func (a *agent) Attach(ctx context.Context, m orchestrator.Member) (orchestrator.Member, error) {
+	r, err := a.client.Attach(ctx, &ssv1.AttachRequest{Job: m.Job, Name: m.Name, Pid: int32(m.Pid), Epoch: m.Epoch, MemoryFrozen: m.MemoryFrozen})
 	if err != nil {
 		return orchestrator.Member{}, wire.Error(a.host, err)
 	}

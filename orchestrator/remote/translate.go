@@ -64,6 +64,7 @@ func (a *agent) member(m *ssv1.Member) orchestrator.Member {
 		Host: a.host, Job: m.GetJob(), Name: m.GetName(), Command: m.GetCommand(), Env: m.GetEnv(), Dir: m.GetDir(), Log: m.GetLog(), Folders: m.GetFolders(),
 		Aliases: fromAliases(m.GetAliases()), Names: fromAliases(m.GetNames()), Pid: int(m.GetPid()), State: m.GetState(), Exit: m.GetExit(), RSS: m.GetRss(), Channels: int(m.GetChannels()),
 		Attached: m.GetAttached(), Frozen: m.GetFrozen(), Epoch: m.GetEpoch(), LogBytes: m.GetLogBytes(),
+		MemoryFrozen: m.GetMemoryFrozen(),
 	}
 }
 
@@ -94,6 +95,7 @@ func toPlan(p orchestrator.HostPlan, list marker.Digest) *ssv1.RestorePlan {
 		for _, m := range part.Members {
 			pp.Members = append(pp.Members, &ssv1.Member{
 				Job: string(p.Key.Job), Name: m.Name, Command: m.Command, Env: m.Env, Dir: m.Dir, Log: m.Log, Folders: m.Folders, Aliases: toAliases(m.Aliases), Names: toAliases(m.Names),
+				MemoryFrozen: m.MemoryFrozen,
 			})
 		}
 		for _, e := range part.Ends {

@@ -1182,7 +1182,9 @@ type Member struct {
 	// aliases are where addresses are now that the member's programs may still use.
 	Aliases []*AddrMove `protobuf:"bytes,18,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	// names are the reverse: the address that is in use, and the one under which the member's programs know it.
-	Names         []*AddrMove `protobuf:"bytes,19,rep,name=names,proto3" json:"names,omitempty"`
+	Names []*AddrMove `protobuf:"bytes,19,rep,name=names,proto3" json:"names,omitempty"`
+	// memory_frozen: its memory is copied while it stands still, also where it could be tracked.
+	MemoryFrozen  bool `protobuf:"varint,20,opt,name=memory_frozen,json=memoryFrozen,proto3" json:"memory_frozen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1343,6 +1345,13 @@ func (x *Member) GetNames() []*AddrMove {
 	return nil
 }
 
+func (x *Member) GetMemoryFrozen() bool {
+	if x != nil {
+		return x.MemoryFrozen
+	}
+	return false
+}
+
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -1445,6 +1454,7 @@ type RunRequest struct {
 	// Those of the members that the job's last restore has made.
 	Aliases       []*AddrMove `protobuf:"bytes,18,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	Names         []*AddrMove `protobuf:"bytes,19,rep,name=names,proto3" json:"names,omitempty"`
+	MemoryFrozen  bool        `protobuf:"varint,20,opt,name=memory_frozen,json=memoryFrozen,proto3" json:"memory_frozen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1549,6 +1559,13 @@ func (x *RunRequest) GetNames() []*AddrMove {
 	return nil
 }
 
+func (x *RunRequest) GetMemoryFrozen() bool {
+	if x != nil {
+		return x.MemoryFrozen
+	}
+	return false
+}
+
 type RunResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -1599,6 +1616,7 @@ type AttachRequest struct {
 	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
 	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,16,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	MemoryFrozen  bool                   `protobuf:"varint,20,opt,name=memory_frozen,json=memoryFrozen,proto3" json:"memory_frozen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1659,6 +1677,13 @@ func (x *AttachRequest) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *AttachRequest) GetMemoryFrozen() bool {
+	if x != nil {
+		return x.MemoryFrozen
+	}
+	return false
 }
 
 type AttachResponse struct {
@@ -6800,7 +6825,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\"\n" +
 	"\rfound_unix_ms\x18\x04 \x01(\x03R\vfoundUnixMs\x12\x16\n" +
-	"\x06healed\x18\x05 \x01(\bR\x06healed\"\xbb\x03\n" +
+	"\x06healed\x18\x05 \x01(\bR\x06healed\"\xe0\x03\n" +
 	"\x06Member\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -6820,11 +6845,12 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\tlog_bytes\x18\x0e \x01(\x03R\blogBytes\x12\x18\n" +
 	"\afolders\x18\x11 \x03(\tR\afolders\x12)\n" +
 	"\aaliases\x18\x12 \x03(\v2\x0f.ss.v1.AddrMoveR\aaliases\x12%\n" +
-	"\x05names\x18\x13 \x03(\v2\x0f.ss.v1.AddrMoveR\x05names\"\"\n" +
+	"\x05names\x18\x13 \x03(\v2\x0f.ss.v1.AddrMoveR\x05names\x12#\n" +
+	"\rmemory_frozen\x18\x14 \x01(\bR\fmemoryFrozen\"\"\n" +
 	"\x0eMembersRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\":\n" +
 	"\x0fMembersResponse\x12'\n" +
-	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\x84\x02\n" +
+	"\amembers\x18\x01 \x03(\v2\r.ss.v1.MemberR\amembers\"\xa9\x02\n" +
 	"\n" +
 	"RunRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n" +
@@ -6836,14 +6862,16 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\afolders\x18\x11 \x03(\tR\afolders\x12)\n" +
 	"\aaliases\x18\x12 \x03(\v2\x0f.ss.v1.AddrMoveR\aaliases\x12%\n" +
-	"\x05names\x18\x13 \x03(\v2\x0f.ss.v1.AddrMoveR\x05names\"4\n" +
+	"\x05names\x18\x13 \x03(\v2\x0f.ss.v1.AddrMoveR\x05names\x12#\n" +
+	"\rmemory_frozen\x18\x14 \x01(\bR\fmemoryFrozen\"4\n" +
 	"\vRunResponse\x12%\n" +
-	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"]\n" +
+	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"\x82\x01\n" +
 	"\rAttachRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
-	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\"7\n" +
+	"\x05epoch\x18\x10 \x01(\x04R\x05epoch\x12#\n" +
+	"\rmemory_frozen\x18\x14 \x01(\bR\fmemoryFrozen\"7\n" +
 	"\x0eAttachResponse\x12%\n" +
 	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"$\n" +
 	"\x10ForgetJobRequest\x12\x10\n" +
