@@ -35,6 +35,8 @@ type Peers interface {
 	// Stand says to a peer what this host knows of a job's last restore, and returns what the peer knows; see Agent.Stand, which answers. It
 	// makes a connection of its own, since one that the network cut short may take long to find that out.
 	Stand(ctx context.Context, to custody.Peer, s Standing) (Standing, error)
+	// Receives asks a peer which of the ways, from UDP sockets here to addresses there, end at a member of the job; see Agent.Receives.
+	Receives(ctx context.Context, to custody.Peer, job string, ways []Conn) ([]bool, error)
 }
 
 // Config is what an Agent is made of.

@@ -63,13 +63,15 @@ func (w *work) policyOf(local, remote string) marker.OutsidePolicy {
 // stillOutside is outside for members that run: they may make and end connections while their sockets are listed, one member after
 // the other. So it lists what leads outside as often as it needs to see the same in two lists in a row.
 func (w *work) stillOutside(ctx context.Context, socks []Socket) ([]string, error) {
-	before := w.outside(socks)
-	for len(before) > 0 {
-		again, err := w.sockets(ctx)
-		if err != nil {
+	before, err := w.outside(ctx, socks)
+	for len(before) > 0 && err == nil {
+		if socks, err = w.sockets(ctx); err != nil {
 			return nil, err
 		}
-		now := w.outside(again)
+		var now map[Conn]string
+		if now, err = w.outside(ctx, socks); err != nil {
+			return nil, err
+		}
 		var both []string
 		for c, text := range now {
 			if before[c] != "" {
@@ -82,17 +84,18 @@ func (w *work) stillOutside(ctx context.Context, socks []Socket) ([]string, erro
 		}
 		before = now
 	}
-	return nil, nil
+	return nil, err
 }
 
-// outside lists the connections whose other end is on no host of the job, or here and no member's. What is at the end of one
-// that leads to another host of the job, that host alone could say: the check of the cut finds it. One that the other end has closed needs no partner.
-func (w *work) outside(socks []Socket) map[Conn]string {
+// outside lists the connections whose other end is on no host of the job, or on one and no member's. What is at the end of a TCP connection
+// that leads to another host of the job, that host alone could say: the check of the cut finds it. Of a UDP socket no end is in the cut, so that host is asked. A
+// connection that the other end has closed needs no partner.
+func (w *work) outside(ctx context.Context, socks []Socket) (map[Conn]string, error) {
 	ours := map[Conn]bool{}
 	for _, s := range socks {
 		ours[Conn{s.Local, s.Remote}] = true
 	}
-	out := map[Conn]string{}
+	out, far := map[Conn]string{}, map[string][]Socket{}
 	for _, s := range socks {
 		if s.Listening || s.Connecting || s.HalfOpen || s.Ended || !s.Remote.IsValid() || ours[Conn{s.Remote, s.Local}] {
 			continue
@@ -100,20 +103,95 @@ func (w *work) outside(socks []Socket) map[Conn]string {
 		if w.policy(Conn{s.Local, s.Remote}) != marker.OutsideRefuse {
 			continue
 		}
-		what, remedy := "no host of the job", "close it, make its other end a member, or let it be restored as closed (ssctl job set --outside close)"
-		if s.Remote.Addr().Is6() && s.Remote.Addr().IsLinkLocalUnicast() {
-			what = "a link-local address, by which no host of the job is known"
-			remedy = "have it connect to another address of that host, or let it be restored as closed (ssctl job set --outside close)"
+		switch peer := w.gateOf(s); {
+		case peer == "":
+			out[Conn{s.Local, s.Remote}] = w.leadsOutside(s, "no host of the job")
+		case peer != w.a.cfg.Host && s.Protocol == UDP:
+			far[peer] = append(far[peer], s)
+		case peer == w.a.cfg.Host && !received(socks, Conn{s.Local, s.Remote}):
+			out[Conn{s.Local, s.Remote}] = w.leadsOutside(s, "no member of the job")
 		}
-		switch peer := w.peerOf(s.Remote.Addr()); {
-		case peer == w.a.cfg.Host || s.Remote.Addr().IsLoopback():
-			what = "no member of the job"
-		case peer != "":
+	}
+	for _, p := range w.open.Participants {
+		if err := w.askReceived(ctx, p, far[p.Host], out); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// leadsOutside says that a connection leads outside, and what one may do.
+func (w *work) leadsOutside(s Socket, what string) string {
+	remedy := "close it, make its other end a member, or let it be restored as closed (ssctl job set --outside close)"
+	switch {
+	case s.Protocol == UDP:
+		remedy = "close it, make its other end a member, or let it be restored as it was (ssctl job set --outside keep)"
+	case s.Remote.Addr().Is6() && s.Remote.Addr().IsLinkLocalUnicast():
+		what = "a link-local address, by which no host of the job is known"
+		remedy = "have it connect to another address of that host, or let it be restored as closed (ssctl job set --outside close)"
+	}
+	return fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: %s", s.Pid, s.Command, s.Remote, what, remedy)
+}
+
+// askReceived asks another host whether members there receive what UDP sockets of members here send. What nobody receives is added to out.
+func (w *work) askReceived(ctx context.Context, to Participant, socks []Socket, out map[Conn]string) error {
+	if len(socks) == 0 {
+		return nil
+	}
+	var ways []Conn
+	for _, s := range socks {
+		ways = append(ways, Conn{s.Local, s.Remote})
+	}
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	there, err := w.a.cfg.Peers.Receives(ctx, to.Peer, w.job(), ways)
+	if err != nil {
+		return fmt.Errorf("ask %s who receives datagrams: %w", to.Host, err)
+	}
+	for i, s := range socks {
+		if !there[i] {
+			out[ways[i]] = w.leadsOutside(s, "no member of the job on "+to.Host)
+		}
+	}
+	return nil
+}
+
+// Receives says which of the ways, from UDP sockets of another host to addresses of this one, end at a member of the job.
+func (a *Agent) Receives(ctx context.Context, job string, ways []Conn) ([]bool, error) {
+	members, err := a.cfg.Cells.Members(ctx)
+	if err != nil {
+		return nil, a.fail("list sockets", job, err)
+	}
+	var socks []Socket
+	for _, m := range members {
+		if m.Job != job || m.State != Running {
 			continue
 		}
-		out[Conn{s.Local, s.Remote}] = fmt.Sprintf("process %d (%s) has a connection with %s, which is %s: %s", s.Pid, s.Command, s.Remote, what, remedy)
+		more, err := a.cfg.Cells.Sockets(ctx, m)
+		if err != nil {
+			return nil, a.fail("list sockets", job, err)
+		}
+		socks = append(socks, more...)
 	}
-	return out
+	out := make([]bool, len(ways))
+	for i, c := range ways {
+		out[i] = received(socks, c)
+	}
+	return out, nil
+}
+
+// received says whether one of the sockets of a host receives what is sent from one address to another, which is one of the host's.
+func received(socks []Socket, way Conn) bool {
+	return slices.ContainsFunc(socks, func(s Socket) bool {
+		if s.Protocol != UDP || s.Local.Port() != way.Remote.Port() || s.Remote.IsValid() && s.Remote != way.Local {
+			return false
+		}
+		to := way.Remote.Addr().WithZone("")
+		if !s.Wildcard {
+			return s.Local.Addr().WithZone("") == to
+		}
+		return s.Local.Addr().Is4() == to.Is4() || s.Local.Addr().Is6() && !s.V6Only
+	})
 }
 
 // peerOf names the participant that has the address; "" if none has.

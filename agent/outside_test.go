@@ -35,3 +35,38 @@ func TestOutsideRules(t *testing.T) {
 		t.Errorf("the rule for all: %d", got)
 	}
 }
+
+// A datagram is received by a socket of the port that is connected to the sender or to nobody, at that address or at any of its family.
+func TestReceived(t *testing.T) {
+	at := netip.MustParseAddrPort
+	for _, tt := range []struct {
+		local, remote string
+		v6only        bool
+		from, to      string
+		want          bool
+	}{
+		{local: "10.0.0.1:53", from: "10.0.0.1:9", to: "10.0.0.1:53", want: true},
+		{local: "10.0.0.1:53", from: "10.0.0.1:9", to: "10.0.0.1:54"},
+		{local: "10.0.0.1:53", from: "10.0.0.1:9", to: "127.0.0.1:53"},
+		{local: "10.0.0.1:53", remote: "10.0.0.1:9", from: "10.0.0.1:9", to: "10.0.0.1:53", want: true},
+		{local: "10.0.0.1:53", remote: "10.0.0.1:8", from: "10.0.0.1:9", to: "10.0.0.1:53"},
+		{local: "0.0.0.0:53", from: "127.0.0.1:9", to: "127.0.0.1:53", want: true},
+		{local: "0.0.0.0:53", from: "[::1]:9", to: "[::1]:53"},
+		{local: "[::]:53", from: "[::1]:9", to: "[::1]:53", want: true},
+		{local: "[::]:53", from: "127.0.0.1:9", to: "127.0.0.1:53", want: true},
+		{local: "[::]:53", v6only: true, from: "127.0.0.1:9", to: "127.0.0.1:53"},
+	} {
+		s := Socket{Protocol: UDP, Local: at(tt.local), V6Only: tt.v6only}
+		if tt.remote != "" {
+			s.Remote = at(tt.remote)
+		} else {
+			s.Wildcard = s.Local.Addr().IsUnspecified()
+		}
+		if got := received([]Socket{s}, Conn{at(tt.from), at(tt.to)}); got != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+	}
+	if received([]Socket{{Protocol: "tcp", Local: at("10.0.0.1:53")}}, Conn{at("10.0.0.1:9"), at("10.0.0.1:53")}) {
+		t.Error("a TCP socket receives no datagrams")
+	}
+}

@@ -96,21 +96,25 @@ type Process struct {
 	RSS     int64 // bytes
 }
 
-// Socket is one TCP socket held by a member.
+// UDP is the Protocol of UDP sockets.
+const UDP = "udp"
+
+// Socket is one TCP or UDP socket held by a member.
 type Socket struct {
 	Member  string
 	Pid     int // one of the processes that hold it
 	Command string
 	Inode   uint64
 
-	Local, Remote netip.AddrPort // v4-mapped addresses unmapped; Remote is the zero value of a listener
-	Wildcard      bool           // a listener on every address
+	Local, Remote netip.AddrPort // v4-mapped addresses unmapped; Remote is the zero value of a listener, and of a UDP socket that is not connected
+	Wildcard      bool           // a listener, or a UDP socket that is not connected, on every address
+	V6Only        bool           // of such an IPv6 socket: it takes no IPv4
 	Listening     bool
 	Connecting    bool   // SYN-SENT: the other end has not answered
 	HalfOpen      bool   // SYN-RECV, or established, and not accepted yet
 	Unread        uint32 // of a HalfOpen one: bytes that have come, a FIN counting one
 	Ended         bool   // the other end has closed: its FIN was received
-	Protocol      string // "tcp", or what else it is and CRIU cannot dump, e.g. "mptcp", "udp-connected"
+	Protocol      string // "tcp", or what else it is and CRIU cannot dump, e.g. "mptcp"; UDP
 }
 
 // Flow is what one connection has under way.

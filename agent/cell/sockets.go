@@ -15,10 +15,9 @@ import (
 	"ss/agent/sockets"
 )
 
-// Sockets lists m's TCP sockets: those that its processes hold, and those that its listeners are
-// about to hold (SYN-RECV, and established but not accepted). MPTCP sockets and connected UDP
-// sockets are listed with that Protocol. Made for a frozen member: of one that runs the answer may
-// be old when it arrives.
+// Sockets lists m's sockets: those that its processes hold, and those that its listeners are
+// about to hold (SYN-RECV, and established but not accepted). MPTCP and UDP sockets are listed with that Protocol. Made for a frozen member: of one that runs
+// the answer may be old when it arrives.
 func (g *Manager) Sockets(ctx context.Context, m agent.Member) ([]agent.Socket, error) {
 	gr, err := g.existing(m)
 	if errors.Is(err, ErrUnknown) {
@@ -56,7 +55,7 @@ func socketsOf(gr group, member string) ([]agent.Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	udp, err := sockets.List(c, unix.IPPROTO_UDP, 1<<sockets.Established)
+	udp, err := sockets.List(c, unix.IPPROTO_UDP, sockets.AllStates)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +65,7 @@ func socketsOf(gr group, member string) ([]agent.Socket, error) {
 		return s.Inode != 0 && slices.ContainsFunc(mptcp, func(m sockets.Socket) bool { return m.Inode == s.Inode })
 	})
 	col.add(tcp, "tcp")
-	col.add(udp, "udp-connected")
+	col.add(udp, agent.UDP)
 	col.addPending(tcp)
 	return col.out, nil
 }
@@ -116,13 +115,18 @@ func (c *collector) socket(s sockets.Socket, protocol string, h sockets.Holder) 
 	}
 	out := agent.Socket{
 		Member: c.member, Pid: h.Pid, Command: cmd, Inode: s.Inode,
-		Local: s.Local, Remote: s.Remote, Protocol: protocol,
-		Connecting: protocol != "udp-connected" && s.State == sockets.SynSent,
-		HalfOpen:   protocol != "udp-connected" && s.State == sockets.SynRecv,
-		Ended:      protocol != "udp-connected" && (s.State == sockets.CloseWait || s.State == sockets.LastAck || s.State == sockets.Closing),
+		Local: s.Local, Remote: s.Remote, Protocol: protocol, V6Only: s.V6Only,
 	}
-	if s.State == sockets.Listen {
+	switch {
+	case protocol == agent.UDP: // its states are those of TCP by name only
+		if s.State != sockets.Established {
+			out.Remote, out.Wildcard = netip.AddrPort{}, s.Local.Addr().IsUnspecified()
+		}
+	case s.State == sockets.Listen:
 		out.Listening, out.Remote, out.Wildcard = true, netip.AddrPort{}, s.Local.Addr().IsUnspecified()
+	default:
+		out.Connecting, out.HalfOpen = s.State == sockets.SynSent, s.State == sockets.SynRecv
+		out.Ended = s.State == sockets.CloseWait || s.State == sockets.LastAck || s.State == sockets.Closing
 	}
 	return out
 }

@@ -157,7 +157,7 @@ func TestSocketsUDP(t *testing.T) {
 	g := newManager(t, Config{})
 	m, _ := acting(t, g, "udp", "127.0.0.1:9")
 	got := socketsOfMember(t, g, m)
-	if len(got) != 1 || got[0].Protocol != "udp-connected" || got[0].Remote.String() != "127.0.0.1:9" || got[0].HalfOpen {
+	if len(got) != 1 || got[0].Protocol != agent.UDP || got[0].Remote.String() != "127.0.0.1:9" || got[0].HalfOpen || got[0].Wildcard {
 		t.Errorf("%+v", got)
 	}
 }

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -166,6 +167,26 @@ func (p *Peers) AskRestore(ctx context.Context, to custody.Peer, job string, m r
 		return restoration.Message{}, wire.Error(to.Host, err)
 	}
 	return wire.FromRestoreMessage(resp.GetMessage()), nil
+}
+
+// Receives asks a peer which of the ways end at a member of the job there. An agent of a version that cannot tell is believed to receive all.
+func (p *Peers) Receives(ctx context.Context, to custody.Peer, job string, ways []agent.Conn) ([]bool, error) {
+	c, err := p.client(to)
+	if err != nil {
+		return nil, err
+	}
+	req := &ssv1.ReceivesRequest{Job: job}
+	for _, w := range ways {
+		req.Ways = append(req.Ways, &ssv1.DatagramWay{From: w.Local.String(), To: w.Remote.String()})
+	}
+	resp, err := c.Receives(ctx, req)
+	if status.Code(err) == codes.Unimplemented {
+		return slices.Repeat([]bool{true}, len(ways)), nil
+	}
+	if err == nil && len(resp.GetReceived()) != len(ways) {
+		return nil, fmt.Errorf("%s answers %d questions of %d", to.Host, len(resp.GetReceived()), len(ways))
+	}
+	return resp.GetReceived(), wire.Error(to.Host, err)
 }
 
 // Stand says to a peer what this host knows of a job's last restore, and returns what the peer knows.

@@ -2,7 +2,9 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 
 	"ss/agent"
 	"ss/agent/custody"
@@ -71,6 +73,23 @@ func (s *peerServer) AskRestore(ctx context.Context, req *ssv1.AskRestoreRequest
 		return nil, wire.Status(err)
 	}
 	return &ssv1.AskRestoreResponse{Message: wire.ToRestoreMessage(out.Message)}, nil
+}
+
+func (s *peerServer) Receives(ctx context.Context, req *ssv1.ReceivesRequest) (*ssv1.ReceivesResponse, error) {
+	var ways []agent.Conn
+	for _, w := range req.GetWays() {
+		from, err1 := netip.ParseAddrPort(w.GetFrom())
+		to, err2 := netip.ParseAddrPort(w.GetTo())
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, wire.Status(&fault.Error{Kind: fault.Usage, Err: err})
+		}
+		ways = append(ways, agent.Conn{Local: from, Remote: to})
+	}
+	received, err := s.a.Receives(ctx, req.GetJob(), ways)
+	if err != nil {
+		return nil, wire.Status(err)
+	}
+	return &ssv1.ReceivesResponse{Received: received}, nil
 }
 
 func (s *peerServer) Stand(ctx context.Context, req *ssv1.StandRequest) (*ssv1.StandResponse, error) {

@@ -64,6 +64,7 @@ var may = map[string]string{
 	"/ss.v1.Peer/StatObject":   "agent",
 	"/ss.v1.Peer/ListObjects":  "agent",
 	"/ss.v1.Peer/AskRestore":   "agent",
+	"/ss.v1.Peer/Receives":     "agent",
 	"/ss.v1.Peer/Stand":        "agent",
 
 	"/grpc.health.v1.Health/Check": "admin agent observer",

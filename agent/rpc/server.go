@@ -55,6 +55,7 @@ func Policy() identity.Policy {
 		ssv1.Peer_StatObject_FullMethodName:   peer,
 		ssv1.Peer_ListObjects_FullMethodName:  peer,
 		ssv1.Peer_AskRestore_FullMethodName:   peer,
+		ssv1.Peer_Receives_FullMethodName:     peer,
 		ssv1.Peer_Stand_FullMethodName:        peer,
 		ssv1.Peer_Exchange_FullMethodName:     peer,
 

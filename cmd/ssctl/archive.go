@@ -55,7 +55,7 @@ func (a *app) importCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.File = argv[0]
 			var err error
-			if opt.Hosts, err = parsePairs("--host", hosts); err != nil {
+			if opt.Hosts, err = parsePairs("--host", "", hosts); err != nil {
 				return err
 			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {

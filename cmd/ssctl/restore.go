@@ -51,10 +51,12 @@ func (a *app) restoreCommand() *cobra.Command {
 }
 
 // parseRemap reads hostA=hostC pairs.
-func parseRemap(pairs []string) (map[string]string, error) { return parsePairs("--remap", pairs) }
+func parseRemap(pairs []string) (map[string]string, error) {
+	return parsePairs("--remap", ": all members of a host go to one host", pairs)
+}
 
-// parsePairs reads what a flag that may be repeated says of hosts, each once.
-func parsePairs(flag string, pairs []string) (map[string]string, error) {
+// parsePairs reads what a flag that may be repeated says of hosts, each once. why is added where one is named twice.
+func parsePairs(flag, why string, pairs []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, p := range pairs {
 		from, to, ok := strings.Cut(p, "=")
@@ -62,7 +64,7 @@ func parsePairs(flag string, pairs []string) (map[string]string, error) {
 			return nil, usage("%s takes hostA=hostC, not %q", flag, p)
 		}
 		if _, twice := out[from]; twice {
-			return nil, usage("%s names %s twice", flag, from)
+			return nil, usage("%s names %s twice%s", flag, from, why)
 		}
 		out[from] = to
 	}

@@ -256,27 +256,68 @@ def family(address):
     return socket.AF_INET6 if ":" in split(address)[0] else socket.AF_INET
 
 
-def echoes(*addresses):
-    """Servers that send back what comes: tcp:ADDRESS, udp:ADDRESS, unix:PATH; tcp%DEVICE:ADDRESS for a listener that is bound to a device."""
+UDP_CLIENTS = 1000  # the ports of UDP clients are those of their servers, and this more: hosts that are put together have no port in common
 
-    def talk(conn):
+
+def echoes(*addresses):
+    """Servers that send back what comes: tcp:ADDRESS, udp:ADDRESS, unix:PATH (SOCK_STREAM), seqpacket:PATH, dgram:PATH; tcp%DEVICE:ADDRESS for a listener that is
+    bound to a device; both:ADDRESS for a UDP socket that is connected to its one client; fifo:PATH for two FIFOs; pipes:PATH for two pipes, which the client gets over a
+    UNIX socket of that name."""
+
+    def lines(conn):
         for line in conn.makefile("rb"):
             conn.sendall(line)
 
+    def packets(conn):
+        while True:
+            data = conn.recv(2048)
+            if not data:
+                return
+            conn.send(data)
+
+    def datagrams(sock, kind, address):
+        if kind == "both":
+            host, port = split(address)
+            sock.connect((host, port + UDP_CLIENTS))
+        while True:
+            try:
+                data, sender = sock.recvfrom(2048)
+                sock.send(data) if kind == "both" else sock.sendto(data, sender)
+            except ConnectionRefusedError:  # its client is not there yet
+                continue
+
+    def pipes(conn):
+        there, back = os.pipe(), os.pipe()
+        socket.send_fds(conn, [b"x"], [there[1], back[0]])
+        for fd in there[1], back[0]:
+            os.close(fd)
+        conn.close()
+        relay(there[0], back[1])
+
+    def relay(there, back):
+        for line in open(there, "rb"):
+            os.write(back, line)
+
+    def fifos(path):
+        for name in path + ".back", path:
+            if not os.path.exists(name):
+                os.mkfifo(name)
+        relay(*pair_of_fifos(path))
+
     def serve(kind, address):
+        if kind == "fifo":
+            return fifos(address)
         kind, _, device = kind.partition("%")
-        if kind == "unix":
-            listener = socket.socket(socket.AF_UNIX)
-        else:
-            listener = socket.socket(family(address), socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+        types = {"seqpacket": socket.SOCK_SEQPACKET, "dgram": socket.SOCK_DGRAM, "udp": socket.SOCK_DGRAM, "both": socket.SOCK_DGRAM}
+        local = kind in ("unix", "seqpacket", "dgram", "pipes")
+        listener = socket.socket(socket.AF_UNIX if local else family(address), types.get(kind, socket.SOCK_STREAM))
         if device:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-        listener.bind(address if kind == "unix" else split(address))
-        if kind == "udp":
-            while True:
-                data, sender = listener.recvfrom(2048)
-                listener.sendto(data, sender)
+        listener.bind(named(address) if local else split(address))
+        if kind in ("udp", "both", "dgram"):
+            datagrams(listener, kind, address)
         listener.listen()
+        talk = {"seqpacket": packets, "pipes": pipes}.get(kind, lines)
         while True:
             threading.Thread(target=talk, args=(listener.accept()[0],), daemon=True).start()
 
@@ -284,13 +325,24 @@ def echoes(*addresses):
         threading.Thread(target=serve, args=text.split(":", 1)).start()
 
 
+def named(path):
+    """A name of a UNIX socket; @NAME is an abstract one."""
+    return "\0" + path[1:] if path.startswith("@") else path
+
+
+def pair_of_fifos(path):
+    """Descriptors of a FIFO and of the one back, open for both: nothing waits for the other end."""
+    return os.open(path, os.O_RDWR), os.open(path + ".back", os.O_RDWR)
+
+
 def asks(*addresses):
-    """Clients of them, one for each address: tcp:ADDRESS, udp:ADDRESS (connected), sendto:ADDRESS (not connected), unix:PATH. It tells of progress when all have gone on."""
+    """Clients of them, one for each address: tcp:ADDRESS, flood:ADDRESS (TCP, many lines under way), udp:ADDRESS and both:ADDRESS (connected), sendto:ADDRESS (not connected), sends:ADDRESS (not connected, and an answer may come
+    from any address), unix:PATH, seqpacket:PATH, dgram:PATH, fifo:PATH, pipes:PATH. It tells of progress when all have gone on."""
     counts = dict.fromkeys(addresses, 0)
 
     def stream(kind, address):
         sock = socket.socket(socket.AF_UNIX if kind == "unix" else family(address))
-        sock.connect(address if kind == "unix" else split(address))
+        sock.connect(named(address) if kind == "unix" else split(address))
         answers = sock.makefile("rb")
         n = 0
         while True:
@@ -298,33 +350,79 @@ def asks(*addresses):
             sock.sendall(b"%d\n" % n)
             yield answers.readline(), b"%d\n" % n
 
+    def flood(_, address):
+        sock = socket.create_connection(split(address))
+        answers, allowed = sock.makefile("rb"), threading.Semaphore(2000)
+
+        def send():
+            for n in range(1 << 60):
+                allowed.acquire()
+                sock.sendall(b"%d\n" % n)
+
+        threading.Thread(target=send, daemon=True).start()
+        for n in range(1 << 60):
+            yield answers.readline(), b"%d\n" % n
+            allowed.release()
+
+    def pipe(kind, path):
+        if kind == "fifo":
+            out, back = pair_of_fifos(path)
+        else:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(named(path))
+                out, back = socket.recv_fds(sock, 10, 2)[1]
+        answers = open(back, "rb")
+        n = 0
+        while True:
+            n += 1
+            os.write(out, b"%d\n" % n)
+            yield answers.readline(), b"%d\n" % n
+
+    def packets(kind, address):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET if kind == "seqpacket" else socket.SOCK_DGRAM)
+        if kind == "dgram":
+            sock.bind(named(address) + ".client")
+        sock.connect(named(address))
+        n = 0
+        while True:
+            n += 1
+            sock.send(b"%d" % n)
+            yield sock.recv(2048), b"%d" % n
+
     def datagrams(kind, address):
+        host, port = split(address)
         sock = socket.socket(family(address), socket.SOCK_DGRAM)
-        if kind == "udp":
-            sock.connect(split(address))
+        if kind == "both":
+            sock.bind((host, port + UDP_CLIENTS))
+        elif kind == "udp":
+            sock.bind(("", port + UDP_CLIENTS))
+        if not kind.startswith("send"):
+            sock.connect((host, port))
         sock.settimeout(0.5)
         n = 0
         while True:
             n += 1
             while True:  # one that is lost is sent again
                 try:
-                    sock.send(b"%d" % n) if kind == "udp" else sock.sendto(b"%d" % n, split(address))
+                    sock.sendto(b"%d" % n, (host, port)) if kind.startswith("send") else sock.send(b"%d" % n)
                     data, sender = sock.recvfrom(2048)
                 except (TimeoutError, ConnectionRefusedError):
                     continue
                 if kind == "sendto":
-                    expect("the sender", sender[:2], split(address))
+                    expect("the sender", sender[:2], (host, port))
                 if int(data) >= n:
                     break
             yield data, b"%d" % n
 
     def ask(text):
         kind, address = text.split(":", 1)
+        kinds = {"tcp": stream, "unix": stream, "flood": flood, "seqpacket": packets, "dgram": packets, "fifo": pipe, "pipes": pipe}
         try:
-            for got, want in (stream if kind in ("tcp", "unix") else datagrams)(kind, address):
+            for got, want in kinds.get(kind, datagrams)(kind, address):
                 expect("the answer of " + text, got, want)
                 counts[text] += 1
-                time.sleep(0.01)
+                if kind != "flood" or counts[text] % 100 == 0:
+                    time.sleep(0.01)
         except OSError as e:
             fail(text, "ends with", e)
 

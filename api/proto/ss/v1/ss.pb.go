@@ -6767,6 +6767,156 @@ func (x *AskRestoreResponse) GetMessage() *RestoreMessage {
 	return nil
 }
 
+type ReceivesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Ways          []*DatagramWay         `protobuf:"bytes,2,rep,name=ways,proto3" json:"ways,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceivesRequest) Reset() {
+	*x = ReceivesRequest{}
+	mi := &file_ss_v1_ss_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceivesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceivesRequest) ProtoMessage() {}
+
+func (x *ReceivesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceivesRequest.ProtoReflect.Descriptor instead.
+func (*ReceivesRequest) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *ReceivesRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *ReceivesRequest) GetWays() []*DatagramWay {
+	if x != nil {
+		return x.Ways
+	}
+	return nil
+}
+
+// DatagramWay is what a connected UDP socket is bound and connected to: addresses and ports.
+type DatagramWay struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DatagramWay) Reset() {
+	*x = DatagramWay{}
+	mi := &file_ss_v1_ss_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DatagramWay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DatagramWay) ProtoMessage() {}
+
+func (x *DatagramWay) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DatagramWay.ProtoReflect.Descriptor instead.
+func (*DatagramWay) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *DatagramWay) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *DatagramWay) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// ReceivesResponse has an answer for each way that was asked about, in their order.
+type ReceivesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Received      []bool                 `protobuf:"varint,1,rep,packed,name=received,proto3" json:"received,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceivesResponse) Reset() {
+	*x = ReceivesResponse{}
+	mi := &file_ss_v1_ss_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceivesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceivesResponse) ProtoMessage() {}
+
+func (x *ReceivesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ss_v1_ss_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceivesResponse.ProtoReflect.Descriptor instead.
+func (*ReceivesResponse) Descriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *ReceivesResponse) GetReceived() []bool {
+	if x != nil {
+		return x.Received
+	}
+	return nil
+}
+
 var File_ss_v1_ss_proto protoreflect.FileDescriptor
 
 const file_ss_v1_ss_proto_rawDesc = "" +
@@ -7242,7 +7392,15 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12/\n" +
 	"\amessage\x18\x02 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"E\n" +
 	"\x12AskRestoreResponse\x12/\n" +
-	"\amessage\x18\x01 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage*\xfe\x04\n" +
+	"\amessage\x18\x01 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\"K\n" +
+	"\x0fReceivesRequest\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12&\n" +
+	"\x04ways\x18\x02 \x03(\v2\x12.ss.v1.DatagramWayR\x04ways\"1\n" +
+	"\vDatagramWay\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\".\n" +
+	"\x10ReceivesResponse\x12\x1a\n" +
+	"\breceived\x18\x01 \x03(\bR\breceived*\xfe\x04\n" +
 	"\x11MarkerMessageType\x12#\n" +
 	"\x1fMARKER_MESSAGE_TYPE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bMARKER_MESSAGE_TYPE_PREPARE\x10\x01\x12\x1d\n" +
@@ -7366,7 +7524,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"PushImages\x12\x18.ss.v1.PushImagesRequest\x1a\x19.ss.v1.PushImagesResponse\x128\n" +
 	"\aCollect\x12\x15.ss.v1.CollectRequest\x1a\x16.ss.v1.CollectResponse\x12>\n" +
 	"\fExportImages\x12\x1a.ss.v1.ExportImagesRequest\x1a\x10.ss.v1.FileFrame0\x01\x12?\n" +
-	"\fImportImages\x12\x10.ss.v1.FileFrame\x1a\x1b.ss.v1.ImportImagesResponse(\x012\xb0\x04\n" +
+	"\fImportImages\x12\x10.ss.v1.FileFrame\x1a\x1b.ss.v1.ImportImagesResponse(\x012\xed\x04\n" +
 	"\x04Peer\x128\n" +
 	"\aDeliver\x12\x15.ss.v1.DeliverRequest\x1a\x16.ss.v1.DeliverResponse\x12;\n" +
 	"\tPutObject\x12\x12.ss.v1.ObjectFrame\x1a\x18.ss.v1.PutObjectResponse(\x01\x12G\n" +
@@ -7378,7 +7536,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x05Stand\x12\x13.ss.v1.StandRequest\x1a\x14.ss.v1.StandResponse\x12;\n" +
 	"\bExchange\x12\x16.ss.v1.ExchangeRequest\x1a\x17.ss.v1.ExchangeResponse\x12A\n" +
 	"\n" +
-	"AskRestore\x12\x18.ss.v1.AskRestoreRequest\x1a\x19.ss.v1.AskRestoreResponseB\x19Z\x17ss/api/proto/ss/v1;ssv1b\x06proto3"
+	"AskRestore\x12\x18.ss.v1.AskRestoreRequest\x1a\x19.ss.v1.AskRestoreResponse\x12;\n" +
+	"\bReceives\x12\x16.ss.v1.ReceivesRequest\x1a\x17.ss.v1.ReceivesResponseB\x19Z\x17ss/api/proto/ss/v1;ssv1b\x06proto3"
 
 var (
 	file_ss_v1_ss_proto_rawDescOnce sync.Once
@@ -7393,7 +7552,7 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 }
 
 var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
+var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
 var file_ss_v1_ss_proto_goTypes = []any{
 	(MarkerMessageType)(0),        // 0: ss.v1.MarkerMessageType
 	(MarkerCause)(0),              // 1: ss.v1.MarkerCause
@@ -7490,6 +7649,9 @@ var file_ss_v1_ss_proto_goTypes = []any{
 	(*ImportImagesResponse)(nil),  // 92: ss.v1.ImportImagesResponse
 	(*AskRestoreRequest)(nil),     // 93: ss.v1.AskRestoreRequest
 	(*AskRestoreResponse)(nil),    // 94: ss.v1.AskRestoreResponse
+	(*ReceivesRequest)(nil),       // 95: ss.v1.ReceivesRequest
+	(*DatagramWay)(nil),           // 96: ss.v1.DatagramWay
+	(*ReceivesResponse)(nil),      // 97: ss.v1.ReceivesResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
 	7,   // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
@@ -7574,73 +7736,76 @@ var file_ss_v1_ss_proto_depIdxs = []int32{
 	28,  // 79: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
 	54,  // 80: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
 	54,  // 81: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	6,   // 82: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	15,  // 83: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	17,  // 84: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	19,  // 85: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11,  // 86: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	25,  // 87: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	21,  // 88: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	23,  // 89: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	34,  // 90: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
-	31,  // 91: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	53,  // 92: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	55,  // 93: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	47,  // 94: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	49,  // 95: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	51,  // 96: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	75,  // 97: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	80,  // 98: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	82,  // 99: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	84,  // 100: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	86,  // 101: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	88,  // 102: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	89,  // 103: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	65,  // 104: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	67,  // 105: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	73,  // 106: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	69,  // 107: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	70,  // 108: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	72,  // 109: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	11,  // 110: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	63,  // 111: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	93,  // 112: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	9,   // 113: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	16,  // 114: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	18,  // 115: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	20,  // 116: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12,  // 117: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	26,  // 118: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22,  // 119: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	24,  // 120: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	36,  // 121: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
-	39,  // 122: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	61,  // 123: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	61,  // 124: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	48,  // 125: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	50,  // 126: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	52,  // 127: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	76,  // 128: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	81,  // 129: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	83,  // 130: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	85,  // 131: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	87,  // 132: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	89,  // 133: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	92,  // 134: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	66,  // 135: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	68,  // 136: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	74,  // 137: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	67,  // 138: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	71,  // 139: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	71,  // 140: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	12,  // 141: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	64,  // 142: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	94,  // 143: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	113, // [113:144] is the sub-list for method output_type
-	82,  // [82:113] is the sub-list for method input_type
-	82,  // [82:82] is the sub-list for extension type_name
-	82,  // [82:82] is the sub-list for extension extendee
-	0,   // [0:82] is the sub-list for field type_name
+	96,  // 82: ss.v1.ReceivesRequest.ways:type_name -> ss.v1.DatagramWay
+	6,   // 83: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	15,  // 84: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	17,  // 85: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	19,  // 86: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	11,  // 87: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	25,  // 88: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	21,  // 89: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	23,  // 90: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	34,  // 91: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
+	31,  // 92: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	53,  // 93: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	55,  // 94: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	47,  // 95: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	49,  // 96: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	51,  // 97: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	75,  // 98: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	80,  // 99: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	82,  // 100: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	84,  // 101: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	86,  // 102: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	88,  // 103: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	89,  // 104: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	65,  // 105: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	67,  // 106: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	73,  // 107: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	69,  // 108: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	70,  // 109: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	72,  // 110: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	11,  // 111: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	63,  // 112: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	93,  // 113: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	95,  // 114: ss.v1.Peer.Receives:input_type -> ss.v1.ReceivesRequest
+	9,   // 115: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	16,  // 116: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	18,  // 117: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	20,  // 118: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	12,  // 119: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	26,  // 120: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	22,  // 121: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	24,  // 122: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	36,  // 123: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
+	39,  // 124: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	61,  // 125: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	61,  // 126: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	48,  // 127: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	50,  // 128: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	52,  // 129: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	76,  // 130: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	81,  // 131: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	83,  // 132: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	85,  // 133: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	87,  // 134: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	89,  // 135: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	92,  // 136: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	66,  // 137: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	68,  // 138: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	74,  // 139: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	67,  // 140: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	71,  // 141: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	71,  // 142: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	12,  // 143: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	64,  // 144: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	94,  // 145: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	97,  // 146: ss.v1.Peer.Receives:output_type -> ss.v1.ReceivesResponse
+	115, // [115:147] is the sub-list for method output_type
+	83,  // [83:115] is the sub-list for method input_type
+	83,  // [83:83] is the sub-list for extension type_name
+	83,  // [83:83] is the sub-list for extension extendee
+	0,   // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -7676,7 +7841,7 @@ func file_ss_v1_ss_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   89,
+			NumMessages:   92,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -972,6 +972,7 @@ const (
 	Peer_Stand_FullMethodName        = "/ss.v1.Peer/Stand"
 	Peer_Exchange_FullMethodName     = "/ss.v1.Peer/Exchange"
 	Peer_AskRestore_FullMethodName   = "/ss.v1.Peer/AskRestore"
+	Peer_Receives_FullMethodName     = "/ss.v1.Peer/Receives"
 )
 
 // PeerClient is the client API for Peer service.
@@ -998,6 +999,8 @@ type PeerClient interface {
 	Exchange(ctx context.Context, in *ExchangeRequest, opts ...grpc.CallOption) (*ExchangeResponse, error)
 	// AskRestore is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	AskRestore(ctx context.Context, in *AskRestoreRequest, opts ...grpc.CallOption) (*AskRestoreResponse, error)
+	// Receives says whether members of a job here receive what connected UDP sockets of the caller's members send.
+	Receives(ctx context.Context, in *ReceivesRequest, opts ...grpc.CallOption) (*ReceivesResponse, error)
 }
 
 type peerClient struct {
@@ -1119,6 +1122,16 @@ func (c *peerClient) AskRestore(ctx context.Context, in *AskRestoreRequest, opts
 	return out, nil
 }
 
+func (c *peerClient) Receives(ctx context.Context, in *ReceivesRequest, opts ...grpc.CallOption) (*ReceivesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReceivesResponse)
+	err := c.cc.Invoke(ctx, Peer_Receives_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -1143,6 +1156,8 @@ type PeerServer interface {
 	Exchange(context.Context, *ExchangeRequest) (*ExchangeResponse, error)
 	// AskRestore is how agents keep a job whole in a restore of which ssctl, or one of them, has gone.
 	AskRestore(context.Context, *AskRestoreRequest) (*AskRestoreResponse, error)
+	// Receives says whether members of a job here receive what connected UDP sockets of the caller's members send.
+	Receives(context.Context, *ReceivesRequest) (*ReceivesResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -1179,6 +1194,9 @@ func (UnimplementedPeerServer) Exchange(context.Context, *ExchangeRequest) (*Exc
 }
 func (UnimplementedPeerServer) AskRestore(context.Context, *AskRestoreRequest) (*AskRestoreResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AskRestore not implemented")
+}
+func (UnimplementedPeerServer) Receives(context.Context, *ReceivesRequest) (*ReceivesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Receives not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -1338,6 +1356,24 @@ func _Peer_AskRestore_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Receives_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReceivesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Receives(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Receives_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Receives(ctx, req.(*ReceivesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1368,6 +1404,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AskRestore",
 			Handler:    _Peer_AskRestore_Handler,
+		},
+		{
+			MethodName: "Receives",
+			Handler:    _Peer_Receives_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
