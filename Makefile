@@ -54,7 +54,7 @@ partitions: ## restore under 200 one-way partitions (root)
 test-memory: build programs ## compare memory that was copied while programs ran with CRIU's, for 50 seeds, and kill whoever copies (root)
 	@scripts/setup test
 	@SS_MEMORY_SEEDS=50 SS_MEMORY_KILLS=200 $(GO) test ./agent/memory -count=1 -timeout 60m -v
-	@SS_BIN=$(CURDIR)/.build/bin SS_MEMORY_FAULTS=100 $(GO) test ./integration -count=1 -timeout 20m -v -run 'TestFaultsOfTrackedMemory$$'
+	@SS_BIN=$(CURDIR)/.build/bin SS_MEMORY_FAULTS=100 SS_MEMORY_CUTS=20 $(GO) test ./integration -count=1 -timeout 60m -v -run 'Test(Faults|Cuts)OfTrackedMemory$$'
 
 .PHONY: bench
 bench: ## measure a snapshot against a bare dump, and the store against plain copies (root)
@@ -64,10 +64,12 @@ bench: ## measure a snapshot against a bare dump, and the store against plain co
 	@$(MAKE) --no-print-directory bench-store
 
 .PHONY: bench-memory
-bench-memory: ## measure snapshots of members whose memory is copied while they run: 512 MiB, 2 GiB and 4 GiB (root)
+bench-memory: ## measure snapshots of members whose memory is copied while they run, 60 cuts in 60 seconds, and what programs feel of it (root)
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build programs
 	@SS_BIN=.build/bin $(GO) run ./integration/bench -write 64 -sizes 512,2048,4096 -large 0
+	@SS_BIN=.build/bin $(GO) run ./integration/bench -cuts 60
+	@$(GO) test ./agent/memory -run '^$$' -bench Felt -benchtime 5x
 
 .PHONY: bench-store
 bench-store: ## measure the store against plain copies alone

@@ -1,9 +1,7 @@
 package integration
 
 import (
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -129,44 +127,17 @@ var blows = []blow{
 
 // TestFaults kills every party in every phase of a snapshot and of a restore. One job lives through all of it: that it
 // does, with every word in order, is what the rows have in common.
-func TestFaults(t *testing.T) { strikeAll(t, "", blows) }
+func TestFaults(t *testing.T) { strikeAll(t, "", func(*faultRig) {}, blows) }
 
-// memoryBlows hit hosts that copy memory while members run: when it is tracked and copied, when what was written since is copied, and when
-// the copies go into the images. The first one is struck in CI.
-var memoryBlows = []blow{
-	{"snapshot", "agent", "hostB", "copying memory", undone},
-	{"snapshot", "agent", "hostB", "dumping", undone},
-	{"snapshot", "criu", "hostB", "copying memory", undone},
-	{"snapshot", "criu", "hostB", "dumping", undone},
-	{"snapshot", "criu", "hostB", "dumping memory", undone},
-	{"snapshot", "ssctl", "hostB", "copying memory", undone},
-	{"snapshot", "ssctl", "hostB", "dumping", undone},
-	{"snapshot", "ssctl", "hostB", "storing", undone},
-	{"snapshot", "agent", "hostA", "copying memory", undone},
-	{"snapshot", "agent", "hostB", "dumping memory", undone},
-	{"snapshot", "agent", "hostB", "storing", undone},
-	{"snapshot", "agent criu", "hostB", "dumping", undone},
-	{"snapshot", "agent-term", "hostB", "copying memory", undone},
-	{"snapshot --stop", "agent", "hostB", "storing", undone},
-}
-
-// TestFaultsOfTrackedMemory does it where memory is copied while members run. SS_MEMORY_FAULTS says how many of the rows.
-func TestFaultsOfTrackedMemory(t *testing.T) {
-	rows := 1
-	if n, err := strconv.Atoi(os.Getenv("SS_MEMORY_FAULTS")); err == nil {
-		rows = min(n, len(memoryBlows))
-	}
-	strikeAll(t, "tracked_from: 0\n", memoryBlows[:rows])
-}
-
-// strikeAll strikes rows, one after the other, on one job whose agents have some more lines in agent.yaml.
-func strikeAll(t *testing.T, config string, rows []blow) {
+// strikeAll strikes rows, one after the other, on one job whose agents have some more lines in agent.yaml. Before each of them it calls prepare.
+func strikeAll(t *testing.T, config string, prepare func(*faultRig), rows []blow) {
 	t.Helper()
 	var f *faultRig
 	for _, b := range rows {
 		ok := t.Run(b.name(), func(t *testing.T) {
 			if f == nil {
 				f = newFaultRig(t, config)
+				f.prepare = func() { prepare(f) }
 			}
 			f.use(t)
 			f.strike(b)
@@ -180,6 +151,7 @@ func strikeAll(t *testing.T, config string, rows []blow) {
 	if f != nil {
 		f.use(t)
 		f.conclude()
+		f.keptMatches()
 		f.rig.relay.close()
 	}
 }
@@ -187,7 +159,8 @@ func strikeAll(t *testing.T, config string, rows []blow) {
 // faultRig is a cluster with a job whose images are large enough to be hit on their way.
 type faultRig struct {
 	*job
-	rig *rig
+	rig     *rig
+	prepare func() // before a row
 }
 
 // faultMembers are the members of its job: what their command lines hold.
@@ -205,7 +178,7 @@ func newFaultRig(t *testing.T, config string) *faultRig {
 	j.serve("idleB", "hostB", "sleep", "1000002")
 	j.awaitProgress()
 	j.snapshot() // to go back to
-	return &faultRig{job: j, rig: r}
+	return &faultRig{job: j, rig: r, prepare: func() {}}
 }
 
 func (f *faultRig) use(t *testing.T) { f.rig.use(t) }
@@ -216,6 +189,7 @@ func (f *faultRig) strike(b blow) {
 	f.t.Helper()
 	const tries = 5
 	for try := 1; ; try++ {
+		f.prepare()
 		before := f.cuts()
 		if f.strikeOnce(b, before) {
 			return

@@ -206,3 +206,20 @@ func TestMemoryIsNotLost(t *testing.T) {
 		eventually(t, "further checks", func() bool { return checks(t, log) > before+1 })
 	}
 }
+
+// TestSmallMembersAreNotTracked asks of a program of 16 MiB whether it is small. What was kept of it is given back when it is.
+func TestSmallMembersAreNotTracked(t *testing.T) {
+	r := newRig(t)
+	log := filepath.Join(r.dir, "pages.log")
+	m := r.start(compile(t, "pages"), "16", "2", log)
+	eventually(t, "the program's first line", func() bool { return checks(t, log) > 0 })
+	r.cut(m)
+	r.tracker.cfg.From = 16 << 20
+	if why := r.tracker.Small(m.Units()[0]); why != "" || r.tracker.dropEnded() != 1 {
+		t.Errorf("a member of 16 MiB: %q, %d units are kept", why, r.tracker.dropEnded())
+	}
+	r.tracker.cfg.From = 20 << 20
+	if why := r.tracker.Small(m.Units()[0]); !strings.Contains(why, "less than the 20480 KiB") || r.tracker.dropEnded() != 0 {
+		t.Errorf("a member of 16 MiB: %q, %d units are kept", why, r.tracker.dropEnded())
+	}
+}

@@ -21,6 +21,8 @@ type journal struct {
 	failed            string // its line
 	pauses            map[string][]pause
 	beats             map[string]time.Time // the last, by what beats
+	words             float64              // that it has received
+	reports           int                  // how often it has said so
 }
 
 // pause is one line "still …" or "gap …".
@@ -68,6 +70,11 @@ func (l *journal) take(line string) {
 	}
 	if n, _ := fmt.Sscanf(line, "%s wall_us=%d mono_us=%d end_us=%d", &word, &wall, &mono, &end); n == 4 {
 		l.pauses[word] = append(l.pauses[word], pause{time.Duration(wall) * time.Microsecond, time.UnixMicro(end)})
+		return
+	}
+	var sent, received float64
+	if n, _ := fmt.Sscanf(line, "progress sent=%f received=%f", &sent, &received); n == 2 {
+		l.words, l.reports = received, l.reports+1
 		return
 	}
 	switch {

@@ -23,17 +23,20 @@ func main() {
 	began := time.Now()
 	var res result
 	err = lab.RunScript(os.Stderr, func(s *lab.Script) {
-		if o.write > 0 {
+		switch {
+		case o.cuts > 0:
+			res = measureCuts(s, o)
+		case o.write > 0:
 			res = measureTracked(s, o)
-			return
+		default:
+			res = measure(s, o)
 		}
-		res = measure(s, o)
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL: bench:", err)
 		os.Exit(1)
 	}
-	res.Seconds, res.Rows = time.Since(began).Seconds(), append(rowsOf(o, res.Jobs), memoryRows(res.Memory)...)
+	res.Seconds, res.Rows = time.Since(began).Seconds(), slices.Concat(res.Rows, rowsOf(o, res.Jobs), memoryRows(res.Memory))
 	if o.json {
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")
@@ -54,6 +57,7 @@ type options struct {
 	lock  string // of bare dumps
 	large int    // MiB of the member whose agent's memory is measured; 0: none
 	write int    // MiB that the large member writes in each second, in which case memory is tracked; 0: neither
+	cuts  int    // of one job in so many seconds, in which case nothing else is measured; 0: none
 	json  bool
 }
 
@@ -66,12 +70,13 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.lock, "lock", lockNftables, "how packets are kept from a bare dump: nftables, by CRIU itself, or skip, by a rule that is in force beforehand")
 	flags.IntVar(&o.large, "large", 4096, "`MiB` of the member whose agent's own memory is measured, in one snapshot; 0: none")
 	flags.IntVar(&o.write, "write", 0, "`MiB` that the large member writes in each second: memory is tracked then, and only snapshots are measured")
+	flags.IntVar(&o.cuts, "cuts", 0, "`number` of cuts of a stream job in as many seconds: nothing else is measured then")
 	flags.BoolVar(&o.json, "json", false, "print one JSON document with every single measurement")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if o.n < 1 || o.lock != lockNftables && o.lock != lockSkip || flags.NArg() > 0 {
-		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-large MiB] [-write MiB] [-json]")
+		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-large MiB] [-write MiB] [-cuts NUMBER] [-json]")
 	}
 	for _, f := range strings.Split(sizes, ",") {
 		mib, err := strconv.Atoi(strings.TrimSpace(f))

@@ -97,6 +97,33 @@ def redis(primary, replica):
             p("BGSAVE")
 
 
+def writes(address, name):
+    """Writes to a Redis as fast as it answers, and reads back what it wrote before."""
+    lines, last = Lines(address), {}
+    state = 1
+    for n in range(1, 1 << 60):
+        asked, want = [], []
+        for i in range(200):
+            state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+            key = b"%s:%d" % (name.encode(), (state >> 33) % 40000)
+            if i % 10 == 0 and key in last:
+                asked.append(b"GET %s\r\n" % key)
+                want.append(last[key])
+            else:
+                last[key] = b"%d:%d:" % (n, i) + b"x" * (500 + state % 300)
+                asked.append(b"SET %s %s\r\n" % (key, last[key]))
+                want.append(None)
+        lines.send(b"".join(asked))
+        for value in want:
+            if value is None:
+                expect("the answer to SET", lines.line(), b"+OK")
+            else:
+                expect("the size of a value", lines.line(), b"$%d" % len(value))
+                expect("a value", lines.line(), value)
+        if n % 20 == 0:
+            print("progress", n, flush=True)
+
+
 def memcached(address):
     m = Lines(address)
 
@@ -608,7 +635,7 @@ def rsyncs(source, folder):
 
 
 if __name__ == "__main__":
-    what = {f.__name__: f for f in (redis, memcached, counted, counts, again, fetches, cluster, etcd, etcd_term, numbers, in_order, sqlite,
+    what = {f.__name__: f for f in (redis, writes, memcached, counted, counts, again, fetches, cluster, etcd, etcd_term, numbers, in_order, sqlite,
                                       echoes, asks, hears, calls, publishes, consumes, terminal, rsyncs)}[sys.argv[1]]
     try:
         what(*sys.argv[2:])
