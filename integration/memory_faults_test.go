@@ -124,7 +124,7 @@ func (c *cluster) keptMatches() {
 		for _, h := range c.Hosts() {
 			for _, copied := range c.kept(h.Name) {
 				pid, born, _ := strings.Cut(copied, "/")
-				stat, err := h.ReadFile("/proc/" + pid + "/stat")
+				stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/proc/%s/stat", h.Pid(), pid))
 				_, rest, _ := strings.Cut(string(stat), ") ")
 				if fields := strings.Fields(rest); err != nil || len(fields) < 20 || fields[19] != born {
 					return fmt.Sprintf("the agent of %s keeps memory of process %s, which has ended", h.Name, pid)

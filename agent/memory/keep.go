@@ -85,7 +85,7 @@ func (p *process) keep(late *lateStore) error {
 				held.set(r.start+uint64(i)*pageSize, slot)
 			}
 		}
-		p.slots = held
+		p.slots, p.pending = held, nil // what was pending is among them
 		p.staging.release(held)
 	}
 	p.closeMemory()

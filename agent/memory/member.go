@@ -19,7 +19,7 @@ import (
 
 const (
 	// approachLimit bounds the rounds before the freeze. The coordinator waits for no host much longer than a minute.
-	approachLimit = 20 * time.Second
+	approachLimit = 40 * time.Second
 	// smallRest is what is left for the freeze without a further round, in bytes: it takes a millisecond.
 	smallRest = 4 << 20
 	// maxRounds bounds the rounds of a member that writes about as fast as it is copied.
@@ -47,7 +47,7 @@ type tracked struct {
 	left  map[int]string // processes that are CRIU's, and why
 	later map[int]string // processes that could not be tracked yet, and why
 	whole string         // why the whole member is
-	last  int64          // bytes of the last round
+	last  int64          // bytes of the last round, and those that it did not come to
 	buf   []byte         // what is copied at the moment; one for all processes, which are copied one after the other
 	rep   agent.MemoryReport
 }
@@ -96,7 +96,7 @@ func (k *tracked) round(ctx context.Context) {
 			continue
 		}
 		n, err := p.round(ctx, k.t.cfg.Pause)
-		k.last += n
+		k.last += n + p.rest()
 		k.rep.Copied += n
 		if err == nil {
 			err = bypasses(pid)

@@ -40,6 +40,7 @@ type process struct {
 	uffd    uffd
 	known   []agent.PageRange // mappings that are registered, as of the last round
 	slots   slots
+	pending []agent.PageRange // protected, and not copied yet
 	staging *staging
 	buf     []byte
 	refused map[agent.PageRange]string // mappings that could not be registered
@@ -63,8 +64,8 @@ func (p *process) close() error {
 	return p.staging.close()
 }
 
-// round finds what was written since the last round, and copies that. It returns the number of bytes. When ctx ends it stops, and what is not copied then is
-// copied at the freeze.
+// round finds what was written since the last round, and copies that. It returns the number of bytes. When ctx ends it stops, and the next round goes on; what is
+// not copied then either is copied at the freeze.
 func (p *process) round(ctx context.Context, pause func(context.Context) error) (int64, error) {
 	s, err := openScanner(p.pid, p.guard)
 	if err != nil {
@@ -79,19 +80,27 @@ func (p *process) round(ctx context.Context, pause func(context.Context) error) 
 	if err != nil {
 		return 0, err
 	}
+	p.pending = append(p.pending, regions...)
 	select {
 	case <-time.After(lag):
 	case <-ctx.Done():
 		return 0, nil
 	}
-	var sum int64
+	return p.copyPending(ctx, pause)
+}
+
+// copyPending copies the pages that are protected and have no copy. It stops when ctx ends.
+func (p *process) copyPending(ctx context.Context, pause func(context.Context) error) (sum int64, err error) {
 	b := batch{p: p}
-	for _, r := range regions {
+	next, nextAt := 0, uint64(0) // where the pages begin that are not copied
+	for i, r := range p.pending {
 		for at := r.Start; at < r.End; at += pageSize {
-			if b.add(at) {
+			if p.slots.at(at) != 0 || b.add(at) {
 				continue
 			}
 			if pause(ctx) != nil || ctx.Err() != nil {
+				p.pending = p.pending[next:]
+				p.pending[0].Start = max(p.pending[0].Start, nextAt)
 				return sum, nil
 			}
 			n, err := b.toFile()
@@ -99,11 +108,21 @@ func (p *process) round(ctx context.Context, pause func(context.Context) error) 
 			if err != nil {
 				return sum, err
 			}
+			next, nextAt = i, at
 			b.add(at)
 		}
 	}
 	n, err := b.toFile()
+	p.pending = nil
 	return sum + n, err
+}
+
+// rest is how much is pending, in bytes.
+func (p *process) rest() (sum int64) {
+	for _, r := range p.pending {
+		sum += int64(r.End - r.Start)
+	}
+	return sum
 }
 
 // protect registers mappings that are new, protects what was written, and lists that. No copy of these pages counts any more.

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -221,5 +222,28 @@ func TestSmallMembersAreNotTracked(t *testing.T) {
 	r.tracker.cfg.From = 20 << 20
 	if why := r.tracker.Small(m.Units()[0]); !strings.Contains(why, "less than the 20480 KiB") || r.tracker.dropEnded() != 0 {
 		t.Errorf("a member of 16 MiB: %q, %d units are kept", why, r.tracker.dropEnded())
+	}
+}
+
+// TestInterruptedRoundGoesOn interrupts the first round of a member after 1 MiB. The next round copies the rest, and not the freeze.
+func TestInterruptedRoundGoesOn(t *testing.T) {
+	const mib = 16
+	r := newRig(t)
+	log := filepath.Join(r.dir, "pages.log")
+	m := r.start(compile(t, "pages"), strconv.Itoa(mib), "2", log)
+	eventually(t, "the program's first line", func() bool { return checks(t, log) > 0 })
+	asked := 0
+	r.tracker.cfg.Pause = func(context.Context) error {
+		if asked++; asked == 2 {
+			return errors.New("not now")
+		}
+		return nil
+	}
+	both := r.cut(m)
+	for _, d := range both.compare(t) {
+		t.Error(d)
+	}
+	if rep := both.report; asked < mib || rep.Rounds < 2 || rep.Copied < mib<<20 || rep.CopiedFrozen > 1<<20 {
+		t.Errorf("asked %d times: %+v", asked, rep)
 	}
 }
