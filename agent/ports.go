@@ -324,6 +324,9 @@ type TrackedMemory interface {
 	Divide() (map[int][]PageRange, error)
 	// CopyRest copies what is left of it while the unit is frozen. CRIU may dump meanwhile.
 	CopyRest(ctx context.Context) error
+	// MakeTwins makes the twins of processes of which more is left than can be copied soon, when CRIU has finished and the unit is still frozen. Whoever
+	// holds lockFile keeps the watcher from thawing the unit (Cells.Watch).
+	MakeTwins(ctx context.Context, lockFile string) error
 	// Pages are for Checkpointer.AddPages, when the member runs again.
 	Pages() ([]ProcessPages, error)
 	// Report says what became of it.
@@ -340,8 +343,9 @@ type MemoryReport struct {
 	Rounds       int      // of copying before the freeze
 	Copied       int64    // bytes, before the freeze; a page may count more than once
 	CopiedFrozen int64    // bytes, by us during the freeze
+	CopiedTwin   int64    // bytes, from twins, after the freeze
 	Pages        int64    // that we put into the images, of 4 KiB
-	Left         []string // what was left to CRIU, and why
+	Left         []string // what was copied while it stood still, by CRIU or, where a process could have no twin, by us, and why
 }
 
 // RestoreSpec says what CRIU is to restore and from where.

@@ -163,7 +163,10 @@ func (w *work) dumpUnit(ctx context.Context, i, j int, announce func()) (DumpRes
 	copied := make(chan error, 1)
 	go func() { copied <- t.CopyRest(ctx) }()
 	res, err := w.dumps[i][j].Run(ctx, w.conns[i], announce)
-	return res, errors.Join(err, <-copied)
+	if err = errors.Join(err, <-copied); err == nil {
+		err = t.MakeTwins(ctx, w.lockFile)
+	}
+	return res, err
 }
 
 // dumpWithout makes sure that CRIU looks at all memory of a unit of which a process has a seccomp filter: a CRIU that is kept from memory could not

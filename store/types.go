@@ -191,8 +191,9 @@ type CutMemory struct {
 	Rounds      int64    `json:"rounds"`         // of copying, before it stood still
 	CopiedBytes int64    `json:"copied_bytes"`   // while it ran, a page as often as it was
 	FrozenBytes int64    `json:"frozen_bytes"`   // while it stood still, without what CRIU copied
+	TwinBytes   int64    `json:"twin_bytes"`     // when it ran again, from twins of its processes
 	Pages       int64    `json:"pages"`          // of 4 KiB, in the images; all others are what CRIU copied
-	Left        []string `json:"left,omitempty"` // what was left to CRIU, and why
+	Left        []string `json:"left,omitempty"` // what was copied while it stood still, and why
 }
 
 // CutPhase is one phase of a host's snapshot. The offset counts from the attempt's start.

@@ -22,8 +22,8 @@ type Dir string
 
 func (d Dir) file(name string) string { return filepath.Join(string(d), name) }
 
-// v1 says whether it is a folder of the v1 freezer.
-func (d Dir) v1() bool {
+// V1 says whether it is a folder of the v1 freezer.
+func (d Dir) V1() bool {
 	_, err := os.Stat(d.file("freezer.state"))
 	return err == nil
 }

@@ -19,7 +19,7 @@ func (d Dir) SetFrozen(frozen bool) error {
 	if frozen {
 		value = "1"
 	}
-	if d.v1() {
+	if d.V1() {
 		file, value = "freezer.state", "THAWED"
 		if frozen {
 			value = "FROZEN"
@@ -36,7 +36,7 @@ func (d Dir) Freeze(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if d.v1() {
+	if d.V1() {
 		return d.freezeV1(ctx)
 	}
 	if err := d.SetFrozen(true); err != nil {
@@ -66,7 +66,7 @@ func (d Dir) freezeV1(ctx context.Context) error {
 
 // Thaw returns when the tasks run. A cgroup that is not there has none.
 func (d Dir) Thaw(ctx context.Context) error {
-	v1 := d.v1()
+	v1 := d.V1()
 	err := d.SetFrozen(false)
 	if err == nil && !v1 {
 		// Where all tasks were killed while they stood still, and there are cgroups below, the kernel may go on to say "frozen 1" of nobody.
@@ -81,7 +81,7 @@ func (d Dir) Thaw(ctx context.Context) error {
 // Frozen reports whether every task stands still. A cgroup that is not there is not frozen.
 func (d Dir) Frozen() (bool, error) {
 	file, want := "cgroup.events", "frozen 1"
-	if d.v1() {
+	if d.V1() {
 		file, want = "freezer.state", "FROZEN"
 	}
 	b, err := os.ReadFile(d.file(file))

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,9 @@ func TestBothWays(t *testing.T) {
 
 func bothWays(t *testing.T, churn string, seed int) {
 	r := newRig(t)
+	if seed%2 == 0 {
+		r.tracker.twinMin = 0 // whatever is left comes from twins
+	}
 	log := filepath.Join(r.dir, "churn.log")
 	m := r.start(churn, strconv.Itoa(seed), "10000", "100", log)
 	defer func() {
@@ -81,11 +85,12 @@ func (r *rig) cut(m agent.Member) both {
 	if err := r.cells.Freeze(ctx, m); err != nil {
 		r.t.Fatal(err)
 	}
-	defer func() {
+	thaw := sync.OnceFunc(func() {
 		if err := r.cells.Thaw(ctx, m); err != nil {
 			r.t.Error(err)
 		}
-	}()
+	})
+	defer thaw()
 	ranges, err := k.Divide()
 	if err == nil {
 		err = mine.Omit(ranges)
@@ -100,6 +105,10 @@ func (r *rig) cut(m agent.Member) both {
 		r.t.Fatal(err)
 	}
 	r.run(plain)
+	if err := k.MakeTwins(ctx, filepath.Join(r.dir, "lock")); err != nil {
+		r.t.Fatal(err)
+	}
+	thaw()
 	pages, err := k.Pages()
 	if err == nil {
 		err = r.criu.AddPages(ours, pages)
@@ -187,13 +196,17 @@ func comparePages(t *testing.T, pid int, theirs, ours string, except map[uint64]
 
 // TestPlantedMistakes makes each of the mistakes that would be the worst, and sees that the comparison finds it.
 func TestPlantedMistakes(t *testing.T) {
-	churn := compile(t, "churn")
-	for _, mistake := range []plant{plantUnarmed, plantZapped, plantOld, plantSkip} {
+	churn, hurry := compile(t, "churn"), compile(t, "hurry")
+	for _, mistake := range []plant{plantUnarmed, plantZapped, plantOld, plantSkip, plantNoTwin, plantLacks} {
 		t.Run(string(mistake), func(t *testing.T) {
 			r := newRig(t)
 			r.tracker.plant = mistake
 			log := filepath.Join(r.dir, "churn.log")
-			m := r.start(churn, "7", "1000000", "100", log)
+			command := []string{churn, "7", "1000000", "100", log}
+			if mistake == plantNoTwin || mistake == plantLacks {
+				command, r.tracker.twinMin = []string{hurry, "16", "1", log}, 0
+			}
+			m := r.start(command...)
 			for cut := range 10 {
 				eventually(t, "further checks", func() bool { return checks(t, log) > cut })
 				if found := r.cut(m).compare(t); len(found) > 0 {

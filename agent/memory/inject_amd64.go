@@ -46,12 +46,14 @@ type thread struct {
 	pid, tid int
 	code     uint64 // address of an instruction syscall
 	held     bool
+	limit    time.Duration // of the wait for it to stop; 0: stopLimit
 
 	before  waits.Observation
 	saved   unix.PtraceRegs
 	after   unix.PtraceRegs // what it goes on with: the same, but in a call that the stop has interrupted
 	mask    [sigsetSize]byte
 	stopped bool // SIGSTOP came meanwhile
+	born    int  // the child that it has made in a call, as this host sees it
 }
 
 // inThread calls do with some thread of the process stopped such that calls can be made in its place. The caller holds its own thread of ours
@@ -180,14 +182,19 @@ func (t *thread) hold() error {
 	}
 	err := t.inspect()
 	if err == nil {
-		all := [sigsetSize]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-		err = ptrace(ptraceSetSigmask, t.tid, sigsetSize, uintptr(unsafe.Pointer(&all)))
+		err = t.block()
 	}
 	if err != nil {
 		return errors.Join(err, t.detach(0))
 	}
 	t.held = true
 	return nil
+}
+
+// block keeps all signals away from the thread.
+func (t *thread) block() error {
+	all := [sigsetSize]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	return ptrace(ptraceSetSigmask, t.tid, sigsetSize, uintptr(unsafe.Pointer(&all)))
 }
 
 // inspect reads the thread's state, and refuses a state that cannot be given back.
@@ -199,6 +206,11 @@ func (t *thread) inspect() error {
 	if err := waits.Resume(t.pid, t.tid, &t.after, t.before); err != nil {
 		return err
 	}
+	return t.fit()
+}
+
+// fit takes down the signal mask, and refuses a thread in whose place no call can be made.
+func (t *thread) fit() error {
 	if err := ptrace(ptraceGetSigmask, t.tid, sigsetSize, uintptr(unsafe.Pointer(&t.mask))); err != nil {
 		return fmt.Errorf("read the signal mask of thread %d: %w", t.tid, err)
 	}
@@ -233,7 +245,7 @@ func (t *thread) inspect() error {
 
 // wait returns the thread's next stop.
 func (t *thread) wait() (ws unix.WaitStatus, err error) {
-	limit := stopLimit
+	limit := max(stopLimit, t.limit)
 	if t.held {
 		limit = callLimit
 	}
@@ -283,7 +295,7 @@ func (t *thread) awaitTrap(deliver bool) error {
 func (t *thread) call(nr int, args ...uint64) (int, error) {
 	r := t.saved
 	r.Rip, r.Rax, r.Orig_rax = t.code, uint64(nr), noCall
-	for i, p := range []*uint64{&r.Rdi, &r.Rsi, &r.Rdx} {
+	for i, p := range []*uint64{&r.Rdi, &r.Rsi, &r.Rdx, &r.R10, &r.R8, &r.R9} {
 		*p = 0
 		if i < len(args) {
 			*p = args[i]
@@ -304,6 +316,10 @@ func (t *thread) call(nr int, args ...uint64) (int, error) {
 		switch sig := ws.StopSignal(); {
 		case sig == callStop:
 			stops++
+		case int(ws)>>16 == unix.PTRACE_EVENT_CLONE:
+			if err := t.hearOfChild(); err != nil {
+				return 0, err
+			}
 		case int(ws)>>16 != 0: // an event, such as a stop of the whole process
 		case sig == unix.SIGSTOP:
 			t.stopped = true
@@ -320,17 +336,19 @@ func (t *thread) call(nr int, args ...uint64) (int, error) {
 	return int(r.Rax), nil
 }
 
+// hearOfChild asks the kernel for the child whose birth has stopped the thread.
+func (t *thread) hearOfChild() error {
+	msg, err := unix.PtraceGetEventMsg(t.tid)
+	if err != nil {
+		return fmt.Errorf("find the child of thread %d: %w", t.tid, err)
+	}
+	t.born = int(msg)
+	return nil
+}
+
 // release takes the thread to where the kernel decides about interrupted calls, gives it its state back, and lets it go.
 func (t *thread) release() error {
-	err := ptrace(unix.PTRACE_INTERRUPT, t.tid, 0, 0)
-	if err == nil {
-		err = unix.PtraceCont(t.tid, 0)
-	}
-	if err == nil {
-		err = t.awaitTrap(false)
-	}
-	err = errors.Join(err, unix.PtraceSetRegs(t.tid, &t.after),
-		ptrace(ptraceSetSigmask, t.tid, sigsetSize, uintptr(unsafe.Pointer(&t.mask))), t.detach(0))
+	err := errors.Join(t.giveBack(), t.detach(0))
 	if t.stopped {
 		err = errors.Join(err, unix.Kill(t.pid, unix.SIGSTOP))
 	}
@@ -338,6 +356,19 @@ func (t *thread) release() error {
 		return unix.ESRCH // it has ended, with its process
 	}
 	return err
+}
+
+// giveBack takes the thread to where the kernel decides about interrupted calls, and gives it its state back.
+func (t *thread) giveBack() error {
+	err := ptrace(unix.PTRACE_INTERRUPT, t.tid, 0, 0)
+	if err == nil {
+		err = unix.PtraceCont(t.tid, 0)
+	}
+	if err == nil {
+		err = t.awaitTrap(false)
+	}
+	return errors.Join(err, unix.PtraceSetRegs(t.tid, &t.after),
+		ptrace(ptraceSetSigmask, t.tid, sigsetSize, uintptr(unsafe.Pointer(&t.mask))))
 }
 
 func (t *thread) detach(sig int) error { return ptrace(unix.PTRACE_DETACH, t.tid, 0, uintptr(sig)) }

@@ -29,6 +29,9 @@ func (k *tracked) begun() {
 // a name. An error ends the tracking, and so does Close before Keep: the next cut copies all memory then.
 func (k *tracked) Keep() error {
 	k.Halt()
+	if err := k.endTwins(); err != nil {
+		return errors.Join(err, k.Close())
+	}
 	next := newTracked(k.t, k.member)
 	next.procs, k.procs = k.procs, map[int]*process{}
 	var errs []error
@@ -66,6 +69,9 @@ func (p *process) keep(late *lateStore) error {
 		p.scan = nil
 		held := slots{}
 		for _, r := range p.runs {
+			if r.slot == inTwin {
+				continue // no copy of it stays here: whether or not it was written, the next round or the next freeze copies it
+			}
 			to := make([]uint32, 0, r.pages)
 			for i := range r.pages {
 				if r.slot != 0 {
@@ -89,6 +95,7 @@ func (p *process) keep(late *lateStore) error {
 		p.staging.release(held)
 	}
 	p.closeMemory()
+	p.closeTwin()
 	p.runs = nil
 	clear(p.refused)
 	if err := p.staging.unlink(); err != nil {

@@ -23,7 +23,7 @@ const patience = 60 * time.Second
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		programs := map[string]func([]string) int{
-			"memory-helper": HelperMain, "track": trackProgram, "criu-exec": criu.ExecMain, cell.InitCommand: cell.InitMain, cell.WatchCommand: cell.WatchMain,
+			"memory-helper": HelperMain, "track": trackProgram, "twin": twinProgram, "criu-exec": criu.ExecMain, cell.InitCommand: cell.InitMain, cell.WatchCommand: cell.WatchMain,
 		}
 		if run, ok := programs[os.Args[1]]; ok {
 			os.Exit(run(os.Args[2:]))

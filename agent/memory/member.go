@@ -50,6 +50,10 @@ type tracked struct {
 	last  int64          // bytes of the last round, and those that it did not come to
 	buf   []byte         // what is copied at the moment; one for all processes, which are copied one after the other
 	rep   agent.MemoryReport
+
+	twinsOf  []*process // those of which much is left
+	twinSize int64      // what their twins may have, in bytes
+	noTwin   []string   // processes that should have one and have none, and why
 }
 
 // approach makes rounds until the rest is small or does not become smaller.
@@ -312,14 +316,21 @@ func (k *tracked) Divide() (map[int][]agent.PageRange, error) {
 	return out, nil
 }
 
-// CopyRest copies what was written since the last round, while the member is frozen. After an error there is no cut.
+// CopyRest copies what was written since the last round, while the member is frozen, but not what twins are to have. After an error there is no cut.
 func (k *tracked) CopyRest(ctx context.Context) error {
 	for _, p := range k.procs {
 		if p.scan == nil {
 			continue // it has ended
 		}
-		n, err := p.copyRest(ctx, k.late)
-		k.rep.CopiedFrozen += n
+		left, err := p.list(ctx)
+		if err == nil && k.wantsTwin(p, int64(left)*pageSize) {
+			continue
+		}
+		if err == nil {
+			var n int64
+			n, err = p.copyBehind(ctx, k.late)
+			k.rep.CopiedFrozen += n
+		}
 		if ctx.Err() == nil && err != nil && hasEnded(p.pid) {
 			k.leave(p, errors.New("it was about to end when it was frozen"))
 			continue
@@ -343,8 +354,14 @@ func (k *tracked) Pages() ([]agent.ProcessPages, error) {
 		}
 		pp := agent.ProcessPages{InnerPid: p.inner, Ranges: p.known}
 		for _, r := range p.runs {
+			if r.slot == behind {
+				return nil, fmt.Errorf("the memory of process %d was not copied at %#x", p.pid, r.start)
+			}
 			pp.Runs = append(pp.Runs, agent.PageRange{Start: r.start, End: r.end()})
 			k.rep.Pages += int64(r.pages)
+			if r.slot == inTwin {
+				k.rep.CopiedTwin += int64(r.pages) * pageSize
+			}
 		}
 		pp.Write = func(w io.Writer, i int) error { return p.write(w, p.runs[i], k.late) }
 		out = append(out, pp)
@@ -367,6 +384,7 @@ func (k *tracked) Report() agent.MemoryReport {
 			r.Left = append(r.Left, fmt.Sprintf("process %d: mapping %#x-%#x: %s", pid, at.Start, at.End, why))
 		}
 	}
+	r.Left = append(r.Left, k.noTwin...)
 	slices.Sort(r.Left)
 	const most = 20
 	if n := len(r.Left); n > most {

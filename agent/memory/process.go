@@ -29,6 +29,8 @@ const (
 	plantZapped  plant = "a range that was given back is taken as unwritten"
 	plantOld     plant = "an old copy is used instead of the newest"
 	plantSkip    plant = "a mapping is skipped"
+	plantNoTwin  plant = "the program's own memory is read instead of its twin's"
+	plantLacks   plant = "a page is taken from a twin that does not have it"
 )
 
 // process is one process whose memory is tracked.
@@ -50,6 +52,7 @@ type process struct {
 	mem  *proc.Memory // while a round is made, and from the freeze on
 	scan *scanner     // at the freeze
 	runs []run        // what the cut holds of it, in the order of the addresses
+	twin *proc.Memory // its memory as it was when it was frozen; nil: it has no twin
 }
 
 func (p *process) close() error {
@@ -57,6 +60,7 @@ func (p *process) close() error {
 		p.scan.close()
 	}
 	p.closeMemory()
+	p.closeTwin()
 	for _, r := range p.known {
 		_ = p.uffd.unprotect(r) // it may have changed; closing the descriptor does the rest
 	}
@@ -284,10 +288,8 @@ func (p *process) divide() ([]agent.PageRange, error) {
 	return p.known, nil
 }
 
-// copyRest makes the list of all pages that the cut holds of the frozen process, and copies those of which there is no good copy. It returns the number
-// of bytes that it copied.
-func (p *process) copyRest(ctx context.Context, late *lateStore) (copied int64, err error) {
-	b := batch{p: p}
+// list makes the list of all pages that the cut holds of the frozen process. Those of which there is no good copy are behind; it returns how many.
+func (p *process) list(ctx context.Context) (left int, err error) {
 	for i, m := range p.known {
 		if p.plant == plantSkip && i == len(p.known)/2 {
 			continue
@@ -300,37 +302,57 @@ func (p *process) copyRest(ctx context.Context, late *lateStore) (copied int64, 
 				r.categories = 0
 			}
 			for page := r.start; page < r.end; {
-				n := 0
-				if r.categories&pageWritten == 0 {
-					n = p.slots.count(page, r.end)
+				n, slot := p.slots.count(page, r.end), staged
+				if r.categories&pageWritten != 0 {
+					n = 0
 				}
-				if n > 0 {
-					p.runs = join(p.runs, run{start: page, pages: n, slot: staged})
-					page += uint64(n) * pageSize
-					continue
-				}
-				if !b.add(page) {
-					n, err := b.keep(late)
-					copied += n
-					if err = errors.Join(err, ctx.Err()); err != nil {
-						return err
+				if n == 0 {
+					slot = behind
+					n = 1
+					if r.categories&pageWritten != 0 {
+						n = int((r.end - page) / pageSize)
 					}
-					b.add(page)
+					left += n
 				}
-				to, err := p.place(page, late)
-				if err != nil {
-					return err
-				}
-				b.to = append(b.to, to)
-				p.runs = join(p.runs, to)
-				page += pageSize
+				p.runs = join(p.runs, run{start: page, pages: n, slot: slot})
+				page += uint64(n) * pageSize
 			}
-			return nil
+			return ctx.Err()
 		})
 		if err != nil {
-			return copied, fmt.Errorf("copy the memory of process %d at %#x: %w", p.pid, m.Start, err)
+			return left, fmt.Errorf("list the memory of process %d at %#x: %w", p.pid, m.Start, err)
 		}
 		p.misjudge(agent.PageRange{Start: seen, End: m.End})
+	}
+	return left, nil
+}
+
+// copyBehind copies the pages that are behind. It returns the number of bytes that it copied.
+func (p *process) copyBehind(ctx context.Context, late *lateStore) (copied int64, err error) {
+	b := batch{p: p}
+	listed := p.runs
+	p.runs = make([]run, 0, len(listed))
+	for _, r := range listed {
+		if r.slot != behind {
+			p.runs = join(p.runs, r)
+			continue
+		}
+		for page := r.start; page < r.end(); page += pageSize {
+			if !b.add(page) {
+				n, err := b.keep(late)
+				copied += n
+				if err = errors.Join(err, ctx.Err()); err != nil {
+					return copied, fmt.Errorf("copy the memory of process %d at %#x: %w", p.pid, page, err)
+				}
+				b.add(page)
+			}
+			to, err := p.place(page, late)
+			if err != nil {
+				return copied, err
+			}
+			b.to = append(b.to, to)
+			p.runs = join(p.runs, to)
+		}
 	}
 	n, err := b.keep(late)
 	return copied + n, err
@@ -416,6 +438,9 @@ func (b *batch) keep(late *lateStore) (int64, error) {
 
 // write writes one of the runs.
 func (p *process) write(w io.Writer, r run, late *lateStore) error {
+	if r.slot == inTwin {
+		return p.writeFromTwin(w, r)
+	}
 	if r.slot != 0 {
 		return p.staging.writeTo(w, r)
 	}

@@ -95,6 +95,13 @@ func (s *scanner) all(in agent.PageRange, found func(region) error) error {
 	})
 }
 
+// held finds the pages of a range that CRIU would dump, of a process that is not tracked.
+func (s *scanner) held(in agent.PageRange, found func(region) error) error {
+	arg := s.dumped()
+	arg.returned = pagePresent | pageSwapped
+	return s.walk(arg, in, found)
+}
+
 // registered says whether the mapping that begins at an address is registered.
 func (s *scanner) registered(at uint64) bool {
 	arg := s.dumped()

@@ -132,7 +132,7 @@ func (s *staging) take(n int) ([]uint32, error) {
 	}
 	slices.Sort(out)
 	for len(out) < n {
-		if s.used >= staged-1 {
+		if s.used >= inTwin-1 {
 			return nil, errTooLarge
 		}
 		s.used++
@@ -186,14 +186,18 @@ func (l *lateStore) close() (size int) {
 	return size
 }
 
-// staged stands for the slot that a page has.
-const staged = ^uint32(0)
+// What a run may have in place of a slot.
+const (
+	staged = ^uint32(0) - iota // each page has the slot that it has
+	behind                     // there is no copy yet
+	inTwin                     // the process's twin has the page
+)
 
 // run is pages in a row whose copies lie in a row: in the file from a slot on, or among the late ones.
 type run struct {
 	start uint64
 	pages int
-	slot  uint32 // 0: late; staged: each where its slot says
+	slot  uint32 // 0: late; or staged, behind, inTwin
 	late  int    // offset in bytes
 }
 
@@ -204,7 +208,7 @@ func join(runs []run, r run) []run {
 	if n := len(runs); n > 0 {
 		last := &runs[n-1]
 		size := last.pages * pageSize
-		if last.end() == r.start && (last.slot == staged && r.slot == staged || last.slot != staged && last.slot != 0 && r.slot == last.slot+uint32(last.pages) || last.slot == 0 && r.slot == 0 && r.late == last.late+size) {
+		if last.end() == r.start && (last.slot >= inTwin && r.slot == last.slot || last.slot < inTwin && last.slot != 0 && r.slot == last.slot+uint32(last.pages) || last.slot == 0 && r.slot == 0 && r.late == last.late+size) {
 			last.pages += r.pages
 			return runs
 		}

@@ -28,6 +28,8 @@ type Config struct {
 	Off bool
 	// From is how much private memory a unit has at least that is tracked, in bytes.
 	From int64
+	// NoTwins turns twins off.
+	NoTwins bool
 	// Pause waits until nothing on this host stands still; copying waits for it between two small pieces. nil: no wait.
 	Pause func(context.Context) error
 }
@@ -38,6 +40,8 @@ type Tracker struct {
 	reason string // why nothing is tracked; "": it is
 	guard  uint64
 	plant  plant
+
+	twinMin int64 // see there
 
 	lateLeft atomic.Int64 // bytes of lateMax that no unit has
 
@@ -50,7 +54,7 @@ var _ agent.Memory = (*Tracker)(nil)
 
 // New finds out, by trying, whether this kernel can track writes.
 func New(cfg Config) *Tracker {
-	t := &Tracker{cfg: cfg, kept: map[string]*tracked{}}
+	t := &Tracker{cfg: cfg, twinMin: twinMin, kept: map[string]*tracked{}}
 	t.lateLeft.Store(lateMax)
 	if t.cfg.Pause == nil {
 		t.cfg.Pause = func(context.Context) error { return nil }
@@ -187,6 +191,7 @@ func (t *Tracker) Track(ctx context.Context, m agent.Unit, dir string) agent.Tra
 		k.giveUp(err.Error())
 		return k
 	}
+	k.sweep()
 	k.approach(ctx)
 	if err = k.takeLate(); err != nil {
 		k.giveUp(err.Error())

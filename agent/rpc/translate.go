@@ -299,7 +299,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func fromMemory(m agent.MemoryReport) *ssv1.MemoryReport {
 	return &ssv1.MemoryReport{
-		Tracked: m.Tracked, Rounds: int64(m.Rounds), CopiedBytes: m.Copied, FrozenBytes: m.CopiedFrozen, Pages: m.Pages, Left: m.Left,
+		Tracked: m.Tracked, Rounds: int64(m.Rounds), CopiedBytes: m.Copied, FrozenBytes: m.CopiedFrozen, TwinBytes: m.CopiedTwin, Pages: m.Pages, Left: m.Left,
 	}
 }
 

@@ -24,6 +24,7 @@ type config struct {
 	CRIU     string `yaml:"criu"`
 	Cgroup   string `yaml:"cgroup"`
 	Memory   string `yaml:"memory"` // memoryTracked or memoryFrozen
+	Twins    bool   `yaml:"twins"`  // where memory is tracked, a process that writes faster than it is copied gets a twin at the freeze
 
 	TrackedFrom      size          `yaml:"tracked_from"`      // members with less private memory are not tracked
 	Staging          string        `yaml:"staging"`           // folder that dumps land in; "": in StateDir

@@ -108,7 +108,7 @@ func toPlan(p orchestrator.HostPlan, list marker.Digest) *ssv1.RestorePlan {
 
 func toMemory(m *ssv1.MemoryReport) store.CutMemory {
 	return store.CutMemory{
-		Tracked: m.GetTracked(), Rounds: m.GetRounds(), CopiedBytes: m.GetCopiedBytes(), FrozenBytes: m.GetFrozenBytes(), Pages: m.GetPages(), Left: m.GetLeft(),
+		Tracked: m.GetTracked(), Rounds: m.GetRounds(), CopiedBytes: m.GetCopiedBytes(), FrozenBytes: m.GetFrozenBytes(), TwinBytes: m.GetTwinBytes(), Pages: m.GetPages(), Left: m.GetLeft(),
 	}
 }
 

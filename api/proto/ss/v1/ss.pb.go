@@ -3516,8 +3516,10 @@ type MemoryReport struct {
 	FrozenBytes int64 `protobuf:"varint,4,opt,name=frozen_bytes,json=frozenBytes,proto3" json:"frozen_bytes,omitempty"`
 	// pages of 4 KiB in the images that the agent copied. All others are CRIU's.
 	Pages int64 `protobuf:"varint,5,opt,name=pages,proto3" json:"pages,omitempty"`
-	// left is what was left to CRIU, and why.
-	Left          []string `protobuf:"bytes,6,rep,name=left,proto3" json:"left,omitempty"`
+	// left is what was copied while it stood still, and why.
+	Left []string `protobuf:"bytes,6,rep,name=left,proto3" json:"left,omitempty"`
+	// twin_bytes were copied when it ran again, from twins of its processes.
+	TwinBytes     int64 `protobuf:"varint,7,opt,name=twin_bytes,json=twinBytes,proto3" json:"twin_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3592,6 +3594,13 @@ func (x *MemoryReport) GetLeft() []string {
 		return x.Left
 	}
 	return nil
+}
+
+func (x *MemoryReport) GetTwinBytes() int64 {
+	if x != nil {
+		return x.TwinBytes
+	}
+	return 0
 }
 
 type PhaseTiming struct {
@@ -7162,14 +7171,16 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"imageBytes\x12\x1b\n" +
 	"\tfrozen_ms\x18\x03 \x01(\x01R\bfrozenMs\x12\x19\n" +
 	"\bstall_ms\x18\x04 \x01(\x01R\astallMs\x12+\n" +
-	"\x06memory\x18\x05 \x01(\v2\x13.ss.v1.MemoryReportR\x06memory\"\xb0\x01\n" +
+	"\x06memory\x18\x05 \x01(\v2\x13.ss.v1.MemoryReportR\x06memory\"\xcf\x01\n" +
 	"\fMemoryReport\x12\x18\n" +
 	"\atracked\x18\x01 \x01(\bR\atracked\x12\x16\n" +
 	"\x06rounds\x18\x02 \x01(\x03R\x06rounds\x12!\n" +
 	"\fcopied_bytes\x18\x03 \x01(\x03R\vcopiedBytes\x12!\n" +
 	"\ffrozen_bytes\x18\x04 \x01(\x03R\vfrozenBytes\x12\x14\n" +
 	"\x05pages\x18\x05 \x01(\x03R\x05pages\x12\x12\n" +
-	"\x04left\x18\x06 \x03(\tR\x04left\"]\n" +
+	"\x04left\x18\x06 \x03(\tR\x04left\x12\x1d\n" +
+	"\n" +
+	"twin_bytes\x18\a \x01(\x03R\ttwinBytes\"]\n" +
 	"\vPhaseTiming\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
 	"\bstart_ms\x18\x02 \x01(\x01R\astartMs\x12\x1f\n" +
