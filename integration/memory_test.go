@@ -34,9 +34,9 @@ func TestMemoryIsTrackedByDefault(t *testing.T) {
 	}
 	c := newCluster(t, "hostA", "hostB")
 	j := c.newJob("memory")
-	j.program("large", "hostA", "words", "serve", "-listen", j.Host("hostA").Addr().String()+":9001", "-ballast", "48")
+	j.program("large", "hostA", "words", "serve", "-listen", j.Host("hostA").Addr().String()+":9001", "-ballast", "112")
 	j.program("small", "hostB", "words", "connect", "-to", j.Host("hostA").Addr().String()+":9001", "-until", j.stop)
-	frozen := []string{binary(t, "words"), "serve", "-listen", j.Host("hostA").Addr().String() + ":9002", "-ballast", "48"}
+	frozen := []string{binary(t, "words"), "serve", "-listen", j.Host("hostA").Addr().String() + ":9002", "-ballast", "112"}
 	c.MustCtl(append([]string{"run", j.name, "--host", "hostA", "--memory", "frozen", "--log", "/srv/memory-frozen.log", "--"}, frozen...)...)
 	j.members = append(j.members, &member{name: "frozen", host: "hostA", endless: true})
 	j.serve("partner", "hostB", binary(t, "words"), "connect", "-to", j.Host("hostA").Addr().String()+":9002")
@@ -62,7 +62,7 @@ func TestMemoryIsTrackedByDefault(t *testing.T) {
 			}
 		}
 	}
-	usual := map[string]string{"large": "", "small": "less than the 32768 KiB from which memory is tracked", "frozen": "--memory frozen"}
+	usual := map[string]string{"large": "", "small": "less than the 98304 KiB from which memory is tracked", "frozen": "--memory frozen"}
 	cut := j.snapshot().Cut
 	check(cut, usual)
 	j.restore(cut)

@@ -47,7 +47,8 @@ type tracked struct {
 	left  map[int]string // processes that are CRIU's, and why
 	later map[int]string // processes that could not be tracked yet, and why
 	whole string         // why the whole member is
-	last  int64          // bytes of the last round, and those that it did not come to
+	last  int64          // bytes of the last round
+	rest  int64          // bytes that it did not come to
 	buf   []byte         // what is copied at the moment; one for all processes, which are copied one after the other
 	rep   agent.MemoryReport
 
@@ -56,14 +57,16 @@ type tracked struct {
 	noTwin   []string   // processes that should have one and have none, and why
 }
 
-// approach makes rounds until the rest is small or does not become smaller.
+// approach makes rounds until the rest is small or does not become smaller, or a round takes no longer than the pause between those that go on: what is
+// written in that time is as much as they leave for the freeze.
 func (k *tracked) approach(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, approachLimit)
 	defer cancel()
 	before := int64(-1)
 	for n := 0; n < maxRounds && ctx.Err() == nil && k.whole == ""; n++ {
+		began := time.Now()
 		k.round(ctx)
-		if k.last <= smallRest || before >= 0 && k.last > before*7/10 {
+		if k.rest == 0 && (k.last <= smallRest || time.Since(began) < between || before >= 0 && k.last > before*7/10) {
 			return
 		}
 		before = k.last
@@ -85,7 +88,7 @@ func (k *tracked) goOn() {
 
 // round makes one round of every process, and takes in those that are new.
 func (k *tracked) round(ctx context.Context) {
-	k.last = 0
+	k.last, k.rest = 0, 0
 	all, err := pids(k.member)
 	if err != nil {
 		k.giveUp(err.Error())
@@ -100,7 +103,8 @@ func (k *tracked) round(ctx context.Context) {
 			continue
 		}
 		n, err := p.round(ctx, k.t.cfg.Pause)
-		k.last += n + p.rest()
+		k.last += n
+		k.rest += p.rest()
 		k.rep.Copied += n
 		if err == nil {
 			err = bypasses(pid)
@@ -257,7 +261,7 @@ func (k *tracked) giveUp(why string) {
 // takeLate takes memory for the pages that are copied during the freeze: for twice what the last round found, as far as other units have left some. What finds no
 // room there goes to the file at once.
 func (k *tracked) takeLate() (err error) {
-	want := min(max(2*k.last, lateMin), lateMax)
+	want := min(max(2*k.last+k.rest, lateMin), lateMax)
 	for {
 		left := k.t.lateLeft.Load()
 		got := min(want, left)

@@ -58,7 +58,7 @@ func loadConfig(path string) (config, error) {
 
 // parseConfig reads a configuration whose relative paths count from dir. A key that it does not know is an error.
 func parseConfig(b []byte, dir string) (config, error) {
-	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", Memory: memoryTracked, TrackedFrom: 32 << 20, FilesLimit: agent.DefaultFilesLimit, ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
+	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", Memory: memoryTracked, TrackedFrom: 96 << 20, FilesLimit: agent.DefaultFilesLimit, ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
 	if err := dec.Decode(&cfg); err != nil {
