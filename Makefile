@@ -71,6 +71,12 @@ bench-memory: ## measure snapshots of members whose memory is copied while they 
 	@SS_BIN=.build/bin $(GO) run ./integration/bench -cuts 60
 	@$(GO) test ./agent/memory -run '^$$' -bench Felt -benchtime 5x
 
+.PHONY: bench-files
+bench-files: ## measure what a sparse file of 10 GiB on Btrfs adds to a member's standstill (root)
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build programs
+	@SS_BIN=.build/bin $(GO) run ./integration/bench -file 10
+
 .PHONY: bench-store
 bench-store: ## measure the store against plain copies alone
 	@CGO_ENABLED=0 $(GO) test -c -o .build/bin/storebench ./store/images

@@ -92,11 +92,15 @@ func (a *Ahead) Copy(ctx context.Context, trees []Tree, dir string, pause func(c
 	var sum int64
 	for _, key := range s.order {
 		f := s.files[key]
-		if !f.kept() || f.appended() || f.leased || inMemory(f) || f.st.Blocks*512 < aheadMin && !f.closed() || a.cloned(f) {
+		if !f.kept() || f.appended() || f.leased || inMemory(f) || f.st.Blocks*512 < aheadMin && !f.closed() {
 			continue
 		}
 		if err := pause(ctx); err != nil {
 			return err
+		}
+		if a.cloned(f) {
+			f.flush()
+			continue
 		}
 		e := &early{path: filepath.Join(dir, fmt.Sprintf("ahead-%d-%d", key.dev, key.ino)), st: f.st, dirty: f.mapped() || !keepsTime(f) || time.Unix(f.st.Ctim.Unix()).After(now.Add(-tick))}
 		a.copies[key] = e // what was begun is removed, too
@@ -113,6 +117,18 @@ func (a *Ahead) Copy(ctx context.Context, trees []Tree, dir string, pause func(c
 		}
 	}
 	return nil
+}
+
+// flush has the file system write what the file has in memory only, as it does before it clones a file. What is written until the members stand still
+// is written then.
+func (h *held) flush() {
+	src, err := h.handles[0].open(idOf(&h.st))
+	if err != nil {
+		return // it was closed meanwhile
+	}
+	defer src.Close()
+	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	_ = unix.SyncFileRange(int(src.Fd()), 0, 0, all) // the clone says what is wrong with the disk
 }
 
 // Drop removes the copies that Take did not use.

@@ -33,6 +33,8 @@ type job struct {
 	last       string // the last cut
 	lock       string // of bare dumps
 	write      int    // MiB that the large member writes in each second
+	staging    func(host string) string
+	folder     string // declared for the large member; "": none
 }
 
 // member is one program of a job.
@@ -65,7 +67,7 @@ func startRequests(s *lab.Script, l *lab.Lab, o options, mib int) *job {
 
 func newJob(s *lab.Script, l *lab.Lab, o options, kind string, mib int) *job {
 	name := fmt.Sprintf("%s-%d", kind, mib)
-	return &job{Script: s, lab: l, name: name, kind: kind, mib: mib, port: 9000 + mib%1000, lock: o.lock, write: o.write, stop: filepath.Join(l.Dir(), name+".stop")}
+	return &job{Script: s, lab: l, name: name, kind: kind, mib: mib, port: 9000 + mib%1000, lock: o.lock, write: o.write, staging: func(string) string { return staging }, stop: filepath.Join(l.Dir(), name+".stop")}
 }
 
 // run starts a program as a member.
@@ -82,8 +84,11 @@ func (j *job) run(host, program string, args ...string) *member {
 	log := "/run/bench-" + j.name + ".log"
 	m.journal = &journal{path: m.host.Path(log)}
 	// More threads than processors: see standstill.Recorder.Run.
-	line := append([]string{"run", j.name, "--host", host, "--log", log, "--env", "GOMAXPROCS=6", "--", bin}, args...)
-	j.lab.MustCtl(line...)
+	line := []string{"run", j.name, "--host", host, "--log", log, "--env", "GOMAXPROCS=6"}
+	if j.folder != "" && host == "hostA" {
+		line = append(line, "--files", j.folder)
+	}
+	j.lab.MustCtl(append(append(line, "--", bin), args...)...)
 	return m
 }
 

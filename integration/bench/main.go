@@ -26,6 +26,8 @@ func main() {
 		switch {
 		case o.cuts > 0:
 			res = measureCuts(s, o)
+		case o.file > 0:
+			res = measureFiles(s, o)
 		case o.write > 0:
 			res = measureTracked(s, o)
 		default:
@@ -36,7 +38,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "FAIL: bench:", err)
 		os.Exit(1)
 	}
-	res.Seconds, res.Rows = time.Since(began).Seconds(), slices.Concat(res.Rows, rowsOf(o, res.Jobs), memoryRows(res.Memory))
+	res.Seconds, res.Rows = time.Since(began).Seconds(), slices.Concat(res.Rows, rowsOf(o, res.Jobs), filesRows(o, res.Files), memoryRows(res.Memory))
 	if o.json {
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")
@@ -58,6 +60,7 @@ type options struct {
 	large int    // MiB of the member whose agent's memory is measured; 0: none
 	write int    // MiB that the large member writes in each second, in which case memory is tracked; 0: neither
 	cuts  int    // of one job in so many seconds, in which case nothing else is measured; 0: none
+	file  int    // GiB of a file that a member writes to, in which case only its cost is measured; 0: none
 	json  bool
 }
 
@@ -71,12 +74,13 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.large, "large", 4096, "`MiB` of the member whose agent's own memory is measured, in one snapshot; 0: none")
 	flags.IntVar(&o.write, "write", 0, "`MiB` that the large member writes in each second: memory is tracked then, and only snapshots are measured")
 	flags.IntVar(&o.cuts, "cuts", 0, "`number` of cuts of a stream job in as many seconds: nothing else is measured then")
+	flags.IntVar(&o.file, "file", 0, "`GiB` of a sparse file on Btrfs, in a declared folder, that an 8 MiB member writes to: only what it adds to the member's standstill is measured")
 	flags.BoolVar(&o.json, "json", false, "print one JSON document with every single measurement")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if o.n < 1 || o.lock != lockNftables && o.lock != lockSkip || flags.NArg() > 0 {
-		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-large MiB] [-write MiB] [-cuts NUMBER] [-json]")
+		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-large MiB] [-write MiB] [-cuts NUMBER] [-file GiB] [-json]")
 	}
 	for _, f := range strings.Split(sizes, ",") {
 		mib, err := strconv.Atoi(strings.TrimSpace(f))

@@ -24,6 +24,7 @@ type result struct {
 	Seconds float64     `json:"seconds"`
 	Jobs    []JobResult `json:"jobs"`
 	Memory  []Memory    `json:"memory"`
+	Files   []FileRound `json:"files,omitempty"`
 	Rows    []Row       `json:"rows"`
 }
 

@@ -179,15 +179,15 @@ const staging = "/var/lib/ss/staging"
 
 // imageDir finds CRIU's images of a host's member in the last cut, as the host sees them.
 func (j *job) imageDir(host string) string {
-	h := j.lab.Host(host)
-	found, err := filepath.Glob(filepath.Join(h.Path(staging), j.name, j.last, host, "*", "images"))
+	h, dir := j.lab.Host(host), j.staging(host)
+	found, err := filepath.Glob(filepath.Join(h.Path(dir), j.name, j.last, host, "*", "images"))
 	if err == nil && len(found) != 1 {
 		err = fmt.Errorf("%d folders of images, want 1", len(found))
 	}
 	if err != nil {
 		j.Fatalf("images of cut %s on %s: %v", j.last, host, err)
 	}
-	return "/var/lib/ss" + strings.TrimPrefix(found[0], h.Path("/var/lib/ss"))
+	return dir + strings.TrimPrefix(found[0], h.Path(dir))
 }
 
 // restores kills the job and brings it back from the last cut n times, with CRIU alone and with ssctl, from the kept dump and from the store.

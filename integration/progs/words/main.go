@@ -5,7 +5,8 @@
 //
 // Both directions run until one side has sent -words words, or the file -until appears; the other side then ends its own
 // stream too. SIGUSR1 prints what has passed so far and the longest gap between two arrivals since the last time. With -gap, every
-// longer gap between two arrivals is a line "gap …", and every longer standstill of the process itself a line "still …".
+// longer gap between two arrivals is a line "gap …", and every longer standstill of the process itself a line "still …". With -file, it writes
+// all over a file meanwhile, and checks it.
 //
 //go:debug multipathtcp=0
 package main
@@ -22,6 +23,7 @@ import (
 
 	"ss/integration/progs/internal/ballast"
 	"ss/integration/progs/internal/meet"
+	"ss/integration/progs/internal/scribe"
 	"ss/integration/progs/internal/standstill"
 )
 
@@ -41,6 +43,8 @@ type options struct {
 	stop             meet.Stopper
 	ballast, write   int
 	gap              time.Duration
+	file             string
+	fileSize         int
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -58,6 +62,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.IntVar(&o.ballast, "ballast", 0, "`MiB` of memory to hold and to check at the end")
 	flags.IntVar(&o.write, "write", 0, "`MiB` of that memory to write in each second")
 	flags.DurationVar(&o.gap, "gap", 0, "print every gap between two arrivals, and every standstill of this process, that is at least so long")
+	flags.StringVar(&o.file, "file", "", "a `file` to make, to write to and to check all the time")
+	flags.IntVar(&o.fileSize, "file-size", 1024, "its size in `MiB`")
 	return o, flags.Parse(args[1:])
 }
 
@@ -91,15 +97,37 @@ func run(args []string, out io.Writer) (summary string, err error) {
 		defer close(written)
 		load.Rewrite(o.write, quit)
 	}()
+	scribbled := make(chan struct{})
+	go func() {
+		defer close(scribbled)
+		o.scribble(quit)
+	}()
 	err = e.run(o.role)
 	close(quit)
 	<-written
+	<-scribbled
 	stopReports()
 	if err == nil {
 		err = load.Check()
 	}
 	return fmt.Sprintf("sent=%d received=%d ballast=%dMiB longest gap %v",
 		e.sent.Load(), e.received.Load(), o.ballast, e.longest()), err
+}
+
+// scribble writes to the file, if there is to be one, until quit is closed. A file that is not what it is to be ends the program at once.
+func (o options) scribble(quit <-chan struct{}) {
+	if o.file == "" {
+		return
+	}
+	s, err := scribe.Open(o.file, int64(o.fileSize)<<20)
+	if err == nil {
+		err = s.Run(quit)
+	}
+	if err != nil {
+		line, status := meet.Verdict("words", "", err)
+		fmt.Println(line)
+		os.Exit(status)
+	}
 }
 
 // reportTo prints progress now and then, and statistics on SIGUSR1, until the returned function is called.
