@@ -63,6 +63,7 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 	if err := t.sockets(ctx); err != nil {
 		return nil, err
 	}
+	t.midstream()
 	t.unixNames()
 	t.claims()
 	t.dialled()

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // comingSocket is a socket on its way here: as it was, and as it will be.
@@ -103,6 +105,22 @@ func (t *plan) device(s comingSocket) bool {
 		return false
 	}
 	return true
+}
+
+// midstream looks for connections that get another address where the host's connection tracking takes up none that it has not seen begin. To a firewall, what
+// comes on them belongs to no connection.
+func (t *plan) midstream() {
+	if proc.Sysctl("net/netfilter/nf_conntrack_tcp_loose") != "0" || proc.Sysctl("net/netfilter/nf_conntrack_count") == "0" { // no rule asks for it
+		return
+	}
+	told := map[string]bool{}
+	for _, s := range t.comingSockets() {
+		if !told[s.Member] && s.was.Protocol == "tcp" && s.was.Connected() && (s.is.Local != s.was.Local || s.is.Remote != s.was.Remote) {
+			told[s.Member] = true
+			t.add(s.Arrival, "its connection %s with %s would stand still, as this host's connection tracking takes up no connection in its midst: "+
+				"sysctl -w net.netfilter.nf_conntrack_tcp_loose=1, and set it back when the job runs", s.is.Local, s.is.Remote)
+		}
+	}
 }
 
 // inTheWay are the sockets that live here, do not end with the job, and keep s from being made.

@@ -59,7 +59,7 @@ func (h *Host) DropPort(port uint16) error {
 	})
 }
 
-// DropNothing undoes DropFrom and DropPort.
+// DropNothing undoes DropFrom, DropPort and DropInvalid.
 func (h *Host) DropNothing() error { return h.filter(func(*nftables.Conn) {}) }
 
 // filter replaces the filter by what add adds.
@@ -87,4 +87,23 @@ func (h *Host) filter(add func(*nftables.Conn)) error {
 		return fmt.Errorf("change the packet filter of %s: %w", h.Name, err)
 	}
 	return nil
+}
+
+// DropInvalid drops what belongs to no connection that the host's connection tracking knows, as firewalls do. It replaces what an earlier call has dropped.
+func (h *Host) DropInvalid() error {
+	return h.filter(func(conn *nftables.Conn) {
+		table := conn.AddTable(&nftables.Table{Name: oneWayTable, Family: nftables.TableFamilyIPv4})
+		for name, hook := range map[string]*nftables.ChainHook{"in": nftables.ChainHookInput, "out": nftables.ChainHookOutput} {
+			chain := conn.AddChain(&nftables.Chain{
+				Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter,
+			})
+			invalid := binary.NativeEndian.AppendUint32(nil, expr.CtStateBitINVALID)
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+				&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: invalid, Xor: make([]byte, 4)},
+				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+				&expr.Verdict{Kind: expr.VerdictDrop},
+			}})
+		}
+	})
 }
