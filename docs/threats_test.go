@@ -12,7 +12,7 @@ import (
 
 var testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Z][A-Za-z0-9]*)`")
 
-// TestThreatsNameTests: every test that the pages on security name is there.
+// TestThreatsNameTests: every test that the pages on security, and the page of rows, name is there.
 func TestThreatsNameTests(t *testing.T) {
 	there := map[string]bool{}
 	folders(t, func(dir string) {
@@ -33,7 +33,7 @@ func TestThreatsNameTests(t *testing.T) {
 		}
 	})
 	named := 0
-	for _, page := range []string{"threats.md", "../SECURITY.md"} {
+	for _, page := range []string{"threats.md", "rows.md", "../SECURITY.md"} {
 		for _, m := range testName.FindAllStringSubmatch(read(t, page), -1) {
 			named++
 			if !there[m[1]] {
@@ -43,5 +43,22 @@ func TestThreatsNameTests(t *testing.T) {
 	}
 	if named < 20 {
 		t.Errorf("found %d names of tests", named)
+	}
+}
+
+// TestRowsHaveTests: each row of rows.md names a test, or a command of the Makefile.
+func TestRowsHaveTests(t *testing.T) {
+	rows := 0
+	for line := range strings.Lines(read(t, "rows.md")) {
+		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| row ") {
+			continue
+		}
+		rows++
+		if !testName.MatchString(line) {
+			t.Errorf("no test is named in: %s", line)
+		}
+	}
+	if rows < 40 {
+		t.Errorf("found %d rows: has the form changed?", rows)
 	}
 }

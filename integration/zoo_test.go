@@ -129,6 +129,10 @@ func TestZoo(t *testing.T) {
 		j.zooSays(j.members[i], modes, "ready")
 	}
 	cut := j.snapshot().Cut
+	c.askZoo("hostA", program) // each member that goes on has lost nothing
+	for i, modes := range [][]string{zooComesBack, noted, lost} {
+		j.zooSays(j.members[i], modes, "ok")
+	}
 	for _, remap := range [][]string{nil, {"hostA=hostB"}} {
 		if remap != nil {
 			c.zooFolders("hostB")
@@ -141,11 +145,14 @@ func TestZoo(t *testing.T) {
 		c.askZoo(host, program)
 		j.zooSays(j.members[0], zooComesBack, "ok")
 		j.zooLoses(j.members[2], lost)
-		for mode, words := range zooNoted {
-			for _, w := range words {
-				if !strings.Contains(said, w) {
+		for mode, kept := range j.zooVerdicts(j.members[1], noted) {
+			for _, w := range zooNoted[mode] {
+				if !kept && !strings.Contains(said, w) {
 					t.Errorf("%s, restored %v: no %q in:\n%s", mode, remap, w, said)
 				}
+			}
+			if kept {
+				t.Logf("%s, restored %v, is as it was", mode, remap)
 			}
 		}
 	}
@@ -190,6 +197,24 @@ func (j *job) zooSays(m *member, modes []string, word string) {
 	if j.t.Failed() {
 		j.t.FailNow()
 	}
+}
+
+// zooVerdicts waits until each mode has said whether what it held is as it was.
+func (j *job) zooVerdicts(m *member, modes []string) map[string]bool {
+	j.t.Helper()
+	verdicts := map[string]bool{}
+	await(j.t, "what the zoo says", func() string {
+		said := "\n" + j.log(m)
+		for _, mode := range modes {
+			ok := strings.Contains(said, "\n"+mode+" ok\n")
+			if !ok && !strings.Contains(said, "\n"+mode+" FAIL ") {
+				return mode
+			}
+			verdicts[mode] = ok
+		}
+		return ""
+	})
+	return verdicts
 }
 
 // zooLoses waits until each mode has said that it has lost what it held. What comes back is to leave the list, and docs/limits.md.

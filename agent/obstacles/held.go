@@ -46,6 +46,9 @@ func (s *survey) sharedMemory() {
 		for i := 1; i < len(sorted); i++ {
 			if order, ok := kcmp(sorted[i-1], sorted[i], x.kind, 0, 0); ok && order == 0 && sorted[i-1] != sorted[i] {
 				a, b := min(sorted[i-1], sorted[i]), max(sorted[i-1], sorted[i])
+				if s.vforks[[2]int{a, b}] || s.vforks[[2]int{b, a}] {
+					continue // see unstoppableWaits
+				}
 				s.add(b, "shares %s with %s and is not a thread of it, which CRIU can't dump: have it use threads or fork", x.what, proc.Whose(a))
 			}
 		}

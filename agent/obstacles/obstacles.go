@@ -56,6 +56,9 @@ func (s *survey) lasting(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	if err := s.unending(ctx); err != nil || len(s.found) == 0 {
+		return err
+	}
 	second, err := look(ctx, s.member)
 	if err != nil {
 		return err
@@ -70,7 +73,7 @@ func (s *survey) lasting(ctx context.Context) error {
 
 // look makes a survey of the member as it is now.
 func look(ctx context.Context, m Member) (s *survey, err error) {
-	s = &survey{member: m, seen: map[string]bool{}}
+	s = &survey{member: m, seen: map[string]bool{}, vforks: map[[2]int]bool{}}
 	all, err := m.Procs()
 	if err != nil {
 		return nil, err
@@ -90,6 +93,7 @@ func look(ctx context.Context, m Member) (s *survey, err error) {
 		s.threads(pid)
 		s.scheduling(pid)
 		s.mappings(pid)
+		s.unstoppableWaits(pid)
 	}
 	s.sharedMemory()
 	return s, errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), s.queues(ctx), ctx.Err())
@@ -99,6 +103,7 @@ func look(ctx context.Context, m Member) (s *survey, err error) {
 type obstacle struct {
 	key  obstacleKey
 	text string
+	wait *wait // that is the obstacle; nil: there is none
 }
 
 // obstacleKey tells obstacles apart where a program's title changes.
@@ -113,6 +118,7 @@ type survey struct {
 	pids   []int // of the member
 	held   map[uint64]sockets.Holder
 	seen   map[string]bool
+	vforks map[[2]int]bool // parents that wait for a child with their memory
 	found  []obstacle
 }
 
@@ -120,7 +126,7 @@ func (s *survey) add(pid int, format string, args ...any) {
 	text := proc.Whose(pid) + " " + fmt.Sprintf(format, args...)
 	if !s.seen[text] {
 		s.seen[text] = true
-		s.found = append(s.found, obstacle{obstacleKey{pid, format}, text})
+		s.found = append(s.found, obstacle{key: obstacleKey{pid, format}, text: text})
 	}
 }
 
@@ -216,6 +222,8 @@ func (s *survey) descriptors() error {
 			s.ioUring(f.pid)
 		case anon == "[eventfd]" || anon == "[eventpoll]":
 			s.eventDescriptor(f.pid, f.fd, anon)
+		case anon == "inotify" || anon == "[fanotify]":
+			s.marks(f.pid, f.fd, strings.Trim(anon, "[]"))
 		case isAnon && !slices.Contains(dumpableAnon, anon):
 			s.add(f.pid, "holds a %s descriptor (%d), which CRIU can't dump: close it before the snapshot", strings.Trim(anon, "[]"), f.fd)
 		case strings.HasPrefix(f.link, "/dev/pts/") || f.link == "/dev/tty" || f.link == "/dev/console":

@@ -241,6 +241,9 @@ func UnixNames(pid int) ([]UnixName, error) {
 // Wchan is the function of the kernel that a process waits in; "" if there is none, or it is not known.
 func Wchan(pid int) string { return wchan(Path(pid, "wchan")) }
 
+// ThreadWchan is the same of a thread.
+func ThreadWchan(pid, tid int) string { return wchan(threadPath(pid, tid, "wchan")) }
+
 func wchan(path string) string {
 	b, err := read(path)
 	if err != nil || len(b) < 2 { // "0" where it waits for nothing

@@ -145,6 +145,10 @@ static void fanotify_pending_make(void) {
 	fanotify_make();
 	close(file("opened", O_WRONLY));
 }
+static void fanotify_pending_check(void) { // nobody reads them
+	struct pollfd p = {a, POLLIN, 0};
+	expect(poll(&p, 1, 0) == 1, "the event is lost");
+}
 // dnotify: fcntl(F_NOTIFY) of a folder.
 static void dnotify_make(void) {
 	sigset_t s;
@@ -418,7 +422,7 @@ const struct mode watch_modes[] = {
 	{"epoll_inherited", epoll_inherited_make, epoll_inherited_check}, {"epoll_pipe", epoll_pipe_make, epoll_pipe_check},
 	{"epoll_timer", epoll_timer_make, epoll_timer_check}, {"timerfd_expired", timerfd_expired_make, timerfd_expired_check},
 	{"timerfd_cancel", timerfd_cancel_make, timerfd_cancel_check}, {"inotify_many", inotify_many_make, inotify_many_check},
-	{"fanotify", fanotify_make, fanotify_check}, {"fanotify_pending", fanotify_pending_make, 0}, {"dnotify", dnotify_make, dnotify_check},
+	{"fanotify", fanotify_make, fanotify_check}, {"fanotify_pending", fanotify_pending_make, fanotify_pending_check}, {"dnotify", dnotify_make, dnotify_check},
 	{"lease_read", lease_read_make, lease_check}, {"lease_write", lease_write_make, lease_check}, {"pidfd_dead", pidfd_dead_make, pidfd_dead_check},
 	{"proc_net", proc_net_make, proc_net_check}, {"proc_ns", proc_ns_make, proc_ns_check}, {"proc_mem", proc_mem_make, proc_mem_check},
 	{"proc_dead", proc_dead_make, proc_dead_check}, {"sysfs", sysfs_make, sysfs_check},
