@@ -21,5 +21,6 @@
 //
 // The userfaultfd has to be made inside of the process. A helper, a process of its own that outlives the agent, does that: see inject_amd64.go.
 //
-// It may import package agent, for the types of its interfaces, agent/proc, agent/cgroup, agent/cell/waits, the standard library and golang.org/x/sys.
+// It may import package agent, for the types of its interfaces, agent/proc, agent/cgroup, agent/cell/waits, internal/yield, the
+// standard library and golang.org/x/sys.
 package memory

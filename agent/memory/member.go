@@ -15,6 +15,7 @@ import (
 
 	"ss/agent"
 	"ss/agent/proc"
+	"ss/internal/yield"
 )
 
 const (
@@ -24,8 +25,9 @@ const (
 	smallRest = 4 << 20
 	// maxRounds bounds the rounds of a member that writes about as fast as it is copied.
 	maxRounds = 8
-	// between is the pause between the rounds that go on until the freeze.
-	between = 100 * time.Millisecond
+	// between is the least pause between the rounds that go on until the freeze, and pauses is how many times as long it is as the round before: each round costs a
+	// program the first write to each page.
+	between, pauses = 100 * time.Millisecond, 4
 	// The memory for what is copied during the freeze: that of one unit, and the most that all units of a host have.
 	lateMin, lateMax = 16 << 20, 128 << 20
 )
@@ -62,6 +64,7 @@ type tracked struct {
 func (k *tracked) approach(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, approachLimit)
 	defer cancel()
+	yield.ToJob()
 	before := int64(-1)
 	for n := 0; n < maxRounds && ctx.Err() == nil && k.whole == ""; n++ {
 		began := time.Now()
@@ -76,13 +79,17 @@ func (k *tracked) approach(ctx context.Context) {
 // goOn makes further rounds until the freeze: other hosts may not be prepared yet.
 func (k *tracked) goOn() {
 	defer close(k.done)
+	yield.ToJob()
+	pause := between
 	for {
 		select {
-		case <-time.After(between):
+		case <-time.After(pause):
 		case <-k.ctx.Done():
 			return
 		}
+		began := time.Now()
 		k.round(k.ctx)
+		pause = max(between, pauses*time.Since(began))
 	}
 }
 

@@ -102,7 +102,7 @@ func (p *process) copyPending(ctx context.Context, pause func(context.Context) e
 			if p.slots.at(at) != 0 || b.add(at) {
 				continue
 			}
-			if pause(ctx) != nil || ctx.Err() != nil {
+			if stopped := errors.Join(pause(ctx), ctx.Err()) != nil; stopped {
 				p.pending = p.pending[next:]
 				p.pending[0].Start = max(p.pending[0].Start, nextAt)
 				return sum, nil

@@ -192,7 +192,12 @@ func (t *Tracker) Track(ctx context.Context, m agent.Unit, dir string) agent.Tra
 		return k
 	}
 	k.sweep()
-	k.approach(ctx)
+	done := make(chan struct{})
+	go func() { // its thread makes way for the job, and ends with it
+		defer close(done)
+		k.approach(ctx)
+	}()
+	<-done
 	if err = k.takeLate(); err != nil {
 		k.giveUp(err.Error())
 		return k

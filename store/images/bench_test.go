@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ss/store/internal/yield"
+	"ss/internal/yield"
 )
 
 // The table is what the store costs beside plain copies of the same files on the same disk. `make bench` prints it. It asserts nothing.

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 
 	"ss/internal/disk"
+	"ss/internal/yield"
 	"ss/store/blob"
-	"ss/store/internal/yield"
 )
 
 // transfers is how many objects a Push, or a Fetch from each source, moves at a time.

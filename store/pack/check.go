@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"sync"
 
-	"ss/store/internal/yield"
+	"ss/internal/yield"
 	"ss/store/keys"
 )
 

@@ -6,5 +6,5 @@
 // by the SHA-256 of its bytes, so everyone who holds one can check it without the key. An image index says which chunk of which pack each
 // page of each file is. It needs no names, so it is small: a run of pages that follow each other in a pack is a few bytes.
 //
-// It may import the standard library, klauspost/compress, golang.org/x/sys/unix, and of ours store/keys and store/internal/yield.
+// It may import the standard library, klauspost/compress, golang.org/x/sys/unix, and of ours store/keys and internal/yield.
 package pack

@@ -13,7 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"ss/store/internal/yield"
+	"ss/internal/yield"
 )
 
 var errTest = errors.New("as the test wants it")

@@ -11,7 +11,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"ss/store/internal/yield"
+	"ss/internal/yield"
 	"ss/store/keys"
 )
 

@@ -1,6 +1,6 @@
 // Package yield is how work that can wait makes way for the job.
 //
-// It may import the standard library, and is for what lies below store.
+// It may import the standard library.
 package yield
 
 import (
