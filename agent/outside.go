@@ -203,3 +203,21 @@ func (w *work) peerOf(addr netip.Addr) string {
 	}
 	return ""
 }
+
+// shared lists the sockets that two members hold: one has passed its descriptor to the other. Each CRIU would restore one of its own.
+func shared(socks []Socket) []string {
+	first := map[uint64]Socket{}
+	var found []string
+	for _, s := range socks {
+		f, known := first[s.Inode]
+		switch {
+		case s.Inode == 0: // no program holds it yet
+		case !known:
+			first[s.Inode] = s
+		case f.Member != s.Member:
+			found = append(found, fmt.Sprintf("process %d (%s) holds the socket %s as well as process %d (%s) of another member: start both as one member (sh -c 'one & two & wait'), or have one of them close it",
+				s.Pid, s.Command, s.Local, f.Pid, f.Command))
+		}
+	}
+	return found
+}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"ss/marker"
@@ -68,5 +69,20 @@ func TestReceived(t *testing.T) {
 	}
 	if received([]Socket{{Protocol: "tcp", Local: at("10.0.0.1:53")}}, Conn{at("10.0.0.1:9"), at("10.0.0.1:53")}) {
 		t.Error("a TCP socket receives no datagrams")
+	}
+}
+
+// A socket that two members hold is found once; one that processes of one member hold, and one that nobody holds yet, are not.
+func TestShared(t *testing.T) {
+	socks := []Socket{
+		{Member: "a", Pid: 1, Inode: 7, Local: netip.MustParseAddrPort("10.0.0.1:80")}, {Member: "a", Pid: 2, Inode: 8}, {Member: "a"},
+		{Member: "b", Pid: 3, Inode: 9}, {Member: "b"}, {Member: "b", Pid: 4, Inode: 7, Local: netip.MustParseAddrPort("10.0.0.1:80")},
+	}
+	found := shared(socks)
+	if len(found) != 1 || !strings.Contains(found[0], "process 4 ") || !strings.Contains(found[0], "10.0.0.1:80 as well as process 1 ") {
+		t.Errorf("%q", found)
+	}
+	if found := shared(socks[:5]); found != nil {
+		t.Errorf("%q", found)
 	}
 }

@@ -292,7 +292,7 @@ func (w *work) obstacles(ctx context.Context) (found []string, size int64, err e
 	if err != nil {
 		return nil, 0, err
 	}
-	return slices.Concat(found, unreadable, out), size + size/10 + 16<<20, nil
+	return slices.Concat(found, unreadable, shared(socks), out), size + size/10 + 16<<20, nil
 }
 
 func (w *work) sockets(ctx context.Context) ([]Socket, error) {

@@ -3,6 +3,7 @@ package integration
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -74,6 +75,7 @@ func TestMembersOfOneHost(t *testing.T) {
 		s.end()
 	}
 	(&site{job: c.newJob("loopbacks"), notes: map[string]string{}}).oneLoopback()
+	(&site{job: c.newJob("strangers"), notes: map[string]string{}}).strangersReceive()
 	c.checkLeaks()
 }
 
@@ -144,5 +146,39 @@ func (s *site) oneLoopback() {
 	}
 	s.awaitProgress()
 	s.refuses(s.snapshot().Cut, []string{"--remap", "hostA=hostB"}, "127.0.0.1:9870", "[::1]:9871", "restore them to different hosts")
+	s.end()
+}
+
+// strangersReceive checks that a connected UDP socket leads outside if what receives its datagrams is no member, here and on another host of the job, and if nothing does.
+func (s *site) strangersReceive() {
+	s.t.Helper()
+	s.serve("idle", "hostB", "sleep", "1000007")
+	for h, server := range map[string]string{"hostA": "udp:0.0.0.0:9880", "hostB": "udp:0.0.0.0:9882"} {
+		echo := s.Host(h).Command(s.t.Context(), "/usr/bin/python3", s.clients(), "echoes", server)
+		must(s.t, echo.Start())
+		defer echo.Kill()
+	}
+	s.client("client", "hostA", "asks", "udp:"+s.at("hostA", 9880))
+	s.client("far", "hostA", "asks", "udp:"+s.at("hostB", 9882))
+	s.client("nobody", "hostA", "asks", "udp:127.0.0.1:9881")
+	for _, to := range []string{s.at("hostA", 9880), s.at("hostB", 9882), "127.0.0.1:9881"} {
+		await(s.t, "a client of "+to, func() string {
+			if out := s.on("hostA", "ss", "-Hun"); !slices.Contains(strings.Fields(out), to) {
+				return out
+			}
+			return ""
+		})
+	}
+	_, stderr, exit := s.Ctl("snapshot", s.name)
+	for _, want := range []string{
+		s.at("hostA", 9880) + ", which is no member of the job:", s.at("hostB", 9882) + ", which is no member of the job on hostB:", "127.0.0.1:9881, which is no member of the job:",
+		"ssctl job set --outside keep", "while preparing", "the job runs on",
+	} {
+		if exit != 4 || !strings.Contains(stderr, want) {
+			s.t.Errorf("exit code %d, no %q in\n%s", exit, want, stderr)
+		}
+	}
+	s.MustCtl("job", "set", s.name, "--outside", "keep")
+	s.restore(s.snapshot().Cut)
 	s.end()
 }

@@ -289,7 +289,7 @@ UDP_CLIENTS = 1000  # the ports of UDP clients are those of their servers, and t
 def echoes(*addresses):
     """Servers that send back what comes: tcp:ADDRESS, udp:ADDRESS, unix:PATH (SOCK_STREAM), seqpacket:PATH, dgram:PATH; tcp%DEVICE:ADDRESS for a listener that is
     bound to a device; both:ADDRESS for a UDP socket that is connected to its one client; fifo:PATH for two FIFOs; pipes:PATH for two pipes, which the client gets over a
-    UNIX socket of that name."""
+    UNIX socket of that name; shares:ADDRESS for a TCP server whose client gets the listener as well, over the UNIX socket @ADDRESS."""
 
     def lines(conn):
         for line in conn.makefile("rb"):
@@ -325,6 +325,16 @@ def echoes(*addresses):
         for line in open(there, "rb"):
             os.write(back, line)
 
+    def shares(address):
+        listener = socket.create_server(split(address))
+        names = socket.socket(socket.AF_UNIX)
+        names.bind("\0" + address)
+        names.listen()
+        with names.accept()[0] as conn:
+            socket.send_fds(conn, [b"x"], [listener.fileno()])
+        while True:
+            threading.Thread(target=lines, args=(listener.accept()[0],), daemon=True).start()
+
     def fifos(path):
         for name in path + ".back", path:
             if not os.path.exists(name):
@@ -332,8 +342,8 @@ def echoes(*addresses):
         relay(*pair_of_fifos(path))
 
     def serve(kind, address):
-        if kind == "fifo":
-            return fifos(address)
+        if kind in ("fifo", "shares"):
+            return fifos(address) if kind == "fifo" else shares(address)
         kind, _, device = kind.partition("%")
         types = {"seqpacket": socket.SOCK_SEQPACKET, "dgram": socket.SOCK_DGRAM, "udp": socket.SOCK_DGRAM, "both": socket.SOCK_DGRAM}
         local = kind in ("unix", "seqpacket", "dgram", "pipes")
@@ -364,10 +374,14 @@ def pair_of_fifos(path):
 
 def asks(*addresses):
     """Clients of them, one for each address: tcp:ADDRESS, flood:ADDRESS (TCP, many lines under way), udp:ADDRESS and both:ADDRESS (connected), sendto:ADDRESS (not connected), sends:ADDRESS (not connected, and an answer may come
-    from any address), unix:PATH, seqpacket:PATH, dgram:PATH, fifo:PATH, pipes:PATH. It tells of progress when all have gone on."""
+    from any address), unix:PATH, seqpacket:PATH, dgram:PATH, fifo:PATH, pipes:PATH, shares:ADDRESS. It tells of progress when all have gone on."""
     counts = dict.fromkeys(addresses, 0)
 
     def stream(kind, address):
+        if kind == "shares":
+            with socket.socket(socket.AF_UNIX) as names:
+                names.connect("\0" + address)
+                listener = socket.recv_fds(names, 10, 1)[1][0]  # it stays open
         sock = socket.socket(socket.AF_UNIX if kind == "unix" else family(address))
         sock.connect(named(address) if kind == "unix" else split(address))
         answers = sock.makefile("rb")
@@ -443,7 +457,7 @@ def asks(*addresses):
 
     def ask(text):
         kind, address = text.split(":", 1)
-        kinds = {"tcp": stream, "unix": stream, "flood": flood, "seqpacket": packets, "dgram": packets, "fifo": pipe, "pipes": pipe}
+        kinds = {"tcp": stream, "unix": stream, "shares": stream, "flood": flood, "seqpacket": packets, "dgram": packets, "fifo": pipe, "pipes": pipe}
         try:
             for got, want in kinds.get(kind, datagrams)(kind, address):
                 expect("the answer of " + text, got, want)
