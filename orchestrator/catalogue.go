@@ -92,6 +92,7 @@ type TombstoneCatalogue interface {
 type GenerationCatalogue interface {
 	Advance(ctx context.Context) error
 	Mark(ctx context.Context) (store.Mark, error)
+	Marks(ctx context.Context, n int) ([]store.Mark, error)
 	HadMark(ctx context.Context, m store.Mark) (bool, error)
 }
 

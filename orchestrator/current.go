@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"ss/fault"
@@ -28,13 +29,19 @@ type Word struct {
 	RemovedHosts []byte
 }
 
+// marksTold is how many generations are told at once: each command makes one, so most agents have seen one of the last few, and need not be asked twice.
+const marksTold = 8
+
 // word is what there is to tell now.
 func (c *Cluster) word(ctx context.Context) (Word, error) {
-	mark, err := c.Catalogue.Mark(ctx) // zero: an older program made the catalogue, and nothing has changed it since
+	marks, err := c.Catalogue.Marks(ctx, marksTold)
 	if err != nil {
 		return Word{}, err
 	}
-	w := Word{Mark: mark}
+	w := Word{}
+	if len(marks) > 0 { // else an older program made the catalogue, and nothing has changed it since
+		w.Mark, w.History = marks[0], marks[1:]
+	}
 	jobs, err := c.Catalogue.Jobs(ctx)
 	if err != nil {
 		return Word{}, err
@@ -90,7 +97,7 @@ func (c *Cluster) greet(ctx context.Context, h store.Host, word Word) HostStatus
 	case !had:
 		st.Ahead = &seen
 	case seen.Generation < word.Mark.Generation:
-		word.History = append(word.History, seen)
+		word.History = append(slices.Clone(word.History), seen)
 		st.Info, st.Err = c.Ask(ctx, h, word)
 		if now := st.Info.Catalogue; st.Err == nil && now.Generation != 0 && !now.Same(word.Mark) {
 			if had, err := c.Catalogue.HadMark(ctx, now); err != nil || !had { // somebody came in between

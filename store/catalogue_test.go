@@ -441,3 +441,23 @@ func count(t *testing.T, c *Catalogue, bucket string) (n int) {
 	}))
 	return n
 }
+
+func TestMarksNewestFirst(t *testing.T) {
+	c := create(t)
+	for range 5 { // a generation for each program that changes something
+		check(t, c.Advance(t.Context()))
+		c = reopen(t, c)
+	}
+	all, err := c.Marks(t.Context(), 100)
+	check(t, err)
+	newest, err := c.Mark(t.Context())
+	check(t, err)
+	if len(all) < 5 || !all[0].Same(newest) || !slices.IsSortedFunc(all, func(a, b Mark) int { return int(b.Generation) - int(a.Generation) }) {
+		t.Fatalf("generations %v, the newest %v", all, newest)
+	}
+	few, err := c.Marks(t.Context(), 3)
+	check(t, err)
+	if len(few) != 3 || !few[0].Same(all[0]) || !few[2].Same(all[2]) {
+		t.Errorf("the newest three are %v of %v", few, all)
+	}
+}

@@ -96,6 +96,24 @@ func (c *Catalogue) Mark(ctx context.Context) (m Mark, err error) {
 	return m, err
 }
 
+// Marks lists the newest generations of the catalogue, at most n, newest first.
+func (c *Catalogue) Marks(ctx context.Context, n int) (marks []Mark, err error) {
+	err = c.view(ctx, func(tx kv.Tx) error {
+		last, err := tx.List(bucketMarks, "", -n)
+		if err != nil {
+			return err
+		}
+		marks = make([]Mark, len(last))
+		for i, e := range last {
+			if err := decode(bucketMarks, e.Key, e.Value, &marks[len(last)-1-i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return marks, err
+}
+
 // HadMark says whether this catalogue has had a generation itself, or one so old that it does not remember.
 func (c *Catalogue) HadMark(ctx context.Context, m Mark) (had bool, err error) {
 	err = c.view(ctx, func(tx kv.Tx) error {
