@@ -74,6 +74,7 @@ type Agent struct {
 	fates    fates                   // of restores that are over
 	recordMu sync.Mutex              // of the records of restores
 	heard    memory
+	turn     turn
 	aside    map[string][]SetAside // by job: state files that are damaged, of attempts and restores
 	closed   bool
 	work     sync.WaitGroup

@@ -59,7 +59,7 @@ type MemberMeta struct {
 // store makes the images durable here, on other hosts and in vaults. The members run meanwhile.
 func (w *work) store(ctx context.Context) (marker.Event, error) {
 	// Members that --stop will end stand still from here on: nobody waits for them, and their images must not wait for that.
-	w.calm()
+	w.ease()
 	if err := w.addMemory(); err != nil {
 		return nil, w.a.cfg.Images.Staged(err)
 	}
@@ -294,7 +294,8 @@ func (w *work) rollback(ctx context.Context, reason string) marker.Event {
 // opens its gates. An attempt that never held the job, or has let it go, touches nothing: a restore may
 // be at it.
 func (w *work) run(ctx context.Context) error {
-	defer w.calm()
+	defer w.ease()
+	w.early.keep()
 	if !w.held {
 		return w.stopWatch()
 	}
@@ -340,7 +341,7 @@ func (w *work) discard(ctx context.Context) error {
 
 // over ends the attempt on this host.
 func (w *work) over() {
-	w.calm()
+	w.ease()
 	w.endMemory()
 	if err := w.closeFiles(); err != nil {
 		w.a.log.Warn("let go of the members' files", "job", w.job(), "error", err)

@@ -18,8 +18,11 @@ const settleBound = 3 * time.Millisecond
 
 // record is M2 and M4: freeze, list, close. The instant of return is the recorded instant.
 func (w *work) record(ctx context.Context) (marker.Event, error) {
+	w.early.keep()
 	w.haltMemory()
 	w.calm = w.a.cfg.Quiet.Pause()
+	w.behind()
+	w.behind = w.a.turn.take()
 	w.mu.Lock()
 	w.frozenAt = time.Now()
 	w.mu.Unlock()

@@ -41,6 +41,7 @@ type work struct {
 	lockFile string
 	dumps    [][]Dump                // by member, then by unit
 	size     int64                   // of what is dumped, about, in bytes
+	fileSize int64                   // of the files among that
 	plain    [][]string              // by member, then by unit: why CRIU copies all its memory; "": it is tracked
 	memory   [][]TrackedMemory       // likewise; nil: CRIU copies all of it
 	frozen   string                  // why CRIU copies all memory of all; "": plain and memory say it
@@ -56,6 +57,7 @@ type work struct {
 	unwatch  func() error
 	dumping  bool   // a CRIU has been let go: its end may leave something to heal
 	calm     func() // ends the attempt's hold of Agent.Quiet
+	behind   func() // ends the attempt's hold of Agent.turn
 	copies   *custody.Copies
 
 	mu       sync.Mutex
@@ -69,13 +71,14 @@ type work struct {
 	stores   bool // ActStore has begun
 	reports  []MemberReport
 	settled  map[string]bool
-	holds    bool     // SYNs are held (M1a)
+	holds    bool // SYNs are held (M1a)
+	early    earlyHold
 	listed   []Socket // what the members had while the host prepared
 }
 
 func (r *runner) newWork(key marker.Key) *work {
 	w := &work{
-		a: r.a, key: key, free: func() {}, calm: func() {}, begun: time.Now(),
+		a: r.a, key: key, free: func() {}, calm: func() {}, behind: func() {}, begun: time.Now(),
 		gates: map[string]bool{}, settled: map[string]bool{},
 		lockFile: filepath.Join(r.a.cfg.StateDir, "locks", r.job+".criu"),
 	}
@@ -172,18 +175,41 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 	if w.partial, err = w.a.cfg.Images.Begin(w.images()); err != nil {
 		return nil, cmp.Or(w.preflight(ctx), err)
 	}
+	if err := w.makeReady(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.copyAhead(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.trackMemory(ctx); err != nil {
+		return nil, err
+	}
+	if !w.quick() {
+		if err := w.holdAhead(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return marker.PrepareDone{Key: w.key, Calm: w.early.promise()}, nil
+}
+
+// makeReady does what needs no order.
+func (w *work) makeReady(ctx context.Context) error {
+	w.behind = w.a.turn.take()
+	w.divideUnits()
 	// Nothing of this touches a member, so all goes on at once; if there is a refusal, the rollback ends the rest. CRIU starts now and waits,
 	// so that its start is not part of the time the members stand still.
 	var refused, unreached, watched error
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		refused = w.preflight(ctx)
+		// CRIU takes longer to start than this does.
+		if refused = w.preflight(ctx); refused == nil && w.quick() {
+			refused = w.holdAhead(ctx)
+		}
 	})
 	wg.Go(func() { unreached = w.reachPeers(ctx) })
 	wg.Go(func() { w.unwatch, watched = w.a.cfg.Cells.Watch(ctx, w.members, w.lockFile) })
-	w.divideUnits()
 	w.dumps = make([][]Dump, len(w.members))
-	err = w.each(func(i int, m Member) error {
+	err := w.each(func(i int, m Member) error {
 		dir, err := w.imageDir(m)
 		if err != nil {
 			return err
@@ -198,23 +224,23 @@ func (w *work) prepare(ctx context.Context) (marker.Event, error) {
 		return nil
 	})
 	wg.Wait()
+	if !w.quick() {
+		w.behind() // what takes long makes way for the job
+	}
 	if err := cmp.Or(refused, unreached); err != nil {
-		return nil, err
+		return err
 	}
 	if watched != nil {
 		err = errors.Join(err, fmt.Errorf("start the watcher: %w", watched))
 	}
 	if err != nil {
-		return nil, w.a.cfg.Images.Staged(err)
+		return w.a.cfg.Images.Staged(err)
 	}
-	if err := w.copyAhead(ctx); err != nil {
-		return nil, err
-	}
-	if err := w.trackMemory(ctx); err != nil {
-		return nil, err
-	}
-	return marker.PrepareDone{Key: w.key}, nil
+	return nil
 }
+
+// quick says that nothing is to be copied before the freeze that takes long.
+func (w *work) quick() bool { return w.fileSize <= quickFiles && !w.tracks() }
 
 // reachTimeout is ample: nobody stands still meanwhile, and a host may be busy.
 const reachTimeout = 15 * time.Second
@@ -288,6 +314,7 @@ func (w *work) obstacles(ctx context.Context) (found []string, size int64, err e
 		return nil, 0, fmt.Errorf("look at the open files: %w", err)
 	}
 	size += filesSize
+	w.fileSize = filesSize
 	out, err := w.stillOutside(ctx, socks)
 	if err != nil {
 		return nil, 0, err
@@ -385,7 +412,7 @@ func (w *work) thaw(ctx context.Context) error {
 	if err := w.each(func(_ int, m Member) error { return w.a.thaw(ctx, m) }); err != nil {
 		return fmt.Errorf("thaw: %w", err)
 	}
-	w.calm()
+	w.ease()
 	w.mu.Lock()
 	w.thawedAt = time.Now()
 	self := w.gates[w.a.cfg.Host]
@@ -394,6 +421,12 @@ func (w *work) thaw(ctx context.Context) error {
 		return w.openGate(ctx, w.a.cfg.Host)
 	}
 	return w.releaseNew(ctx)
+}
+
+// ease ends what other work makes way for: members run again, or --stop holds them.
+func (w *work) ease() {
+	w.calm()
+	w.behind()
 }
 
 // openGate opens the gate toward one peer.

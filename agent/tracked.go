@@ -45,6 +45,11 @@ func (w *work) divideUnits() {
 	}
 }
 
+// tracks says whether any unit is tracked.
+func (w *work) tracks() bool {
+	return slices.ContainsFunc(w.plain, func(units []string) bool { return slices.Contains(units, "") })
+}
+
 // left is what a report says of the memory of a member that nobody has tracked.
 func (w *work) left(i int) []string {
 	if w.frozen != "" {
@@ -61,7 +66,7 @@ func (w *work) dumpSpec(i, j int, dir string) DumpSpec {
 
 // trackMemory copies the members' memory while they run. It is the last that is done before the freeze, since it is the first that touches a member.
 func (w *work) trackMemory(ctx context.Context) error {
-	if !slices.ContainsFunc(w.plain, func(units []string) bool { return slices.Contains(units, "") }) {
+	if !w.tracks() {
 		return nil
 	}
 	if err := w.a.fits(2 * w.size); err != nil {

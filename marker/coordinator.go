@@ -66,6 +66,7 @@ type Coordinator struct {
 	complete Millis               // Timeout
 	ended    Millis               // AbortTimeout or FinishTimeout
 	renew    Millis               // M11: the next renewal
+	calm     Millis               // M1a: instant until which a host that was calm when it was prepared counts as calm; 0: there is none
 	outcome  Outcome
 	faults   faults
 }

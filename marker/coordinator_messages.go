@@ -35,6 +35,9 @@ func (c *Coordinator) underWay(i int, m Message, out *Ready) {
 	case MsgPrepared:
 		c.advance(i, HostPrepared, out)
 	case MsgCalm:
+		if c.calm == 0 && c.stage == StagePreparing {
+			c.calm = c.now + staysCalm
+		}
 		c.advance(i, HostCalm, out)
 	case MsgRecorded:
 		c.advance(i, HostRecorded, out)
@@ -70,10 +73,7 @@ func (c *Coordinator) advance(i int, p Progress, out *Ready) {
 	allPrepared, allRecorded := c.reached(HostPrepared), c.reached(HostRecorded)
 	c.put(i, func(h *host) { h.progress = p })
 	if !allPrepared && c.reached(HostPrepared) {
-		out.Messages = slices.Grow(out.Messages, len(c.group.hosts))
-		for _, id := range c.group.hosts {
-			c.send(out, Message{Type: MsgHold, To: id})
-		}
+		c.hold(out)
 	}
 	if c.stage == StagePreparing && c.reached(HostCalm) {
 		c.stage = StageRunning
@@ -87,6 +87,23 @@ func (c *Coordinator) advance(i int, p Progress, out *Ready) {
 	}
 	if c.allComplete() {
 		c.commit(out)
+	}
+}
+
+// staysCalm is half of what a host promises that was calm when it was prepared: a second.
+const staysCalm Millis = 500
+
+// hold tells all hosts to hold new connections (M1a), when the last one is prepared; nobody, if all have done so while they prepared, and not long ago.
+func (c *Coordinator) hold(out *Ready) {
+	if c.reached(HostCalm) && c.now < c.calm {
+		return
+	}
+	out.Messages = slices.Grow(out.Messages, len(c.group.hosts))
+	for i, id := range c.group.hosts {
+		if c.hosts.get(i).progress == HostCalm {
+			c.put(i, func(h *host) { h.progress = HostPrepared })
+		}
+		c.send(out, Message{Type: MsgHold, To: id})
 	}
 }
 

@@ -65,10 +65,10 @@ func (s *script) fit(p Participant) Event {
 		m.Initiator, m.Stop = fuzzHosts[bits%3], bits&4 > 0
 		m.Lease, m.Settle = Millis(20+bits), Millis(bits%16)
 	case Preparing:
-		return PrepareDone{key}
+		return PrepareDone{Key: key, Calm: s.next()%2 == 0}
 	case Prepared:
 		switch {
-		case !p.a.holding:
+		case !p.a.holding && (!p.a.calm || bits&1 > 0):
 			m.Type = MsgHold
 		case !p.a.calm:
 			return HoldDone{key}
@@ -109,7 +109,7 @@ func (s *script) participantEvent(p Participant, now *Millis) Event {
 		*now += Millis(s.next()%64 - 8)
 		return Tick{*now}
 	case 1:
-		return PrepareDone{s.key()}
+		return PrepareDone{Key: s.key(), Calm: s.next()%2 == 0}
 	case 2:
 		peers := map[HostID][]string{}
 		bits := s.next()
@@ -153,7 +153,7 @@ func (s *script) reply(c Coordinator) Event {
 	case StageNew:
 		return Begin{}
 	case StagePreparing:
-		if c.HostPhase(id) == HostPrepared {
+		if c.HostPhase(id) == HostPrepared || s.next()%2 == 0 {
 			m.Type = MsgCalm
 		}
 	case StageRunning:

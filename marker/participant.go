@@ -36,7 +36,7 @@ type attempt struct {
 	settleEnd    Millis // M5a: the instant at which the wait ends
 
 	holding     bool                // M1a: ActHold has begun
-	calm        bool                // M1a: ActHold has ended
+	calm        bool                // M1a: ActHold has ended, or the host was calm when it was prepared
 	triggered   bool                // M2: a Start or a Marker came before the host was ready to record
 	peers       map[HostID][]string // the channels, by the participant at their other end; never changed in place
 	marked      hostSet             // whose Marker, Captured or Dumped has come
@@ -165,7 +165,7 @@ func (p *Participant) apply(ev Event, out *Ready) bool {
 		p.resolved(ev, out)
 		return true
 	case PrepareDone:
-		return p.completes(ev.Key, Preparing, func() { p.prepared(out) })
+		return p.completes(ev.Key, Preparing, func() { p.prepared(ev.Calm, out) })
 	case HoldDone:
 		if p.a.phase == Prepared && ev.Key == p.a.key && (p.a.calm || !p.a.holding) {
 			return false
@@ -262,20 +262,21 @@ func (p *Participant) resolved(ev Resolved, out *Ready) {
 // neverCommitted is why the images of a resolved attempt go.
 const neverCommitted = "its coordinator ended without a commit"
 
-func (p *Participant) prepared(out *Ready) {
-	p.a.phase = Prepared
+func (p *Participant) prepared(calm bool, out *Ready) {
+	p.a.phase, p.a.calm = Prepared, calm
 	p.say(out)
 	if p.a.triggered {
-		p.hold(out)
+		p.trigger(out)
 	}
 }
 
-// hold begins to hold the handshakes of new connections (M1a), once.
+// hold begins to hold the handshakes of new connections (M1a), once. A host that was calm when it was prepared does it too: it may have let them
+// go since.
 func (p *Participant) hold(out *Ready) {
 	if p.a.phase != Prepared || p.a.holding {
 		return
 	}
-	p.a.holding = true
+	p.a.holding, p.a.calm = true, false
 	p.act(out, Action{Type: ActHold})
 }
 

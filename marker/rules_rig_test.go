@@ -67,7 +67,7 @@ func (r *rig) to(phase Phase, more ...func(*Message)) *rig {
 		events []Event
 	}{
 		{Preparing, []Event{Tick{1}, prepare(key1, more...)}},
-		{Prepared, []Event{PrepareDone{key1}}},
+		{Prepared, []Event{PrepareDone{Key: key1}}},
 		{Recording, []Event{from(CoordinatorHost, MsgHold), HoldDone{key1}, from(CoordinatorHost, MsgStart)}},
 		{Settling, []Event{recordDone}},
 		{Dumping, []Event{from("B", MsgMarker)}},

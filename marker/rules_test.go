@@ -32,7 +32,7 @@ func TestM1NoHostRecordsBeforeAllPrepared(t *testing.T) {
 	}
 	r := newRig(t).to(Preparing).do(from("B", MsgMarker))
 	r.want("records before it is prepared", r.count(ActRecord), 0)
-	r.do(PrepareDone{key1})
+	r.do(PrepareDone{Key: key1})
 	r.want("records before it holds handshakes", r.count(ActRecord), 0)
 	r.do(HoldDone{key1})
 	r.want("records when it does, for a Marker that came before", r.count(ActRecord), 1)
@@ -65,6 +65,53 @@ func TestM1aHoldsOnce(t *testing.T) {
 	if !reflect.DeepEqual(again, []HostID{"B", "C"}) {
 		t.Errorf("it tells %v again", again)
 	}
+}
+
+// TestM1aCalmWhenPrepared: where all hosts are calm when they are prepared, nobody is told to hold; where one is not, or the first was too long ago, all are.
+func TestM1aCalmWhenPrepared(t *testing.T) {
+	holds := func(c *coordinatorRig) (to []HostID) {
+		for _, m := range c.fresh.Messages {
+			if m.Type == MsgHold {
+				to = append(to, m.To)
+			}
+		}
+		return to
+	}
+	abc := []HostID{"A", "B", "C"}
+	c := begun(t, Config{}).do(reply("A", MsgCalm), reply("B", MsgCalm), reply("C", MsgCalm))
+	if len(holds(c)) > 0 || c.c.Phase() != StageRunning {
+		t.Errorf("all are calm: it is %s and tells %v", c.c.Phase(), holds(c))
+	}
+	c = begun(t, Config{}).do(reply("A", MsgCalm), reply("B", MsgPrepared), reply("C", MsgCalm))
+	if !reflect.DeepEqual(holds(c), abc) || c.c.Phase() != StagePreparing {
+		t.Errorf("one is not calm: it is %s and tells %v", c.c.Phase(), holds(c))
+	}
+	c = begun(t, Config{}).do(reply("A", MsgCalm), Tick{staysCalm}, reply("B", MsgCalm), reply("C", MsgCalm))
+	if len(holds(c)) > 0 {
+		t.Errorf("within %d ms it tells %v", staysCalm, holds(c))
+	}
+	c = begun(t, Config{}).do(reply("A", MsgCalm), Tick{1 + staysCalm}, reply("B", MsgCalm), reply("C", MsgCalm))
+	if !reflect.DeepEqual(holds(c), abc) || c.c.Phase() != StagePreparing {
+		t.Errorf("after %d ms it is %s and tells %v", staysCalm, c.c.Phase(), holds(c))
+	}
+	c.do(reply("B", MsgCalm), reply("A", MsgCalm), reply("C", MsgCalm))
+	if c.c.Phase() != StageRunning {
+		t.Errorf("when all are calm again it is %s", c.c.Phase())
+	}
+
+	calm := PrepareDone{Key: key1, Calm: true}
+	r := newRig(t).to(Preparing).do(calm)
+	r.want("says that it is calm", r.sent(MsgCalm), []HostID{CoordinatorHost})
+	r.do(from(CoordinatorHost, MsgHold), from(CoordinatorHost, MsgRenew))
+	r.want("holds again when it is told", r.count(ActHold), 1)
+	r.want("is calm meanwhile", len(r.sent(MsgCalm)), 1)
+	r.do(from(CoordinatorHost, MsgStart))
+	r.want("records meanwhile", r.count(ActRecord), 0)
+	r.do(HoldDone{key1})
+	r.want("records then", r.count(ActRecord), 1)
+	r = newRig(t).to(Preparing).do(from("B", MsgMarker), calm)
+	r.want("records at once for a Marker that came before", r.count(ActRecord), 1)
+	r.want("holds", r.count(ActHold), 0)
 }
 
 func TestM2RecordsOnce(t *testing.T) {
@@ -340,7 +387,7 @@ func TestRecover(t *testing.T) {
 
 func TestImpossibleTransitionsAreErrors(t *testing.T) {
 	r := newRig(t).to(Finishing).do(FinishDone{key1})
-	for _, ev := range []Event{recordDone, PrepareDone{Key{Job: "job", Epoch: 9}}, DumpDone{Key: Key{Job: "other"}}, Begin{}, nil} {
+	for _, ev := range []Event{recordDone, PrepareDone{Key: Key{Job: "job", Epoch: 9}}, DumpDone{Key: Key{Job: "other"}}, Begin{}, nil} {
 		before := r.p
 		next, out, err := r.p.Step(ev)
 		var wrong *TransitionError

@@ -111,7 +111,7 @@ func (w *crowd) end(tb testing.TB, a crowdAction) {
 	key := a.act.Key
 	switch a.act.Type {
 	case ActPrepare:
-		w.host(tb, a.host, PrepareDone{key})
+		w.host(tb, a.host, PrepareDone{Key: key})
 	case ActHold:
 		w.host(tb, a.host, HoldDone{key})
 	case ActRecord:

@@ -15,6 +15,7 @@ type simHost struct {
 	// The kernel's and the program's.
 	vc       vclock
 	gates    []gate
+	held     int       // how often it began to hold SYNs
 	holding  bool      // M1a: SYNs for the host's listeners are held
 	syns     []segment // those
 	frozen   bool
@@ -166,9 +167,9 @@ func (h *simHost) end(a Action, ev Event) {
 func (h *simHost) act(a Action) {
 	switch a.Type {
 	case ActPrepare:
-		h.long(8000, func() { h.w.prepared(a.Key, h.id); h.end(a, PrepareDone{a.Key}) })
+		h.long(h.w.plan.prepare, func() { h.prepare(a) })
 	case ActHold:
-		h.holding = true
+		h.holding, h.held = true, h.held+1
 		h.long(h.w.plan.hold, func() { h.end(a, HoldDone{a.Key}) })
 	case ActRecord:
 		h.w.checkM1(a.Key)
@@ -280,7 +281,23 @@ func (h *simHost) open(peer int) {
 	}
 }
 
-// releaseSYNs ends what ActHold began, with the last gate.
+// prepare ends ActPrepare. Some hosts hold SYNs by then, and let them go if nothing comes of it.
+func (h *simHost) prepare(a Action) {
+	h.w.prepared(a.Key, h.id)
+	done := PrepareDone{Key: a.Key, Calm: h.w.chance(h.w.plan.calm)}
+	if done.Calm {
+		h.holding, h.held = true, h.held+1
+		life, held := h.life, h.held
+		h.w.after(2000*int(staysCalm), func() {
+			if h.life == life && h.held == held && h.p.Phase() == Prepared && h.p.Key() == a.Key {
+				h.releaseSYNs()
+			}
+		})
+	}
+	h.end(a, done)
+}
+
+// releaseSYNs ends what ActHold or ActPrepare began, with the last gate.
 func (h *simHost) releaseSYNs() {
 	syns := h.syns
 	h.holding, h.syns = false, nil

@@ -32,9 +32,11 @@ type plan struct {
 	captures    float64 // a dump says when it holds the connections
 	connectRate float64
 	maxConns    int
-	drain       int // from the last marker to the seal, µs at most
-	hold        int // until a host has waited for connections that were half open
-	record      int // until the members are frozen
+	prepare     int     // until a host is prepared
+	calm        float64 // of hosts, that they are calm when they are prepared
+	drain       int     // from the last marker to the seal, µs at most
+	hold        int     // until a host has waited for connections that were half open
+	record      int     // until the members are frozen
 	dump, store int
 	crashes     map[int]*crash
 	jumps       []jump
@@ -66,6 +68,7 @@ func newPlan(rng *rand.Rand) plan {
 		duplicates:  rng.Float64() * 0.2,
 		delay:       500 + rng.IntN(4000),
 		connectRate: rng.Float64() * 0.1,
+		prepare:     8000,
 		drain:       1 + rng.IntN(3000),
 		hold:        1 + rng.IntN(8000),
 		record:      500 + rng.IntN(10000),
@@ -83,6 +86,12 @@ func newPlan(rng *rand.Rand) plan {
 	}
 	if rng.IntN(2) == 0 {
 		p.packetLoss = rng.Float64() * 0.05
+	}
+	if rng.IntN(2) == 0 {
+		p.calm = rng.Float64() * 1.5 // all of them in every sixth plan
+	}
+	if rng.IntN(20) == 0 {
+		p.prepare = 3000 * int(staysCalm) // some hosts are prepared when others do not count as calm any more, or are not
 	}
 	for range 1 + rng.IntN(3) {
 		p.attempts = append(p.attempts, trial{
@@ -217,7 +226,7 @@ func (w *world) config(i int, t trial) Config {
 	cfg := Config{
 		Key:       Key{Job: simJob, Snapshot: SnapshotID("s" + strconv.Itoa(i+1)), Epoch: Epoch(i + 1)},
 		Initiator: w.hosts[t.initiator].name, Stop: t.stop, Outside: t.outside, Lease: t.lease, Settle: t.settle,
-		PrepareTimeout: 200, Timeout: 600, AbortTimeout: 200, FinishTimeout: 200,
+		PrepareTimeout: 200 + Millis(w.plan.prepare/1000), Timeout: 600 + Millis(w.plan.prepare/1000), AbortTimeout: 200, FinishTimeout: 200,
 	}
 	for _, h := range w.hosts {
 		cfg.Participants = append(cfg.Participants, h.name)

@@ -369,7 +369,7 @@ func (w *world) checkHost(h *simHost) {
 		return
 	}
 	switch phase := h.p.Phase(); {
-	case h.holding && (phase < Prepared || phase == Complete && (h.p.Released() || !h.p.a.stop)):
+	case h.holding && (phase < Preparing || phase == Complete && (h.p.Released() || !h.p.a.stop)):
 		w.fail("%s is %s and holds SYNs", h.name, phase)
 	case phase < Recording, phase == Complete && (h.p.Released() || !h.p.a.stop):
 		if h.frozen {

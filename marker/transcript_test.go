@@ -19,6 +19,7 @@ var update = flag.Bool("update", false, "rewrite testdata/*.txt with what the pr
 //	cluster A B … [initiator=A] [lease=300] [settle=20] [stop] [outside=closed] [epoch=1]
 //	connect A B [sent=0] [received=0] [acked=0] [unaccepted]   a connection, what A's end has sent
 //	                          and B's received, and whether B's program has yet to accept it
+//	calm HOST, restless HOST  from now on the host is calm when it is prepared, or not
 //	begin                     a new attempt (the epoch is one higher each time)
 //	run                       deliver all messages and end all actions, in the order in which they came up
 //	deliver TYPE TO           deliver the first such message
@@ -57,7 +58,7 @@ func TestTranscripts(t *testing.T) {
 }
 
 func play(t *testing.T, text string) string {
-	s := &stage{t: t, held: map[HostID]bool{}, away: map[HostID]bool{}, hosts: map[HostID]*Participant{}, doing: map[HostID][]Action{}, entries: map[HostID]Entry{}}
+	s := &stage{t: t, held: map[HostID]bool{}, away: map[HostID]bool{}, calm: map[HostID]bool{}, hosts: map[HostID]*Participant{}, doing: map[HostID][]Action{}, entries: map[HostID]Entry{}}
 	var out strings.Builder
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\n")
@@ -92,6 +93,7 @@ type stage struct {
 	gone    []Message // delivered or lost
 	held    map[HostID]bool
 	away    map[HostID]bool
+	calm    map[HostID]bool
 }
 
 func (s *stage) command(words []string) {
@@ -132,6 +134,8 @@ func (s *stage) command(words []string) {
 		s.host(id, Captured{s.hosts[id].Key()})
 	case "hold", "go":
 		s.held[HostID(arg(1))] = words[0] == "hold"
+	case "calm", "restless":
+		s.calm[HostID(arg(1))] = words[0] == "calm"
 	case "cut", "heal":
 		s.away[HostID(arg(1))] = words[0] == "cut"
 	case "tick":
@@ -436,7 +440,7 @@ func (s *stage) ending(id HostID, a Action) Event {
 	}
 	switch a.Type {
 	case ActPrepare:
-		return PrepareDone{a.Key}
+		return PrepareDone{Key: a.Key, Calm: s.calm[id]}
 	case ActHold:
 		return HoldDone{a.Key}
 	case ActRecord:

@@ -167,8 +167,12 @@ type (
 	// this attempt, is ignored or answered as M12 says; it is never an error.
 	Received struct{ Message Message }
 
-	// PrepareDone ends ActPrepare well.
-	PrepareDone struct{ Key Key }
+	// PrepareDone ends ActPrepare well. Calm says that the host does already what ActHold does (M1a): it holds the SYNs that come for the
+	// members' listeners, for a second at least, and no connection is half open there.
+	PrepareDone struct {
+		Key  Key
+		Calm bool
+	}
 	// HoldDone ends ActHold well.
 	HoldDone struct{ Key Key }
 	// RecordDone ends ActRecord well: members frozen, sockets listed, every gate closed. Peers maps

@@ -106,6 +106,7 @@ func ignoreExit(err error) error {
 // agent, descriptor 4 says that the watcher is ready.
 func WatchMain([]string) int {
 	closeInherited()
+	agent.SessionAhead(os.Getpid())
 	// Whatever ends the agent politely, and its terminal, is not meant for the watcher.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE)
 	pipe, ready := os.NewFile(3, "agent"), os.NewFile(4, "ready")

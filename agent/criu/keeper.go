@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ss/agent"
 	"ss/agent/cgroup"
 	"ss/agent/criu/image"
 	"ss/agent/proc"
@@ -128,6 +129,9 @@ func (k *keeper) tell(n news) {
 
 func (k *keeper) run() (int, error) {
 	_, _ = unix.Setsid()
+	if k.Dump {
+		agent.SessionAhead(os.Getpid())
+	}
 	// CRIU inherits what is ignored. A write over the limit that throttle sets must fail, not kill.
 	signal.Ignore(unix.SIGPIPE, unix.SIGXFSZ)
 	// These CRIU must not inherit as ignored: it ends helpers of its own with SIGTERM.

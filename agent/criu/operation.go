@@ -193,6 +193,9 @@ func (p *operation) listen() {
 			close(p.started)
 			p.news.Criu = n.Criu
 			p.pidfd, _ = proc.OpenChild(n.Criu, n.Keeper) // likewise
+			if p.op == "dump" && p.pidfd >= 0 {           // what is restored may stay in CRIU's session
+				agent.SessionAhead(n.Criu)
+			}
 		}
 		if n.Exit != "" {
 			p.news.Exit = n.Exit
