@@ -51,19 +51,20 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 // as it should be after each step; and each refusal is one that the judge (random_judge_test.go) expects.
 //
 // SS_JOBS is their number (150), SS_JOBS_SEED the first one's (20000; make jobs takes it from the clock). The agents are those in the folder SS_PLAIN_BIN, if that is
-// set: CI has them without the race detector there, which takes most of the time. Members' memory is tracked, however small they are. It needs root and gcc.
+// set: CI has them without the race detector there, which takes most of the time. Their memory is copied while they stand still, as they are small; SS_MEMORY=tracked has it
+// tracked. It needs root and gcc.
 func TestRandomJobs(t *testing.T) {
 	if dir := os.Getenv(plainVariable); dir != "" {
 		t.Setenv(lab.BinVariable, dir)
 	}
-	randomJobs(t, "tracked_from: 0\n", number(t, jobsSeedVariable, jobsFirst), number(t, jobsVariable, jobsDefault))
+	randomJobs(t, "", number(t, jobsSeedVariable, jobsFirst), number(t, jobsVariable, jobsDefault))
 }
 
 // TestRandomJobsRace runs a third as many jobs more, the next ones, with the programs that all other tests have: in CI those with the race detector. Their memory
-// is copied while they stand still, as they are small.
+// is tracked, however small they are.
 func TestRandomJobsRace(t *testing.T) {
 	count := number(t, jobsVariable, jobsDefault)
-	randomJobs(t, "", number(t, jobsSeedVariable, jobsFirst)+count, (count+2)/3)
+	randomJobs(t, "tracked_from: 0\n", number(t, jobsSeedVariable, jobsFirst)+count, (count+2)/3)
 }
 
 // randomJobs runs jobs on hosts whose agent.yaml has some more lines.
