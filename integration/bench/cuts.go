@@ -20,6 +20,7 @@ const (
 // measureCuts takes a cut of the stream job in each second, and restores every tenth of them.
 func measureCuts(s *lab.Script, o options) result {
 	l := lab.New(s, "hostA", "hostB")
+	l.AgentConfig = "tracked_from: 0\n" // they are smaller than what is tracked by default
 	l.StartAgents()
 	res := result{Schema: "ss/bench/1", Rounds: 1, Lock: o.lock, Write: cutsWrite, Machine: describeMachine(s, l)}
 	j := newJob(s, l, o, "stream", cutsMiB)
