@@ -33,8 +33,8 @@ func btrfs(t *testing.T, size int64) string {
 	return at
 }
 
-// TestLargeFiles: a large file that a member writes to is copied before the freeze and mended in it, or cloned where the file system can do that, and is put back. One that would be
-// read for too long is refused before the freeze, by name. Needs root, CRIU, gcc, btrfs-progs and a loop device.
+// TestLargeFiles: a large file that a member writes to is copied before the freeze and mended in it, or cloned where the file system can do that, and is put back, by
+// its descriptor and as one of a declared folder. It holds what it held at the recorded instant, which its writer checks. One that would be read for too long is refused before the freeze, by name. Needs root, CRIU, gcc, btrfs-progs and a loop device.
 func TestLargeFiles(t *testing.T) {
 	disk := btrfs(t, 600<<20)
 	must(t, os.Mkdir(filepath.Join(disk, "staging"), 0o700))
@@ -44,18 +44,21 @@ func TestLargeFiles(t *testing.T) {
 	c := &cluster{Lab: l, t: t}
 	program := c.compile("lines")
 	for _, row := range []struct {
-		name string
-		path string
-		data int64 // bytes
-		hole int64 // after them
-		says string
+		name   string
+		path   string
+		data   int64 // bytes
+		hole   int64 // after them
+		says   string
+		folder string // declared; "": none
 	}{
 		{name: "mended", path: filepath.Join(c.Dir(), "mended"), data: 40 << 20},
 		{name: "refused", path: filepath.Join(c.Dir(), "refused"), data: 60 << 20, says: "files_limit"},
 		{name: "cloned", path: filepath.Join(disk, "cloned"), data: 100 << 20, hole: 300 << 20},
+		{name: "declared", path: filepath.Join(disk, "data", "declared"), data: 20 << 20, hole: 2 << 30, folder: filepath.Join(disk, "data")},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			c := &cluster{Lab: l, t: t}
+			must(t, os.MkdirAll(filepath.Dir(row.path), 0o755))
 			f, err := os.Create(row.path)
 			must(t, err)
 			_, err = io.CopyN(f, rand.Reader, row.data)
@@ -64,7 +67,7 @@ func TestLargeFiles(t *testing.T) {
 			must(t, f.Close())
 			want := readTail(t, row.path, row.data)
 			j := c.newJob(row.name)
-			j.serve("lines", "hostA", program, row.path, "place")
+			j.serveWith(row.folder, "lines", "hostA", program, row.path, "place")
 			c.MustCtl("job", "set", row.name, "--copies", "1")
 			j.awaitProgress()
 			if row.says != "" {
@@ -93,6 +96,18 @@ func TestLargeFiles(t *testing.T) {
 			j.end()
 		})
 	}
+}
+
+// serveWith is serve, with a folder that is declared to be part of each cut; "": none.
+func (j *job) serveWith(folder, name, host string, command ...string) {
+	j.t.Helper()
+	if folder == "" {
+		j.serve(name, host, command...)
+		return
+	}
+	m := &member{name: name, host: host, endless: true}
+	j.members = append(j.members, m)
+	j.MustCtl(append([]string{"run", j.name, "--host", host, "--log", j.logPath(m), "--files", folder, "--"}, command...)...)
 }
 
 // readTail reads all of a file but its first block, up to an end.
