@@ -14,9 +14,9 @@ import (
 const (
 	blockSize = 4096
 	// slots is how many blocks are written to, one after the other, as far apart as the file is large.
-	slots = 4096
+	slots = 1024
 	// every is the time between two blocks.
-	every = time.Millisecond
+	every = 5 * time.Millisecond
 )
 
 // Scribe is a file, and the number of the last time that each of its blocks was written.
