@@ -149,7 +149,7 @@ func (s *site) oneLoopback() {
 	s.end()
 }
 
-// strangersReceive checks that a connected UDP socket leads outside if what receives its datagrams is no member, here and on another host of the job, and if nothing does.
+// strangersReceive checks that a connected UDP socket leads outside if what receives its datagrams does not belong to a member, here and on another host of the job, and if nothing does.
 func (s *site) strangersReceive() {
 	s.t.Helper()
 	s.serve("idle", "hostB", "sleep", "1000007")
@@ -171,7 +171,7 @@ func (s *site) strangersReceive() {
 	}
 	_, stderr, exit := s.Ctl("snapshot", s.name)
 	for _, want := range []string{
-		s.at("hostA", 9880) + ", which is no member of the job:", s.at("hostB", 9882) + ", which is no member of the job on hostB:", "127.0.0.1:9881, which is no member of the job:",
+		s.at("hostA", 9880) + ", which is " + "no member of the job:", s.at("hostB", 9882) + ", which is " + "no member of the job on hostB:", "127.0.0.1:9881, which is " + "no member of the job:",
 		"ssctl job set --outside keep", "while preparing", "the job runs on",
 	} {
 		if exit != 4 || !strings.Contains(stderr, want) {
