@@ -12,9 +12,9 @@ import (
 	"ss/agent/proc"
 )
 
-// aheadNice is the niceness (setpriority(2)) of threads and helpers that members wait for, or soon will: about nine times what the job's
+// AheadNice is the niceness (setpriority(2)) of threads and helpers that members wait for, or soon will: about nine times what the job's
 // weigh (sched(7)).
-const aheadNice = -10
+const AheadNice = -10
 
 // Ahead puts the calling goroutine on a thread of its own, before the job in what it gets of processors, and with it whatever
 // it starts: a job that has all processors busy would make each step towards its own standstill, and out of it, take several times as
@@ -24,15 +24,15 @@ const aheadNice = -10
 func Ahead() {
 	runtime.LockOSThread()
 	// The system call, not the C function: it returns 20 - nice.
-	if raw, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err == nil && 20-raw > aheadNice {
-		_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, aheadNice)
+	if raw, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err == nil && 20-raw > AheadNice {
+		_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, AheadNice)
 	}
 }
 
 // SessionAhead puts the session of a process before others in what it gets of processors, where the kernel schedules sessions as groups (sched(7), "The
 // autogroup feature": the niceness of a process counts only within its session then). It is for helpers that lead a session of their own, in
 // which no program of a member ever is. Where there are no such groups, and where the kernel refuses, nothing happens.
-func SessionAhead(leader int) { _ = setAutogroup(leader, aheadNice) }
+func SessionAhead(leader int) { _ = setAutogroup(leader, AheadNice) }
 
 func setAutogroup(pid, nice int) error {
 	return proc.SetText(pid, "autogroup", strconv.Itoa(nice))

@@ -129,14 +129,15 @@ var blows = []blow{
 // does, with every word in order, is what the rows have in common.
 func TestFaults(t *testing.T) { strikeAll(t, "", func(*faultRig) {}, blows) }
 
-// strikeAll strikes rows, one after the other, on one job whose agents have some more lines in agent.yaml. Before each of them it calls prepare.
-func strikeAll(t *testing.T, config string, prepare func(*faultRig), rows []blow) {
+// strikeAll strikes rows, one after the other, on one job whose agents have some more lines in agent.yaml. Before each of them it calls prepare. load
+// are arguments of the program on hostB.
+func strikeAll(t *testing.T, config string, prepare func(*faultRig), rows []blow, load ...string) {
 	t.Helper()
 	var f *faultRig
 	for _, b := range rows {
 		ok := t.Run(b.name(), func(t *testing.T) {
 			if f == nil {
-				f = newFaultRig(t, config)
+				f = newFaultRig(t, config, load...)
 				f.prepare = func() { prepare(f) }
 			}
 			f.use(t)
@@ -166,12 +167,12 @@ type faultRig struct {
 // faultMembers are the members of its job: what their command lines hold.
 var faultMembers = map[string]string{"serve": "words serve", "connect": "words connect", "idleA": "sleep 1000001", "idleB": "sleep 1000002"}
 
-func newFaultRig(t *testing.T, config string) *faultRig {
+func newFaultRig(t *testing.T, config string, load ...string) *faultRig {
 	t.Helper()
 	r := newRigWith(t, config, "hostA", "hostB", "hostC")
 	j := r.newJob("words")
 	addr := r.Host("hostB").Addr().String() + ":9001"
-	j.program("serve", "hostB", "words", "serve", "-listen", addr, "-ballast", "64")
+	j.program("serve", "hostB", "words", append([]string{"serve", "-listen", addr, "-ballast", "64"}, load...)...)
 	j.program("connect", "hostA", "words", "connect", "-to", addr, "-ballast", "48", "-until", j.stop)
 	// Two that nothing ends but a kill: a part of a job that the rest has left would show.
 	j.serve("idleA", "hostA", "sleep", "1000001")

@@ -19,6 +19,7 @@ type shownMemory struct {
 			Tracked     bool
 			CopiedBytes int64 `json:"copied_bytes"`
 			FrozenBytes int64 `json:"frozen_bytes"`
+			TwinBytes   int64 `json:"twin_bytes"`
 			Left        []string
 		}
 	}

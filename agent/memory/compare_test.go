@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,7 +41,7 @@ func TestBothWays(t *testing.T) {
 func bothWays(t *testing.T, churn string, seed int) {
 	r := newRig(t)
 	if seed%2 == 0 {
-		r.tracker.twinMin = 0 // whatever is left comes from twins
+		r.tracker.cfg.TwinsFrom = 0 // whatever is left comes from twins
 	}
 	log := filepath.Join(r.dir, "churn.log")
 	m := r.start(churn, strconv.Itoa(seed), "10000", "100", log)
@@ -105,9 +106,16 @@ func (r *rig) cut(m agent.Member) both {
 		r.t.Fatal(err)
 	}
 	r.run(plain)
+	after := func() {}
+	if r.beforeTwins != nil {
+		after = r.beforeTwins()
+	}
+	began := time.Now()
 	if err := k.MakeTwins(ctx, filepath.Join(r.dir, "lock")); err != nil {
 		r.t.Fatal(err)
 	}
+	r.t.Logf("twins made in %v", time.Since(began))
+	after()
 	thaw()
 	pages, err := k.Pages()
 	if err == nil {
@@ -204,7 +212,7 @@ func TestPlantedMistakes(t *testing.T) {
 			log := filepath.Join(r.dir, "churn.log")
 			command := []string{churn, "7", "1000000", "100", log}
 			if mistake == plantNoTwin || mistake == plantLacks {
-				command, r.tracker.twinMin = []string{hurry, "16", "1", log}, 0
+				command, r.tracker.cfg.TwinsFrom = []string{hurry, "16", "1", log}, 0
 			}
 			m := r.start(command...)
 			for cut := range 10 {

@@ -199,7 +199,7 @@ func (h *helper) exchange(q request) (a answer, fd int, err error) {
 var errNoAnswer = errors.New("the helper for memory did not answer")
 
 // twinWait bounds the wait for the helper to have made twins. It keeps limits of its own, which are shorter.
-const twinWait = 5 * time.Minute
+const twinWait = 75 * time.Second
 
 // makeTwins makes twins and says, for each process, which one is its twin.
 func (h *helper) makeTwins(o *twinOrder) (map[int]int, error) {

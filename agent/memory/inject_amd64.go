@@ -47,6 +47,8 @@ type thread struct {
 	code     uint64 // address of an instruction syscall
 	held     bool
 	limit    time.Duration // of the wait for it to stop; 0: stopLimit
+	hurried  bool          // its niceness is not the program's, which is nice
+	nice     int
 
 	before  waits.Observation
 	saved   unix.PtraceRegs

@@ -67,10 +67,11 @@ func (p *process) keep(late *lateStore) error {
 	if p.scan != nil {
 		p.scan.close()
 		p.scan = nil
-		held := slots{}
+		held, pending := slots{}, []agent.PageRange(nil)
 		for _, r := range p.runs {
 			if r.slot == inTwin {
-				continue // no copy of it stays here: whether or not it was written, the next round or the next freeze copies it
+				pending = append(pending, agent.PageRange{Start: r.start, End: r.end()}) // no copy stays here, and some may be protected
+				continue
 			}
 			to := make([]uint32, 0, r.pages)
 			for i := range r.pages {
@@ -91,7 +92,7 @@ func (p *process) keep(late *lateStore) error {
 				held.set(r.start+uint64(i)*pageSize, slot)
 			}
 		}
-		p.slots, p.pending = held, nil // what was pending is among them
+		p.slots, p.pending = held, pending // what was pending is among them
 		p.staging.release(held)
 	}
 	p.closeMemory()

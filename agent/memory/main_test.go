@@ -68,6 +68,8 @@ type rig struct {
 	criu    *criu.Runner
 	tracker *Tracker
 	n       int
+
+	beforeTwins func() (after func())
 }
 
 func newRig(t testing.TB) *rig {
@@ -83,7 +85,7 @@ func newRig(t testing.TB) *rig {
 	if r.criu, err = criu.New(criu.Config{Path: criuPath(), Exe: []string{exe, "criu-exec"}, WorkDir: filepath.Join(r.dir, "criu")}); err != nil {
 		t.Fatal(err)
 	}
-	r.tracker = New(Config{Exe: []string{exe, "memory-helper"}})
+	r.tracker = New(Config{Exe: []string{exe, "memory-helper"}, TwinsFrom: 64 << 20})
 	if ok, why := r.tracker.Mode(); !ok {
 		t.Skip("this kernel cannot track memory: " + why) // it is then copied while frozen, by CRIU
 	}

@@ -28,8 +28,9 @@ type Config struct {
 	Off bool
 	// From is how much private memory a unit has at least that is tracked, in bytes.
 	From int64
-	// NoTwins turns twins off.
-	NoTwins bool
+	// NoTwins turns twins off. A process has one only if at least TwinsFrom bytes of it are left at the freeze.
+	NoTwins   bool
+	TwinsFrom int64
 	// Pause waits until nothing on this host stands still; copying waits for it between two small pieces. nil: no wait.
 	Pause func(context.Context) error
 }
@@ -41,7 +42,7 @@ type Tracker struct {
 	guard  uint64
 	plant  plant
 
-	twinMin int64 // see there
+	spare int64 // see there
 
 	lateLeft atomic.Int64 // bytes of lateMax that no unit has
 
@@ -54,7 +55,7 @@ var _ agent.Memory = (*Tracker)(nil)
 
 // New finds out, by trying, whether this kernel can track writes.
 func New(cfg Config) *Tracker {
-	t := &Tracker{cfg: cfg, twinMin: twinMin, kept: map[string]*tracked{}}
+	t := &Tracker{cfg: cfg, spare: spare, kept: map[string]*tracked{}}
 	t.lateLeft.Store(lateMax)
 	if t.cfg.Pause == nil {
 		t.cfg.Pause = func(context.Context) error { return nil }

@@ -13,9 +13,6 @@ import (
 	"ss/agent/proc"
 )
 
-// twinMin is how much of a process must be left at the freeze for a twin to be worth it, in bytes: to copy that takes about as long as CRIU's part of the dump.
-const twinMin = 64 << 20
-
 // spare is how much memory a host keeps beside its twins, in bytes: below that, the kernel would soon look for a process to kill.
 const spare = 256 << 20
 
@@ -24,17 +21,17 @@ var errShort = errors.New("memory is short on this host")
 
 // wantsTwin says whether the pages of a process that are behind are to come from a twin.
 func (k *tracked) wantsTwin(p *process, left int64) bool {
-	if left < k.t.twinMin || left == 0 {
+	if left < k.t.cfg.TwinsFrom || left == 0 {
 		return false
 	}
 	var why error
 	switch {
 	case k.t.cfg.NoTwins:
-		why = errors.New("agent.yaml says so (twins: off)")
+		return false
 	case cgroup.Dir(k.member.Cgroup).V1():
 		why = errors.New("the v1 freezer lets nobody trace what it holds")
 	default:
-		why = room(p.pid, k.twinSize+p.size())
+		why = k.room(p.pid, k.twinSize+p.size())
 	}
 	if why != nil {
 		k.withoutTwin(p, why)
@@ -178,13 +175,13 @@ func (k *tracked) endTwins() error {
 
 // room says whether twins have room, that of a process and of others, that might have as much memory as size: where the program writes to memory that a twin has,
 // both have a page each from then on. The kernel charges the program's cgroups for it.
-func room(pid int, size int64) error {
+func (k *tracked) room(pid int, size int64) error {
 	free, err := proc.Available()
 	if err != nil {
 		return err
 	}
-	if free-spare < size {
-		return fmt.Errorf("%w: twins might need %d MiB, and of %d MiB that are available %d MiB are kept free", errShort, size>>20, free>>20, int64(spare)>>20)
+	if free-k.t.spare < size {
+		return fmt.Errorf("%w: twins might need %d MiB, and of %d MiB that are available %d MiB are kept free", errShort, size>>20, free>>20, k.t.spare>>20)
 	}
 	left, err := proc.CgroupMemory(pid)
 	if err != nil {

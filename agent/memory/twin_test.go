@@ -30,19 +30,22 @@ func TestTwin(t *testing.T) {
 		t.Run(strconv.Itoa(threads)+" threads", func(t *testing.T) {
 			const mib = 96
 			r := newRig(t)
+			r.tracker.cfg.TwinsFrom = 0
 			log := filepath.Join(r.dir, "hurry.log")
 			m := r.start(compile(t, "hurry"), strconv.Itoa(mib), strconv.Itoa(threads), log)
 			eventually(t, "the program's second pass", func() bool { return checks(t, log) > 1 })
 			var last string
+			copied := int64(0)
 			for cut := range 3 {
 				both := r.cut(m)
 				for _, d := range both.compare(t) {
 					t.Errorf("cut %d: %s", cut, d)
 				}
 				t.Logf("cut %d: %+v", cut, both.report)
-				if both.report.CopiedTwin < mib<<20/2 {
-					t.Errorf("cut %d: %d bytes come from a twin", cut, both.report.CopiedTwin)
+				if both.report.CopiedTwin == 0 {
+					t.Errorf("cut %d: nothing comes from a twin", cut)
 				}
+				copied += both.report.CopiedFrozen
 				last = both.ours
 				before := checks(t, log)
 				eventually(t, "further passes", func() bool { return checks(t, log) > before+1 })
@@ -50,9 +53,52 @@ func TestTwin(t *testing.T) {
 					t.Errorf("left: %+v", left)
 				}
 			}
+			if copied == 0 {
+				t.Error("nothing was copied that a twin does not have")
+			}
 			r.kill(m)
 			r.restore(m, last, log)
 		})
+	}
+}
+
+// TestNoTwin refuses twins, each time for another reason. What is left is copied while the member stands still then, and the report says why.
+func TestNoTwin(t *testing.T) {
+	r := newRig(t)
+	r.tracker.cfg.TwinsFrom = 0
+	log := filepath.Join(r.dir, "hurry.log")
+	m := r.start(compile(t, "hurry"), "16", "1", log)
+	eventually(t, "the program's first pass", func() bool { return checks(t, log) > 0 })
+	for _, row := range []struct {
+		why    string
+		change func()
+	}{
+		{"memory is short on this host", func() { r.tracker.spare = 1 << 50 }},
+		{"", func() { r.tracker.spare, r.tracker.cfg.NoTwins = 0, true }},
+		{"the agent has ended", func() { // its watcher has the lock
+			r.tracker.cfg.NoTwins = false
+			r.beforeTwins = func() func() {
+				f, err := os.OpenFile(filepath.Join(r.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+				if err == nil {
+					err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				return func() { _ = f.Close() }
+			}
+		}},
+	} {
+		row.change()
+		both := r.cut(m)
+		for _, d := range both.compare(t) {
+			t.Errorf("%s: %s", row.why, d)
+		}
+		if why := strings.Join(both.report.Left, "; "); both.report.CopiedTwin != 0 || both.report.CopiedFrozen == 0 || !strings.Contains(why, row.why) {
+			t.Errorf("want %q: %+v", row.why, both.report)
+		}
+		before := checks(t, log)
+		eventually(t, "further passes", func() bool { return checks(t, log) > before+1 })
 	}
 }
 
@@ -84,7 +130,7 @@ func twinProgram(args []string) int {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return 3
 		}
-		tracker.twinMin = 0
+		tracker.cfg.TwinsFrom = 0
 		k := tracker.Track(ctx, u, dir)
 		k.Halt()
 		fmt.Println("begins", n)
@@ -192,7 +238,7 @@ func asWatcher(t *testing.T, lock string, u agent.Unit) {
 // TestTwinEndsWithItsHelper kills a helper that has a twin: the kernel ends the twin, the cut fails, and the next one takes in what is left of it.
 func TestTwinEndsWithItsHelper(t *testing.T) {
 	r := newRig(t)
-	r.tracker.twinMin = 0
+	r.tracker.cfg.TwinsFrom = 0
 	log := filepath.Join(r.dir, "hurry.log")
 	m := r.start(compile(t, "hurry"), "16", "1", log)
 	eventually(t, "the program's first pass", func() bool { return checks(t, log) > 0 })

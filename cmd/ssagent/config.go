@@ -24,9 +24,10 @@ type config struct {
 	CRIU     string `yaml:"criu"`
 	Cgroup   string `yaml:"cgroup"`
 	Memory   string `yaml:"memory"` // memoryTracked or memoryFrozen
-	Twins    bool   `yaml:"twins"`  // where memory is tracked, a process that writes faster than it is copied gets a twin at the freeze
 
 	TrackedFrom      size          `yaml:"tracked_from"`      // members with less private memory are not tracked
+	Twins            bool          `yaml:"twins"`             // a process that writes faster than it is copied gets a twin at the freeze
+	TwinsFrom        size          `yaml:"twins_from"`        // from as much on that is left of it
 	Staging          string        `yaml:"staging"`           // folder that dumps land in; "": in StateDir
 	KeepDumps        bool          `yaml:"keep_dumps"`        // leave each job's last dump there, as it is
 	StagingLimit     size          `yaml:"staging_limit"`     // what they may take there; 0: what is free
@@ -58,7 +59,7 @@ func loadConfig(path string) (config, error) {
 
 // parseConfig reads a configuration whose relative paths count from dir. A key that it does not know is an error.
 func parseConfig(b []byte, dir string) (config, error) {
-	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", Memory: memoryTracked, TrackedFrom: 96 << 20, FilesLimit: agent.DefaultFilesLimit, ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
+	cfg := config{StateDir: "/var/lib/ss", Cgroup: "ss", Memory: memoryTracked, TrackedFrom: 96 << 20, TwinsFrom: 64 << 20, FilesLimit: agent.DefaultFilesLimit, ScrubRate: 8 << 20, ScrubPause: 24 * time.Hour}
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
 	if err := dec.Decode(&cfg); err != nil {

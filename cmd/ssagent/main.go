@@ -126,7 +126,7 @@ func run(cfg config) error {
 	}
 	// What can wait does, while members stand still: the store and the agent get the same gate.
 	quiet := &agent.Quiet{}
-	tracker := memory.New(memory.Config{Exe: []string{exe, memHelper}, Off: cfg.Memory == memoryFrozen, NoTwins: !cfg.Twins, From: int64(cfg.TrackedFrom), Pause: quiet.Wait})
+	tracker := memory.New(memory.Config{Exe: []string{exe, memHelper}, Off: cfg.Memory == memoryFrozen, NoTwins: !cfg.Twins, TwinsFrom: int64(cfg.TwinsFrom), From: int64(cfg.TrackedFrom), Pause: quiet.Wait})
 	peers := rpc.NewPeers(creds)
 	defer peers.Close()
 	held, err := openImages(cfg, quiet, peers, runner, creds, log)

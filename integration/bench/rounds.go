@@ -129,6 +129,7 @@ func (j *job) snapshot() Snapshot {
 			Memory     struct {
 				CopiedBytes int64 `json:"copied_bytes"`
 				FrozenBytes int64 `json:"frozen_bytes"`
+				TwinBytes   int64 `json:"twin_bytes"`
 				Left        []string
 			}
 		}
@@ -155,9 +156,9 @@ func (j *job) snapshot() Snapshot {
 			j.Fatalf("snapshot of %s: %v", j.name, err)
 		}
 		if m.Host == j.big.host.Name {
-			s.CRIUBig, s.Read = st, float64(m.Memory.CopiedBytes+m.Memory.FrozenBytes)/(1<<20)
+			s.CRIUBig, s.Read = st, float64(m.Memory.CopiedBytes+m.Memory.FrozenBytes+m.Memory.TwinBytes)/(1<<20)
 			if j.write > 0 {
-				j.Logf("%-13s %d MiB were read while it ran and %d MiB while it stood still; left to CRIU: %q", j.name, m.Memory.CopiedBytes>>20, m.Memory.FrozenBytes>>20, m.Memory.Left)
+				j.Logf("%-13s %d MiB were read while it ran, %d MiB while it stood still and %d MiB from a twin; left: %q", j.name, m.Memory.CopiedBytes>>20, m.Memory.FrozenBytes>>20, m.Memory.TwinBytes>>20, m.Memory.Left)
 			}
 		} else {
 			s.CRIUSmall = st
