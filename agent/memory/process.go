@@ -102,7 +102,7 @@ func (p *process) copyPending(ctx context.Context, pause func(context.Context) e
 			if p.slots.at(at) != 0 || b.add(at) {
 				continue
 			}
-			if stopped := errors.Join(pause(ctx), ctx.Err()) != nil; stopped {
+			if !goesOn(ctx, pause) {
 				p.pending = p.pending[next:]
 				p.pending[0].Start = max(p.pending[0].Start, nextAt)
 				return sum, nil
@@ -119,6 +119,11 @@ func (p *process) copyPending(ctx context.Context, pause func(context.Context) e
 	n, err := b.toFile()
 	p.pending = nil
 	return sum + n, err
+}
+
+// goesOn waits until copying may go on, and says whether it may.
+func goesOn(ctx context.Context, pause func(context.Context) error) bool {
+	return pause(ctx) == nil && ctx.Err() == nil
 }
 
 // rest is how much is pending, in bytes.
