@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -210,7 +211,12 @@ func (f *faultRig) strikeOnce(b blow, before []string) bool {
 	if b.restores() {
 		args[len(args)-1] = before[len(before)-1]
 	}
+	leave := func() {}
+	if b.at == "holding new connections" {
+		leave = f.visit()
+	}
 	run := f.ctlTrapped(b.line(), func(ctl *lab.Cmd) { f.kill(b, ctl) }, args...)
+	leave()
 	deadline := time.Now().Add(theLease + noise)
 	if b.downs() {
 		<-f.Agent(b.host).Done()
@@ -282,6 +288,30 @@ func (f *faultRig) kill(b blow, ctl *lab.Cmd) {
 			f.killAll(func() []int { return f.helpers(b.host, word) })
 		}
 	}
+}
+
+// visit has a host of no member open a connection that the member on hostB does not accept. Hosts are told to hold new connections then: where all are
+// calm by the time they are prepared, nobody needs to be.
+func (f *faultRig) visit() (leave func()) {
+	f.t.Helper()
+	exe, err := os.Executable()
+	must(f.t, err)
+	const log = "/srv/visitor.log"
+	host := f.Host("hostC")
+	cmd := host.Command(f.t.Context(), exe, holdWord, "visitor").LogTo(log)
+	cmd.Env = append(os.Environ(), visitorVariable+"="+f.Host("hostB").Addr().String()+":9001")
+	must(f.t, cmd.Start())
+	await(f.t, "visitor", func() string {
+		said, err := host.ReadFile(log)
+		if err != nil || strings.Contains(string(said), "FAIL") {
+			f.t.Fatalf("%v: %s", err, said)
+		}
+		if !strings.Contains(string(said), "holding visitor") {
+			return "it has not knocked"
+		}
+		return ""
+	})
+	return func() { cmd.Kill(); must(f.t, os.Remove(host.Path(log))) }
 }
 
 // judge checks what ssctl said, and whether there is a new cut.

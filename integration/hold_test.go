@@ -20,6 +20,7 @@ var holds = map[string]func() error{
 	"mapped":    holdMapped,
 	"secret":    holdSecret,
 	"strangers": holdStrangers,
+	"visitor":   holdVisitor,
 	"rogue":     callAgents,
 }
 

@@ -61,7 +61,9 @@ type options struct {
 	write int    // MiB that the large member writes in each second, in which case memory is tracked; 0: neither
 	cuts  int    // of one job in so many seconds, in which case nothing else is measured; 0: none
 	file  int    // GiB of a file that a member writes to, in which case only its cost is measured; 0: none
-	json  bool
+	// frozen: no memory is tracked, as on a kernel that cannot.
+	frozen bool
+	json   bool
 }
 
 func parse(args []string) (options, error) {
@@ -75,12 +77,13 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.write, "write", 0, "`MiB` that the large member writes in each second: memory is tracked then, and only snapshots are measured")
 	flags.IntVar(&o.cuts, "cuts", 0, "`number` of cuts of a stream job in as many seconds: nothing else is measured then")
 	flags.IntVar(&o.file, "file", 0, "`GiB` of a sparse file on Btrfs, in a declared folder, that an 8 MiB member writes to: only what it adds to the member's standstill is measured")
+	flags.BoolVar(&o.frozen, "frozen", false, "copy memory while members stand still, as where the kernel cannot track it")
 	flags.BoolVar(&o.json, "json", false, "print one JSON document with every single measurement")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if o.n < 1 || o.lock != lockNftables && o.lock != lockSkip || flags.NArg() > 0 {
-		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-large MiB] [-write MiB] [-cuts NUMBER] [-file GiB] [-json]")
+		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-large MiB] [-write MiB] [-frozen] [-cuts NUMBER] [-file GiB] [-json]")
 	}
 	for _, f := range strings.Split(sizes, ",") {
 		mib, err := strconv.Atoi(strings.TrimSpace(f))
@@ -97,6 +100,9 @@ func parse(args []string) (options, error) {
 func measure(s *lab.Script, o options) result {
 	l := lab.New(s, "hostA", "hostB")
 	l.AgentConfig = "keep_dumps: true\n"
+	if o.frozen {
+		l.AgentConfig += "memory: frozen\n"
+	}
 	l.StartAgents()
 	res := result{Schema: "ss/bench/1", Rounds: o.n, Lock: o.lock, Machine: describeMachine(s, l)}
 	for i, mib := range o.sizes {
