@@ -20,6 +20,7 @@ func (g *Manager) Obstacles(ctx context.Context, m agent.Member) ([]string, erro
 	}
 	found, err := obstacles.Find(ctx, obstacles.Member{
 		Procs:    gr.procs,
+		Frozen:   gr.frozen,
 		IsMember: g.cg.member,
 		Others: func() ([]int, error) {
 			all, _, err := g.allProcs(m.Job)

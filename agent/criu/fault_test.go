@@ -273,14 +273,14 @@ func TestKilledCriu(t *testing.T) {
 // A CRIU that hangs before it is ready is given up, and the error says where it hung.
 func TestHungStart(t *testing.T) {
 	r, s := newRunner(t), newSubject(t)
-	r.startLimit = 100 * time.Millisecond
+	r.startLimit = 2 * time.Second // ample for the keeper to come up, beside other tests too
 	r.cfg.Path = filepath.Join(t.TempDir(), "criu")
 	if err := os.WriteFile(r.cfg.Path, []byte("#!/bin/sh\nexec sleep 600\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	lock := lockFile(t)
 	_, err := r.StartDump(testContext(t), agent.DumpSpec{Unit: unit(s.member), Dir: imageDir(t), LockFile: lock})
-	hung(t, err, "criu did not become ready to dump within 100ms: try again")
+	hung(t, err, "criu did not become ready to dump within 2s: try again")
 	if locked(t, lock) {
 		t.Error("the lock is held after the end")
 	}
@@ -291,7 +291,7 @@ func TestHungStart(t *testing.T) {
 // So is a keeper that hangs before it has started CRIU: here, since nobody reads what CRIU is to write to.
 func TestHungKeeper(t *testing.T) {
 	r, s := newRunner(t), newSubject(t)
-	r.startLimit = 100 * time.Millisecond
+	r.startLimit = 2 * time.Second // ample for the keeper to come up, beside other tests too
 	dir := imageDir(t)
 	if err := unix.Mkfifo(filepath.Join(dir, "dump.out"), 0o600); err != nil {
 		t.Fatal(err)

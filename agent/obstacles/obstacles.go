@@ -24,6 +24,8 @@ type Member struct {
 	Procs func() ([]int, error)
 	// Others lists the processes of all members of the job on this host, as they are now: two of them may share a FIFO.
 	Others func() ([]int, error)
+	// Frozen says whether the member is frozen: its threads wait in the freezer then, and for nothing else. nil: it is not.
+	Frozen func() (bool, error)
 	// IsMember says whether a process belongs to a member of any job.
 	IsMember func(pid int) bool
 }
@@ -83,6 +85,11 @@ func look(ctx context.Context, m Member) (s *survey, err error) {
 	if s.held, err = sockets.Held(s.pids); err != nil {
 		return nil, err
 	}
+	if m.Frozen != nil {
+		if s.frozen, err = m.Frozen(); err != nil {
+			return nil, err
+		}
+	}
 	s.trees()
 	s.sessions()
 	s.mounted()
@@ -93,7 +100,9 @@ func look(ctx context.Context, m Member) (s *survey, err error) {
 		s.threads(pid)
 		s.scheduling(pid)
 		s.mappings(pid)
-		s.unstoppableWaits(pid)
+		if !s.frozen {
+			s.unstoppableWaits(pid)
+		}
 	}
 	s.sharedMemory()
 	return s, errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), s.queues(ctx), ctx.Err())
@@ -116,6 +125,7 @@ type obstacleKey struct {
 type survey struct {
 	member Member
 	pids   []int // of the member
+	frozen bool
 	held   map[uint64]sockets.Holder
 	seen   map[string]bool
 	vforks map[[2]int]bool // parents that wait for a child with their memory
