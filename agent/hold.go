@@ -128,7 +128,7 @@ func (h *earlyHold) calm() {
 func (h *earlyHold) promise() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.timer == nil || !h.quiet {
+	if h.timer == nil || !h.quiet || !h.timer.Stop() { // stopped too late, it lets go at once
 		return false
 	}
 	h.timer.Reset(holdsAhead)

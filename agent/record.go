@@ -21,8 +21,9 @@ func (w *work) record(ctx context.Context) (marker.Event, error) {
 	w.early.keep()
 	w.haltMemory()
 	w.calm = w.a.cfg.Quiet.Pause()
+	turn := w.a.turn.take() // before it lets go of the one that it may have
 	w.behind()
-	w.behind = w.a.turn.take()
+	w.behind = turn
 	w.mu.Lock()
 	w.frozenAt = time.Now()
 	w.mu.Unlock()
