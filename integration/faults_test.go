@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -240,7 +241,32 @@ func (f *faultRig) strikeOnce(b blow, before []string) bool {
 		f.Agent(b.host).Start()
 	}
 	f.aftermath(b, exit)
+	f.nobodyGoesFirst()
 	return true
+}
+
+// nobodyGoesFirst returns when the sessions of agents and members have no precedence: agents have it while members stand still, and members never.
+// A kernel without sched_autogroup_enabled gives none.
+func (f *faultRig) nobodyGoesFirst() {
+	f.t.Helper()
+	await(f.t, "sessions without precedence", func() string {
+		pids := map[int]string{}
+		for _, h := range []string{"hostA", "hostB"} {
+			pids[f.Agent(h).Pid()] = "the agent of " + h
+			for _, p := range f.processes(h) {
+				if p.exe == "words" || p.exe == "sleep" {
+					pids[p.pid] = p.command
+				}
+			}
+		}
+		for pid, who := range pids {
+			group, err := os.ReadFile(fmt.Sprintf("/proc/%d/autogroup", pid)) // gone, or there are no groups
+			if err == nil && !strings.HasSuffix(strings.TrimSpace(string(group)), " nice 0") {
+				return fmt.Sprintf("%s is in %s", who, group)
+			}
+		}
+		return ""
+	})
 }
 
 // trapped says whether a member on the host that was hit ended by the trap instruction that CRIU puts behind a call of its own. A member that

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -75,6 +76,9 @@ func sameNiceness(t *testing.T, pid int) {
 	want, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if group, err := proc.Text(pid, "autogroup"); err == nil && !strings.HasSuffix(group, " nice 0") { // none, where sessions are no groups
+		t.Errorf("the session of the restored process is in %s", group)
 	}
 	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "task"))
 	if err != nil || len(threads) == 0 {
