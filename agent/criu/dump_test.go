@@ -77,7 +77,7 @@ func sameNiceness(t *testing.T, pid int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if group, err := proc.Text(pid, "autogroup"); err == nil && !strings.HasSuffix(group, " nice 0") { // none, where sessions are no groups
+	if group, err := proc.Text(pid, "autogroup"); err == nil && !strings.HasSuffix(group, " nice 0") { // it is not there where sessions are not scheduled as groups
 		t.Errorf("the session of the restored process is in %s", group)
 	}
 	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "task"))
