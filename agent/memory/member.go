@@ -327,7 +327,7 @@ func (k *tracked) Divide() (map[int][]agent.PageRange, error) {
 	return out, nil
 }
 
-// CopyRest copies what was written since the last round, while the member is frozen, but not what twins are to have. After an error there is no cut.
+// CopyRest copies what was written since the last round, while the member is frozen, but not what twins are to have. After an error the cut fails.
 func (k *tracked) CopyRest(ctx context.Context) error {
 	for _, p := range k.procs {
 		if p.scan == nil {

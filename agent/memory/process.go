@@ -293,7 +293,7 @@ func (p *process) divide() ([]agent.PageRange, error) {
 	return p.known, nil
 }
 
-// list makes the list of all pages that the cut holds of the frozen process. Those of which there is no good copy are behind; it returns how many.
+// list makes the list of all pages that the cut holds of the frozen process. Those without a good copy are behind; it returns how many.
 func (p *process) list(ctx context.Context) (left int, err error) {
 	for i, m := range p.known {
 		if p.plant == plantSkip && i == len(p.known)/2 {

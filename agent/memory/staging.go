@@ -189,7 +189,7 @@ func (l *lateStore) close() (size int) {
 // What a run may have in place of a slot.
 const (
 	staged = ^uint32(0) - iota // each page has the slot that it has
-	behind                     // there is no copy yet
+	behind                     // not copied yet
 	inTwin                     // the process's twin has the page
 )
 

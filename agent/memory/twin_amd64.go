@@ -36,7 +36,7 @@ const (
 var errNoTwin = errors.New("no twin")
 
 // twins are those of one member. They are traced by a thread that lives as long as they do, and the kernel kills them when it ends (PTRACE_O_EXITKILL), so
-// that there is no twin without its helper.
+// that a twin ends with its helper.
 type twins struct {
 	all  []twin
 	drop chan struct{} // closed when they are to end
