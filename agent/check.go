@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"ss/agent/custody"
 	"ss/agent/target"
@@ -26,6 +27,7 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	var coming []target.Arrival
 	var room custody.Room
 	var declared []Member
+	var home []inPlace
 	kept := map[string]bool{} // by any member that comes here
 	for _, part := range r.plan.Parts {
 		man, index, err := r.a.cfg.Images.Index(ctx, r.images(part))
@@ -68,7 +70,13 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 				}
 			}
 			declared = append(declared, m)
+			if part.Host == r.a.cfg.Host && meta.Recorded > 0 {
+				home = append(home, inPlace{m, mm, time.Unix(0, meta.Recorded)})
+			}
 		}
+	}
+	if err := r.noticeChanged(ctx, home, kept, declared); err != nil {
+		return nil, r.wrap("checking", err)
 	}
 	for _, m := range declared {
 		for _, f := range r.checkCleared(ctx, m, kept) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"ss/agent/files"
 )
@@ -46,6 +47,80 @@ func (r *Restoration) checkCleared(ctx context.Context, m Member, keep map[strin
 	return faults
 }
 
+// inPlace is a member that comes back to the host where it was recorded.
+type inPlace struct {
+	member   Member
+	meta     MemberMeta
+	recorded time.Time // by this host's clock
+}
+
+// noticeChanged names files that have changed since the cut beside those that it holds. The restore leaves them as they are, and the program may not expect
+// them so.
+func (r *Restoration) noticeChanged(ctx context.Context, members []inPlace, kept map[string]bool, all []Member) error {
+	if len(members) == 0 {
+		return nil
+	}
+	skip := []string{r.a.cfg.StateDir, r.a.cfg.Images.Staging()}
+	for _, m := range all {
+		skip = append(skip, m.Folders...)
+	}
+	since := members[0].recorded // the cut may have parts of several snapshots
+	for _, m := range members {
+		if m.recorded.Before(since) {
+			since = m.recorded
+		}
+	}
+	b, err := files.NewBeside(since, kept, skip)
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		var held []string
+		for _, f := range m.meta.Files {
+			for _, name := range append([]string{f.Path}, f.Links...) {
+				if name != "" && name != m.member.Log { // the agent has it written
+					held = append(held, name)
+				}
+			}
+		}
+		found, err := b.Look(ctx, held, m.meta.Needs.Dirs)
+		if err != nil {
+			return err
+		}
+		for _, c := range found {
+			r.notice(m.member.Name + ": " + changedText(c, m.recorded))
+		}
+	}
+	return nil
+}
+
+// changedText says what has changed in a folder, and what helps.
+func changedText(c files.Changed, recorded time.Time) string {
+	at := recorded.Format(time.DateTime)
+	var what []string
+	if n := len(c.Files); n > 0 {
+		where := " and below"
+		if c.Shared {
+			where = ""
+		}
+		what = append(what, fmt.Sprintf("%d files in %s%s have changed since the cut (%s) and are not in it: %s", n, c.Folder, where, at, fewOf(c.Files, 10)))
+	}
+	if n := len(c.Folders); n > 0 {
+		what = append(what, fmt.Sprintf("names were made or removed since the cut (%s) in %d folders: %s", at, n, someOf(c.Folders)))
+	}
+	if c.Bounded != "" {
+		what = append(what, fmt.Sprintf("%s was not looked through: %s", c.Folder, c.Bounded))
+	}
+	if c.Unknown != "" {
+		what = append(what, fmt.Sprintf("whether files in %s have changed since the cut that are not in it is not known: %s", c.Folder, c.Unknown))
+	}
+	remedy := fmt.Sprintf("to have them in later cuts, start the program with ssctl run --files %s", c.Folder)
+	if c.Shared {
+		remedy = "to have them in later cuts, let the program keep its files in a folder of its own, and start it with ssctl run --files and that folder"
+	}
+	return strings.Join(what, "; ") + ". The restore leaves them as they are, and the program may not expect that; " + remedy
+}
+
 // notice tells the person who restores something that keeps nothing from going on.
 func (r *Restoration) notice(text string) {
 	r.mu.Lock()
@@ -53,9 +128,10 @@ func (r *Restoration) notice(text string) {
 	r.notices = append(r.notices, text)
 }
 
-// someOf names the first few.
-func someOf(paths []string) string {
-	const few = 3
+// someOf names the first three.
+func someOf(paths []string) string { return fewOf(paths, 3) }
+
+func fewOf(paths []string, few int) string {
 	if len(paths) <= few {
 		return strings.Join(paths, ", ")
 	}

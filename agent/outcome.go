@@ -28,6 +28,8 @@ type SetMeta struct {
 	CRIU      string                `json:"criu"`
 	Members   map[string]MemberMeta `json:"members"`
 	Processor proc.Processor        `json:"processor"` // of the host that they were recorded on; absent from cuts of earlier versions
+	// Recorded is when all members there stood still, in nanoseconds since 1970 by that host's clock; absent from cuts of earlier versions.
+	Recorded int64 `json:"recorded,omitempty"`
 }
 
 // metaOf reads what a set's index says of its members, whose names become names of folders.
@@ -85,7 +87,7 @@ func (w *work) store(ctx context.Context) (marker.Event, error) {
 
 // describe completes the dumped files, says what is in them, and how large they are.
 func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
-	meta := SetMeta{Members: map[string]MemberMeta{}, Processor: proc.ReadProcessor()}
+	meta := SetMeta{Members: map[string]MemberMeta{}, Processor: proc.ReadProcessor(), Recorded: w.recorded.UnixNano()}
 	var size int64
 	var err error
 	if meta.CRIU, err = w.a.cfg.CRIU.Check(ctx); err != nil {

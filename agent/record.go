@@ -30,6 +30,7 @@ func (w *work) record(ctx context.Context) (marker.Event, error) {
 	if err := w.each(func(_ int, m Member) error { return w.a.cfg.Cells.Freeze(ctx, m) }); err != nil {
 		return nil, fmt.Errorf("freeze: %w", err)
 	}
+	w.recorded = time.Now()
 	socks, err := w.closeGates(ctx)
 	if err != nil {
 		return nil, err

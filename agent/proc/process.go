@@ -172,6 +172,27 @@ func Mounts(types ...string) ([]*mountinfo.Info, error) {
 	return mountinfo.GetMounts(mountinfo.FSTypeFilter(types...))
 }
 
+// MountTable is what is mounted in this process's mount namespace.
+type MountTable []*mountinfo.Info
+
+// ReadMountTable reads it (/proc/self/mountinfo). No file system is asked, so none lets it wait.
+func ReadMountTable() (MountTable, error) {
+	infos, err := mountinfo.GetMounts(nil)
+	return infos, err
+}
+
+// FileSystem is the type of the file system that a path without links leads to, such as "ext4"; "" if none is mounted there.
+func (t MountTable) FileSystem(path string) string {
+	kind, longest := "", -1
+	for _, m := range t {
+		inside := path == m.Mountpoint || strings.HasPrefix(path, strings.TrimSuffix(m.Mountpoint, "/")+"/")
+		if inside && len(m.Mountpoint) >= longest { // of several at one place the last one counts
+			kind, longest = m.FSType, len(m.Mountpoint)
+		}
+	}
+	return kind
+}
+
 // madeUp are the file systems that the kernel makes up for each namespace, as a cell mounts its own.
 var madeUp = []string{"proc", "devpts", "mqueue"}
 
