@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"errors"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -76,6 +77,36 @@ func TestKeptDump(t *testing.T) {
 	}
 	if left := tree(t, s.staging); len(left) != 0 {
 		t.Errorf("left in the staging folder: %q", left)
+	}
+}
+
+// TestSumOfHoles: the checksum of a sparse file is that of its content, wherever its data and its end lie.
+func TestSumOfHoles(t *testing.T) {
+	const page, window = 4096, 40 * 4096
+	for _, row := range []struct {
+		size int64
+		data []int64 // where some bytes are
+	}{
+		{size: 1}, {size: page}, {size: window}, {size: window - 1}, {size: 3*page + 7}, {size: 3*page + 7, data: []int64{3*page + 6}},
+		{size: window, data: []int64{0}}, {size: window, data: []int64{page, 20*page + 100, window - 1}}, {size: 30 * page, data: []int64{17 * page, 18 * page, 25*page + 1}},
+	} {
+		path := filepath.Join(t.TempDir(), "f")
+		f, err := os.Create(path)
+		ok(t, err)
+		ok(t, f.Truncate(row.size))
+		for _, at := range row.data {
+			_, err := f.WriteAt([]byte{7}, at)
+			ok(t, err)
+		}
+		content, err := os.ReadFile(path)
+		ok(t, err)
+		for _, at := range []int64{0, min(2*page, row.size/page*page)} {
+			crc, err := sumSparse(f, at, row.size)
+			if want := crc32.Checksum(content[at:], castagnoli); err != nil || crc != want {
+				t.Errorf("%+v from %d: %08x, want %08x (%v)", row, at, crc, want, err)
+			}
+		}
+		ok(t, f.Close())
 	}
 }
 
