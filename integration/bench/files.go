@@ -79,7 +79,7 @@ func startFile(s *lab.Script, l *lab.Lab, o options, name string, port int, stag
 	j.small = j.run("hostB", "words", "serve", "-listen", addr, "-ballast", ballast, "-gap", threshold)
 	args := []string{"connect", "-to", addr, "-ballast", ballast, "-gap", threshold, "-until", j.stop}
 	if folder != "" {
-		args = append(args, "-file", filepath.Join(folder, "large"), "-file-size", strconv.Itoa(o.file<<10))
+		args = append(args, "-file", filepath.Join(folder, "large"), "-file-size", strconv.Itoa(o.file<<10), "-file-rate", strconv.Itoa(o.rate))
 	}
 	j.big = j.run("hostA", "words", args...)
 	j.awaitBoth()
@@ -91,7 +91,7 @@ func filesRows(o options, all []FileRound) []Row {
 	if len(all) == 0 {
 		return nil
 	}
-	name := fmt.Sprintf("sparse file of %d GiB on Btrfs, declared with --files", o.file)
+	name := fmt.Sprintf("sparse file of %d GiB on Btrfs, declared with --files, %d blocks a second written", o.file, o.rate)
 	bare := func(r FileRound) float64 { return r.Bare.Still }
 	return []Row{
 		compare("8 MiB member without a file: standstill ÷ its bare dump's", all, noBound, bare, func(r FileRound) float64 { return r.Without.StillBig }),

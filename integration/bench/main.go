@@ -61,6 +61,7 @@ type options struct {
 	write int    // MiB that the large member writes in each second, in which case memory is tracked; 0: neither
 	cuts  int    // of one job in so many seconds, in which case nothing else is measured; 0: none
 	file  int    // GiB of a file that a member writes to, in which case only its cost is measured; 0: none
+	rate  int    // blocks of 4 KiB that are written to it in a second
 	// frozen: no memory is tracked, as on a kernel that cannot.
 	frozen bool
 	json   bool
@@ -77,13 +78,14 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.write, "write", 0, "`MiB` that the large member writes in each second: memory is tracked then, and only snapshots are measured")
 	flags.IntVar(&o.cuts, "cuts", 0, "`number` of cuts of a stream job in as many seconds: nothing else is measured then")
 	flags.IntVar(&o.file, "file", 0, "`GiB` of a sparse file on Btrfs, in a declared folder, that an 8 MiB member writes to: only what it adds to the member's standstill is measured")
+	flags.IntVar(&o.rate, "file-rate", 1000, "`blocks` of 4 KiB that are written to that file in a second")
 	flags.BoolVar(&o.frozen, "frozen", false, "copy memory while members stand still, as where the kernel cannot track it")
 	flags.BoolVar(&o.json, "json", false, "print one JSON document with every single measurement")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if o.n < 1 || o.lock != lockNftables && o.lock != lockSkip || flags.NArg() > 0 {
-		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-large MiB] [-write MiB] [-frozen] [-cuts NUMBER] [-file GiB] [-json]")
+		return o, errors.New("usage: bench [-sizes MiB,MiB…] [-n ROUNDS] [-lock nftables|skip] [-large MiB] [-write MiB] [-frozen] [-cuts NUMBER] [-file GiB] [-file-rate BLOCKS] [-json]")
 	}
 	for _, f := range strings.Split(sizes, ",") {
 		mib, err := strconv.Atoi(strings.TrimSpace(f))

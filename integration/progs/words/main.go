@@ -45,6 +45,7 @@ type options struct {
 	gap              time.Duration
 	file             string
 	fileSize         int
+	fileRate         int
 }
 
 func parse(args []string, out io.Writer) (options, error) {
@@ -64,6 +65,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.DurationVar(&o.gap, "gap", 0, "print every gap between two arrivals, and every standstill of this process, that is at least so long")
 	flags.StringVar(&o.file, "file", "", "a `file` to make, to write to and to check all the time")
 	flags.IntVar(&o.fileSize, "file-size", 1024, "its size in `MiB`")
+	flags.IntVar(&o.fileRate, "file-rate", 200, "`blocks` of 4 KiB to write to it in each second")
 	return o, flags.Parse(args[1:])
 }
 
@@ -121,7 +123,7 @@ func (o options) scribble(quit <-chan struct{}) {
 	}
 	s, err := scribe.Open(o.file, int64(o.fileSize)<<20)
 	if err == nil {
-		err = s.Run(quit)
+		err = s.Run(quit, o.fileRate)
 	}
 	if err != nil {
 		line, status := meet.Verdict("words", "", err)

@@ -15,8 +15,6 @@ const (
 	blockSize = 4096
 	// slots is how many blocks are written to, one after the other, as far apart as the file is large.
 	slots = 1024
-	// every is the time between two blocks.
-	every = 5 * time.Millisecond
 )
 
 // Scribe is a file, and the number of the last time that each of its blocks was written.
@@ -38,9 +36,9 @@ func Open(path string, size int64) (*Scribe, error) {
 	return &Scribe{file: f, size: size}, nil
 }
 
-// Run writes until quit is closed, or until a block does not hold what was written last.
-func (s *Scribe) Run(quit <-chan struct{}) error {
-	tick := time.NewTicker(every)
+// Run writes so many blocks a second until quit is closed, or until a block does not hold what was written last.
+func (s *Scribe) Run(quit <-chan struct{}, rate int) error {
+	tick := time.NewTicker(time.Second / time.Duration(max(rate, 1)))
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		select {
