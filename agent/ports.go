@@ -280,6 +280,9 @@ type DumpResult struct {
 type Dump interface {
 	// Omit makes the ranges, by the PIDs that CRIU sees, look empty to it. To be called before Run, if at all.
 	Omit(ranges map[int][]PageRange) error
+	// Show gives CRIU what /proc/PID/smaps says of processes, by the PIDs that it sees, so that it does not read that itself. It has to be what was read
+	// since the unit was frozen. CRIU waits for it. To be called before Run, if at all.
+	Show(smaps <-chan map[int][]byte) error
 	// Run lets CRIU go on and returns when the images are complete and CRIU is gone. The member is left frozen as
 	// it was before. conns are the inodes of the TCP connections that the member has: captured is called, at most once and before
 	// Run returns, when the images hold the state of all of them. CRIU goes on with the memory then.
@@ -322,6 +325,8 @@ type TrackedMemory interface {
 	Halt()
 	// Divide says, of the frozen unit, which memory is copied here and not by CRIU (Dump.Omit).
 	Divide() (map[int][]PageRange, error)
+	// Smaps is what /proc/PID/smaps says of the processes that Divide has named, for Dump.Show. It may be called while CopyRest is at work.
+	Smaps() map[int][]byte
 	// CopyRest copies what is left of it while the unit is frozen. CRIU may dump meanwhile.
 	CopyRest(ctx context.Context) error
 	// MakeTwins makes the twins of processes of which more is left than can be copied soon, when CRIU has finished and the unit is still frozen. Whoever

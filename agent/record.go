@@ -31,6 +31,7 @@ func (w *work) record(ctx context.Context) (marker.Event, error) {
 		return nil, fmt.Errorf("freeze: %w", err)
 	}
 	w.recorded = time.Now()
+	w.copyRest(ctx)
 	socks, err := w.closeGates(ctx)
 	if err != nil {
 		return nil, err

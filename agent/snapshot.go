@@ -44,6 +44,7 @@ type work struct {
 	fileSize int64                   // of the files among that
 	plain    [][]string              // by member, then by unit: why CRIU copies all its memory; "": it is tracked
 	memory   [][]TrackedMemory       // likewise; nil: CRIU copies all of it
+	rests    [][]*rest               // likewise
 	frozen   string                  // why CRIU copies all memory of all; "": plain and memory say it
 	files    *files.Capture          // of the members, from the freeze on until they are stored
 	names    files.Names             // of those, found before the freeze

@@ -146,30 +146,71 @@ func (w *work) haltMemory() {
 	}
 }
 
+// rest is the work on the tracked memory of one unit that begins at the freeze.
+type rest struct {
+	divided chan struct{} // closed when the next three are known
+	plain   bool          // a process has set a seccomp filter meanwhile: CRIU copies all memory
+	ranges  map[int][]PageRange
+	err     error
+	smaps   chan map[int][]byte
+	copied  chan error
+}
+
+// copyRest begins to copy what is left of tracked memory as soon as the members stand still. CRIU's turn comes when the gates are closed and nothing is in
+// flight any more: what is copied until then costs no time.
+func (w *work) copyRest(ctx context.Context) {
+	w.rests = make([][]*rest, len(w.members))
+	for i, m := range w.members {
+		w.rests[i] = make([]*rest, len(m.Units()))
+		for j, u := range m.Units() {
+			t := w.trackedUnit(i, j)
+			if t == nil {
+				continue
+			}
+			r := &rest{divided: make(chan struct{}), smaps: make(chan map[int][]byte, 1), copied: make(chan error, 1)}
+			w.rests[i][j] = r
+			w.running.Go(func() { // a rollback waits for it
+				if r.plain = !w.a.cfg.Memory.Omits(u); !r.plain {
+					r.ranges, r.err = t.Divide()
+				}
+				close(r.divided)
+				if r.plain || r.err != nil {
+					return
+				}
+				w.running.Go(func() { r.smaps <- t.Smaps() })
+				r.copied <- t.CopyRest(ctx)
+			})
+		}
+	}
+}
+
 // dumpUnit dumps a frozen unit: CRIU what it can be seen by, and we its tracked memory at the same time.
 func (w *work) dumpUnit(ctx context.Context, i, j int, announce func()) (DumpResult, error) {
-	t := w.trackedUnit(i, j)
-	if t != nil && !w.a.cfg.Memory.Omits(w.members[i].Units()[j]) {
+	r := w.rests[i][j]
+	if r != nil {
+		<-r.divided
+	}
+	if r != nil && r.plain {
 		if err := w.dumpWithout(ctx, i, j); err != nil {
 			return DumpResult{}, err
 		}
-		t = nil
+		r = nil
 	}
-	if t == nil {
+	if r == nil {
 		return w.dumps[i][j].Run(ctx, w.conns[i], announce)
 	}
-	ranges, err := t.Divide()
-	if err == nil {
-		err = w.dumps[i][j].Omit(ranges)
+	if r.err != nil {
+		return DumpResult{}, r.err
 	}
-	if err != nil {
+	if err := w.dumps[i][j].Omit(r.ranges); err != nil {
 		return DumpResult{}, err
 	}
-	copied := make(chan error, 1)
-	go func() { copied <- t.CopyRest(ctx) }()
+	if err := w.dumps[i][j].Show(r.smaps); err != nil {
+		return DumpResult{}, err
+	}
 	res, err := w.dumps[i][j].Run(ctx, w.conns[i], announce)
-	if err = errors.Join(err, <-copied); err == nil {
-		err = t.MakeTwins(ctx, w.lockFile)
+	if err = errors.Join(err, <-r.copied); err == nil {
+		err = w.trackedUnit(i, j).MakeTwins(ctx, w.lockFile)
 	}
 	return res, err
 }

@@ -43,37 +43,44 @@ func (d *dump) Omit(r map[int][]agent.PageRange) error {
 
 // Of include/uapi/linux/seccomp.h, filter.h and audit.h.
 const (
-	seccompSetFilter   = 1      // SECCOMP_SET_MODE_FILTER
-	seccompNewListener = 1 << 3 // SECCOMP_FILTER_FLAG_NEW_LISTENER
-	seccompAllow       = 0x7fff0000
-	seccompNotify      = 0x7fc00000 // SECCOMP_RET_USER_NOTIF
-	notifyReceive      = 0xc0502100
-	notifySend         = 0xc0182101
-	notifyContinue     = 1 // SECCOMP_USER_NOTIF_FLAG_CONTINUE
-	auditX8664         = 0xc000003e
-	callIoctl          = 16
-	pagemapScan        = 0xc0606610
-	scanPresentOrSwap  = 1<<3 | 1<<4
-	scanArgLen         = 96
-	scanWalkEnd        = 32 // offset of walk_end in struct pm_scan_arg
-	regionLen          = 24 // of struct page_region
-	mostRegions        = 1 << 20
-	bpfLoad, bpfJumpIs = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-	bpfReturn          = unix.BPF_RET | unix.BPF_K
-	offsetNr           = 0
-	offsetArch         = 4
-	offsetArg1         = 24
+	seccompSetFilter    = 1      // SECCOMP_SET_MODE_FILTER
+	seccompNewListener  = 1 << 3 // SECCOMP_FILTER_FLAG_NEW_LISTENER
+	seccompAllow        = 0x7fff0000
+	seccompNotify       = 0x7fc00000 // SECCOMP_RET_USER_NOTIF
+	notifyReceive       = 0xc0502100
+	notifySend          = 0xc0182101
+	notifyAddDescriptor = 0x40182103
+	addAtNumber         = 1 // SECCOMP_ADDFD_FLAG_SETFD
+	notifyContinue      = 1 // SECCOMP_USER_NOTIF_FLAG_CONTINUE
+	auditX8664          = 0xc000003e
+	callIoctl           = 16
+	callFcntl           = 72
+	pagemapScan         = 0xc0606610
+	scanPresentOrSwap   = 1<<3 | 1<<4
+	scanArgLen          = 96
+	scanWalkEnd         = 32 // offset of walk_end in struct pm_scan_arg
+	regionLen           = 24 // of struct page_region
+	mostRegions         = 1 << 20
+	bpfLoad, bpfJumpIs  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+	bpfReturn           = unix.BPF_RET | unix.BPF_K
+	offsetNr            = 0
+	offsetArch          = 4
+	offsetArg1          = 24
 )
 
-// installFilter makes PAGEMAP_SCAN of this thread, and of what it starts, wait for an answer of whoever reads the descriptor returned.
+// installFilter makes PAGEMAP_SCAN and fcntl(F_GETFL) of this thread, and of what it starts, wait for an answer of whoever reads the descriptor returned. For the
+// second see show.
 func installFilter() (listener int, err error) {
 	prog := []unix.SockFilter{
 		{Code: bpfLoad, K: offsetArch},
-		{Code: bpfJumpIs, K: auditX8664, Jf: 5},
+		{Code: bpfJumpIs, K: auditX8664, Jf: 8},
 		{Code: bpfLoad, K: offsetNr},
-		{Code: bpfJumpIs, K: callIoctl, Jf: 3},
+		{Code: bpfJumpIs, K: callIoctl, Jf: 2},
 		{Code: bpfLoad, K: offsetArg1},
-		{Code: bpfJumpIs, K: pagemapScan, Jf: 1},
+		{Code: bpfJumpIs, K: pagemapScan, Jt: 3, Jf: 4},
+		{Code: bpfJumpIs, K: callFcntl, Jf: 3},
+		{Code: bpfLoad, K: offsetArg1},
+		{Code: bpfJumpIs, K: unix.F_GETFL, Jf: 1},
 		{Code: bpfReturn, K: seccompNotify},
 		{Code: bpfReturn, K: seccompAllow},
 	}
@@ -137,7 +144,14 @@ func (o *omitter) answer() {
 			return
 		}
 		r := response{id: n.id}
-		found, handled, err := o.scan(n)
+		var found int
+		var handled bool
+		var err error
+		if n.nr == callFcntl {
+			o.show(n)
+		} else {
+			found, handled, err = o.scan(n)
+		}
 		switch {
 		case err != nil:
 			r.errno = -int32(unix.EIO) // CRIU gives up: it must not dump less than it is to, nor more

@@ -51,6 +51,7 @@ func bothWays(t *testing.T, churn string, seed int) {
 		}
 	}()
 	var last string
+	var fromTwins int64
 	for cut := 0; cut < 4; cut++ {
 		// Somewhere in its 10,000 steps, which take some seconds.
 		eventually(t, "further checks", func() bool { return checks(t, log) > 3*cut })
@@ -59,10 +60,21 @@ func bothWays(t *testing.T, churn string, seed int) {
 			t.Error(d)
 		}
 		t.Logf("cut %d: %+v", cut, both.report)
+		fromTwins += both.report.CopiedTwin
 		last = both.ours
+	}
+	if twins := seed%2 == 0; twins != (fromTwins > 0) {
+		t.Errorf("%d bytes came from twins", fromTwins)
 	}
 	r.kill(m)
 	r.restore(m, last, log)
+}
+
+// smaps reads what CRIU is to be shown of a frozen member.
+func smaps(k agent.TrackedMemory) <-chan map[int][]byte {
+	out := make(chan map[int][]byte, 1)
+	go func() { out <- k.Smaps() }()
+	return out
 }
 
 // both is one frozen member, dumped twice.
@@ -95,6 +107,9 @@ func (r *rig) cut(m agent.Member) both {
 	ranges, err := k.Divide()
 	if err == nil {
 		err = mine.Omit(ranges)
+	}
+	if err == nil {
+		err = mine.Show(smaps(k))
 	}
 	if err != nil {
 		r.t.Fatal(err)
@@ -149,8 +164,21 @@ func (b both) compare(t *testing.T) (differences []string) {
 		if d := comparePages(t, pid, b.theirs, b.ours, kernelWrites(t, b.ours)); d != "" {
 			differences = append(differences, fmt.Sprintf("process %d: %s", pid, d))
 		}
+		if !bytes.Equal(readImage(t, b.theirs, pid), readImage(t, b.ours, pid)) {
+			differences = append(differences, fmt.Sprintf("process %d: its mappings differ", pid))
+		}
 	}
 	return differences
+}
+
+// readImage reads the image that has the mappings of a process, with their flags.
+func readImage(t *testing.T, dir string, pid int) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("mm-%d.img", pid)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // kernelWrites lists where the kernel writes by itself on which processor a thread runs (rseq(2)): it does so between two dumps of a frozen program, in
@@ -205,7 +233,7 @@ func comparePages(t *testing.T, pid int, theirs, ours string, except map[uint64]
 // TestPlantedMistakes makes each of the mistakes that would be the worst, and sees that the comparison finds it.
 func TestPlantedMistakes(t *testing.T) {
 	churn, hurry := compile(t, "churn"), compile(t, "hurry")
-	for _, mistake := range []plant{plantUnarmed, plantZapped, plantOld, plantSkip, plantNoTwin, plantLacks} {
+	for _, mistake := range []plant{plantUnarmed, plantZapped, plantOld, plantSkip, plantNoTwin, plantLacks, plantFlags} {
 		t.Run(string(mistake), func(t *testing.T) {
 			r := newRig(t)
 			r.tracker.plant = mistake

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -45,14 +46,15 @@ type tracked struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when they have
 
-	procs map[int]*process
-	left  map[int]string // processes that are CRIU's, and why
-	later map[int]string // processes that could not be tracked yet, and why
-	whole string         // why the whole member is
-	last  int64          // bytes of the last round
-	rest  int64          // bytes that it did not come to
-	buf   []byte         // what is copied at the moment; one for all processes, which are copied one after the other
-	rep   agent.MemoryReport
+	procs   map[int]*process
+	divided [][2]int       // the processes that Divide has named, by the PIDs that this host and CRIU see
+	left    map[int]string // processes that are CRIU's, and why
+	later   map[int]string // processes that could not be tracked yet, and why
+	whole   string         // why the whole member is
+	last    int64          // bytes of the last round
+	rest    int64          // bytes that it did not come to
+	buf     []byte         // what is copied at the moment; one for all processes, which are copied one after the other
+	rep     agent.MemoryReport
 
 	twinsOf  []*process // those of which much is left
 	twinSize int64      // what their twins may have, in bytes
@@ -323,8 +325,26 @@ func (k *tracked) Divide() (map[int][]agent.PageRange, error) {
 			continue
 		}
 		out[p.inner] = ranges
+		k.divided = append(k.divided, [2]int{p.pid, p.inner})
 	}
 	return out, nil
+}
+
+// Smaps reads what /proc/PID/smaps says of the processes that Divide has named. The kernel walks all their pages for that. A process of which it cannot be read is
+// left out.
+func (k *tracked) Smaps() map[int][]byte {
+	out := map[int][]byte{}
+	for _, p := range k.divided {
+		text, err := proc.Smaps(p[0])
+		if err != nil || len(text) == 0 {
+			continue
+		}
+		if k.t.plant == plantFlags {
+			text = bytes.ReplaceAll(text, []byte(" hg"), nil)
+		}
+		out[p[1]] = text
+	}
+	return out
 }
 
 // CopyRest copies what was written since the last round, while the member is frozen, but not what twins are to have. After an error the cut fails.

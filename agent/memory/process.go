@@ -31,6 +31,7 @@ const (
 	plantSkip    plant = "a mapping is skipped"
 	plantNoTwin  plant = "the program's own memory is read instead of its twin's"
 	plantLacks   plant = "a page is taken from a twin that does not have it"
+	plantFlags   plant = "the flags of mappings are not those of the freeze"
 )
 
 // process is one process whose memory is tracked.
