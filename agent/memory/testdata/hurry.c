@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define P 4096ul
+#define STEPS 64
 
 static int out, threads;
 static long pages;
@@ -44,10 +45,11 @@ static void *work(void *arg) {
 	long k = (long)arg, mine = pages / threads;
 	int status;
 	for (uint64_t version = 1;; version++) {
-		for (int i = 0; i < 3; i++) {
-			long n = i ? mine / 16 : mine;
-			pass(part[i] + k * n * P, n, version);
-		}
+		for (int step = 0; step < STEPS; step++) // whatever was written last, some of each part is among it
+			for (int i = 0; i < 3; i++) {
+				long n = i ? mine / 16 : mine, from = n * step / STEPS, to = n * (step + 1) / STEPS;
+				pass(part[i] + (k * n + from) * P, to - from, version);
+			}
 		if (ended) bad("a child has ended", 0, 0);
 		if (waitpid(-1, &status, WNOHANG) != -1 || errno != ECHILD) bad("there is a child", 0, 0);
 		if (!k && dprintf(out, "check %ld\n", (long)version) < 0) _exit(9);
