@@ -70,7 +70,7 @@ bench-memory: ## measure snapshots of members whose memory is copied while they 
 	@SS_BIN=.build/bin $(GO) run ./integration/bench -write 64 -sizes 512,2048,4096 -large 0
 	@SS_BIN=.build/bin $(GO) run ./integration/bench -write 20000 -sizes 512 -large 0
 	@SS_BIN=.build/bin $(GO) run ./integration/bench -cuts 60
-	@$(GO) test ./agent/memory -run '^$$' -bench Felt -benchtime 5x
+	@$(GO) test ./agent/memory -run '^$$' -bench 'Felt|Still' -benchtime 5x
 
 .PHONY: bench-files
 bench-files: ## measure what a sparse file of 10 GiB on Btrfs adds to a member's standstill (root)
