@@ -36,7 +36,7 @@ var own = map[string]string{
 	"criu/image/unsent.go":  "images, in folders of 0700",
 	"criu/keeper.go":        "the work folder, cgroups; what is handed goes through Hold",
 	"criu/operation.go":     "the work folder", "criu/restore.go": "the work folder",
-	"criu/omit.go":      "images, in folders of 0700",
+	"criu/omit.go": "images, in folders of 0700", "criu/show.go": "the work folder",
 	"memory/staging.go": "the staging folder", "memory/tracker.go": "cgroups", "memory/twin_amd64.go": "the lock in the state folder",
 	"custody/export.go": "images", "holdings.go": "images", "custody/import.go": "images", "files.go": "images", "outcome.go": "images", "fate.go": "notes in the state folder",
 	"standing_file.go": "the state folder", "hear.go": "the state folder",
