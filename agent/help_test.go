@@ -27,6 +27,7 @@ func (noCells) Waits(context.Context, Member) ([]Wait, error) { return nil, nil 
 func (noCRIU) Interrupt(string, []Wait) error                 { return nil }
 func (noGates) Mode() string                                  { return "drop" }
 func (noCRIU) Check(context.Context) (string, error)          { return "4.0", nil }
+func (noGates) OpenAll(context.Context, string) error         { return nil }
 func (noGates) Block(context.Context, []Block) error          { return nil }
 func (noCRIU) Unsend(string, []Transit) error                 { return nil }
 func (noCRIU) ShareFIFOs([]string) error                      { return nil }

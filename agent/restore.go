@@ -93,6 +93,7 @@ type restoring struct {
 
 // restoreEvent is something for the loop: an event of the protocol, or that ActRelease is done, of which the protocol need not know.
 type restoreEvent struct {
+	at       restoration.Millis // when it came
 	ev       restoration.Event
 	released bool
 
@@ -201,6 +202,7 @@ func (r *Restoration) now() restoration.Millis {
 
 // post hands an event to the loop, unless the loop has ended.
 func (r *Restoration) post(ev restoreEvent) {
+	ev.at = r.now()
 	select {
 	case r.events <- ev:
 	case <-r.done:
@@ -221,13 +223,26 @@ func (r *Restoration) loop() {
 		case ev := <-r.events:
 			r.handle(ev)
 		case <-timer.C:
-			r.step(restoration.Tick{Now: r.now()})
+			r.tick(r.now())
 		case <-quit:
 			r.abandon()
 			return
 		}
 	}
 	r.forget()
+}
+
+// tick passes time, after all that has come by then: a lease does not end while its renewal waits to be read.
+func (r *Restoration) tick(now restoration.Millis) {
+	for {
+		select {
+		case ev := <-r.events:
+			r.handle(ev)
+		default:
+			r.step(restoration.Tick{Now: now})
+			return
+		}
+	}
 }
 
 func (r *Restoration) handle(ev restoreEvent) {
@@ -244,7 +259,7 @@ func (r *Restoration) handle(ev restoreEvent) {
 	case restoration.ActionFailed:
 		r.a.log.Warn("restore", "job", r.job(), "restore", r.plan.ID, "action", e.Action.String(), "error", e.Reason)
 	}
-	r.step(restoration.Tick{Now: r.now()})
+	r.step(restoration.Tick{Now: ev.at})
 	r.step(ev.ev)
 	if ev.reply != nil {
 		ev.reply <- r.t.Report(ev.asker)

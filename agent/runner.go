@@ -64,6 +64,7 @@ func (r *runner) stop() { close(r.quit) }
 
 // input is one thing for the loop: an event of the protocol, and before it, if set, a line that was opened or closed.
 type input struct {
+	at     marker.Millis // when it came: it may have waited here for a journal that was slow
 	event  marker.Event
 	opened *Attempt
 	closed marker.Key
@@ -75,6 +76,7 @@ type input struct {
 func (r *runner) post(ev marker.Event) { r.put(input{event: ev}) }
 
 func (r *runner) put(in input) {
+	in.at = r.now()
 	select {
 	case r.inputs <- in:
 	case <-r.quit:
@@ -96,9 +98,22 @@ func (r *runner) loop() {
 		case in := <-r.inputs:
 			r.handle(in)
 		case <-timer.C:
-			r.step(marker.Tick{Now: r.now()})
+			r.tick(r.now())
 		case <-r.quit:
 			r.abandon()
+			return
+		}
+	}
+}
+
+// tick passes time, after all that has come by then: a lease does not end while its renewal waits to be read.
+func (r *runner) tick(now marker.Millis) {
+	for {
+		select {
+		case in := <-r.inputs:
+			r.handle(in)
+		default:
+			r.step(marker.Tick{Now: now})
 			return
 		}
 	}
@@ -112,7 +127,7 @@ func (r *runner) handle(in input) {
 	if in.event == nil {
 		return
 	}
-	r.step(marker.Tick{Now: r.now()}) // so that spans count from the event, not from the last one
+	r.step(marker.Tick{Now: in.at}) // so that spans count from the event, not from the last one
 	r.step(in.event)
 	if in.settled != nil {
 		r.waiting = append(r.waiting, in.settled)
