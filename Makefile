@@ -33,6 +33,10 @@ demo: ## watch a job survive the death of a host (root)
 test: ## run every test, integration included (root)
 	@scripts/test
 
+.PHONY: test-race
+test-race: ## run every integration test with agents that the race detector watches (root; over an hour)
+	@scripts/test race
+
 .PHONY: check
 check: ## run the fast tests: under a minute, no root
 	@scripts/check

@@ -24,6 +24,7 @@ func (s *site) second(host string) string {
 // TestAddressesOfConnections needs root and python3. What becomes of each kind of address when a member moves: every one to the target's address on the same network, and none to another
 // network unless a person says so.
 func TestAddressesOfConnections(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB", "hostC", "hostD")
 	s := &site{job: c.newJob("addresses"), notes: map[string]string{}}
 	s.secondNetwork("hostA", "hostB", "hostC")
@@ -110,6 +111,7 @@ func (s *site) has(host string, addrs ...string) {
 
 // TestDeviceThatATargetLacks needs root and python3. A socket that is bound to a device (SO_BINDTODEVICE), and a multicast group that was joined on one, are refused before the fence where the target has no such device.
 func TestDeviceThatATargetLacks(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	s := &site{job: c.newJob("device"), notes: map[string]string{}}
 	s.on("hostA", "ip", "link", "add", "extra0", "type", "veth", "peer", "name", "extra1")

@@ -22,6 +22,7 @@ const balancerConfig = haproxyConfig + "  option httpclose\n"
 // their host has died and its part has moved. haproxy and the nodes of the cluster make connections to old addresses as well. Clients of two hosts go on without an
 // error, and snapshots in a row succeed: SS_OLD_SNAPSHOTS of them (2; 20 is what was asked for once). Needs root, CRIU, python3 and the programs.
 func TestOldAddressesOfPrograms(t *testing.T) {
+	withoutRace(t)
 	snapshots := int(number(t, "SS_OLD_SNAPSHOTS", 2))
 	c := newCluster(t, "hostA", "hostB", "hostC", "hostD")
 	for _, row := range []struct {

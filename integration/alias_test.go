@@ -12,6 +12,7 @@ import (
 // knows: after a move, when the agents were started again, after a second move, and when the server is back at home. A program that is not of the
 // job does not, and a restore that needs no alias leaves none.
 func TestOldAddresses(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB", "hostC", "hostD")
 	s := &site{job: c.newJob("again"), notes: map[string]string{}}
 	s.server("server", "hostA", 8090, "/usr/bin/python3", "-u", s.clients(), "counted", s.at("hostA", 8090), "1")
@@ -62,6 +63,7 @@ func TestOldAddresses(t *testing.T) {
 
 // TestOldAddressesOfLaterMembers needs root and python3. A member that is started after a move reaches the moved host at its old address, over TCP and over UDP, and is told the old address.
 func TestOldAddressesOfLaterMembers(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB", "hostC")
 	s := &site{job: c.newJob("later"), notes: map[string]string{}}
 	s.server("server", "hostA", 8090, "/usr/bin/python3", "-u", s.clients(), "counted", s.at("hostA", 8090), "1")

@@ -85,6 +85,7 @@ var refusals = []refusal{
 
 // TestBadInput asks for what cannot be, and for what must not be done, of one cluster whose job runs on through all of it.
 func TestBadInput(t *testing.T) {
+	withoutRace(t)
 	f := newBadInput(t)
 	for _, step := range []struct {
 		name string
@@ -543,6 +544,7 @@ func (f *badInput) lacking() {
 
 // TestAttached takes in a job that was started without us, records it, ends it and puts it back.
 func TestAttached(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	j := c.newJob("attached")
 	addr := c.Host("hostB").Addr().String() + ":9001"

@@ -14,6 +14,7 @@ import (
 // what helps. PostgreSQL vacuums after the cut, which makes new files in the place of old ones. With the folder declared, none is named so, and its table is what it was at
 // the cut. Needs root, CRIU, gcc and PostgreSQL.
 func TestChangedBesideACut(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA")
 	for _, step := range []struct {
 		name string

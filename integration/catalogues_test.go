@@ -45,6 +45,7 @@ func (c *cluster) fails(exit int, words []string, args ...string) string {
 // TestOldAndDamagedCatalogues has ssctl's catalogue put back from an older copy, used twice at once, and damaged, with real agents: nothing that is committed is
 // removed, what is wrong is said, and the command that the message names works. It needs root.
 func TestOldAndDamagedCatalogues(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	j := c.newJob("words")
 	startWords(j)
@@ -208,6 +209,7 @@ func namesOf(flips []flipped) string {
 // on, and no cut is lost of which another copy is whole. In a quarter of the rounds files are cut short instead. SS_FLIPS says how many (1,000 is what issue D asks), SS_FLIPS_AT_ONCE in how many files
 // at one time, SS_FLIPS_SEED which. It needs root.
 func TestBitFlips(t *testing.T) {
+	withoutRace(t)
 	flips, atOnce, seed := rounds(t, "SS_FLIPS", 8), rounds(t, "SS_FLIPS_AT_ONCE", 1), rounds(t, "SS_FLIPS_SEED", 1)
 	c := newCluster(t, "hostA", "hostB", "hostC")
 	j := c.newJob("words")

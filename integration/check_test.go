@@ -11,6 +11,7 @@ import (
 // TestCheck needs root. `ssctl check` names what a snapshot and a restore elsewhere would be refused for, in their words, on all hosts at once, and nothing
 // else.
 func TestCheck(t *testing.T) {
+	withoutRace(t)
 	f := newBadInput(t)
 	defer f.rig.relay.close()
 	type checked struct {

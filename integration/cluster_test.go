@@ -2,7 +2,9 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +69,18 @@ func newCluster(t *testing.T, hosts ...string) *cluster {
 	return newClusterWith(t, "", hosts...)
 }
 
+// plainVariable names the folder of programs without the race detector, which CI sets.
+const plainVariable = "SS_PLAIN_BIN"
+
+// withoutRace has a test run the programs that the race detector does not slow down, where CI has set them apart. It is for tests that ask of many
+// kinds of things what becomes of each. Tests that kill, cut off, attack or do several things at once keep the race detector; `make test-race` has it everywhere.
+func withoutRace(t *testing.T) {
+	t.Helper()
+	if dir := os.Getenv(plainVariable); dir != "" {
+		t.Setenv(lab.BinVariable, dir)
+	}
+}
+
 // newClusterWith makes a cluster of agents whose agent.yaml has some more lines.
 func newClusterWith(t *testing.T, config string, hosts ...string) *cluster {
 	t.Helper()
@@ -111,9 +125,19 @@ func (j *job) serve(name, host string, command ...string) {
 	j.members[len(j.members)-1].endless = true
 }
 
+// rates are how much a test program does in a second, unless a test says otherwise: left alone they take every processor there is, and a
+// test is about something else.
+var rates = map[string]string{"words": "1000000", "ring": "2000", "tree": "1000", "echo": "500", "counter": "500"}
+
+// fullSpeed is what a program is told that is to do what it can.
+var fullSpeed = []string{"-rate", "0"}
+
 // program starts one of the test programs as a member.
 func (j *job) program(name, host, program string, args ...string) {
 	j.t.Helper()
+	if rate, ok := rates[program]; ok && !slices.Contains(args, fullSpeed[0]) {
+		args = append(slices.Clip(args), "-rate", rate)
+	}
 	j.run(name, host, append([]string{binary(j.t, program)}, args...)...)
 }
 

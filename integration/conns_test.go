@@ -116,6 +116,7 @@ http {
 
 // TestChurnNginx: likewise with Debian's nginx, which closes each of the 100 connections a second first. Needs root, CRIU, gcc and nginx.
 func TestChurnNginx(t *testing.T) {
+	withoutRace(t)
 	snapshots := int(number(t, "SS_CHURN_SNAPSHOTS", 5))
 	c := newCluster(t, "hostA", "hostB")
 	must(t, os.MkdirAll(c.Host("hostA").Path("/srv/nginx"), 0o755))

@@ -150,6 +150,7 @@ func (c *cluster) waitless(host, program string) string {
 // TestWatchesOnOverlays needs root and gcc. CRIU finds what inotify watches by the handle that the file system gave. Most overlay file systems give handles that
 // they do not know again: refused before the freeze. One that is mounted with nfs_export does, and the watch comes back.
 func TestWatchesOnOverlays(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	program := c.compileZoo()
 	for _, row := range []struct{ name, options string }{{"plain", ""}, {"exported", ",index=on,nfs_export=on"}} {
@@ -182,6 +183,7 @@ mount -t overlay zoo -o "lowerdir=$0/lower,upperdir=$0/upper,workdir=$0/work$1" 
 
 // TestClockSkew needs root. Where the clocks of hosts differ, check says so, with the host and by how much. A snapshot, a restore and a move are right all the same.
 func TestClockSkew(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	j := c.newJob("words")
 	startWords(j)
@@ -211,6 +213,7 @@ func TestClockSkew(t *testing.T) {
 // TestMidstreamTracking needs root. Where a firewall drops what its connection tracking has not seen begin (nf_conntrack_tcp_loose=0), connections that move would
 // stand still: a restore there is refused before anything is touched. With the setting that the message names, they flow.
 func TestMidstreamTracking(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	j := c.newJob("words")
 	startWords(j)
@@ -237,6 +240,7 @@ func TestMidstreamTracking(t *testing.T) {
 // TestFIFOsToOthers needs root. A FIFO that a program outside of the member has open is refused before the freeze, with both programs; without that program the
 // member is recorded.
 func TestFIFOsToOthers(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	c.inHost("hostA", "mkfifo", "/srv/pipe")
 	j := c.newJob("pipes")

@@ -122,6 +122,7 @@ while True:
 // TestEverydayPrograms: one job of them all goes on after a snapshot, after a restore in place, and on another host, from a cut of restored
 // programs. Needs root, perl and python3.
 func TestEverydayPrograms(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	j := c.newJob("everyday")
 	for _, p := range everyday {

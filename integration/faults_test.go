@@ -198,10 +198,10 @@ func (f *faultRig) strike(b blow) {
 			return
 		}
 		if try == tries {
-			f.t.Fatalf("%d times in a row CRIU died within a call of a member's: that is not an accident", tries)
+			f.t.Fatalf("%d times in a row CRIU died within a call of a member's, or was done before it was hit: that is not an accident", tries)
 		}
 		f.MustCtl("restore", before[len(before)-1])
-		f.mustFlow("after CRIU had died within a member's call", soon)
+		f.mustFlow("before the row is struck again", soon)
 	}
 }
 
@@ -216,8 +216,14 @@ func (f *faultRig) strikeOnce(b blow, before []string) bool {
 	if b.at == "holding new connections" {
 		leave = f.visit()
 	}
-	run := f.ctlTrapped(b.line(), func(ctl *lab.Cmd) { f.kill(b, ctl) }, args...)
+	hit := true
+	run := f.ctlTrapped(b.line(), func(ctl *lab.Cmd) { hit = f.kill(b, ctl) }, args...)
 	leave()
+	if !hit {
+		<-run.Done()
+		t.Logf("the blow came when CRIU had let go of the members of %s; ssctl ended with exit code %d", b.host, run.ExitCode())
+		return false
+	}
 	deadline := time.Now().Add(theLease + noise)
 	if b.downs() {
 		<-f.Agent(b.host).Done()
@@ -295,8 +301,11 @@ func (f *faultRig) trapped(b blow) bool {
 // restores says whether it is a restore that is hit.
 func (b blow) restores() bool { return strings.HasPrefix(b.op, "restore") }
 
-// kill is done at the line.
-func (f *faultRig) kill(b blow, ctl *lab.Cmd) {
+// kill is done at the line. It reports false if what was to be hit was over by then.
+func (f *faultRig) kill(b blow, ctl *lab.Cmd) bool {
+	if b.victim == "criu" && b.at == "dumping memory" {
+		return f.killTracers(b.host)
+	}
 	if b.hits("agent") {
 		_ = unix.Kill(f.Agent(b.host).Pid(), unix.SIGKILL) // gone already: the row will say so
 	}
@@ -314,6 +323,40 @@ func (f *faultRig) kill(b blow, ctl *lab.Cmd) {
 			f.killAll(func() []int { return f.helpers(b.host, word) })
 		}
 	}
+	return true
+}
+
+// killTracers kills the CRIUs that hold the members of a host, and reports whether there was one. A CRIU without a member has dumped it.
+func (f *faultRig) killTracers(host string) (killed bool) {
+	f.t.Helper()
+	all := f.processes(host)
+	for _, p := range all {
+		if p.exe != "words" && p.exe != "sleep" {
+			continue
+		}
+		tracer := tracerOf(p.pid)
+		if !slices.ContainsFunc(all, func(q process) bool { return q.pid == tracer && q.isCRIU() }) || unix.Kill(tracer, unix.SIGSTOP) != nil {
+			continue
+		}
+		if tracerOf(p.pid) == tracer { // it held the member when it stopped, so it has not answered yet
+			killed = unix.Kill(tracer, unix.SIGKILL) == nil || killed
+		} else {
+			_ = unix.Kill(tracer, unix.SIGCONT) // it may have ended
+		}
+	}
+	return killed
+}
+
+// tracerOf is the process that traces another, 0 if none does.
+func tracerOf(pid int) (tracer int) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0 // it has ended
+	}
+	if _, rest, ok := strings.Cut(string(status), "\nTracerPid:"); ok {
+		_, _ = fmt.Sscan(rest, &tracer)
+	}
+	return tracer
 }
 
 // visit has a host of no member open a connection that the member on hostB does not accept. Hosts are told to hold new connections then: where all are

@@ -12,6 +12,7 @@ import (
 
 // TestProgramReplaced needs root. A program that is replaced on disk under two members (an upgrade) is in the cut as it was, for both.
 func TestProgramReplaced(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	c.userFolder()
 	holder := c.compile("holder", "-pthread")
@@ -49,6 +50,7 @@ func TestProgramReplaced(t *testing.T) {
 
 // TestPythonProcesses needs root and python3. The pools of multiprocessing that are made by spawn and by a fork server hold named semaphores.
 func TestPythonProcesses(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	for _, method := range []string{"spawn", "forkserver"} {
 		t.Run(method, func(t *testing.T) {
@@ -100,6 +102,7 @@ if __name__ == "__main__":
 // TestSparseFileAndStaging needs root. A sparse file counts in staging by what it takes on its disk, and so does a file that is full: that one
 // is refused before the freeze.
 func TestSparseFileAndStaging(t *testing.T) {
+	withoutRace(t)
 	l := lab.New(t, "hostA", "hostB")
 	l.AgentConfig = "staging_limit: 96MiB\n"
 	l.StartAgents()

@@ -28,6 +28,7 @@ func (c *cluster) userFolder() string {
 
 // TestMemberOfAnotherUser needs root. A member of user 1000 goes on in place and elsewhere, and the file that it writes is its own.
 func TestMemberOfAnotherUser(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	file := c.userFolder() + "/lines"
 	j := c.newJob("other")
@@ -59,6 +60,7 @@ func filesRounds(t *testing.T) int {
 // TestFilesOfACut needs root. Each kind of file that members hold is in the cut as it was: in place and on another host the programs, which
 // check their files all the time, go on.
 func TestFilesOfACut(t *testing.T) {
+	withoutRace(t)
 	r := newRig(t, "hostA", "hostB")
 	defer r.relay.close()
 	holder := r.compile("holder", "-pthread")

@@ -78,6 +78,7 @@ func (j *job) same(m *member, before map[string]string, when string) {
 // TestNothingIsLostInSilence needs root. A program gives every socket option that the kernel answers for another value than the default, joins a
 // multicast group, and changes what a process can change of itself. Each is as it was in place, on another host, and after a second move.
 func TestNothingIsLostInSilence(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	c.compile("options")
 	j := c.newJob("options")

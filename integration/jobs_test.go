@@ -14,19 +14,20 @@ type scenario struct {
 }
 
 var scenarios = []scenario{
-	{name: "words", start: startWords},
+	{name: "words", start: startFastWords},
 	{name: "words6", start: startWords6},
 	{name: "ring", start: startRing},
 	{name: "tree", start: startTree},
 	{name: "redis", start: startRedis, check: checkRedis},
 }
 
-func startWords(j *job)  { wordsAt(j, j.Host("hostB").Addr().String()) }
-func startWords6(j *job) { wordsAt(j, fmt.Sprintf("[%s]", j.Host("hostB").Addr6())) }
+func startWords(j *job)     { wordsAt(j, j.Host("hostB").Addr().String()) }
+func startWords6(j *job)    { wordsAt(j, fmt.Sprintf("[%s]", j.Host("hostB").Addr6())) }
+func startFastWords(j *job) { wordsAt(j, j.Host("hostB").Addr().String(), fullSpeed...) }
 
-func wordsAt(j *job, serverAddr string) {
-	j.program("serve", "hostB", "words", "serve", "-listen", serverAddr+":9001", "-ballast", "16")
-	j.program("connect", "hostA", "words", "connect", "-to", serverAddr+":9001", "-ballast", "16", "-until", j.stop)
+func wordsAt(j *job, serverAddr string, flags ...string) {
+	j.program("serve", "hostB", "words", append([]string{"serve", "-listen", serverAddr + ":9001", "-ballast", "16"}, flags...)...)
+	j.program("connect", "hostA", "words", append([]string{"connect", "-to", serverAddr + ":9001", "-ballast", "16", "-until", j.stop}, flags...)...)
 }
 
 // startRing makes a circle of five processes over three hosts. Its process 0 is on the host that will die.
@@ -144,7 +145,7 @@ func TestRestoreInPlace(t *testing.T) {
 func TestTenCuts(t *testing.T) {
 	c := newCluster(t)
 	j := c.newJob("words")
-	startWords(j)
+	startFastWords(j)
 	j.awaitProgress()
 	var cuts []Snapshot
 	for range 10 {

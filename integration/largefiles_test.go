@@ -36,6 +36,7 @@ func btrfs(t *testing.T, size int64) string {
 // TestLargeFiles: a large file that a member writes to is copied before the freeze and mended in it, or cloned where the file system can do that, and is put back, by
 // its descriptor and as one of a declared folder. It holds what it held at the recorded instant, which its writer checks. One that would be read for too long is refused before the freeze, by name. Needs root, CRIU, gcc, btrfs-progs and a loop device.
 func TestLargeFiles(t *testing.T) {
+	withoutRace(t)
 	disk := btrfs(t, 600<<20)
 	must(t, os.Mkdir(filepath.Join(disk, "staging"), 0o700))
 	l := lab.New(t, "hostA")

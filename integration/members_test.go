@@ -199,6 +199,7 @@ func (c *cluster) findPid(m psMember) int {
 
 // TestNamesOfAnyLength: what the catalogue takes the agents take, and the other way round; what neither takes starts nothing.
 func TestNamesOfAnyLength(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	long := strings.Repeat("j", 63)
 	c.MustCtl("run", long, "--host", "hostA", "--", "sleep", "1000")

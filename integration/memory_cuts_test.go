@@ -37,6 +37,7 @@ var movers = []struct {
 // test-memory takes 20 of each. It needs root, redis and python3, and
 // for all programs java.
 func TestCutsOfTrackedMemory(t *testing.T) {
+	withoutRace(t)
 	cuts, programs := 2, movers[:1]
 	if n, err := strconv.Atoi(os.Getenv("SS_MEMORY_CUTS")); err == nil {
 		cuts, programs = n, movers

@@ -29,6 +29,7 @@ type shownMemory struct {
 // member. A small member, one that was started or attached with --memory frozen, and all members of a host that says so are copied while they stand still, also
 // after a restore. ssctl show and host list say so, and why.
 func TestMemoryIsTrackedByDefault(t *testing.T) {
+	withoutRace(t)
 	if mode, set := os.LookupEnv(lab.MemoryVariable); set {
 		t.Setenv(lab.MemoryVariable, "") // what is tested is what agents do without
 		t.Logf("without %s=%s", lab.MemoryVariable, mode)

@@ -51,6 +51,7 @@ var acrossHosts = []struct{ name, server, client string }{
 // loopback that members of two hosts have is refused. Each answer is checked, byte by byte, by the one who asked. SS_ONE_HOST_ROUNDS
 // says how often (1).
 func TestMembersOfOneHost(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB", "hostC", "hostD")
 	for i := range number(t, "SS_ONE_HOST_ROUNDS", 1) {
 		s := &site{job: c.newJob(fmt.Sprintf("onehost%d", i)), notes: map[string]string{}}

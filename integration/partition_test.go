@@ -215,11 +215,7 @@ func TestAMemberThatEndsAfterTheResume(t *testing.T) {
 		}
 	}
 	c := newCluster(t)
-	j := c.newJob("deadline")
-	end := time.Now().Add(5 * time.Second).Unix()
-	j.run("deadline", "hostA", c.compile("deadline"), strconv.FormatInt(end, 10))
-	j.serve("idleB", "hostB", "sleep", "1000002")
-	cut := j.snapshot().Cut
+	j, cut := c.cutBeforeTheEnd(5 * time.Second)
 	done := func() int { return strings.Count(j.log(j.members[0]), "done") }
 	await(t, "the end of the member's work", func() string {
 		if done() == 0 {
@@ -244,6 +240,27 @@ func TestAMemberThatEndsAfterTheResume(t *testing.T) {
 		}
 	}
 	c.MustCtl("kill", j.name)
+}
+
+// cutBeforeTheEnd returns a job whose first member works for so long, or for longer on a slow machine, and a cut from before its end.
+func (c *cluster) cutBeforeTheEnd(work time.Duration) (*job, string) {
+	c.t.Helper()
+	for ; work < soon; work *= 2 {
+		j := c.newJob(fmt.Sprintf("deadline%d", int(work.Seconds())))
+		end := time.Now().Add(work).Unix()
+		j.run("deadline", "hostA", c.compile("deadline"), strconv.FormatInt(end, 10))
+		j.serve("idleB", "hostB", "sleep", "1000002")
+		stdout, stderr, exit := c.Ctl("-o", "json", "snapshot", j.name)
+		if exit == 0 {
+			if cut := decode(c.t, stdout); len(cut.Members) == len(j.members) {
+				return j, cut.Cut
+			}
+		}
+		c.t.Logf("the member's %v were over before the cut: exit code %d\n%s%s", work, exit, stdout, stderr)
+		c.MustCtl("kill", j.name)
+	}
+	c.t.Fatal("no cut was taken in time")
+	return nil, ""
 }
 
 // TestADoubtEndsWithARestoreElsewhere: the machine that decides a restore dies at the word to resume and never comes back. ssctl does not know, and says

@@ -49,6 +49,7 @@ var everySoftware = []software{
 // SS_PROGRAMS names what is run, separated by commas, or is "all"; without it, what fits into CI is. SS_PROGRAMS_ROUNDS is how often (1).
 // Needs root, CRIU, python3 and the packages of the programs.
 func TestPrograms(t *testing.T) {
+	withoutRace(t)
 	r := newRig(t, "hostA", "hostB", "hostC", "hostD")
 	defer r.relay.close()
 	for _, sw := range chosen(t) {

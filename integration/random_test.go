@@ -15,8 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"ss/integration/lab"
 )
 
 // How many random jobs are run, and the number of the first one. A job is a function of its number: SS_JOBS=1 SS_JOBS_SEED=n runs job n alone.
@@ -26,7 +24,6 @@ const (
 	jobsSeedVariable = "SS_JOBS_SEED"
 	jobsOffVariable  = "SS_JOBS_OFF"
 	jobsDefault      = 150
-	plainVariable    = "SS_PLAIN_BIN"
 	jobsFirst        = 20000 // CI runs the same jobs each time; make jobs draws others
 	failuresMax      = 12    // after so many the rest is not run
 )
@@ -50,13 +47,10 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 // that is taken can be put back in place; what --dry-run lets pass does not fail; every object of every member is
 // as it should be after each step; and each refusal is one that the judge (random_judge_test.go) expects.
 //
-// SS_JOBS is their number (150), SS_JOBS_SEED the first one's (20000; make jobs takes it from the clock). The agents are those in the folder SS_PLAIN_BIN, if that is
-// set: CI has them without the race detector there, which takes most of the time. Their memory is copied while they stand still, as they are small; SS_MEMORY=tracked has it
-// tracked. It needs root and gcc.
+// SS_JOBS is their number (150), SS_JOBS_SEED the first one's (20000; make jobs takes it from the clock). Their memory is copied while they stand still, as
+// they are small; SS_MEMORY=tracked has it tracked. It needs root and gcc.
 func TestRandomJobs(t *testing.T) {
-	if dir := os.Getenv(plainVariable); dir != "" {
-		t.Setenv(lab.BinVariable, dir)
-	}
+	withoutRace(t)
 	randomJobs(t, "", number(t, jobsSeedVariable, jobsFirst), number(t, jobsVariable, jobsDefault))
 }
 

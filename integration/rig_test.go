@@ -143,6 +143,10 @@ type process struct {
 	command string
 }
 
+func (p process) isCRIU() bool {
+	return (p.exe == "criu" || strings.HasPrefix(p.exe, "ld-")) && (strings.Contains(p.command, " swrk ") || strings.Contains(p.command, "criu: "))
+}
+
 // processes lists what runs on a host, in whatever namespaces below it: all of it shares the host's network.
 func (c *cluster) processes(host string) []process {
 	c.t.Helper()
@@ -178,7 +182,7 @@ func (c *cluster) crius(host string) []int {
 	c.t.Helper()
 	var pids []int
 	for _, p := range c.processes(host) {
-		if (p.exe == "criu" || strings.HasPrefix(p.exe, "ld-")) && (strings.Contains(p.command, " swrk ") || strings.Contains(p.command, "criu: ")) {
+		if p.isCRIU() {
 			pids = append(pids, p.pid)
 		}
 	}

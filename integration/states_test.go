@@ -41,6 +41,7 @@ func (c *cluster) connectionStates(name string, port int, cases ...string) *job 
 // TestConnectionStates: connections in all states are in a cut at the first attempt. What each end has to say arrives in the job that runs on, and in the one that
 // is restored on another host. Bytes that a closed socket has not sent yet are in nobody's hands: such a cut is refused. Needs root, CRIU and gcc.
 func TestConnectionStates(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB", "hostC")
 	for i, name := range []string{"running", "restored"} {
 		t.Run(name, func(t *testing.T) {

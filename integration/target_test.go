@@ -140,6 +140,7 @@ func (c *targets) stranger(host, kind, argument string) *lab.Cmd {
 // TestObjectsComeBack needs root. A cut of a member with any of these objects is put back in place; what cannot be put back is refused before
 // the freeze, with a remedy, and the job goes on. TARGET_ROUNDS says how often each is tried.
 func TestObjectsComeBack(t *testing.T) {
+	withoutRace(t)
 	c := newTargets(t, "hostA", "hostB")
 	defer c.relay.close()
 	for _, tt := range []struct {
@@ -215,6 +216,7 @@ func TestObjectsComeBack(t *testing.T) {
 // TestTargetIsPlanned needs root. What would be in the way on a host is found by the dry run and by the restore, before the live job is touched; when it
 // has been put right, the same cut is restored there.
 func TestTargetIsPlanned(t *testing.T) {
+	withoutRace(t)
 	c := newTargets(t, "hostA", "hostB", "hostC")
 	defer c.relay.close()
 	for _, tt := range []struct {

@@ -19,6 +19,7 @@ var betweenMembers = []struct{ way, words string }{
 // TestBetweenMembers needs root and python3. What leads from one member to another of its host, and can't be recorded, is refused before the freeze, and the remedy that is
 // named works: as one member, both are recorded, all ways together, and restored in place and elsewhere.
 func TestBetweenMembers(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	apart := &site{job: c.newJob("apart"), notes: map[string]string{}}
 	servers, clients := "/usr/bin/python3 -u "+apart.clients()+" echoes", "echo; /usr/bin/python3 -u "+apart.clients()+" asks"

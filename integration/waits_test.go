@@ -102,6 +102,7 @@ func (j *job) stopAll(m *member, sig unix.Signal) {
 // TestSignalsOfAJob: a signal that waits for a process when a cut is taken, which it does here because the process is stopped, interrupts the same calls in
 // the restored job as in the one that ran on. Needs root, CRIU and gcc.
 func TestSignalsOfAJob(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	j := c.newJob("signals")
 	m := j.waits("w", "hostA", "signal", "0")
@@ -143,6 +144,7 @@ func TestSignalsOfAJob(t *testing.T) {
 // TestWaitsOfAJob: no system call of a member returns because of a snapshot: not of one that succeeds, of one that fails on another host, or whose CRIU or
 // agent is killed in the midst of the dump; nor in the restored job. Needs root, CRIU and gcc.
 func TestWaitsOfAJob(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	j := c.newJob("waits")
 	m := j.waits("w", "hostA", "all")
@@ -318,6 +320,7 @@ func (f *familiar) goesOn(when string) {
 // TestFamiliarProgramsFeelNothing: tail -F, alone and before nc, nc, script, a program with OpenMP and sleep go on after snapshots, and restored. Needs root,
 // CRIU, gcc with OpenMP, OpenBSD's nc and script.
 func TestFamiliarProgramsFeelNothing(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	f := newFamiliar(c)
 	f.lives("at first")

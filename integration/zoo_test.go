@@ -116,6 +116,7 @@ var zooLost = map[string]string{
 // another host, or a restore names what is lost, or the snapshot is refused before it freezes anything,
 // or docs/limits.md says that it is lost.
 func TestZoo(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB")
 	program := c.compileZoo()
 	for _, host := range []string{"hostA", "hostB"} { // what a distribution's systemd sets: everybody may have sockets for echoes

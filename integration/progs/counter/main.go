@@ -36,8 +36,7 @@ func run(args []string, out io.Writer) (summary string, err error) {
 	flags.SetOutput(out)
 	flags.StringVar(&to, "to", "", "`address` of the server")
 	flags.StringVar(&key, "key", "counter", "`name` of the value; it must not exist")
-	flags.Uint64Var(&stop.Limit, "steps", 0, "stop after so many steps; 0: do not")
-	flags.StringVar(&stop.File, "until", "", "stop when this `file` appears")
+	stop.Flags(flags, "steps")
 	if err := flags.Parse(args); err != nil {
 		return "", err
 	}

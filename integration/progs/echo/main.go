@@ -48,8 +48,7 @@ func run(args []string, out io.Writer) (summary string, err error) {
 	flags.StringVar(&to, "to", "", "`address` of the server (loop)")
 	flags.IntVar(&size, "ballast", 0, "`MiB` of memory to hold and to check at the end")
 	flags.DurationVar(&gap, "gap", 0, "print every standstill, and (loop) every wait for an answer, that is at least so long")
-	flags.Uint64Var(&stop.Limit, "requests", 0, "loop: stop after so many requests; 0: do not")
-	flags.StringVar(&stop.File, "until", "", "loop: stop when this `file` appears")
+	stop.Flags(flags, "requests")
 	if err := flags.Parse(args[1:]); err != nil {
 		return "", err
 	}

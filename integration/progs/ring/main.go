@@ -36,8 +36,7 @@ func run(args []string, out io.Writer) (summary string, err error) {
 	flags.StringVar(&listen, "listen", "", "`address` at which the one before connects")
 	flags.StringVar(&next, "next", "", "`address` of the next one")
 	flags.Int64Var(&p.balance, "balance", 1_000_000, "money at the beginning, the same for all")
-	flags.Uint64Var(&p.stop.Limit, "rounds", 0, "process 0: stop after so many transfers; 0: do not")
-	flags.StringVar(&p.stop.File, "until", "", "process 0: stop when this `file` appears")
+	p.stop.Flags(flags, "rounds")
 	if err := flags.Parse(args); err != nil {
 		return "", err
 	}

@@ -53,8 +53,7 @@ func run(args []string, out io.Writer) (summary string, err error) {
 	flags.SetOutput(out)
 	flags.StringVar(&listen, "listen", "", "`address` to wait at (serve)")
 	flags.StringVar(&to, "to", "", "`address` of the other tree (connect)")
-	flags.Uint64Var(&stop.Limit, "messages", 0, "connect: stop after so many messages; 0: do not")
-	flags.StringVar(&stop.File, "until", "", "connect: stop when this `file` appears")
+	stop.Flags(flags, "messages")
 	if err := flags.Parse(args[1:]); err != nil {
 		return "", err
 	}
