@@ -37,6 +37,10 @@ test: ## run every test, integration included (root)
 test-race: ## run every integration test with agents that the race detector watches (root; over an hour)
 	@scripts/test race
 
+.PHONY: test-fuzz
+test-fuzz: ## give each reader of what comes from outside a million inputs (root, an hour; SS_FUZZ)
+	@SS_FUZZ=$${SS_FUZZ:-1000000} scripts/test fuzz
+
 .PHONY: check
 check: ## run the fast tests: under a minute, no root
 	@scripts/check

@@ -240,7 +240,7 @@ func TestDamagedImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, _ := filepath.Glob(filepath.Join(whole, "*.img"))
-	const rounds = 1500
+	const rounds = 500
 	bad := 0
 	for round := range rounds {
 		name := names[round%len(names)]

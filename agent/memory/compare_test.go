@@ -25,6 +25,9 @@ import (
 // Makefile takes 50.
 func TestBothWays(t *testing.T) {
 	seeds := 3
+	if raceEnabled {
+		seeds = 1 // scripts/test runs them all without the race detector
+	}
 	if n, err := strconv.Atoi(os.Getenv("SS_MEMORY_SEEDS")); err == nil {
 		seeds = n
 	}
@@ -233,7 +236,11 @@ func comparePages(t *testing.T, pid int, theirs, ours string, except map[uint64]
 // TestPlantedMistakes makes each of the mistakes that would be the worst, and sees that the comparison finds it.
 func TestPlantedMistakes(t *testing.T) {
 	churn, hurry := compile(t, "churn"), compile(t, "hurry")
-	for _, mistake := range []plant{plantUnarmed, plantZapped, plantOld, plantSkip, plantNoTwin, plantLacks, plantFlags} {
+	mistakes := []plant{plantUnarmed, plantZapped, plantOld, plantSkip, plantNoTwin, plantLacks, plantFlags}
+	if raceEnabled {
+		mistakes = mistakes[:1] // scripts/test plants them all without the race detector
+	}
+	for _, mistake := range mistakes {
 		t.Run(string(mistake), func(t *testing.T) {
 			r := newRig(t)
 			r.tracker.plant = mistake

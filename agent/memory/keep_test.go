@@ -11,7 +11,7 @@ import (
 // TestSecondCutReadsWhatWasWritten takes cuts of a program that writes a twentieth of its memory between them. Each is compared with CRIU's; each but the first
 // reads no more than was written, and a tenth. After that the tracker releases what it keeps, and the next cut reads all.
 func TestSecondCutReadsWhatWasWritten(t *testing.T) {
-	const mib, part = 128, 20
+	const mib, part = 40, 20
 	r := newRig(t)
 	log := filepath.Join(r.dir, "pages.log")
 	m := r.start(compile(t, "pages"), strconv.Itoa(mib), strconv.Itoa(part), log)

@@ -26,7 +26,11 @@ import (
 // TestTwin takes cuts of a program that writes its memory faster than it is copied. What is left at the freeze comes from a twin while the program writes on; what the
 // program keeps from its children is copied while it stands still. Each cut is compared with CRIU's, and the last one is restored. The program sees no child.
 func TestTwin(t *testing.T) {
-	for _, threads := range []int{1, 5} {
+	counts := []int{1, 5}
+	if raceEnabled {
+		counts = counts[1:] // scripts/test runs both without the race detector
+	}
+	for _, threads := range counts {
 		t.Run(strconv.Itoa(threads)+" threads", func(t *testing.T) {
 			const mib = 96
 			r := newRig(t)
