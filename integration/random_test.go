@@ -23,7 +23,7 @@ const (
 	jobsVariable     = "SS_JOBS"
 	jobsSeedVariable = "SS_JOBS_SEED"
 	jobsOffVariable  = "SS_JOBS_OFF"
-	jobsDefault      = 150
+	jobsDefault      = 180
 	jobsFirst        = 20000 // CI runs the same jobs each time; make jobs draws others
 	failuresMax      = 12    // after so many the rest is not run
 )
@@ -47,18 +47,18 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 // that is taken can be put back in place; what --dry-run lets pass does not fail; every object of every member is
 // as it should be after each step; and each refusal is one that the judge (random_judge_test.go) expects.
 //
-// SS_JOBS is their number (150), SS_JOBS_SEED the first one's (20000; make jobs takes it from the clock). Their memory is copied while they stand still, as
+// SS_JOBS is their number (180), SS_JOBS_SEED the first one's (20000; make jobs takes it from the clock). Their memory is copied while they stand still, as
 // they are small; SS_MEMORY=tracked has it tracked. It needs root and gcc.
 func TestRandomJobs(t *testing.T) {
 	withoutRace(t)
 	randomJobs(t, "", number(t, jobsSeedVariable, jobsFirst), number(t, jobsVariable, jobsDefault))
 }
 
-// TestRandomJobsRace runs a third as many jobs more, the next ones, with the programs that all other tests have: in CI those with the race detector. Their memory
+// TestRandomJobsRace runs a ninth as many jobs more, the next ones, with the programs that all other tests have: in CI those with the race detector. Their memory
 // is tracked, however small they are.
 func TestRandomJobsRace(t *testing.T) {
 	count := number(t, jobsVariable, jobsDefault)
-	randomJobs(t, "tracked_from: 0\n", number(t, jobsSeedVariable, jobsFirst)+count, (count+2)/3)
+	randomJobs(t, "tracked_from: 0\n", number(t, jobsSeedVariable, jobsFirst)+count, (count+8)/9)
 }
 
 // randomJobs runs jobs on hosts whose agent.yaml has some more lines.
