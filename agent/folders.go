@@ -41,7 +41,7 @@ func (r *Restoration) checkCleared(ctx context.Context, m Member, keep map[strin
 			faults = append(faults, fmt.Sprintf("what is in %s and not in the cut cannot be put aside: %v", dir, err))
 		}
 		if len(extra) > 0 {
-			r.notice(fmt.Sprintf("%s: %d files in %s are not in the cut, and are removed when its members run: %s", m.Name, len(extra), dir, someOf(extra)))
+			r.notice(fmt.Sprintf("%s: %d files in %s are not in the cut, and are removed when its members run: %s", m.Name, len(extra), dir, fewOf(extra, some)))
 		}
 	}
 	return faults
@@ -106,7 +106,7 @@ func changedText(c files.Changed, recorded time.Time) string {
 		what = append(what, fmt.Sprintf("%d files in %s%s have changed since the cut (%s) and are not in it: %s", n, c.Folder, where, at, fewOf(c.Files, 10)))
 	}
 	if n := len(c.Folders); n > 0 {
-		what = append(what, fmt.Sprintf("names were made or removed since the cut (%s) in %d folders: %s", at, n, someOf(c.Folders)))
+		what = append(what, fmt.Sprintf("names were made or removed since the cut (%s) in %d folders: %s", at, n, fewOf(c.Folders, some)))
 	}
 	if c.Bounded != "" {
 		what = append(what, fmt.Sprintf("%s was not looked through: %s", c.Folder, c.Bounded))
@@ -128,9 +128,10 @@ func (r *Restoration) notice(text string) {
 	r.notices = append(r.notices, text)
 }
 
-// someOf names the first three.
-func someOf(paths []string) string { return fewOf(paths, 3) }
+// some is how many paths a sentence names if nothing else is said.
+const some = 3
 
+// fewOf names the first few paths.
 func fewOf(paths []string, few int) string {
 	if len(paths) <= few {
 		return strings.Join(paths, ", ")

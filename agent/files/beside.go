@@ -55,6 +55,8 @@ type Changed struct {
 	Folders []string // those in which names were made, removed or changed, and none of Files is
 	Bounded string   // how far the look went, if not to its end
 	Unknown string   // why nothing is known of the folder
+
+	deep string // a folder that lies too deep to be looked in
 }
 
 // Look looks in the folders of the files that a member holds in the cut. Of those that it works in it takes one that contains such a folder, as a database's does. Of a
@@ -157,6 +159,9 @@ func (b *Beside) folder(ctx context.Context, a *Changed, names []string) error {
 		}
 		queue = append(queue, below...)
 	}
+	if a.deep != "" {
+		a.Bounded = fmt.Sprintf("what lies more than %d folders deep was not looked at, as %s", depthBeside, a.deep)
+	}
 	return nil
 }
 
@@ -210,8 +215,11 @@ func (b *Beside) one(ctx context.Context, a *Changed, root int, at string, names
 			if err != nil {
 				return nil, err
 			}
-			if sub && strings.Count(at, "/") < depthBeside {
+			switch {
+			case sub && strings.Count(at, "/") < depthBeside:
 				below = append(below, filepath.Join(at, name))
+			case sub:
+				a.deep = filepath.Join(path, name)
 			}
 		}
 		if errors.Is(err, io.EOF) {

@@ -136,7 +136,7 @@ func TestBesideRoots(t *testing.T) {
 	}
 }
 
-// TestBesideIsBounded: a look ends after so many entries, or so long, and says so. It ends with its caller.
+// TestBesideIsBounded: a look ends after so many entries, or so long, or so deep, and says so. It ends with its caller.
 func TestBesideIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 50 {
@@ -160,7 +160,14 @@ func TestBesideIsBounded(t *testing.T) {
 			t.Errorf("%q: %+v", row.says, found)
 		}
 	}
-	b, err := NewBeside(time.Now(), nil, nil)
+	deep := t.TempDir()
+	must(t, os.MkdirAll(deep+strings.Repeat("/d", depthBeside+2), 0o755))
+	b, err := NewBeside(time.Now().Add(time.Hour), nil, nil)
+	must(t, err)
+	if found, err := b.Look(t.Context(), []string{deep + "/held"}, nil); err != nil || len(found) != 1 || !strings.Contains(found[0].Bounded, "folders deep") {
+		t.Errorf("folders in folders: %+v, %v", found, err)
+	}
+	b, err = NewBeside(time.Now(), nil, nil)
 	must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
