@@ -79,6 +79,9 @@ type CheckAnswerMember struct {
 // clockTolerance is how far clocks of hosts may differ before a check calls it a fault: certificates and the times of cuts go by them.
 const clockTolerance = 5 * time.Second
 
+// clockGrain is how precisely a difference of clocks is told: a question takes milliseconds, so less means nothing.
+const clockGrain = 100 * time.Millisecond
+
 // Check finds all that would keep a snapshot of the job from succeeding, or a restore with the given remaps, and touches nothing. What it finds is an
 // error of kind fault.Refused, and stands in the result.
 func (c *Cluster) Check(ctx context.Context, opt CheckOptions) (CheckResult, error) {
@@ -240,7 +243,7 @@ func (k *check) lookAtHosts(ctx context.Context) error {
 			k.add(h.Name, "%s", h.Info.CRIUError)
 		}
 		if ch.Clock.Abs() > clockTolerance+ch.Error {
-			k.add(h.Name, "its clock differs from this one's by %v: set it, as certificates and the times of cuts go by clocks", ch.Clock.Round(time.Millisecond))
+			k.add(h.Name, "its clock differs from this one's by %v: set it, as certificates and the times of cuts go by clocks", ch.Clock.Round(clockGrain))
 		}
 	}
 	return nil

@@ -97,7 +97,7 @@ func (l *Lab) wrapCRIU(wrapper, criu, gcc string) error {
 	}
 	script := fmt.Sprintf(`#!/bin/sh
 [ -e %s ] && export CRIU_FAULT=3
-[ "$1" = swrk ] && while [ -e %s ]; do sleep 0.02; done
+case " $* " in *" swrk "*) while [ -e %s ]; do sleep 0.02; done ;; esac
 %sexec '%s' "$@"
 `, failDumps, holdDumps, preload, criu)
 	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
