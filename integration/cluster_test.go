@@ -73,7 +73,7 @@ func newCluster(t *testing.T, hosts ...string) *cluster {
 const plainVariable = "SS_PLAIN_BIN"
 
 // withoutRace has a test run the programs that the race detector does not slow down, where CI has set them apart. It is for tests that ask of many
-// kinds of things what becomes of each. Tests that kill, cut off, attack or do several things at once keep the race detector; `make test-race` has it everywhere.
+// kinds of things what becomes of each, or wait for much memory to be stored. Those that kill and attack keep the race detector, and `make test-race` has it everywhere.
 func withoutRace(t *testing.T) {
 	t.Helper()
 	if dir := os.Getenv(plainVariable); dir != "" {

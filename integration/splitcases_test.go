@@ -13,6 +13,7 @@ import (
 
 // TestSplitCases are ways in which a host comes back that TestSplitBrain does not go. Each is done once; SPLIT_CASES=20 does each twenty times in a row.
 func TestSplitCases(t *testing.T) {
+	withoutRace(t)
 	for name, comeBack := range map[string]func(*split, string){
 		"agent restarted before any contact": (*split).restartedBefore,
 		"no agent when the network is back":  (*split).noAgent,

@@ -101,6 +101,7 @@ func (c *cluster) burn(host string) {
 // TestHostsBurn loses a host with its disk, has the cuts brought back to their copies, loses the other one as well, and the job
 // goes on from what is left. Then the catalogue burns.
 func TestHostsBurn(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t, "hostA", "hostB", "hostC", "hostD")
 	j := c.newJob("words")
 	startWords(j)
@@ -143,6 +144,7 @@ func TestHostsBurn(t *testing.T) {
 
 // TestVault keeps the copies in an object store, and restores from it what no host has any more.
 func TestVault(t *testing.T) {
+	withoutRace(t)
 	s3 := newObjectStore(t)
 	l := lab.New(t, "hostA", "hostB", "hostC")
 	c := &cluster{Lab: l, t: t}
@@ -188,6 +190,7 @@ func TestVault(t *testing.T) {
 
 // TestHeal damages images on one host after the other. A copy that is whole mends them; where none is, nothing is touched.
 func TestHeal(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	j := c.newJob("words")
 	startWords(j)
@@ -243,6 +246,7 @@ func TestHeal(t *testing.T) {
 
 // TestRoom keeps two cuts of a job, one of them pinned, and has what nobody needs any more collected.
 func TestRoom(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	j := c.newJob("words")
 	startWords(j)
@@ -307,6 +311,7 @@ func TestRoom(t *testing.T) {
 
 // TestExport takes a cut out of one cluster, in a file, and into another that has never heard of it.
 func TestExport(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	j := c.newJob("words")
 	startWords(j)
@@ -418,6 +423,7 @@ func must(t *testing.T, err error) {
 // TestDiskFull has a host's disk become full at 64 different places of a snapshot: the job goes on, nothing partial is left, and the next
 // snapshot succeeds when there is room again.
 func TestDiskFull(t *testing.T) {
+	withoutRace(t)
 	const (
 		offsets = 64
 		images  = 48 << 20 // of hostB's member, about: what is dumped, and then stored

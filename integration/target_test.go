@@ -669,6 +669,7 @@ func (c *targets) mustPass(j *job) {
 // TestHostIsBack needs root. A host that lost its power is back with another agent: the others' connections to the old one are stale, which the
 // first restore onto it must not find out when it has ended members.
 func TestHostIsBack(t *testing.T) {
+	withoutRace(t)
 	c := newCluster(t)
 	for i := range targetRounds(t) {
 		j := c.newJob(fmt.Sprintf("back%d", i))
