@@ -96,9 +96,18 @@ func (s *site) startOneHost() {
 	s.client("servers-b", "hostB", "echoes", "tcp:127.0.0.1:9860", "udp:127.0.0.1:9861")
 	s.listens("hostA", 9850)
 	s.listens("hostB", 9860)
-	s.client("clients", "hostA", clients...)
-	s.client("across", "hostB", across...)
-	s.client("clients-b", "hostB", "asks", "tcp:127.0.0.1:9860", "udp:127.0.0.1:9861")
+	for _, m := range []*member{
+		s.client("clients", "hostA", clients...),
+		s.client("across", "hostB", across...),
+		s.client("clients-b", "hostB", "asks", "tcp:127.0.0.1:9860", "udp:127.0.0.1:9861"),
+	} {
+		await(s.t, "first progress of "+m.name, func() string {
+			if log := s.log(m); !strings.Contains(log, "progress ") {
+				return lastLine(log) // it may lack a connection, and awaitProgress waits for no member that has told of none
+			}
+			return ""
+		})
+	}
 }
 
 // placed is a cut and where each member was in it.

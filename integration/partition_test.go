@@ -69,6 +69,7 @@ func allAimed(rng *rand.Rand) []aimed {
 // tries ssctl is killed as well, or an agent, or both. The job runs on all of its hosts in the end, or on none. It makes 20 tries, or as many as SS_PARTITIONS says (make partitions: 200);
 // SS_PARTITIONS_SEED repeats an order.
 func TestRestoreUnderOneWayPartitions(t *testing.T) {
+	withoutRace(t)
 	tries, seed := 20, uint64(time.Now().UnixNano())
 	for name, set := range map[string]func(uint64){"SS_PARTITIONS": func(n uint64) { tries = int(n) }, "SS_PARTITIONS_SEED": func(n uint64) { seed = n }} {
 		if s := os.Getenv(name); s != "" {

@@ -58,6 +58,7 @@ var mishaps = []mishap{
 // TestUpkeepFaults kills ssctl and agents while cuts are repaired, collected, removed, exported, imported and found again. The job notices nothing,
 // the same command succeeds afterwards, and what is stored is whole, and no more than it should be.
 func TestUpkeepFaults(t *testing.T) {
+	withoutRace(t)
 	var u *upkeepRig
 	for _, m := range mishaps {
 		name := strings.NewReplacer(" ", "-", ":", "", ",", "", "=", "-").Replace(m.op + "/" + m.victim + "/" + m.at)
