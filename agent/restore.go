@@ -232,7 +232,7 @@ func (r *Restoration) loop() {
 	r.forget()
 }
 
-// tick passes time, after all that has come by then: a lease does not end while its renewal waits to be read.
+// tick passes time, after all that has come by then: no host is asked again while its answer waits to be read.
 func (r *Restoration) tick(now restoration.Millis) {
 	for {
 		select {
