@@ -37,6 +37,8 @@ var refusals = []refusal{
 	{"rm nocut", 10, []string{"nocut"}},
 	{"restore nocut", 10, []string{"nocut"}},
 	{"restore latest --job nojob", 10, []string{"nojob"}},
+	{"show latest --job nojob", 10, []string{"nojob"}},
+	{"rm latest --job nojob", 10, []string{"nojob"}},
 	{"restore CUT --job other", 10, []string{"CUT", "other"}},
 	{"restore CUT --remap nohost=hostC", 10, []string{"nohost", "ssctl show CUT"}},
 	{"restore CUT --remap hostC=hostA", 10, []string{"hostC", "ssctl show CUT"}},

@@ -153,7 +153,7 @@ func latestCut(tx kv.Tx, job, of string) (Cut, error) {
 		jobs = append(jobs, c.Job)
 	}
 	if jobs = sorted(jobs); len(jobs) > 1 {
-		return Cut{}, fmt.Errorf("several jobs have cuts (%s): pass --job: %w", strings.Join(jobs, ", "), ErrAmbiguous)
+		return Cut{}, fmt.Errorf("several jobs have cuts (%s): say which with --job: %w", strings.Join(jobs, ", "), ErrAmbiguous)
 	}
 	return slices.MaxFunc(cuts, compareLatest), nil
 }

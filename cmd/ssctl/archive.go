@@ -21,13 +21,17 @@ import (
 
 func (a *app) exportCommand() *cobra.Command {
 	var opt orchestrator.ExportOptions
+	var of jobFlag
 	cmd := &cobra.Command{
-		Use: "export CUT FILE", Short: "Write a cut into one file, to import it elsewhere or to examine it", Args: args(2, 2),
+		Use: "export CUT|latest FILE", Short: "Write a cut into one file, to import it elsewhere or to examine it", Args: args(2, 2),
 		Long: "export writes a cut into a tar. Unpacked, sha256sum -c SHA256SUMS checks it, HOST/MEMBER/checkpoint holds CRIU's images, which crit reads, and\n" +
 			"a tar of HOST/MEMBER is a container's checkpoint to checkpointctl. The file holds the memory of programs: give --recipient to encrypt it with age.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			opt.Cut, opt.File = argv[0], argv[1]
-			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+			opt.File = argv[1]
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) (err error) {
+				if opt.Cut, err = of.cut(ctx, c, argv[0]); err != nil {
+					return err
+				}
 				res, err := c.Export(ctx, opt)
 				if err != nil {
 					return err
@@ -41,6 +45,7 @@ func (a *app) exportCommand() *cobra.Command {
 			})
 		},
 	}
+	of.add(cmd)
 	cmd.Flags().StringArrayVar(&opt.Recipients, "recipient", nil, "age1…: encrypt the file to it; may be repeated")
 	return cmd
 }

@@ -86,11 +86,12 @@ func (a *app) showCuts(cuts []store.Cut) error {
 }
 
 func (a *app) showCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "show CUT", Short: "Show a cut: members, channels with their bytes in transit, timings", Args: args(1, 1),
+	var of jobFlag
+	cmd := &cobra.Command{
+		Use: "show CUT|latest", Short: "Show a cut: members, channels with their bytes in transit, timings", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				cut, err := c.Catalogue.Cut(ctx, "", argv[0])
+				cut, err := c.Catalogue.Cut(ctx, of.job, argv[0])
 				if err != nil {
 					return err
 				}
@@ -101,6 +102,24 @@ func (a *app) showCommand() *cobra.Command {
 			})
 		},
 	}
+	of.add(cmd)
+	return cmd
+}
+
+// jobFlag is --job of a command about one cut: latest, or the beginning of an id, means a cut of that job.
+type jobFlag struct{ job string }
+
+func (f *jobFlag) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.job, "job", "", "the cut is one of this job; needed for latest where several jobs have cuts")
+}
+
+// cut is the whole id of the cut that ref names, or ref itself without --job: what a command does of a name that the catalogue does not know is its own affair.
+func (f *jobFlag) cut(ctx context.Context, c *orchestrator.Cluster, ref string) (string, error) {
+	if f.job == "" {
+		return ref, nil
+	}
+	cut, err := c.Catalogue.Cut(ctx, f.job, ref)
+	return cut.ID, err
 }
 
 func (a *app) showCut(c store.Cut) error {

@@ -215,11 +215,16 @@ func (a *app) jobRemove() *cobra.Command {
 
 // pinCommand is pin, or unpin.
 func (a *app) pinCommand(name, short string, pinned bool) *cobra.Command {
-	return &cobra.Command{
-		Use: name + " CUT", Short: short, Args: args(1, 1),
+	var of jobFlag
+	cmd := &cobra.Command{
+		Use: name + " CUT|latest", Short: short, Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				cut, err := c.Pin(ctx, argv[0], pinned)
+				ref, err := of.cut(ctx, c, argv[0])
+				if err != nil {
+					return err
+				}
+				cut, err := c.Pin(ctx, ref, pinned)
 				if err != nil {
 					return err
 				}
@@ -227,4 +232,6 @@ func (a *app) pinCommand(name, short string, pinned bool) *cobra.Command {
 			})
 		},
 	}
+	of.add(cmd)
+	return cmd
 }

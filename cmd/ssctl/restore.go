@@ -17,10 +17,11 @@ import (
 func (a *app) restoreCommand() *cobra.Command {
 	var opt orchestrator.RestoreOptions
 	var remap, remapAddr []string
+	var of jobFlag
 	cmd := &cobra.Command{
 		Use: "restore CUT|latest", Short: "Restore a cut: the whole job, or nothing", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			opt.Cut = argv[0]
+			opt.Cut, opt.Job = argv[0], of.job
 			var err error
 			if opt.Remap, err = parseRemap(remap); err != nil {
 				return err
@@ -43,7 +44,7 @@ func (a *app) restoreCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&opt.Job, "job", "", "with latest: of this job")
+	of.add(cmd)
 	cmd.Flags().StringArrayVar(&remap, "remap", nil, "hostA=hostC: hostA's part goes to hostC; may be repeated")
 	cmd.Flags().StringArrayVar(&remapAddr, "remap-addr", nil, "OLD=NEW: connections that had the address OLD get NEW, an address of the target; may be repeated")
 	cmd.Flags().BoolVar(&opt.DryRun, "dry-run", false, "show the plan and every problem found, and touch nothing")

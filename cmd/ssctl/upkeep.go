@@ -15,16 +15,22 @@ import (
 
 func (a *app) repairCommand() *cobra.Command {
 	var opt upkeep.RepairOptions
+	var of jobFlag
 	cmd := &cobra.Command{
-		Use: "repair [JOB|CUT]", Short: "Restore missing or damaged copies of cuts", Args: args(0, 1),
+		Use: "repair [JOB|CUT|latest]", Short: "Restore missing or damaged copies of cuts", Args: args(0, 1),
 		Long: "repair has every host and vault look through what it holds of the cuts, heals what is damaged from another copy, and makes new copies\n" +
 			"where there are fewer than the job wants. A host that does not answer is not known to hold anything: a part that needs its copy is unconfirmed,\n" +
 			"and repair fails. No other copy is made in its place before you say that it is gone for good, with ssctl host rm HOST --lost.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			if len(argv) == 1 {
-				opt.Of = argv[0]
+			if len(argv) == 0 && of.job != "" {
+				return usage("--job says of which job a cut is: name the cut, or the job alone, as in ssctl repair %s", of.job)
 			}
-			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) (err error) {
+				if len(argv) == 1 {
+					if opt.Of, err = of.cut(ctx, c, argv[0]); err != nil {
+						return err
+					}
+				}
 				parts, err := upkeep.Repair(ctx, c, opt)
 				a.screen.finish()
 				if parts != nil {
@@ -36,6 +42,7 @@ func (a *app) repairCommand() *cobra.Command {
 			})
 		},
 	}
+	of.add(cmd)
 	cmd.Flags().BoolVar(&opt.DryRun, "dry-run", false, "say which copies would be made, and touch nothing; what is damaged is found by repair itself, or by verify")
 	return cmd
 }

@@ -14,13 +14,16 @@ import (
 
 func (a *app) verifyCommand() *cobra.Command {
 	var opt upkeep.VerifyOptions
+	var of jobFlag
 	cmd := &cobra.Command{
-		Use: "verify CUT", Short: "Read every byte of every copy of a cut, and check its channels again", Args: args(1, 1),
+		Use: "verify CUT|latest", Short: "Read every byte of every copy of a cut, and check its channels again", Args: args(1, 1),
 		Long: "verify reads every object of every copy of a cut, on hosts and in vaults, compares it with its SHA-256, and checks from the images that no\n" +
 			"byte of a connection is lost or duplicated. With --read-data every page is decrypted, unpacked and compared with its name as well.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
-			opt.Cut = argv[0]
-			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) (err error) {
+				if opt.Cut, err = of.cut(ctx, c, argv[0]); err != nil {
+					return err
+				}
 				res, err := upkeep.Verify(ctx, c, opt)
 				a.screen.finish()
 				if err == nil || !a.json() && len(res.Copies) > 0 {
@@ -32,6 +35,7 @@ func (a *app) verifyCommand() *cobra.Command {
 			})
 		},
 	}
+	of.add(cmd)
 	cmd.Flags().BoolVar(&opt.ReadData, "read-data", false, "decode every page of the images as well")
 	return cmd
 }
@@ -55,11 +59,16 @@ func (a *app) showVerified(res upkeep.VerifyResult, readData, whole bool) error 
 
 func (a *app) rmCommand() *cobra.Command {
 	var force bool
+	var of jobFlag
 	cmd := &cobra.Command{
-		Use: "rm CUT", Short: "Remove a cut and its images, on hosts and in vaults", Args: args(1, 1),
+		Use: "rm CUT|latest", Short: "Remove a cut and its images, on hosts and in vaults", Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c *orchestrator.Cluster) error {
-				cut, err := c.Remove(ctx, argv[0], force)
+				ref, err := of.cut(ctx, c, argv[0])
+				if err != nil {
+					return err
+				}
+				cut, err := c.Remove(ctx, ref, force)
 				if err != nil {
 					return err
 				}
@@ -67,6 +76,7 @@ func (a *app) rmCommand() *cobra.Command {
 			})
 		},
 	}
+	of.add(cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "also if it is pinned")
 	return cmd
 }
