@@ -127,8 +127,8 @@ func NewResolver(cfg Config, exists bool) Coordinator {
 	return c
 }
 
-// Phase is the coordinator's stage.
-func (c Coordinator) Phase() Stage { return c.stage }
+// Stage is where the coordinator stands.
+func (c Coordinator) Stage() Stage { return c.stage }
 
 // Key is the attempt's key.
 func (c Coordinator) Key() Key { return c.cfg.Key }

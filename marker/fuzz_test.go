@@ -149,7 +149,7 @@ func (s *script) participantEvent(p Participant, now *Millis) Event {
 func (s *script) reply(c Coordinator) Event {
 	id := fuzzHosts[s.next()%3]
 	m := Message{Key: c.Key(), From: id, Type: MsgPrepared}
-	switch c.Phase() {
+	switch c.Stage() {
 	case StageNew:
 		return Begin{}
 	case StagePreparing:

@@ -24,6 +24,8 @@ var (
 	causeNames = []string{"none", "refused", "conflict", "stale epoch", "action failed", "lease ran out",
 		"agent restarted", "peer unreachable", "unreachable", "timeout", "interrupted", "check failed",
 		"commit failed", "bad config", "resolved", "outside connection", "connection not accepted", "job lost"}
+	// outsideNames are on disk, and in a job's policy.
+	outsideNames  = []string{"refuse", "close", "keep"}
 	stageNames    = []string{"new", "preparing", "running", "committing", "finishing", "aborting", "over"}
 	progressNames = []string{"untouched", "contacted", "prepared", "calm", "recorded", "complete", "done", "aborted"}
 )
@@ -45,6 +47,15 @@ func ParsePhase(s string) (p Phase, ok bool) {
 
 // String is the cause in a few words.
 func (c Cause) String() string { return name(causeNames, "Cause", int(c)) }
+
+// String is the policy as a job's settings name it.
+func (o OutsidePolicy) String() string { return name(outsideNames, "OutsidePolicy", int(o)) }
+
+// ParseOutside is the policy of a name. ok is false if there is none; the policy is to refuse then.
+func ParseOutside(s string) (o OutsidePolicy, ok bool) {
+	i := slices.Index(outsideNames, s)
+	return OutsidePolicy(max(i, 0)), i >= 0
+}
 
 // String is the stage in lower case.
 func (s Stage) String() string { return name(stageNames, "Stage", int(s)) }

@@ -15,16 +15,16 @@ var early = []Phase{Preparing, Prepared, Recording, Settling, Dumping, Storing}
 func TestM1NoHostRecordsBeforeAllPrepared(t *testing.T) {
 	c := begun(t, Config{})
 	c.do(reply("A", MsgPrepared), reply("B", MsgPrepared), reply("A", MsgPrepared))
-	if c.c.Phase() != StagePreparing {
-		t.Fatalf("with C not prepared the coordinator is %s", c.c.Phase())
+	if c.c.Stage() != StagePreparing {
+		t.Fatalf("with C not prepared the coordinator is %s", c.c.Stage())
 	}
 	c.do(reply("C", MsgPrepared))
 	if len(c.fresh.Messages) != 3 || c.fresh.Messages[0].Type != MsgHold {
 		t.Errorf("when all are prepared it sends %v", c.fresh.Messages)
 	}
 	c.do(reply("B", MsgCalm), reply("C", MsgCalm), reply("B", MsgCalm))
-	if c.c.Phase() != StagePreparing {
-		t.Fatalf("with A not calm the coordinator is %s", c.c.Phase())
+	if c.c.Stage() != StagePreparing {
+		t.Fatalf("with A not calm the coordinator is %s", c.c.Stage())
 	}
 	c.do(reply("A", MsgCalm))
 	if len(c.fresh.Messages) != 1 || c.fresh.Messages[0].Type != MsgStart || c.fresh.Messages[0].To != "A" {
@@ -79,24 +79,24 @@ func TestM1aCalmWhenPrepared(t *testing.T) {
 	}
 	abc := []HostID{"A", "B", "C"}
 	c := begun(t, Config{}).do(reply("A", MsgCalm), reply("B", MsgCalm), reply("C", MsgCalm))
-	if len(holds(c)) > 0 || c.c.Phase() != StageRunning {
-		t.Errorf("all are calm: it is %s and tells %v", c.c.Phase(), holds(c))
+	if len(holds(c)) > 0 || c.c.Stage() != StageRunning {
+		t.Errorf("all are calm: it is %s and tells %v", c.c.Stage(), holds(c))
 	}
 	c = begun(t, Config{}).do(reply("A", MsgCalm), reply("B", MsgPrepared), reply("C", MsgCalm))
-	if !reflect.DeepEqual(holds(c), abc) || c.c.Phase() != StagePreparing {
-		t.Errorf("one is not calm: it is %s and tells %v", c.c.Phase(), holds(c))
+	if !reflect.DeepEqual(holds(c), abc) || c.c.Stage() != StagePreparing {
+		t.Errorf("one is not calm: it is %s and tells %v", c.c.Stage(), holds(c))
 	}
 	c = begun(t, Config{}).do(reply("A", MsgCalm), Tick{staysCalm}, reply("B", MsgCalm), reply("C", MsgCalm))
 	if len(holds(c)) > 0 {
 		t.Errorf("within %d ms it tells %v", staysCalm, holds(c))
 	}
 	c = begun(t, Config{}).do(reply("A", MsgCalm), Tick{1 + staysCalm}, reply("B", MsgCalm), reply("C", MsgCalm))
-	if !reflect.DeepEqual(holds(c), abc) || c.c.Phase() != StagePreparing {
-		t.Errorf("after %d ms it is %s and tells %v", staysCalm, c.c.Phase(), holds(c))
+	if !reflect.DeepEqual(holds(c), abc) || c.c.Stage() != StagePreparing {
+		t.Errorf("after %d ms it is %s and tells %v", staysCalm, c.c.Stage(), holds(c))
 	}
 	c.do(reply("B", MsgCalm), reply("A", MsgCalm), reply("C", MsgCalm))
-	if c.c.Phase() != StageRunning {
-		t.Errorf("when all are calm again it is %s", c.c.Phase())
+	if c.c.Stage() != StageRunning {
+		t.Errorf("when all are calm again it is %s", c.c.Stage())
 	}
 
 	calm := PrepareDone{Key: key1, Calm: true}
@@ -213,8 +213,8 @@ func TestM9CompleteOnlyWhenNoGateIsNeeded(t *testing.T) {
 func TestM9CommitsOnlyWhatIsCompleteAndNeverAbortsAfter(t *testing.T) {
 	c := begun(t, Config{}).prepared()
 	c.do(reply("A", MsgComplete), reply("B", MsgComplete))
-	if c.c.Phase() != StageRunning {
-		t.Fatalf("with C not complete the coordinator is %s", c.c.Phase())
+	if c.c.Stage() != StageRunning {
+		t.Fatalf("with C not complete the coordinator is %s", c.c.Stage())
 	}
 	c.do(reply("C", MsgComplete))
 	if c.fresh.Commit == nil {
@@ -224,8 +224,8 @@ func TestM9CommitsOnlyWhatIsCompleteAndNeverAbortsAfter(t *testing.T) {
 		c.do(ev)
 	}
 	c.do(CommitDone{}).do(Interrupt{"late"}, JobLost{"late"}, Unreachable{Host: "B"}, reply("B", MsgFailed), reply("B", MsgAborted))
-	if c.c.Phase() != StageFinishing {
-		t.Errorf("after the commit the coordinator is %s", c.c.Phase())
+	if c.c.Stage() != StageFinishing {
+		t.Errorf("after the commit the coordinator is %s", c.c.Stage())
 	}
 	c.do(reply("A", MsgDone), reply("C", MsgDone), Tick{1 << 41})
 	if o := c.fresh.Outcome; o == nil || !o.Committed || !slices.Equal(o.Unknown, []HostID{"B"}) {
@@ -364,8 +364,8 @@ func TestM12RepliesDoNotReviveAnAbortedAttempt(t *testing.T) {
 	c := begun(t, Config{}).prepared().do(Interrupt{"stop"})
 	for _, m := range []MessageType{MsgPrepared, MsgRecorded, MsgComplete, MsgDone} {
 		c.do(reply("A", m), reply("B", m), reply("C", m))
-		if c.c.Phase() != StageAborting || len(c.fresh.Messages) > 0 || c.fresh.Commit != nil {
-			t.Errorf("%s: %s, %+v", m, c.c.Phase(), c.fresh)
+		if c.c.Stage() != StageAborting || len(c.fresh.Messages) > 0 || c.fresh.Commit != nil {
+			t.Errorf("%s: %s, %+v", m, c.c.Stage(), c.fresh)
 		}
 	}
 }

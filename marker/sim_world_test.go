@@ -108,7 +108,7 @@ func (w *world) standing() string {
 		fmt.Fprintf(&b, "; %s %s alive=%v dead=%v frozen=%v", h.name, h.p.Phase(), h.alive, h.dead, h.frozen)
 	}
 	for _, c := range w.coords {
-		fmt.Fprintf(&b, "; coordinator %s %s alive=%v", c.c.Key().Snapshot, c.c.Phase(), c.alive)
+		fmt.Fprintf(&b, "; coordinator %s %s alive=%v", c.c.Key().Snapshot, c.c.Stage(), c.alive)
 	}
 	return b.String()
 }
@@ -248,14 +248,14 @@ func (s *simCoordinator) step(ev Event) {
 }
 
 func (s *simCoordinator) apply(ev Event) {
-	before := s.c.Phase()
+	before := s.c.Stage()
 	next, out, err := s.c.Step(ev)
 	if err != nil {
 		s.w.fail("coordinator: %v", err)
 	}
 	s.c = next
-	if s.w.tracing && (next.Phase() != before || len(out.Messages) > 0) {
-		s.w.trace("coordinator %s %s -> %s on %s: %s", s.c.Key().Snapshot, before, next.Phase(), describe(ev), describeReady(out))
+	if s.w.tracing && (next.Stage() != before || len(out.Messages) > 0) {
+		s.w.trace("coordinator %s %s -> %s on %s: %s", s.c.Key().Snapshot, before, next.Stage(), describe(ev), describeReady(out))
 	}
 	if len(out.Messages) > 0 || out.Commit != nil {
 		if s.readys++; s.readys == s.dies {

@@ -227,14 +227,14 @@ func (s *stage) coordinator(ev Event) {
 	if s.c == nil {
 		return
 	}
-	before := s.c.Phase()
+	before := s.c.Stage()
 	c, out, err := s.c.Step(ev)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	*s.c = c
 	s.commits = s.commits || out.Commit != nil
-	s.print("coordinator", before.String(), c.Phase().String(), out)
+	s.print("coordinator", before.String(), c.Stage().String(), out)
 }
 
 func (s *stage) host(id HostID, ev Event) {
