@@ -46,6 +46,28 @@ type journalEnd struct {
 	RcvNxt   uint32 `json:"rcv_nxt"`
 	Unsent   uint32 `json:"unsent,omitempty"`
 	Ended    bool   `json:"ended,omitempty"`
+	Pending  bool   `json:"pending,omitempty"`
+	Unread   uint32 `json:"unread,omitempty"`
+	Outside  string `json:"outside,omitempty"` // a name of marker.OutsidePolicy, where it is not to refuse
+}
+
+func toJournalEnd(e marker.End) journalEnd {
+	out := journalEnd{
+		Host: string(e.Host), Member: e.Member, Local: e.Local, Remote: e.Remote, SndUna: e.SndUna, WriteSeq: e.WriteSeq, RcvNxt: e.RcvNxt,
+		Unsent: e.Unsent, Ended: e.Ended, Pending: e.Pending, Unread: e.Unread,
+	}
+	if e.Outside != marker.OutsideRefuse {
+		out.Outside = e.Outside.String()
+	}
+	return out
+}
+
+func (j journalEnd) end() marker.End {
+	outside, _ := marker.ParseOutside(j.Outside)
+	return marker.End{
+		Host: marker.HostID(j.Host), Member: j.Member, Local: j.Local, Remote: j.Remote, SndUna: j.SndUna, WriteSeq: j.WriteSeq, RcvNxt: j.RcvNxt,
+		Unsent: j.Unsent, Ended: j.Ended, Pending: j.Pending, Unread: j.Unread, Outside: outside,
+	}
 }
 
 func toJournalKey(k marker.Key) journalKey {
@@ -59,10 +81,7 @@ func (k journalKey) key() marker.Key {
 func toJournal(e marker.Entry) journalEntry {
 	out := journalEntry{Key: toJournalKey(e.Key), Phase: e.Phase.String(), Stop: e.Stop, Fence: uint64(e.Fence)}
 	for _, end := range e.Ends {
-		out.Ends = append(out.Ends, journalEnd{
-			Host: string(end.Host), Member: end.Member, Local: end.Local, Remote: end.Remote,
-			SndUna: end.SndUna, WriteSeq: end.WriteSeq, RcvNxt: end.RcvNxt, Unsent: end.Unsent, Ended: end.Ended,
-		})
+		out.Ends = append(out.Ends, toJournalEnd(end))
 	}
 	for _, k := range e.Doubt {
 		out.Doubt = append(out.Doubt, toJournalKey(k))
@@ -75,10 +94,7 @@ func (j journalEntry) entry() (e marker.Entry, ok bool) {
 	e = marker.Entry{Key: j.Key.key(), Stop: j.Stop, Fence: marker.Epoch(j.Fence)}
 	e.Phase, ok = marker.ParsePhase(j.Phase)
 	for _, end := range j.Ends {
-		e.Ends = append(e.Ends, marker.End{
-			Host: marker.HostID(end.Host), Member: end.Member, Local: end.Local, Remote: end.Remote,
-			SndUna: end.SndUna, WriteSeq: end.WriteSeq, RcvNxt: end.RcvNxt, Unsent: end.Unsent, Ended: end.Ended,
-		})
+		e.Ends = append(e.Ends, end.end())
 	}
 	for _, k := range j.Doubt {
 		e.Doubt = append(e.Doubt, k.key())

@@ -47,8 +47,15 @@ var (
 		marker.CauseUnread:      ssv1.MarkerCause_MARKER_CAUSE_UNREAD,
 		marker.CauseJobLost:     ssv1.MarkerCause_MARKER_CAUSE_JOB_LOST,
 	}
+	toOutside = map[marker.OutsidePolicy]ssv1.OutsidePolicy{
+		marker.OutsideRefuse: ssv1.OutsidePolicy_OUTSIDE_POLICY_UNSPECIFIED,
+		marker.OutsideClosed: ssv1.OutsidePolicy_OUTSIDE_POLICY_CLOSE,
+		marker.OutsideKept:   ssv1.OutsidePolicy_OUTSIDE_POLICY_KEEP,
+	}
+
 	fromMarkerType  = inverse(toMarkerType)
 	fromMarkerCause = inverse(toMarkerCause)
+	fromOutside     = inverse(toOutside)
 )
 
 // FromKey reads a key.

@@ -19,7 +19,7 @@ func FromEnds(in []*ssv1.End) []marker.End {
 		out = append(out, marker.End{
 			Host: marker.HostID(e.GetHost()), Member: e.GetMember(), Local: e.GetLocal(), Remote: e.GetRemote(),
 			SndUna: e.GetSndUna(), WriteSeq: e.GetWriteSeq(), RcvNxt: e.GetRcvNxt(), Unsent: e.GetUnsent(), Ended: e.GetEnded(),
-			Pending: e.GetPending(), Unread: e.GetUnread(), Outside: marker.OutsidePolicy(e.GetOutside()),
+			Pending: e.GetPending(), Unread: e.GetUnread(), Outside: fromOutside[e.GetOutside()],
 		})
 	}
 	return out
@@ -32,7 +32,7 @@ func ToEnds(in []marker.End) []*ssv1.End {
 		out = append(out, &ssv1.End{
 			Host: string(e.Host), Member: e.Member, Local: e.Local, Remote: e.Remote,
 			SndUna: e.SndUna, WriteSeq: e.WriteSeq, RcvNxt: e.RcvNxt, Unsent: e.Unsent, Ended: e.Ended,
-			Pending: e.Pending, Unread: e.Unread, Outside: int32(e.Outside),
+			Pending: e.Pending, Unread: e.Unread, Outside: toOutside[e.Outside],
 		})
 	}
 	return out

@@ -23,6 +23,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// OutsidePolicy is marker.OutsidePolicy: what becomes of an end whose other end is in no member. Unspecified: it is refused.
+type OutsidePolicy int32
+
+const (
+	OutsidePolicy_OUTSIDE_POLICY_UNSPECIFIED OutsidePolicy = 0
+	OutsidePolicy_OUTSIDE_POLICY_CLOSE       OutsidePolicy = 1
+	OutsidePolicy_OUTSIDE_POLICY_KEEP        OutsidePolicy = 2
+)
+
+// Enum value maps for OutsidePolicy.
+var (
+	OutsidePolicy_name = map[int32]string{
+		0: "OUTSIDE_POLICY_UNSPECIFIED",
+		1: "OUTSIDE_POLICY_CLOSE",
+		2: "OUTSIDE_POLICY_KEEP",
+	}
+	OutsidePolicy_value = map[string]int32{
+		"OUTSIDE_POLICY_UNSPECIFIED": 0,
+		"OUTSIDE_POLICY_CLOSE":       1,
+		"OUTSIDE_POLICY_KEEP":        2,
+	}
+)
+
+func (x OutsidePolicy) Enum() *OutsidePolicy {
+	p := new(OutsidePolicy)
+	*p = x
+	return p
+}
+
+func (x OutsidePolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OutsidePolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_ss_v1_ss_proto_enumTypes[0].Descriptor()
+}
+
+func (OutsidePolicy) Type() protoreflect.EnumType {
+	return &file_ss_v1_ss_proto_enumTypes[0]
+}
+
+func (x OutsidePolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OutsidePolicy.Descriptor instead.
+func (OutsidePolicy) EnumDescriptor() ([]byte, []int) {
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{0}
+}
+
 // MarkerMessageType is marker.MessageType.
 type MarkerMessageType int32
 
@@ -105,11 +155,11 @@ func (x MarkerMessageType) String() string {
 }
 
 func (MarkerMessageType) Descriptor() protoreflect.EnumDescriptor {
-	return file_ss_v1_ss_proto_enumTypes[0].Descriptor()
+	return file_ss_v1_ss_proto_enumTypes[1].Descriptor()
 }
 
 func (MarkerMessageType) Type() protoreflect.EnumType {
-	return &file_ss_v1_ss_proto_enumTypes[0]
+	return &file_ss_v1_ss_proto_enumTypes[1]
 }
 
 func (x MarkerMessageType) Number() protoreflect.EnumNumber {
@@ -118,7 +168,7 @@ func (x MarkerMessageType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MarkerMessageType.Descriptor instead.
 func (MarkerMessageType) EnumDescriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{0}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{1}
 }
 
 // MarkerCause is marker.Cause: why an attempt fails. Unspecified: it does not fail.
@@ -200,11 +250,11 @@ func (x MarkerCause) String() string {
 }
 
 func (MarkerCause) Descriptor() protoreflect.EnumDescriptor {
-	return file_ss_v1_ss_proto_enumTypes[1].Descriptor()
+	return file_ss_v1_ss_proto_enumTypes[2].Descriptor()
 }
 
 func (MarkerCause) Type() protoreflect.EnumType {
-	return &file_ss_v1_ss_proto_enumTypes[1]
+	return &file_ss_v1_ss_proto_enumTypes[2]
 }
 
 func (x MarkerCause) Number() protoreflect.EnumNumber {
@@ -213,7 +263,7 @@ func (x MarkerCause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MarkerCause.Descriptor instead.
 func (MarkerCause) EnumDescriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{1}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{2}
 }
 
 // RestoreMessageType is restoration.MessageType.
@@ -271,11 +321,11 @@ func (x RestoreMessageType) String() string {
 }
 
 func (RestoreMessageType) Descriptor() protoreflect.EnumDescriptor {
-	return file_ss_v1_ss_proto_enumTypes[2].Descriptor()
+	return file_ss_v1_ss_proto_enumTypes[3].Descriptor()
 }
 
 func (RestoreMessageType) Type() protoreflect.EnumType {
-	return &file_ss_v1_ss_proto_enumTypes[2]
+	return &file_ss_v1_ss_proto_enumTypes[3]
 }
 
 func (x RestoreMessageType) Number() protoreflect.EnumNumber {
@@ -284,7 +334,7 @@ func (x RestoreMessageType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestoreMessageType.Descriptor instead.
 func (RestoreMessageType) EnumDescriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{2}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{3}
 }
 
 // RestorePhase is restoration.Phase: where a host stands in a restore. Unspecified: it knows nothing of it.
@@ -360,11 +410,11 @@ func (x RestorePhase) String() string {
 }
 
 func (RestorePhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_ss_v1_ss_proto_enumTypes[3].Descriptor()
+	return file_ss_v1_ss_proto_enumTypes[4].Descriptor()
 }
 
 func (RestorePhase) Type() protoreflect.EnumType {
-	return &file_ss_v1_ss_proto_enumTypes[3]
+	return &file_ss_v1_ss_proto_enumTypes[4]
 }
 
 func (x RestorePhase) Number() protoreflect.EnumNumber {
@@ -373,7 +423,7 @@ func (x RestorePhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestorePhase.Descriptor instead.
 func (RestorePhase) EnumDescriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{3}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{4}
 }
 
 // FailureKind is fault.Kind.
@@ -443,11 +493,11 @@ func (x FailureKind) String() string {
 }
 
 func (FailureKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_ss_v1_ss_proto_enumTypes[4].Descriptor()
+	return file_ss_v1_ss_proto_enumTypes[5].Descriptor()
 }
 
 func (FailureKind) Type() protoreflect.EnumType {
-	return &file_ss_v1_ss_proto_enumTypes[4]
+	return &file_ss_v1_ss_proto_enumTypes[5]
 }
 
 func (x FailureKind) Number() protoreflect.EnumNumber {
@@ -456,7 +506,7 @@ func (x FailureKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FailureKind.Descriptor instead.
 func (FailureKind) EnumDescriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{4}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{5}
 }
 
 // ObjectFailure is what a store says of an object: the errors of store/blob and store/images.
@@ -517,11 +567,11 @@ func (x ObjectFailure) String() string {
 }
 
 func (ObjectFailure) Descriptor() protoreflect.EnumDescriptor {
-	return file_ss_v1_ss_proto_enumTypes[5].Descriptor()
+	return file_ss_v1_ss_proto_enumTypes[6].Descriptor()
 }
 
 func (ObjectFailure) Type() protoreflect.EnumType {
-	return &file_ss_v1_ss_proto_enumTypes[5]
+	return &file_ss_v1_ss_proto_enumTypes[6]
 }
 
 func (x ObjectFailure) Number() protoreflect.EnumNumber {
@@ -530,7 +580,7 @@ func (x ObjectFailure) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ObjectFailure.Descriptor instead.
 func (ObjectFailure) EnumDescriptor() ([]byte, []int) {
-	return file_ss_v1_ss_proto_rawDescGZIP(), []int{5}
+	return file_ss_v1_ss_proto_rawDescGZIP(), []int{6}
 }
 
 // InfoRequest tells the agent what it should know of the catalogue. What an observer says counts for nothing.
@@ -2156,8 +2206,8 @@ type End struct {
 	// pending: no program has accepted the connection yet. unread bytes have come on it.
 	Pending bool   `protobuf:"varint,10,opt,name=pending,proto3" json:"pending,omitempty"`
 	Unread  uint32 `protobuf:"varint,11,opt,name=unread,proto3" json:"unread,omitempty"`
-	// outside is what becomes of it if it has no partner: 0 refused, 1 closed, 2 kept.
-	Outside       int32 `protobuf:"varint,12,opt,name=outside,proto3" json:"outside,omitempty"`
+	// outside is what becomes of it if it has no partner.
+	Outside       OutsidePolicy `protobuf:"varint,12,opt,name=outside,proto3,enum=ss.v1.OutsidePolicy" json:"outside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2269,11 +2319,11 @@ func (x *End) GetUnread() uint32 {
 	return 0
 }
 
-func (x *End) GetOutside() int32 {
+func (x *End) GetOutside() OutsidePolicy {
 	if x != nil {
 		return x.Outside
 	}
-	return 0
+	return OutsidePolicy_OUTSIDE_POLICY_UNSPECIFIED
 }
 
 // MarkerMessage is marker.Message.
@@ -7055,7 +7105,7 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\vParticipant\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1a\n" +
 	"\bendpoint\x18\x02 \x01(\tR\bendpoint\x12\x14\n" +
-	"\x05addrs\x18\x03 \x03(\tR\x05addrs\"\xa8\x02\n" +
+	"\x05addrs\x18\x03 \x03(\tR\x05addrs\"\xbe\x02\n" +
 	"\x03End\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x14\n" +
@@ -7068,8 +7118,8 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x05ended\x18\t \x01(\bR\x05ended\x12\x18\n" +
 	"\apending\x18\n" +
 	" \x01(\bR\apending\x12\x16\n" +
-	"\x06unread\x18\v \x01(\rR\x06unread\x12\x18\n" +
-	"\aoutside\x18\f \x01(\x05R\aoutside\"\xa1\x03\n" +
+	"\x06unread\x18\v \x01(\rR\x06unread\x12.\n" +
+	"\aoutside\x18\f \x01(\x0e2\x14.ss.v1.OutsidePolicyR\aoutside\"\xa1\x03\n" +
 	"\rMarkerMessage\x12,\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x18.ss.v1.MarkerMessageTypeR\x04type\x12\x1c\n" +
 	"\x03key\x18\x02 \x01(\v2\n" +
@@ -7411,7 +7461,11 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\".\n" +
 	"\x10ReceivesResponse\x12\x1a\n" +
-	"\breceived\x18\x01 \x03(\bR\breceived*\xfe\x04\n" +
+	"\breceived\x18\x01 \x03(\bR\breceived*b\n" +
+	"\rOutsidePolicy\x12\x1e\n" +
+	"\x1aOUTSIDE_POLICY_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14OUTSIDE_POLICY_CLOSE\x10\x01\x12\x17\n" +
+	"\x13OUTSIDE_POLICY_KEEP\x10\x02*\xfe\x04\n" +
 	"\x11MarkerMessageType\x12#\n" +
 	"\x1fMARKER_MESSAGE_TYPE_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bMARKER_MESSAGE_TYPE_PREPARE\x10\x01\x12\x1d\n" +
@@ -7562,261 +7616,263 @@ func file_ss_v1_ss_proto_rawDescGZIP() []byte {
 	return file_ss_v1_ss_proto_rawDescData
 }
 
-var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_ss_v1_ss_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
 var file_ss_v1_ss_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
 var file_ss_v1_ss_proto_goTypes = []any{
-	(MarkerMessageType)(0),        // 0: ss.v1.MarkerMessageType
-	(MarkerCause)(0),              // 1: ss.v1.MarkerCause
-	(RestoreMessageType)(0),       // 2: ss.v1.RestoreMessageType
-	(RestorePhase)(0),             // 3: ss.v1.RestorePhase
-	(FailureKind)(0),              // 4: ss.v1.FailureKind
-	(ObjectFailure)(0),            // 5: ss.v1.ObjectFailure
-	(*InfoRequest)(nil),           // 6: ss.v1.InfoRequest
-	(*CatalogueMark)(nil),         // 7: ss.v1.CatalogueMark
-	(*SetAside)(nil),              // 8: ss.v1.SetAside
-	(*InfoResponse)(nil),          // 9: ss.v1.InfoResponse
-	(*Standing)(nil),              // 10: ss.v1.Standing
-	(*StandRequest)(nil),          // 11: ss.v1.StandRequest
-	(*StandResponse)(nil),         // 12: ss.v1.StandResponse
-	(*Damage)(nil),                // 13: ss.v1.Damage
-	(*Member)(nil),                // 14: ss.v1.Member
-	(*MembersRequest)(nil),        // 15: ss.v1.MembersRequest
-	(*MembersResponse)(nil),       // 16: ss.v1.MembersResponse
-	(*RunRequest)(nil),            // 17: ss.v1.RunRequest
-	(*RunResponse)(nil),           // 18: ss.v1.RunResponse
-	(*AttachRequest)(nil),         // 19: ss.v1.AttachRequest
-	(*AttachResponse)(nil),        // 20: ss.v1.AttachResponse
-	(*ForgetJobRequest)(nil),      // 21: ss.v1.ForgetJobRequest
-	(*ForgetJobResponse)(nil),     // 22: ss.v1.ForgetJobResponse
-	(*LogsRequest)(nil),           // 23: ss.v1.LogsRequest
-	(*LogsResponse)(nil),          // 24: ss.v1.LogsResponse
-	(*KillRequest)(nil),           // 25: ss.v1.KillRequest
-	(*KillResponse)(nil),          // 26: ss.v1.KillResponse
-	(*Key)(nil),                   // 27: ss.v1.Key
-	(*Participant)(nil),           // 28: ss.v1.Participant
-	(*End)(nil),                   // 29: ss.v1.End
-	(*MarkerMessage)(nil),         // 30: ss.v1.MarkerMessage
-	(*SnapshotRequest)(nil),       // 31: ss.v1.SnapshotRequest
-	(*ParticipantList)(nil),       // 32: ss.v1.ParticipantList
-	(*SnapshotOpen)(nil),          // 33: ss.v1.SnapshotOpen
-	(*CheckRequest)(nil),          // 34: ss.v1.CheckRequest
-	(*CheckComing)(nil),           // 35: ss.v1.CheckComing
-	(*CheckResponse)(nil),         // 36: ss.v1.CheckResponse
-	(*CheckedMember)(nil),         // 37: ss.v1.CheckedMember
-	(*OutsideRule)(nil),           // 38: ss.v1.OutsideRule
-	(*SnapshotResponse)(nil),      // 39: ss.v1.SnapshotResponse
-	(*LacksParticipants)(nil),     // 40: ss.v1.LacksParticipants
-	(*Progress)(nil),              // 41: ss.v1.Progress
-	(*HostReport)(nil),            // 42: ss.v1.HostReport
-	(*MemberReport)(nil),          // 43: ss.v1.MemberReport
-	(*MemoryReport)(nil),          // 44: ss.v1.MemoryReport
-	(*PhaseTiming)(nil),           // 45: ss.v1.PhaseTiming
-	(*ImageKey)(nil),              // 46: ss.v1.ImageKey
-	(*VerifyImagesRequest)(nil),   // 47: ss.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 48: ss.v1.VerifyImagesResponse
-	(*RemoveImagesRequest)(nil),   // 49: ss.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 50: ss.v1.RemoveImagesResponse
-	(*ResolveImagesRequest)(nil),  // 51: ss.v1.ResolveImagesRequest
-	(*ResolveImagesResponse)(nil), // 52: ss.v1.ResolveImagesResponse
-	(*RestoreRequest)(nil),        // 53: ss.v1.RestoreRequest
-	(*RestoreMessage)(nil),        // 54: ss.v1.RestoreMessage
-	(*RestoreWordRequest)(nil),    // 55: ss.v1.RestoreWordRequest
-	(*RestorePlan)(nil),           // 56: ss.v1.RestorePlan
-	(*Transit)(nil),               // 57: ss.v1.Transit
-	(*RestorePart)(nil),           // 58: ss.v1.RestorePart
-	(*EndChange)(nil),             // 59: ss.v1.EndChange
-	(*AddrMove)(nil),              // 60: ss.v1.AddrMove
-	(*RestoreResponse)(nil),       // 61: ss.v1.RestoreResponse
-	(*Failure)(nil),               // 62: ss.v1.Failure
-	(*ExchangeRequest)(nil),       // 63: ss.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 64: ss.v1.ExchangeResponse
-	(*DeliverRequest)(nil),        // 65: ss.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 66: ss.v1.DeliverResponse
-	(*ObjectFrame)(nil),           // 67: ss.v1.ObjectFrame
-	(*PutObjectResponse)(nil),     // 68: ss.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 69: ss.v1.GetObjectRequest
-	(*StatObjectRequest)(nil),     // 70: ss.v1.StatObjectRequest
-	(*ObjectInfo)(nil),            // 71: ss.v1.ObjectInfo
-	(*ListObjectsRequest)(nil),    // 72: ss.v1.ListObjectsRequest
-	(*SettleImagesRequest)(nil),   // 73: ss.v1.SettleImagesRequest
-	(*SettleImagesResponse)(nil),  // 74: ss.v1.SettleImagesResponse
-	(*InventoryRequest)(nil),      // 75: ss.v1.InventoryRequest
-	(*InventoryResponse)(nil),     // 76: ss.v1.InventoryResponse
-	(*ImageSet)(nil),              // 77: ss.v1.ImageSet
-	(*StoredCut)(nil),             // 78: ss.v1.StoredCut
-	(*JobUsage)(nil),              // 79: ss.v1.JobUsage
-	(*PutCutRequest)(nil),         // 80: ss.v1.PutCutRequest
-	(*PutCutResponse)(nil),        // 81: ss.v1.PutCutResponse
-	(*FetchImagesRequest)(nil),    // 82: ss.v1.FetchImagesRequest
-	(*FetchImagesResponse)(nil),   // 83: ss.v1.FetchImagesResponse
-	(*PushImagesRequest)(nil),     // 84: ss.v1.PushImagesRequest
-	(*PushImagesResponse)(nil),    // 85: ss.v1.PushImagesResponse
-	(*CollectRequest)(nil),        // 86: ss.v1.CollectRequest
-	(*CollectResponse)(nil),       // 87: ss.v1.CollectResponse
-	(*ExportImagesRequest)(nil),   // 88: ss.v1.ExportImagesRequest
-	(*FileFrame)(nil),             // 89: ss.v1.FileFrame
-	(*PlainFile)(nil),             // 90: ss.v1.PlainFile
-	(*ImportOpen)(nil),            // 91: ss.v1.ImportOpen
-	(*ImportImagesResponse)(nil),  // 92: ss.v1.ImportImagesResponse
-	(*AskRestoreRequest)(nil),     // 93: ss.v1.AskRestoreRequest
-	(*AskRestoreResponse)(nil),    // 94: ss.v1.AskRestoreResponse
-	(*ReceivesRequest)(nil),       // 95: ss.v1.ReceivesRequest
-	(*DatagramWay)(nil),           // 96: ss.v1.DatagramWay
-	(*ReceivesResponse)(nil),      // 97: ss.v1.ReceivesResponse
+	(OutsidePolicy)(0),            // 0: ss.v1.OutsidePolicy
+	(MarkerMessageType)(0),        // 1: ss.v1.MarkerMessageType
+	(MarkerCause)(0),              // 2: ss.v1.MarkerCause
+	(RestoreMessageType)(0),       // 3: ss.v1.RestoreMessageType
+	(RestorePhase)(0),             // 4: ss.v1.RestorePhase
+	(FailureKind)(0),              // 5: ss.v1.FailureKind
+	(ObjectFailure)(0),            // 6: ss.v1.ObjectFailure
+	(*InfoRequest)(nil),           // 7: ss.v1.InfoRequest
+	(*CatalogueMark)(nil),         // 8: ss.v1.CatalogueMark
+	(*SetAside)(nil),              // 9: ss.v1.SetAside
+	(*InfoResponse)(nil),          // 10: ss.v1.InfoResponse
+	(*Standing)(nil),              // 11: ss.v1.Standing
+	(*StandRequest)(nil),          // 12: ss.v1.StandRequest
+	(*StandResponse)(nil),         // 13: ss.v1.StandResponse
+	(*Damage)(nil),                // 14: ss.v1.Damage
+	(*Member)(nil),                // 15: ss.v1.Member
+	(*MembersRequest)(nil),        // 16: ss.v1.MembersRequest
+	(*MembersResponse)(nil),       // 17: ss.v1.MembersResponse
+	(*RunRequest)(nil),            // 18: ss.v1.RunRequest
+	(*RunResponse)(nil),           // 19: ss.v1.RunResponse
+	(*AttachRequest)(nil),         // 20: ss.v1.AttachRequest
+	(*AttachResponse)(nil),        // 21: ss.v1.AttachResponse
+	(*ForgetJobRequest)(nil),      // 22: ss.v1.ForgetJobRequest
+	(*ForgetJobResponse)(nil),     // 23: ss.v1.ForgetJobResponse
+	(*LogsRequest)(nil),           // 24: ss.v1.LogsRequest
+	(*LogsResponse)(nil),          // 25: ss.v1.LogsResponse
+	(*KillRequest)(nil),           // 26: ss.v1.KillRequest
+	(*KillResponse)(nil),          // 27: ss.v1.KillResponse
+	(*Key)(nil),                   // 28: ss.v1.Key
+	(*Participant)(nil),           // 29: ss.v1.Participant
+	(*End)(nil),                   // 30: ss.v1.End
+	(*MarkerMessage)(nil),         // 31: ss.v1.MarkerMessage
+	(*SnapshotRequest)(nil),       // 32: ss.v1.SnapshotRequest
+	(*ParticipantList)(nil),       // 33: ss.v1.ParticipantList
+	(*SnapshotOpen)(nil),          // 34: ss.v1.SnapshotOpen
+	(*CheckRequest)(nil),          // 35: ss.v1.CheckRequest
+	(*CheckComing)(nil),           // 36: ss.v1.CheckComing
+	(*CheckResponse)(nil),         // 37: ss.v1.CheckResponse
+	(*CheckedMember)(nil),         // 38: ss.v1.CheckedMember
+	(*OutsideRule)(nil),           // 39: ss.v1.OutsideRule
+	(*SnapshotResponse)(nil),      // 40: ss.v1.SnapshotResponse
+	(*LacksParticipants)(nil),     // 41: ss.v1.LacksParticipants
+	(*Progress)(nil),              // 42: ss.v1.Progress
+	(*HostReport)(nil),            // 43: ss.v1.HostReport
+	(*MemberReport)(nil),          // 44: ss.v1.MemberReport
+	(*MemoryReport)(nil),          // 45: ss.v1.MemoryReport
+	(*PhaseTiming)(nil),           // 46: ss.v1.PhaseTiming
+	(*ImageKey)(nil),              // 47: ss.v1.ImageKey
+	(*VerifyImagesRequest)(nil),   // 48: ss.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 49: ss.v1.VerifyImagesResponse
+	(*RemoveImagesRequest)(nil),   // 50: ss.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 51: ss.v1.RemoveImagesResponse
+	(*ResolveImagesRequest)(nil),  // 52: ss.v1.ResolveImagesRequest
+	(*ResolveImagesResponse)(nil), // 53: ss.v1.ResolveImagesResponse
+	(*RestoreRequest)(nil),        // 54: ss.v1.RestoreRequest
+	(*RestoreMessage)(nil),        // 55: ss.v1.RestoreMessage
+	(*RestoreWordRequest)(nil),    // 56: ss.v1.RestoreWordRequest
+	(*RestorePlan)(nil),           // 57: ss.v1.RestorePlan
+	(*Transit)(nil),               // 58: ss.v1.Transit
+	(*RestorePart)(nil),           // 59: ss.v1.RestorePart
+	(*EndChange)(nil),             // 60: ss.v1.EndChange
+	(*AddrMove)(nil),              // 61: ss.v1.AddrMove
+	(*RestoreResponse)(nil),       // 62: ss.v1.RestoreResponse
+	(*Failure)(nil),               // 63: ss.v1.Failure
+	(*ExchangeRequest)(nil),       // 64: ss.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 65: ss.v1.ExchangeResponse
+	(*DeliverRequest)(nil),        // 66: ss.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 67: ss.v1.DeliverResponse
+	(*ObjectFrame)(nil),           // 68: ss.v1.ObjectFrame
+	(*PutObjectResponse)(nil),     // 69: ss.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),      // 70: ss.v1.GetObjectRequest
+	(*StatObjectRequest)(nil),     // 71: ss.v1.StatObjectRequest
+	(*ObjectInfo)(nil),            // 72: ss.v1.ObjectInfo
+	(*ListObjectsRequest)(nil),    // 73: ss.v1.ListObjectsRequest
+	(*SettleImagesRequest)(nil),   // 74: ss.v1.SettleImagesRequest
+	(*SettleImagesResponse)(nil),  // 75: ss.v1.SettleImagesResponse
+	(*InventoryRequest)(nil),      // 76: ss.v1.InventoryRequest
+	(*InventoryResponse)(nil),     // 77: ss.v1.InventoryResponse
+	(*ImageSet)(nil),              // 78: ss.v1.ImageSet
+	(*StoredCut)(nil),             // 79: ss.v1.StoredCut
+	(*JobUsage)(nil),              // 80: ss.v1.JobUsage
+	(*PutCutRequest)(nil),         // 81: ss.v1.PutCutRequest
+	(*PutCutResponse)(nil),        // 82: ss.v1.PutCutResponse
+	(*FetchImagesRequest)(nil),    // 83: ss.v1.FetchImagesRequest
+	(*FetchImagesResponse)(nil),   // 84: ss.v1.FetchImagesResponse
+	(*PushImagesRequest)(nil),     // 85: ss.v1.PushImagesRequest
+	(*PushImagesResponse)(nil),    // 86: ss.v1.PushImagesResponse
+	(*CollectRequest)(nil),        // 87: ss.v1.CollectRequest
+	(*CollectResponse)(nil),       // 88: ss.v1.CollectResponse
+	(*ExportImagesRequest)(nil),   // 89: ss.v1.ExportImagesRequest
+	(*FileFrame)(nil),             // 90: ss.v1.FileFrame
+	(*PlainFile)(nil),             // 91: ss.v1.PlainFile
+	(*ImportOpen)(nil),            // 92: ss.v1.ImportOpen
+	(*ImportImagesResponse)(nil),  // 93: ss.v1.ImportImagesResponse
+	(*AskRestoreRequest)(nil),     // 94: ss.v1.AskRestoreRequest
+	(*AskRestoreResponse)(nil),    // 95: ss.v1.AskRestoreResponse
+	(*ReceivesRequest)(nil),       // 96: ss.v1.ReceivesRequest
+	(*DatagramWay)(nil),           // 97: ss.v1.DatagramWay
+	(*ReceivesResponse)(nil),      // 98: ss.v1.ReceivesResponse
 }
 var file_ss_v1_ss_proto_depIdxs = []int32{
-	7,   // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
-	7,   // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
-	46,  // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
-	13,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
-	7,   // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
-	8,   // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
-	10,  // 6: ss.v1.InfoResponse.standings:type_name -> ss.v1.Standing
-	10,  // 7: ss.v1.StandRequest.standing:type_name -> ss.v1.Standing
-	10,  // 8: ss.v1.StandResponse.standing:type_name -> ss.v1.Standing
-	60,  // 9: ss.v1.Member.aliases:type_name -> ss.v1.AddrMove
-	60,  // 10: ss.v1.Member.names:type_name -> ss.v1.AddrMove
-	14,  // 11: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
-	60,  // 12: ss.v1.RunRequest.aliases:type_name -> ss.v1.AddrMove
-	60,  // 13: ss.v1.RunRequest.names:type_name -> ss.v1.AddrMove
-	14,  // 14: ss.v1.RunResponse.member:type_name -> ss.v1.Member
-	14,  // 15: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
-	0,   // 16: ss.v1.MarkerMessage.type:type_name -> ss.v1.MarkerMessageType
-	27,  // 17: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
-	29,  // 18: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
-	1,   // 19: ss.v1.MarkerMessage.cause:type_name -> ss.v1.MarkerCause
-	33,  // 20: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
-	30,  // 21: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
-	32,  // 22: ss.v1.SnapshotRequest.participants:type_name -> ss.v1.ParticipantList
-	28,  // 23: ss.v1.ParticipantList.participants:type_name -> ss.v1.Participant
-	27,  // 24: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
-	28,  // 25: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
-	38,  // 26: ss.v1.SnapshotOpen.outside:type_name -> ss.v1.OutsideRule
-	33,  // 27: ss.v1.CheckRequest.open:type_name -> ss.v1.SnapshotOpen
-	35,  // 28: ss.v1.CheckRequest.coming:type_name -> ss.v1.CheckComing
-	60,  // 29: ss.v1.CheckRequest.moves:type_name -> ss.v1.AddrMove
-	28,  // 30: ss.v1.CheckRequest.participants:type_name -> ss.v1.Participant
-	37,  // 31: ss.v1.CheckResponse.members:type_name -> ss.v1.CheckedMember
-	30,  // 32: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
-	41,  // 33: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
-	42,  // 34: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
-	62,  // 35: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
-	40,  // 36: ss.v1.SnapshotResponse.lacks:type_name -> ss.v1.LacksParticipants
-	43,  // 37: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
-	45,  // 38: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
-	14,  // 39: ss.v1.MemberReport.member:type_name -> ss.v1.Member
-	44,  // 40: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
-	46,  // 41: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
-	29,  // 42: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
-	46,  // 43: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
-	46,  // 44: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
-	56,  // 45: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
-	54,  // 46: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	32,  // 47: ss.v1.RestoreRequest.participants:type_name -> ss.v1.ParticipantList
-	2,   // 48: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
-	3,   // 49: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
-	54,  // 50: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
-	27,  // 51: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
-	58,  // 52: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
-	60,  // 53: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
-	57,  // 54: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
-	14,  // 55: ss.v1.RestorePart.members:type_name -> ss.v1.Member
-	28,  // 56: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
-	59,  // 57: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
-	62,  // 58: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
-	54,  // 59: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	40,  // 60: ss.v1.RestoreResponse.lacks:type_name -> ss.v1.LacksParticipants
-	4,   // 61: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
-	5,   // 62: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
-	30,  // 63: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
-	46,  // 64: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
-	77,  // 65: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
-	78,  // 66: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
-	79,  // 67: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
-	13,  // 68: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
-	78,  // 69: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
-	46,  // 70: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
-	46,  // 71: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 72: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
-	46,  // 73: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
-	46,  // 74: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
-	28,  // 75: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
-	91,  // 76: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
-	90,  // 77: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
-	46,  // 78: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
-	28,  // 79: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
-	54,  // 80: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
-	54,  // 81: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
-	96,  // 82: ss.v1.ReceivesRequest.ways:type_name -> ss.v1.DatagramWay
-	6,   // 83: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
-	15,  // 84: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
-	17,  // 85: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
-	19,  // 86: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
-	11,  // 87: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
-	25,  // 88: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
-	21,  // 89: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
-	23,  // 90: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
-	34,  // 91: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
-	31,  // 92: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
-	53,  // 93: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
-	55,  // 94: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
-	47,  // 95: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
-	49,  // 96: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
-	51,  // 97: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
-	75,  // 98: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
-	80,  // 99: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
-	82,  // 100: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
-	84,  // 101: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
-	86,  // 102: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
-	88,  // 103: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
-	89,  // 104: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
-	65,  // 105: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
-	67,  // 106: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
-	73,  // 107: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
-	69,  // 108: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
-	70,  // 109: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
-	72,  // 110: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
-	11,  // 111: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
-	63,  // 112: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
-	93,  // 113: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
-	95,  // 114: ss.v1.Peer.Receives:input_type -> ss.v1.ReceivesRequest
-	9,   // 115: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
-	16,  // 116: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
-	18,  // 117: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
-	20,  // 118: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
-	12,  // 119: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
-	26,  // 120: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
-	22,  // 121: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
-	24,  // 122: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
-	36,  // 123: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
-	39,  // 124: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
-	61,  // 125: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
-	61,  // 126: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
-	48,  // 127: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
-	50,  // 128: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
-	52,  // 129: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
-	76,  // 130: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
-	81,  // 131: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
-	83,  // 132: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
-	85,  // 133: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
-	87,  // 134: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
-	89,  // 135: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
-	92,  // 136: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
-	66,  // 137: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
-	68,  // 138: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
-	74,  // 139: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
-	67,  // 140: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
-	71,  // 141: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
-	71,  // 142: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
-	12,  // 143: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
-	64,  // 144: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
-	94,  // 145: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
-	97,  // 146: ss.v1.Peer.Receives:output_type -> ss.v1.ReceivesResponse
-	115, // [115:147] is the sub-list for method output_type
-	83,  // [83:115] is the sub-list for method input_type
-	83,  // [83:83] is the sub-list for extension type_name
-	83,  // [83:83] is the sub-list for extension extendee
-	0,   // [0:83] is the sub-list for field type_name
+	8,   // 0: ss.v1.InfoRequest.mark:type_name -> ss.v1.CatalogueMark
+	8,   // 1: ss.v1.InfoRequest.history:type_name -> ss.v1.CatalogueMark
+	47,  // 2: ss.v1.InfoResponse.in_doubt:type_name -> ss.v1.ImageKey
+	14,  // 3: ss.v1.InfoResponse.damage:type_name -> ss.v1.Damage
+	8,   // 4: ss.v1.InfoResponse.catalogue:type_name -> ss.v1.CatalogueMark
+	9,   // 5: ss.v1.InfoResponse.set_aside:type_name -> ss.v1.SetAside
+	11,  // 6: ss.v1.InfoResponse.standings:type_name -> ss.v1.Standing
+	11,  // 7: ss.v1.StandRequest.standing:type_name -> ss.v1.Standing
+	11,  // 8: ss.v1.StandResponse.standing:type_name -> ss.v1.Standing
+	61,  // 9: ss.v1.Member.aliases:type_name -> ss.v1.AddrMove
+	61,  // 10: ss.v1.Member.names:type_name -> ss.v1.AddrMove
+	15,  // 11: ss.v1.MembersResponse.members:type_name -> ss.v1.Member
+	61,  // 12: ss.v1.RunRequest.aliases:type_name -> ss.v1.AddrMove
+	61,  // 13: ss.v1.RunRequest.names:type_name -> ss.v1.AddrMove
+	15,  // 14: ss.v1.RunResponse.member:type_name -> ss.v1.Member
+	15,  // 15: ss.v1.AttachResponse.member:type_name -> ss.v1.Member
+	0,   // 16: ss.v1.End.outside:type_name -> ss.v1.OutsidePolicy
+	1,   // 17: ss.v1.MarkerMessage.type:type_name -> ss.v1.MarkerMessageType
+	28,  // 18: ss.v1.MarkerMessage.key:type_name -> ss.v1.Key
+	30,  // 19: ss.v1.MarkerMessage.ends:type_name -> ss.v1.End
+	2,   // 20: ss.v1.MarkerMessage.cause:type_name -> ss.v1.MarkerCause
+	34,  // 21: ss.v1.SnapshotRequest.open:type_name -> ss.v1.SnapshotOpen
+	31,  // 22: ss.v1.SnapshotRequest.message:type_name -> ss.v1.MarkerMessage
+	33,  // 23: ss.v1.SnapshotRequest.participants:type_name -> ss.v1.ParticipantList
+	29,  // 24: ss.v1.ParticipantList.participants:type_name -> ss.v1.Participant
+	28,  // 25: ss.v1.SnapshotOpen.key:type_name -> ss.v1.Key
+	29,  // 26: ss.v1.SnapshotOpen.copies:type_name -> ss.v1.Participant
+	39,  // 27: ss.v1.SnapshotOpen.outside:type_name -> ss.v1.OutsideRule
+	34,  // 28: ss.v1.CheckRequest.open:type_name -> ss.v1.SnapshotOpen
+	36,  // 29: ss.v1.CheckRequest.coming:type_name -> ss.v1.CheckComing
+	61,  // 30: ss.v1.CheckRequest.moves:type_name -> ss.v1.AddrMove
+	29,  // 31: ss.v1.CheckRequest.participants:type_name -> ss.v1.Participant
+	38,  // 32: ss.v1.CheckResponse.members:type_name -> ss.v1.CheckedMember
+	31,  // 33: ss.v1.SnapshotResponse.message:type_name -> ss.v1.MarkerMessage
+	42,  // 34: ss.v1.SnapshotResponse.progress:type_name -> ss.v1.Progress
+	43,  // 35: ss.v1.SnapshotResponse.report:type_name -> ss.v1.HostReport
+	63,  // 36: ss.v1.SnapshotResponse.failure:type_name -> ss.v1.Failure
+	41,  // 37: ss.v1.SnapshotResponse.lacks:type_name -> ss.v1.LacksParticipants
+	44,  // 38: ss.v1.HostReport.members:type_name -> ss.v1.MemberReport
+	46,  // 39: ss.v1.HostReport.phases:type_name -> ss.v1.PhaseTiming
+	15,  // 40: ss.v1.MemberReport.member:type_name -> ss.v1.Member
+	45,  // 41: ss.v1.MemberReport.memory:type_name -> ss.v1.MemoryReport
+	47,  // 42: ss.v1.VerifyImagesRequest.key:type_name -> ss.v1.ImageKey
+	30,  // 43: ss.v1.VerifyImagesResponse.ends:type_name -> ss.v1.End
+	47,  // 44: ss.v1.ResolveImagesRequest.committed:type_name -> ss.v1.ImageKey
+	47,  // 45: ss.v1.ResolveImagesRequest.aborted:type_name -> ss.v1.ImageKey
+	57,  // 46: ss.v1.RestoreRequest.plan:type_name -> ss.v1.RestorePlan
+	55,  // 47: ss.v1.RestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	33,  // 48: ss.v1.RestoreRequest.participants:type_name -> ss.v1.ParticipantList
+	3,   // 49: ss.v1.RestoreMessage.type:type_name -> ss.v1.RestoreMessageType
+	4,   // 50: ss.v1.RestoreMessage.phase:type_name -> ss.v1.RestorePhase
+	55,  // 51: ss.v1.RestoreWordRequest.message:type_name -> ss.v1.RestoreMessage
+	28,  // 52: ss.v1.RestorePlan.key:type_name -> ss.v1.Key
+	59,  // 53: ss.v1.RestorePlan.parts:type_name -> ss.v1.RestorePart
+	61,  // 54: ss.v1.RestorePlan.moves:type_name -> ss.v1.AddrMove
+	58,  // 55: ss.v1.RestorePlan.transit:type_name -> ss.v1.Transit
+	15,  // 56: ss.v1.RestorePart.members:type_name -> ss.v1.Member
+	29,  // 57: ss.v1.RestorePart.sources:type_name -> ss.v1.Participant
+	60,  // 58: ss.v1.RestorePart.ends:type_name -> ss.v1.EndChange
+	63,  // 59: ss.v1.RestoreResponse.failure:type_name -> ss.v1.Failure
+	55,  // 60: ss.v1.RestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	41,  // 61: ss.v1.RestoreResponse.lacks:type_name -> ss.v1.LacksParticipants
+	5,   // 62: ss.v1.Failure.kind:type_name -> ss.v1.FailureKind
+	6,   // 63: ss.v1.Failure.object:type_name -> ss.v1.ObjectFailure
+	31,  // 64: ss.v1.DeliverRequest.message:type_name -> ss.v1.MarkerMessage
+	47,  // 65: ss.v1.SettleImagesRequest.key:type_name -> ss.v1.ImageKey
+	78,  // 66: ss.v1.InventoryResponse.sets:type_name -> ss.v1.ImageSet
+	79,  // 67: ss.v1.InventoryResponse.cuts:type_name -> ss.v1.StoredCut
+	80,  // 68: ss.v1.InventoryResponse.usage:type_name -> ss.v1.JobUsage
+	14,  // 69: ss.v1.InventoryResponse.damage:type_name -> ss.v1.Damage
+	79,  // 70: ss.v1.InventoryResponse.tombstones:type_name -> ss.v1.StoredCut
+	47,  // 71: ss.v1.ImageSet.key:type_name -> ss.v1.ImageKey
+	47,  // 72: ss.v1.FetchImagesRequest.key:type_name -> ss.v1.ImageKey
+	29,  // 73: ss.v1.FetchImagesRequest.sources:type_name -> ss.v1.Participant
+	47,  // 74: ss.v1.PushImagesRequest.key:type_name -> ss.v1.ImageKey
+	47,  // 75: ss.v1.ExportImagesRequest.key:type_name -> ss.v1.ImageKey
+	29,  // 76: ss.v1.ExportImagesRequest.sources:type_name -> ss.v1.Participant
+	92,  // 77: ss.v1.FileFrame.open:type_name -> ss.v1.ImportOpen
+	91,  // 78: ss.v1.FileFrame.file:type_name -> ss.v1.PlainFile
+	47,  // 79: ss.v1.ImportOpen.key:type_name -> ss.v1.ImageKey
+	29,  // 80: ss.v1.ImportOpen.copies:type_name -> ss.v1.Participant
+	55,  // 81: ss.v1.AskRestoreRequest.message:type_name -> ss.v1.RestoreMessage
+	55,  // 82: ss.v1.AskRestoreResponse.message:type_name -> ss.v1.RestoreMessage
+	97,  // 83: ss.v1.ReceivesRequest.ways:type_name -> ss.v1.DatagramWay
+	7,   // 84: ss.v1.Agent.Info:input_type -> ss.v1.InfoRequest
+	16,  // 85: ss.v1.Agent.Members:input_type -> ss.v1.MembersRequest
+	18,  // 86: ss.v1.Agent.Run:input_type -> ss.v1.RunRequest
+	20,  // 87: ss.v1.Agent.Attach:input_type -> ss.v1.AttachRequest
+	12,  // 88: ss.v1.Agent.Stand:input_type -> ss.v1.StandRequest
+	26,  // 89: ss.v1.Agent.Kill:input_type -> ss.v1.KillRequest
+	22,  // 90: ss.v1.Agent.ForgetJob:input_type -> ss.v1.ForgetJobRequest
+	24,  // 91: ss.v1.Agent.Logs:input_type -> ss.v1.LogsRequest
+	35,  // 92: ss.v1.Agent.Check:input_type -> ss.v1.CheckRequest
+	32,  // 93: ss.v1.Agent.Snapshot:input_type -> ss.v1.SnapshotRequest
+	54,  // 94: ss.v1.Agent.Restore:input_type -> ss.v1.RestoreRequest
+	56,  // 95: ss.v1.Agent.RestoreWord:input_type -> ss.v1.RestoreWordRequest
+	48,  // 96: ss.v1.Agent.VerifyImages:input_type -> ss.v1.VerifyImagesRequest
+	50,  // 97: ss.v1.Agent.RemoveImages:input_type -> ss.v1.RemoveImagesRequest
+	52,  // 98: ss.v1.Agent.ResolveImages:input_type -> ss.v1.ResolveImagesRequest
+	76,  // 99: ss.v1.Agent.Inventory:input_type -> ss.v1.InventoryRequest
+	81,  // 100: ss.v1.Agent.PutCut:input_type -> ss.v1.PutCutRequest
+	83,  // 101: ss.v1.Agent.FetchImages:input_type -> ss.v1.FetchImagesRequest
+	85,  // 102: ss.v1.Agent.PushImages:input_type -> ss.v1.PushImagesRequest
+	87,  // 103: ss.v1.Agent.Collect:input_type -> ss.v1.CollectRequest
+	89,  // 104: ss.v1.Agent.ExportImages:input_type -> ss.v1.ExportImagesRequest
+	90,  // 105: ss.v1.Agent.ImportImages:input_type -> ss.v1.FileFrame
+	66,  // 106: ss.v1.Peer.Deliver:input_type -> ss.v1.DeliverRequest
+	68,  // 107: ss.v1.Peer.PutObject:input_type -> ss.v1.ObjectFrame
+	74,  // 108: ss.v1.Peer.SettleImages:input_type -> ss.v1.SettleImagesRequest
+	70,  // 109: ss.v1.Peer.GetObject:input_type -> ss.v1.GetObjectRequest
+	71,  // 110: ss.v1.Peer.StatObject:input_type -> ss.v1.StatObjectRequest
+	73,  // 111: ss.v1.Peer.ListObjects:input_type -> ss.v1.ListObjectsRequest
+	12,  // 112: ss.v1.Peer.Stand:input_type -> ss.v1.StandRequest
+	64,  // 113: ss.v1.Peer.Exchange:input_type -> ss.v1.ExchangeRequest
+	94,  // 114: ss.v1.Peer.AskRestore:input_type -> ss.v1.AskRestoreRequest
+	96,  // 115: ss.v1.Peer.Receives:input_type -> ss.v1.ReceivesRequest
+	10,  // 116: ss.v1.Agent.Info:output_type -> ss.v1.InfoResponse
+	17,  // 117: ss.v1.Agent.Members:output_type -> ss.v1.MembersResponse
+	19,  // 118: ss.v1.Agent.Run:output_type -> ss.v1.RunResponse
+	21,  // 119: ss.v1.Agent.Attach:output_type -> ss.v1.AttachResponse
+	13,  // 120: ss.v1.Agent.Stand:output_type -> ss.v1.StandResponse
+	27,  // 121: ss.v1.Agent.Kill:output_type -> ss.v1.KillResponse
+	23,  // 122: ss.v1.Agent.ForgetJob:output_type -> ss.v1.ForgetJobResponse
+	25,  // 123: ss.v1.Agent.Logs:output_type -> ss.v1.LogsResponse
+	37,  // 124: ss.v1.Agent.Check:output_type -> ss.v1.CheckResponse
+	40,  // 125: ss.v1.Agent.Snapshot:output_type -> ss.v1.SnapshotResponse
+	62,  // 126: ss.v1.Agent.Restore:output_type -> ss.v1.RestoreResponse
+	62,  // 127: ss.v1.Agent.RestoreWord:output_type -> ss.v1.RestoreResponse
+	49,  // 128: ss.v1.Agent.VerifyImages:output_type -> ss.v1.VerifyImagesResponse
+	51,  // 129: ss.v1.Agent.RemoveImages:output_type -> ss.v1.RemoveImagesResponse
+	53,  // 130: ss.v1.Agent.ResolveImages:output_type -> ss.v1.ResolveImagesResponse
+	77,  // 131: ss.v1.Agent.Inventory:output_type -> ss.v1.InventoryResponse
+	82,  // 132: ss.v1.Agent.PutCut:output_type -> ss.v1.PutCutResponse
+	84,  // 133: ss.v1.Agent.FetchImages:output_type -> ss.v1.FetchImagesResponse
+	86,  // 134: ss.v1.Agent.PushImages:output_type -> ss.v1.PushImagesResponse
+	88,  // 135: ss.v1.Agent.Collect:output_type -> ss.v1.CollectResponse
+	90,  // 136: ss.v1.Agent.ExportImages:output_type -> ss.v1.FileFrame
+	93,  // 137: ss.v1.Agent.ImportImages:output_type -> ss.v1.ImportImagesResponse
+	67,  // 138: ss.v1.Peer.Deliver:output_type -> ss.v1.DeliverResponse
+	69,  // 139: ss.v1.Peer.PutObject:output_type -> ss.v1.PutObjectResponse
+	75,  // 140: ss.v1.Peer.SettleImages:output_type -> ss.v1.SettleImagesResponse
+	68,  // 141: ss.v1.Peer.GetObject:output_type -> ss.v1.ObjectFrame
+	72,  // 142: ss.v1.Peer.StatObject:output_type -> ss.v1.ObjectInfo
+	72,  // 143: ss.v1.Peer.ListObjects:output_type -> ss.v1.ObjectInfo
+	13,  // 144: ss.v1.Peer.Stand:output_type -> ss.v1.StandResponse
+	65,  // 145: ss.v1.Peer.Exchange:output_type -> ss.v1.ExchangeResponse
+	95,  // 146: ss.v1.Peer.AskRestore:output_type -> ss.v1.AskRestoreResponse
+	98,  // 147: ss.v1.Peer.Receives:output_type -> ss.v1.ReceivesResponse
+	116, // [116:148] is the sub-list for method output_type
+	84,  // [84:116] is the sub-list for method input_type
+	84,  // [84:84] is the sub-list for extension type_name
+	84,  // [84:84] is the sub-list for extension extendee
+	0,   // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_ss_v1_ss_proto_init() }
@@ -7851,7 +7907,7 @@ func file_ss_v1_ss_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ss_v1_ss_proto_rawDesc), len(file_ss_v1_ss_proto_rawDesc)),
-			NumEnums:      6,
+			NumEnums:      7,
 			NumMessages:   92,
 			NumExtensions: 0,
 			NumServices:   2,
