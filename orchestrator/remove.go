@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/dustin/go-humanize/english"
+
 	"ss/fault"
 	"ss/store"
 )
@@ -159,7 +161,7 @@ func (c *Cluster) Retain(ctx context.Context, job string, statuses []HostStatus)
 	}
 	if len(gone) > 0 {
 		c.collectAfter(ctx, job, gone, statuses)
-		c.Noticef("retention of job %s removed %d cut(s)", job, len(gone))
+		c.Noticef("retention of job %s removed %s", job, english.Plural(len(gone), "cut", ""))
 	}
 	return gone
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"ss/fault"
 	"ss/marker"
 	"ss/store"
@@ -109,7 +111,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 func (a *attempt) latecomers(ctx context.Context) {
 	statuses, members := a.survey.lately()
 	if err := errors.Join(a.c.heard(ctx, statuses), a.c.stand(ctx, statuses)); err != nil {
-		a.c.Noticef("what %d host(s) said late is not in the catalogue: %v", len(statuses), err)
+		a.c.Noticef("what %s said late is not in the catalogue: %v", english.Plural(len(statuses), "host", ""), err)
 	}
 	if _, err := a.c.entitled(a.job, members); err != nil {
 		a.c.Noticef("%v", err)

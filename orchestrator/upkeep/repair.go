@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/dustin/go-humanize/english"
+
 	"ss/fault"
 	"ss/orchestrator"
 	"ss/store"
@@ -179,7 +181,7 @@ func (r *repair) healOn(ctx context.Context, host string, p repairPart) bool {
 		return false
 	}
 	if moved.Objects > 0 {
-		r.did(p.Key, "healed %d object(s) on %s", moved.Objects, host)
+		r.did(p.Key, "healed %s on %s", english.Plural(moved.Objects, "object", ""), host)
 	}
 	return true
 }
