@@ -53,7 +53,7 @@ func (c *Cluster) keepSettings(ctx context.Context, job string) error {
 		return err
 	}
 	if len(cuts) == 0 {
-		c.Noticef("job %s has no cut that its settings could be kept with: until it has one, a catalogue that is rebuilt does not know them", job)
+		c.Noticef("settings are stored with cuts, and job %s has none: until it has one, a catalogue that is rebuilt does not know them", job)
 		return nil
 	}
 	statuses, err := c.Hosts(ctx)

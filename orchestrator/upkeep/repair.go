@@ -177,7 +177,7 @@ func (r *repair) healOn(ctx context.Context, host string, p repairPart) bool {
 		return true
 	}
 	if err != nil {
-		r.failed(p.Key, "the copy on %s is not whole, and nobody could make it so: %v", host, err)
+		r.failed(p.Key, "the copy on %s is not whole and could not be repaired: %v", host, err)
 		return false
 	}
 	if moved.Objects > 0 {
