@@ -83,7 +83,8 @@ type Agent struct {
 }
 
 // New makes an agent and undoes what an earlier one left unfinished: it rolls back attempts, removes
-// partial images and half-restored trees. When it returns, every member runs and every gate is open. The caller must Close it.
+// partial images and half-restored trees. When it returns, every member runs, except old copies, which
+// stay frozen (F3), and every gate is open. The caller must Close it.
 func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if cfg.Quiet == nil {
 		cfg.Quiet = &Quiet{}

@@ -140,7 +140,7 @@ func (r *Restoration) checkPeers(ctx context.Context) []string {
 			continue
 		}
 		p := peers[i]
-		text := fmt.Sprintf("it does not reach the agent of %s at %s (%v): mend the network between the two, or restore to other hosts", p.Host, p.Endpoint, err)
+		text := fmt.Sprintf("it does not reach the agent of %s at %s (%v): fix the network between the two, or restore to other hosts", p.Host, p.Endpoint, err)
 		if !slices.Contains(faults, text) {
 			faults = append(faults, text)
 		}

@@ -16,7 +16,7 @@ import (
 // MemberInfo is a member with what it uses.
 type MemberInfo struct {
 	Member
-	RSS      int64
+	RSS      int64 // bytes, of all its processes; 0 if it does not run
 	Channels int   // connections times two directions
 	LogBytes int64 // how long its log is; -1 where that is not known
 }

@@ -145,7 +145,7 @@ func (w *work) checkPlace(ctx context.Context, meta SetMeta) error {
 	if len(found) == 0 {
 		return nil
 	}
-	return fault.New(fault.Refused, "this host could not restore the images where they come from: "+fault.Problems(found), "mend that, and take the snapshot again")
+	return fault.New(fault.Refused, "this host could not restore the images where they come from: "+fault.Problems(found), "fix that, and take the snapshot again")
 }
 
 // interruptWaits makes pending signals in the images of m end the waits of their threads, as they have in the running member.

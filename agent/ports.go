@@ -73,7 +73,8 @@ type Unit struct {
 	Tree
 }
 
-// Units are those of a member. Today it has one; who dumps or restores goes through all that there are.
+// Units are those of a member: one today. A dump goes through all that there are, but into one image folder of the member, and a restore takes
+// the first. For several, each unit would need a folder of its own, and a restore would have to start one CRIU for each.
 func (m Member) Units() []Unit {
 	return []Unit{{Job: m.Job, Member: m.Name, Cell: m.Cell, Tree: m.Tree}}
 }
@@ -132,7 +133,8 @@ type Wait struct {
 	Restarts bool   // a signal whose handler says so (SA_RESTART) does not end it
 }
 
-// Cells is all that agent/cell does for the agent. Each part of the agent uses one or two of its interfaces.
+// Cells is all that agent/cell does for the agent. It is split by purpose. Restores and standings use most of the parts,
+// others one or two.
 type Cells interface {
 	Members
 	CellMaker
@@ -272,7 +274,7 @@ type DumpSpec struct {
 // DumpResult says what a finished dump was.
 type DumpResult struct {
 	Bytes  int64         // of the images
-	Frozen time.Duration // as CRIU's own statistics have it
+	Frozen time.Duration // from CRIU's statistics
 	Ends   []marker.End  // the connections in the images, as Checkpointer.Ends reads them
 }
 

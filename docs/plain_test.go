@@ -16,7 +16,8 @@ var marks = []struct {
 	fine          *regexp.Regexp // nil: nothing is
 }{
 	{"anew", "again, new, once more", regexp.MustCompile(`\ba` + `new\b`), nil},
-	{"thing(s)", "the noun, counted: 1 problem, 2 problems", regexp.MustCompile(`\bthings?` + `\(s\)`), nil},
+	{"a plural in brackets", "the noun, counted: 1 problem, 2 problems (english.Plural)",
+		regexp.MustCompile(`(?:%[dvs]|\b\d+|\b[Tt]he|\b[Nn]o|\b[Aa]ny|\bthings?) ?(?:[a-z]+ )?[a-z]*` + `\(s\)`), nil},
 	{"as … has it", "name what says so: the catalogue says", regexp.MustCompile(`\bas (?:the )?\w+ ` + `has it\b`), nil},
 	{"is no X", "is not a X, there is no X", regexp.MustCompile(`(?:\b\w+ |\B)(?:is|are) ` + `no (?:\w+)`), regexp.MustCompile(`^[Tt]here |(?:longer|more)$`)},
 	{"a sentence that was replaced", "what the README, the help and the errors say now", regexp.MustCompile(strings.Join([]string{`[Ii]t is no high` + ` availability`,

@@ -22,7 +22,7 @@ const (
 	Unreachable             // a host could not be reached
 	Denied                  // the caller's role may not do it
 	Integrity               // stored data is not what it was
-	Conflict                // something else is at it
+	Conflict                // another operation holds it
 	RolledBack              // it failed, and the job is as it was before
 	NotFound                // no such job, host, cut
 	Interrupted             // the user gave up

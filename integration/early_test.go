@@ -75,7 +75,7 @@ func TestWaitsThatDoNotEnd(t *testing.T) {
 		{
 			name: "frozen", command: []string{lines, disk + "/f", "append"},
 			begin: func(t *testing.T) func() { return freezeFileSystem(t, disk) },
-			words: []string{"(" + lines, "waits in the kernel", disk + "/f (descriptor 3)", "Mend that"},
+			words: []string{"(" + lines, "waits in the kernel", disk + "/f (descriptor 3)", "Fix it"},
 		},
 		{
 			name: "fuse", command: []string{stuck, "ask", "/srv/fuse"}, before: true,

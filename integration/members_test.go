@@ -419,7 +419,7 @@ func TestDeadBystander(t *testing.T) {
 func TestJobSettings(t *testing.T) {
 	c := newCluster(t)
 	c.MustCtl("run", "ring", "--host", "hostA", "--", "sleep", "1000")
-	if stderr := c.mustFail(4, "job", "set", "ring", "--copies", "9"); !strings.Contains(stderr, "3 host(s) and 0 vault(s)") {
+	if stderr := c.mustFail(4, "job", "set", "ring", "--copies", "9"); !strings.Contains(stderr, "3 hosts and 0 vaults") {
 		t.Error(stderr)
 	}
 	c.mustFail(4, "job", "set", "ring", "--copies", "4")

@@ -241,7 +241,7 @@ func channel(from, to End) Channel {
 	return c
 }
 
-// fault checks M8. Sequence numbers are compared as RFC 9293, 3.4 has it: no queue is longer than 2^31 bytes.
+// fault checks M8. Sequence numbers are compared per RFC 9293, 3.4: no queue is longer than 2^31 bytes.
 func (c Channel) fault() FaultKind {
 	switch {
 	case int32(c.WriteSeq-c.SndUna) < 0:

@@ -9,7 +9,7 @@ type JobID string
 // SnapshotID names one attempt at a cut. If the attempt commits, it is the cut's name as well.
 type SnapshotID string
 
-// Epoch counts the snapshots of one job. The coordinator draws a higher one for each; a message
+// Epoch numbers the attempts of one job: snapshots, restores and collections draw from the same count. The coordinator draws a higher one for each; a message
 // with a lower one than the receiver has seen is ignored (M12).
 type Epoch uint64
 
@@ -101,7 +101,7 @@ const (
 	MsgDone     // Commit carried out; Reason says what could not be
 
 	MsgMarker   // M3: "I have recorded; these are the channels I share with you"; Channels is set
-	MsgDumped   // "my dump is finished, my members run"; says what Captured says, too
+	MsgDumped   // "my dump is finished"; the members run then, unless Stop holds them. Says what Captured says, too
 	MsgCaptured // M6: "my dump holds the state of every connection"
 
 	// MsgLacks goes from a participant to the coordinator: it does not know the participants that a Prepare's Group names.

@@ -68,7 +68,7 @@ type Member struct {
 	State    string
 	Exit     string
 	Since    time.Time // of StateUnreachable: when its host was first found silent; zero if that is not known
-	RSS      int64
+	RSS      int64     // bytes, of all its processes; 0 if it does not run
 	Channels int
 	LogBytes int64 // how long the log is; -1 where that is not known
 	Attached bool
@@ -109,10 +109,13 @@ type Agent interface {
 
 // MemberAgent is what an agent does with the members on its host.
 type MemberAgent interface {
+	// Members lists the members of a job on the host, or of all jobs if job is empty.
 	Members(ctx context.Context, job string) ([]Member, error)
 	// Run starts a member under the name that the catalogue has drawn. One of that name makes a fault.Conflict.
 	Run(ctx context.Context, m Member) (Member, error)
+	// Attach makes the process tree below m.Pid a member under m.Name. Its programs run on.
 	Attach(ctx context.Context, m Member) (Member, error)
+	// Kill ends every member of a job on the host, forgets them and returns their names.
 	Kill(ctx context.Context, job string) ([]string, error)
 	// ForgetJob removes what the host keeps of a job in which nothing lives.
 	ForgetJob(ctx context.Context, job string) error
@@ -148,9 +151,11 @@ type Open struct {
 
 // SnapshotLine is the coordinator's line to one participant.
 type SnapshotLine interface {
+	// Send hands one message over. It waits for no answer; an error means that the line is gone.
 	Send(m marker.Message) error
 	// Recv waits for the next thing; any error means that the line is gone.
 	Recv() (FromHost, error)
+	// Close ends the line.
 	Close() error
 }
 
@@ -195,7 +200,9 @@ type MemberReport struct {
 
 // RestoreLine is the line to one host of a restore. One goroutine sends on it, another one receives.
 type RestoreLine interface {
+	// Send hands one message over. It waits for no answer; an error means that the line is gone.
 	Send(m restoration.Message) error
+	// Recv waits for the next report; any error means that the line is gone.
 	Recv() (FromTarget, error)
 	// Hangup says that nothing more will be sent. The host closes its side when it has let go of the job, or waits for another host's word.
 	Hangup() error

@@ -101,7 +101,7 @@ func (c *Cluster) exportHost(ctx context.Context, a *archive.Writer, cut store.C
 		}
 	}
 	if len(from.Hosts)+len(from.Vaults) == 0 {
-		return fault.New(fault.Unreachable, fmt.Sprintf("no host that answers holds the images of %s (they are on %v)", ch.Host, ch.Copies), "bring one of them back")
+		return fault.New(fault.Unreachable, fmt.Sprintf("no host that answers holds the images of %s (they are on %v)", ch.Host, ch.Copies), "start one of these hosts")
 	}
 	var r FileReader
 	var meta PlainFile

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"ss/fault"
 	"ss/store"
 	"ss/store/archive"
@@ -246,7 +248,7 @@ func (im *importing) prepare(ctx context.Context) error {
 func (im *importing) choose() error {
 	up := (Census{Statuses: slices.DeleteFunc(slices.Clone(im.statuses), func(h HostStatus) bool { return h.Err != nil })}).Candidates()
 	if len(up) <= im.copies {
-		return fault.New(fault.Unreachable, fmt.Sprintf("the images are to be on %d host(s), and %d answer(s)", im.copies+1, len(up)), "ssctl host list says why; or add one")
+		return fault.New(fault.Unreachable, fmt.Sprintf("copies are needed on %s; %d %s", english.Plural(im.copies+1, "host", ""), len(up), english.PluralWord(len(up), "answers", "answer")), "ssctl host list says why; or add one")
 	}
 	for from := range im.opt.Hosts {
 		if !slices.ContainsFunc(im.cut.Hosts, func(h store.CutHost) bool { return h.Host == from }) {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/dustin/go-humanize/english"
+
 	"ss/fault"
 	"ss/store"
 )
@@ -28,8 +30,8 @@ func (c *Cluster) SetPolicy(ctx context.Context, job string, change func(*store.
 		change(p)
 		if after := wantedHosts(*p, cluster); after > len(hosts) && after != before {
 			vaults := len(store.Job{Policy: *p}.EffectiveVaults(cluster))
-			return fault.New(fault.Refused, fmt.Sprintf("%d copies need as many hosts and vaults, and there are %d host(s) and %d vault(s)",
-				p.EffectiveCopies(), len(hosts), vaults), "no snapshot could be taken: add hosts first, with ssctl host add, or vaults with --vault")
+			return fault.New(fault.Refused, fmt.Sprintf("%d copies need as many hosts and vaults, and there are %s and %s",
+				p.EffectiveCopies(), english.Plural(len(hosts), "host", ""), english.Plural(vaults, "vault", "")), "no snapshot could be taken: add hosts first, with ssctl host add, or vaults with --vault")
 		}
 		return nil
 	})
@@ -51,7 +53,7 @@ func (c *Cluster) keepSettings(ctx context.Context, job string) error {
 		return err
 	}
 	if len(cuts) == 0 {
-		c.Noticef("job %s has no cut that its settings could be kept with: until it has one, a catalogue that is rebuilt does not know them", job)
+		c.Noticef("settings are stored with cuts, and job %s has none: until it has one, a catalogue that is rebuilt does not know them", job)
 		return nil
 	}
 	statuses, err := c.Hosts(ctx)
@@ -72,7 +74,7 @@ func (c *Cluster) RemoveJob(ctx context.Context, name string) error {
 		return err
 	}
 	if len(cuts) > 0 {
-		return fault.New(fault.Conflict, fmt.Sprintf("it has %d cut(s), the newest %s", len(cuts), cuts[len(cuts)-1].ID), "remove them first with ssctl rm")
+		return fault.New(fault.Conflict, fmt.Sprintf("the job has %s, the newest %s", english.Plural(len(cuts), "cut", ""), cuts[len(cuts)-1].ID), "remove them first with ssctl rm")
 	}
 	s, err := c.survey(ctx, name)
 	if err != nil {

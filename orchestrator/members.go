@@ -102,7 +102,7 @@ func (c *Cluster) notStarted(ctx context.Context, h store.Host, job, name string
 		case aerr != nil:
 			return &fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("whether %s runs on %s is not known: see ssctl ps %s when that host answers", name, h.Name, job)}
 		case slices.Contains(memberNames(there), name):
-			return errors.Join(&fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("%s was started on %s all the same", name, h.Name)},
+			return errors.Join(&fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("%s was started on %s anyway", name, h.Name)},
 				c.Catalogue.AddMember(noted(ctx), job, h.Name, name))
 		}
 	}

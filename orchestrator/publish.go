@@ -51,14 +51,14 @@ func (c *Cluster) Publish(ctx context.Context, cut store.Cut, statuses []HostSta
 func (c *Cluster) publish(ctx context.Context, cut store.Cut, early []byte, statuses []HostStatus) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 	defer cancel()
-	const mends = "ssctl repair or gc mends that"
+	const remedy = "ssctl repair or gc fixes this"
 	manifest, err := c.cutFile(ctx, cut)
 	switch {
 	case err != nil && early == nil:
-		c.Noticef("the manifest of %s is on none of its holders: %v; %s", cut.ID, err, mends)
+		c.Noticef("the manifest of %s was not stored on any holder: %v; %s", cut.ID, err, remedy)
 		return
 	case err != nil:
-		c.Noticef("%s is a cut, and its holders get its manifest: %v", cut.ID, err)
+		c.Noticef("%s is committed; using the manifest made before the commit: %v", cut.ID, err)
 		manifest = early
 	}
 	hosts, vaults := Holders(cut)
@@ -66,7 +66,7 @@ func (c *Cluster) publish(ctx context.Context, cut store.Cut, early []byte, stat
 	tell := func(where string, put func() error) {
 		wg.Go(func() {
 			if err := put(); err != nil {
-				c.Noticef("the manifest of %s is not on %s: %v; %s", cut.ID, where, err, mends)
+				c.Noticef("the manifest of %s was not stored on %s: %v; %s", cut.ID, where, err, remedy)
 			}
 		})
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/dustin/go-humanize/english"
+
 	"ss/fault"
 	"ss/store"
 )
@@ -43,7 +45,7 @@ func (c *Cluster) Remove(ctx context.Context, ref string, force bool) (store.Cut
 	return cut, nil
 }
 
-// restoring says whether a restore of the job is on: what it reads must stay.
+// restoring says whether a restore of the job is running: what it reads must stay.
 func (c *Cluster) restoring(ctx context.Context, job string) (bool, error) {
 	attempts, err := c.Catalogue.Attempts(ctx)
 	for _, at := range attempts {
@@ -69,7 +71,7 @@ func (c *Cluster) remove(ctx context.Context, cut store.Cut, statuses []HostStat
 	}
 	// A restore looks, once it is in the catalogue, whether its cut still is. So if there is one now that found the cut, it is seen here.
 	if on, err := c.restoring(ctx, cut.Job); err != nil || on {
-		c.Noticef("a restore of job %s is on: the images of %s stay until ssctl gc removes them", cut.Job, cut.ID)
+		c.Noticef("a restore of job %s is running: the images of %s stay until ssctl gc removes them", cut.Job, cut.ID)
 		return err
 	}
 	failed := c.bury(ctx, r, statuses, true)
@@ -110,14 +112,14 @@ func (c *Cluster) collectAfter(ctx context.Context, job string, gone []store.Cut
 				_, err = a.Collect(ctx, "", job, false)
 			}
 			if err != nil {
-				c.Noticef("the room of what was removed is not free yet on %s: %v; ssctl gc frees it", h.Name, err)
+				c.Noticef("space not freed yet on %s: %v; ssctl gc frees it", h.Name, err)
 			}
 		})
 	}
 	wg.Wait()
 	for v := range vaults {
 		if _, err := c.collectVault(ctx, v, job, false, statuses); err != nil {
-			c.Noticef("the room of what was removed is not free yet in %s: %v; ssctl gc frees it", v, err)
+			c.Noticef("space not freed yet in %s: %v; ssctl gc frees it", v, err)
 		}
 	}
 }
@@ -159,7 +161,7 @@ func (c *Cluster) Retain(ctx context.Context, job string, statuses []HostStatus)
 	}
 	if len(gone) > 0 {
 		c.collectAfter(ctx, job, gone, statuses)
-		c.Noticef("retention of job %s removed %d cut(s)", job, len(gone))
+		c.Noticef("retention of job %s removed %s", job, english.Plural(len(gone), "cut", ""))
 	}
 	return gone
 }

@@ -43,7 +43,7 @@ func TestRetainRemovesWhatThePolicyDoesNotKeep(t *testing.T) {
 			t.Errorf("%s: last %s, want collect", name, last)
 		}
 	}
-	if !slices.ContainsFunc(f.Notices, func(n string) bool { return strings.Contains(n, "removed 2 cut(s)") }) {
+	if !slices.ContainsFunc(f.Notices, func(n string) bool { return strings.Contains(n, "removed 2 cuts") }) {
 		t.Errorf("nobody was told: %v", f.Notices)
 	}
 }

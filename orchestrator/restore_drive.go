@@ -257,12 +257,12 @@ func (r *restore) untouched(o restoration.Outcome) error {
 
 // stopped says that the job was ended and is not there again: never half a job, so none.
 func (r *restore) stopped(o restoration.Outcome) error {
-	f := &fault.Error{Kind: fault.RolledBack, Err: r.cause(o), Next: "every host has backed out: the job is stopped, its cut is untouched, restore it again"}
+	f := &fault.Error{Kind: fault.RolledBack, Err: r.cause(o), Next: "all hosts rolled back: the job is stopped, its cut is untouched, restore it again"}
 	switch o.Cause {
 	case restoration.CauseInterrupt:
 		f.Kind = fault.Interrupted
 	case restoration.CauseJobLost:
-		f.Kind, f.Next = fault.Conflict, "every host has backed out: the job is stopped, its cut is untouched; "+nextJobLost
+		f.Kind, f.Next = fault.Conflict, "all hosts rolled back: the job is stopped, its cut is untouched; "+nextJobLost
 	}
 	if len(o.Unknown) > 0 {
 		f.Next = fmt.Sprintf("the job is stopped, but for what may be left on %s until an agent there can end it; its cut is untouched, restore it again then", namesOf(o.Unknown))

@@ -118,7 +118,7 @@ func (r *restore) findOld(ctx context.Context, members []Member, missing map[str
 			r.old = append(r.old, m.Host)
 		default: // F5: its word does not make it take part
 			r.claimed = append(r.claimed, m)
-			r.c.Noticef("%s says that %s of job %s runs there, and the catalogue has no such member there: it takes no part, and is told that the job was restored", m.Host, m.Name, m.Job)
+			r.c.Noticef("%s says that %s of job %s runs there, and the catalogue has no such member there: it is ignored and told that the job was restored", m.Host, m.Name, m.Job)
 		}
 	}
 	return nil
@@ -158,7 +158,7 @@ func (r *restore) planPart(ch store.CutHost, to string) error {
 		}
 	}
 	if len(part.Sources)+len(part.Vaults) == 0 {
-		return fault.New(fault.Unreachable, fmt.Sprintf("no host that answers holds the images of %s (they are on %s)", ch.Host, strings.Join(ch.Copies, ", ")), "bring one of them back")
+		return fault.New(fault.Unreachable, fmt.Sprintf("no host that answers holds the images of %s (they are on %s)", ch.Host, strings.Join(ch.Copies, ", ")), "start one of these hosts")
 	}
 	r.plan.Parts = append(r.plan.Parts, part)
 	return nil

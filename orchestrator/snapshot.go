@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"ss/fault"
 	"ss/marker"
 	"ss/store"
@@ -52,7 +54,7 @@ func (c *Cluster) Snapshot(ctx context.Context, opt SnapshotOptions) (store.Cut,
 		// A connection that one program has closed, and the other has not heard of it, is gone the next time. One that leads outside is still there.
 		if o, ok := errors.AsType[outside](err); ok && o.Error() != before && try < unsettledTries {
 			before = o.Error()
-			c.Noticef("a connection was being ended, or leads outside the job; trying again")
+			c.Noticef("a connection was closing or leads outside the job; trying again")
 			continue
 		}
 		if !fault.Is(err, fault.Unsettled) {
@@ -60,7 +62,7 @@ func (c *Cluster) Snapshot(ctx context.Context, opt SnapshotOptions) (store.Cut,
 		}
 		if try == unsettledTries {
 			return cut, &fault.Error{Kind: fault.RolledBack, Op: "snapshot", Job: opt.Job, Err: err,
-				Next: fmt.Sprintf("%d attempts met something that was just being made; the job runs on: try again", try)}
+				Next: fmt.Sprintf("%d attempts found unfinished connections; the job runs on: try again", try)}
 		}
 		c.Noticef("%s; trying again", beingMade(err))
 	}
@@ -109,7 +111,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 func (a *attempt) latecomers(ctx context.Context) {
 	statuses, members := a.survey.lately()
 	if err := errors.Join(a.c.heard(ctx, statuses), a.c.stand(ctx, statuses)); err != nil {
-		a.c.Noticef("what %d host(s) said late is not in the catalogue: %v", len(statuses), err)
+		a.c.Noticef("what %s said late is not in the catalogue: %v", english.Plural(len(statuses), "host", ""), err)
 	}
 	if _, err := a.c.entitled(a.job, members); err != nil {
 		a.c.Noticef("%v", err)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
+
 	"ss/fault"
 	"ss/marker"
 	"ss/store"
@@ -87,10 +89,10 @@ func (a *attempt) choose(all []HostStatus) error {
 	case others >= a.copies:
 		return nil
 	case others+len(silent) >= a.copies:
-		return fault.New(fault.Unreachable, fmt.Sprintf("the images are to be on %d other host(s), and %d answer(s)", a.copies, others),
+		return fault.New(fault.Unreachable, fmt.Sprintf("copies are needed on %s; %d %s", english.Plural(a.copies, "other host", ""), others, english.PluralWord(others, "answers", "answer")),
 			"ssctl host list says why, of "+strings.Join(silent, ", "))
 	}
-	return fault.New(fault.Refused, fmt.Sprintf("the images are to be on %d other host(s), and there are %d", a.copies, others),
+	return fault.New(fault.Refused, fmt.Sprintf("copies are needed on %s; the cluster has %d", english.Plural(a.copies, "other host", ""), others),
 		fmt.Sprintf("add one with ssctl host add, or see ssctl job set %s --copies and --vault", a.opt.Job))
 }
 

@@ -35,7 +35,7 @@ func (r *restore) statement(ctx context.Context, epoch uint64) ([]byte, error) {
 		return nil, err
 	}
 	if r.c.Statements == nil {
-		return nil, errors.New("no admin is here to sign where the members will stand")
+		return nil, errors.New("no signing key configured")
 	}
 	s := standing.Statement{Cluster: cluster.ID, Job: job.Name, Epoch: epoch, Ended: r.plan.Cut.EndedWell}
 	for _, name := range r.targets() {

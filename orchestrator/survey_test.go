@@ -145,7 +145,7 @@ func TestStart(t *testing.T) {
 	}{
 		"it runs":                          {startingHost{runs: true, answers: true}, "", ""},
 		"it is refused":                    {startingHost{answers: true, err: refused}, "-", "busy"},
-		"the answer is lost, it runs":      {startingHost{runs: true, answers: true, err: lost}, "", "was started on hostA all the same"},
+		"the answer is lost, it runs":      {startingHost{runs: true, answers: true, err: lost}, "", "was started on hostA anyway"},
 		"the answer is lost, it does not":  {startingHost{answers: true, err: lost}, "-", "the line broke"},
 		"the host is lost, it runs":        {startingHost{runs: true, err: lost}, "starting", "is not known"},
 		"the host is lost, it runs or not": {startingHost{err: lost}, "starting", "is not known"},

@@ -25,7 +25,7 @@ type Plan struct {
 	Faults  []Problem         `json:"faults"`
 }
 
-// Problem is what is in the way on a host.
+// Problem is a problem found on a host.
 type Problem struct {
 	Host string `json:"host"`
 	Text string `json:"text"`

@@ -12,10 +12,10 @@ type Millis int64
 // CoordinatorHost is the HostID that stands for the coordinator in From and To of a Message.
 const CoordinatorHost HostID = ""
 
-// Phase is where a target stands. It only goes forward. Its name (String) is what is written to disk and to the wire.
+// Phase is where a target stands. It only goes forward. On disk it is its name (String), on the wire an enum.
 type Phase int
 
-// The phases of a target. The last three are ends.
+// The phases of a target. Whole, Stopped and Left are ends: see Over.
 const (
 	PhaseUnknown Phase = iota // in a Report: the host knows nothing of this restore
 	Planned                   // R1: the plan is here

@@ -103,7 +103,7 @@ type Attempt struct {
 	Hosts   []string  `json:"hosts"`
 	Phase   string    `json:"phase"`
 	Pid     int       `json:"pid"` // of the ssctl that made it, for people
-	// Live says that its ssctl is alive, on the kernel's word (a lock). Where it is not, the attempt is
+	// Live says that its ssctl is alive. With bolt the kernel says so, by a lock. Where it is not, the attempt is
 	// stale: it blocks nothing, and EndAttempt is due once its hosts have been told.
 	Live bool `json:"-"`
 }

@@ -11,6 +11,6 @@
 //
 // The way in: cell.go, then start.go and init.go, which are the two sides of one conversation.
 //
-// It may import agent and target (for the types in its methods' signatures), waits, cgroup, files, obstacles, proc, sockets, names, store/sealed,
-// internal/disk, the standard library and golang.org/x/sys/unix.
+// It may import agent and target (for the types in its methods' signatures), alias, waits, cgroup, files, obstacles, proc, sockets, names, store/sealed,
+// internal/disk, the standard library, github.com/mdlayher/netlink and golang.org/x/sys/unix.
 package cell

@@ -38,7 +38,7 @@ func (s *survey) unstoppableWaits(pid int) {
 			s.addWait(pid, w, "waits for its child %s, which shares its memory until it calls exec or ends (vfork), and CRIU can't dump that: have the child do so, or have the program use fork", proc.Whose(child))
 			continue
 		}
-		s.addWait(pid, w, "waits in the kernel%s and could not be stopped: a disk or a network file system that does not answer? Mend that, or end the process", w.what())
+		s.addWait(pid, w, "waits in the kernel%s and could not be stopped: a disk or a network file system that does not answer? Fix it, or end the process", w.what())
 	}
 }
 

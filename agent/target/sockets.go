@@ -101,7 +101,7 @@ func (t *plan) device(s comingSocket) bool {
 		return true
 	}
 	if _, err := net.InterfaceByName(s.is.Device); err != nil {
-		t.add(s.Arrival, "port %s is bound to the network device %s, which this host has not: make one of that name", s.is.Local, s.is.Device)
+		t.add(s.Arrival, "port %s is bound to the network device %s, which this host does not have: make one of that name", s.is.Local, s.is.Device)
 		return false
 	}
 	return true
@@ -117,7 +117,7 @@ func (t *plan) midstream() {
 	for _, s := range t.comingSockets() {
 		if !told[s.Member] && s.was.Protocol == "tcp" && s.was.Connected() && (s.is.Local != s.was.Local || s.is.Remote != s.was.Remote) {
 			told[s.Member] = true
-			t.add(s.Arrival, "its connection %s with %s would stand still, as this host's connection tracking takes up no connection in its midst: "+
+			t.add(s.Arrival, "its connection %s with %s would stand still, as this host's connection tracking does not track connections that already exist: "+
 				"sysctl -w net.netfilter.nf_conntrack_tcp_loose=1, and set it back when the job runs", s.is.Local, s.is.Remote)
 		}
 	}

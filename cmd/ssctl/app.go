@@ -132,7 +132,7 @@ func (a *app) with(ctx context.Context, do func(context.Context, *orchestrator.C
 		Progress: a.screen.progress, Notice: a.screen.notice})
 	if ctx.Err() != nil && fault.Is(err, fault.Unreachable) {
 		// It was not the host that did not answer, but we who did not wait.
-		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "it was still being asked what there is"}
+		return &fault.Error{Kind: fault.Interrupted, Err: context.Cause(ctx), Next: "hosts had not all answered"}
 	}
 	if cause := context.Cause(ctx); cause != nil && fault.KindOf(err) == fault.Failed && (errors.Is(err, cause) || errors.Is(err, ctx.Err())) {
 		return &fault.Error{Kind: fault.Interrupted, Err: err} // wherever the command was when its time was over
@@ -164,7 +164,7 @@ func (a *app) noCatalogue(err error) error {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return &fault.Error{Kind: fault.NotFound, Err: fmt.Errorf("%s holds an admin's identity, and no catalogue: %w", a.dir, store.ErrNotFound),
-			Next: "if the catalogue is lost, this makes it again from what the hosts hold: ssctl --dir " + shellWord(a.dir) + " catalog rebuild --host NAME=ADDR"}
+			Next: "if the catalogue is lost, this rebuilds it from what the hosts hold: ssctl --dir " + shellWord(a.dir) + " catalog rebuild --host NAME=ADDR"}
 	case errors.Is(err, store.ErrCorrupt):
 		command := "ssctl --dir " + shellWord(a.dir) + " catalog rebuild --replace"
 		if hosts := store.SalvageHosts(a.dir); len(hosts) == 0 {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"ss/fault"
@@ -174,7 +175,8 @@ func (a *app) rebuild(ctx context.Context, hosts []store.Host, vaults []string, 
 		if res.Aside != "" {
 			fmt.Fprintf(a.stdout, "the catalogue that was there is now %s\n", res.Aside)
 		}
-		_, err = fmt.Fprintf(a.stdout, "the catalogue in %s knows %d host(s), %d job(s), %d cut(s)\n", a.dir, len(res.Rebuilt.Hosts), len(res.Rebuilt.Jobs), len(res.Rebuilt.Cuts))
+		_, err = fmt.Fprintf(a.stdout, "the catalogue in %s knows %s, %s, %s\n", a.dir,
+			english.Plural(len(res.Rebuilt.Hosts), "host", ""), english.Plural(len(res.Rebuilt.Jobs), "job", ""), english.Plural(len(res.Rebuilt.Cuts), "cut", ""))
 		return err
 	}
 	return a.print(report.Rebuilt{Schema: "ss/catalog-rebuild/1", Hosts: len(res.Rebuilt.Hosts), Jobs: len(res.Rebuilt.Jobs), Cuts: report.CutsOf(res.Rebuilt.Cuts).Cuts,

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"ss/api/identity"
@@ -117,7 +118,7 @@ func (a *app) hostRemove() *cobra.Command {
 				}
 				next := "%s is forgotten; it held images of no cut\n"
 				if len(cuts) > 0 {
-					next = fmt.Sprintf("%%s is forgotten; it held images of %d cut(s)\nnext: ssctl repair makes other copies of them\n", len(cuts))
+					next = fmt.Sprintf("%%s is forgotten; it held images of %s\nnext: ssctl repair makes other copies of them\n", english.Plural(len(cuts), "cut", ""))
 				}
 				return a.say(report.HostRemoved{Schema: "ss/host-rm/1", Host: name, Lost: true, Cuts: some(cuts)}, next, name)
 			})

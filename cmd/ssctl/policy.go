@@ -110,7 +110,7 @@ func (a *app) jobSet() *cobra.Command {
 			"Cuts that are there already get their copies with ssctl repair.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			if cmd.Flags().NFlag() == 0 {
-				return usage("what is to be changed? see ssctl job set --help")
+				return usage("no setting given: see ssctl job set --help")
 			}
 			if err := f.check(cmd.Flags().Changed); err != nil {
 				return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"ss/orchestrator"
@@ -122,7 +123,7 @@ func (a *app) showRestored(res orchestrator.RestoreResult) error {
 		if p.From != p.To {
 			word = "from " + p.From
 		}
-		fmt.Fprintf(a.stdout, "%s: %d member(s) %s\n", p.To, len(p.Members), word)
+		fmt.Fprintf(a.stdout, "%s: %s %s\n", p.To, english.Plural(len(p.Members), "member", ""), word)
 	}
 	_, err := fmt.Fprintf(a.stdout, "job %s runs again from %s, after %s\n", doc.Job, doc.Cut, report.Millis(doc.TotalMs))
 	return err

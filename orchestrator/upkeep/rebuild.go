@@ -353,9 +353,9 @@ func (g *gathering) take(where string, inv orchestrator.Inventory, add func(stor
 		f, err := store.DecodeCutFile(held.Manifest, g.b.Verifier)
 		switch {
 		case err != nil:
-			g.c.Noticef("%s: the manifest of %s/%s does not count: %v", where, held.Job, held.Snapshot, err)
+			g.c.Noticef("%s: the manifest of %s/%s is ignored: %v", where, held.Job, held.Snapshot, err)
 		case f.Cut.ID != held.Snapshot || f.Job.Name != held.Job:
-			g.c.Noticef("%s: the manifest of %s/%s is that of %s/%s, and does not count", where, held.Job, held.Snapshot, f.Job.Name, f.Cut.ID)
+			g.c.Noticef("%s: the manifest of %s/%s is that of %s/%s, and is ignored", where, held.Job, held.Snapshot, f.Job.Name, f.Cut.ID)
 		default:
 			g.files = append(g.files, f)
 		}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/dustin/go-humanize/english"
+
 	"ss/fault"
 	"ss/orchestrator"
 	"ss/store"
@@ -175,11 +177,11 @@ func (r *repair) healOn(ctx context.Context, host string, p repairPart) bool {
 		return true
 	}
 	if err != nil {
-		r.failed(p.Key, "the copy on %s is not whole, and nobody could make it so: %v", host, err)
+		r.failed(p.Key, "the copy on %s is not whole and could not be repaired: %v", host, err)
 		return false
 	}
 	if moved.Objects > 0 {
-		r.did(p.Key, "healed %d object(s) on %s", moved.Objects, host)
+		r.did(p.Key, "healed %s on %s", english.Plural(moved.Objects, "object", ""), host)
 	}
 	return true
 }

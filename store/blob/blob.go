@@ -48,7 +48,7 @@ type Writer interface {
 
 // Remover removes objects.
 type Remover interface {
-	// Remove removes an object, durably. One that is not there is no error.
+	// Remove removes an object, durably. A missing object is not an error.
 	Remove(ctx context.Context, name string) error
 }
 

@@ -58,7 +58,7 @@ type Tx interface {
 	Count(bucket string) (int, error)
 	// Put writes a value. What is beyond the bounds makes the error wrap ErrTooLarge.
 	Put(bucket, key string, value []byte) error
-	// Delete removes a record. One that is not there is no error.
+	// Delete removes a record. A missing record is not an error.
 	Delete(bucket, key string) error
 
 	// Holder says who holds a lease.
