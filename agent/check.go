@@ -18,10 +18,10 @@ import (
 // Check is R1 on this host: everything that would make the restore fail here, at once. Nothing is touched. Images of which no copy is
 // whole are an error, of kind fault.Integrity: that is for nobody to put right here.
 func (r *Restoration) Check(ctx context.Context) ([]string, error) {
-	var faults []string
+	var problems []string
 	var damaged []error
 	if _, err := r.a.cfg.CRIU.Check(ctx); err != nil {
-		faults = append(faults, err.Error())
+		problems = append(problems, err.Error())
 	}
 	lost := r.checkPeers(ctx)
 	var coming []target.Arrival
@@ -36,7 +36,7 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 			continue
 		}
 		if err != nil {
-			faults = append(faults, fmt.Sprintf("images of %s: %v", part.Host, err))
+			problems = append(problems, fmt.Sprintf("images of %s: %v", part.Host, err))
 			continue
 		}
 		if err := r.a.cfg.Images.Count(ctx, &room, man); err != nil {
@@ -44,25 +44,25 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 		}
 		meta, err := metaOf(man.Key(), index)
 		if err != nil {
-			faults = append(faults, err.Error())
+			problems = append(problems, err.Error())
 			continue
 		}
 		if why := lacking(meta.Processor, part.Host); why != "" {
-			faults = append(faults, why)
+			problems = append(problems, why)
 		}
 		for _, m := range part.Members {
 			mm, ok := meta.Members[m.Name]
 			if !ok {
-				faults = append(faults, fmt.Sprintf("the images of %s hold no member %s", part.Host, m.Name))
+				problems = append(problems, fmt.Sprintf("the images of %s hold no member %s", part.Host, m.Name))
 				continue
 			}
 			m.Job = r.job()
 			if err := r.a.cfg.Cells.Vacant(ctx, m); err != nil {
-				faults = append(faults, fmt.Sprintf("%s: %v", m.Name, err))
+				problems = append(problems, fmt.Sprintf("%s: %v", m.Name, err))
 			}
 			coming = append(coming, arrival(part.Host, m, mm))
 			for _, f := range r.checkPlaces(part, mm, &room) {
-				faults = append(faults, m.Name+": "+f)
+				problems = append(problems, m.Name+": "+f)
 			}
 			for _, s := range mm.Files {
 				for _, name := range s.Names() {
@@ -80,14 +80,14 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	}
 	for _, m := range declared {
 		for _, f := range r.checkCleared(ctx, m, kept) {
-			faults = append(faults, m.Name+": "+f)
+			problems = append(problems, m.Name+": "+f)
 		}
 	}
 	found, err := r.a.planTarget(ctx, r.job(), r.plan.Moved, coming)
 	if err != nil {
 		return nil, r.wrap("checking", err)
 	}
-	faults = append(append(faults, found...), lost...)
+	problems = append(append(problems, found...), lost...)
 	lacks, err := r.a.cfg.Images.Lacking(filepath.Dir(r.dir), room)
 	if err != nil {
 		return nil, r.wrap("checking", err)
@@ -95,7 +95,7 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 	if err := errors.Join(damaged...); err != nil {
 		return nil, r.wrap("checking", &fault.Error{Kind: fault.Integrity, Err: err, Next: custody.NextVerify})
 	}
-	return append(faults, lacks...), nil
+	return append(problems, lacks...), nil
 }
 
 // planTarget lists what would keep the members that come from being restored on this host.
@@ -134,18 +134,18 @@ func (r *Restoration) checkPeers(ctx context.Context) []string {
 		}
 	}
 	wg.Wait()
-	var faults []string
+	var problems []string
 	for i, err := range errs {
 		if err == nil {
 			continue
 		}
 		p := peers[i]
 		text := fmt.Sprintf("it does not reach the agent of %s at %s (%v): fix the network between the two, or restore to other hosts", p.Host, p.Endpoint, err)
-		if !slices.Contains(faults, text) {
-			faults = append(faults, text)
+		if !slices.Contains(problems, text) {
+			problems = append(problems, text)
 		}
 	}
-	return faults
+	return problems
 }
 
 // clear destroys what connections that are closed have left in the way of the members to come. The plan has found nothing there that was not

@@ -446,7 +446,7 @@ func addBuildIDs(needs *target.Needs, seen []files.Seen) {
 // checkPlaces says of the member's files what would keep the restore from putting them back, or from handing them to CRIU. It adds to room what
 // has to be kept of those that are there.
 func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta, room *custody.Room) []string {
-	var faults []string
+	var problems []string
 	stored := map[string]bool{}
 	for _, s := range mm.Files {
 		for _, name := range s.Names() {
@@ -454,7 +454,7 @@ func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta, room *custody
 		}
 		kept, err := files.Check(files.Source{Stored: s, InPlace: part.Host == r.a.cfg.Host})
 		if err != nil {
-			faults = append(faults, err.Error())
+			problems = append(problems, err.Error())
 		}
 		room.Keep(kept)
 	}
@@ -462,7 +462,7 @@ func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta, room *custody
 	for _, s := range files.SortPlaces(mm.places()) {
 		if files.Missing(s.Path) {
 			if err := files.CheckFolder(s, made); err != nil {
-				faults = append(faults, err.Error())
+				problems = append(problems, err.Error())
 			}
 			made[s.Path] = true
 		}
@@ -476,8 +476,8 @@ func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta, room *custody
 			continue
 		}
 		if _, err := handSeen(ImageFile{Name: s.Path, Mode: s.Mode}, was); err != nil {
-			faults = append(faults, err.Error())
+			problems = append(problems, err.Error())
 		}
 	}
-	return faults
+	return problems
 }

@@ -31,20 +31,20 @@ func (a *Agent) checkFolders(ctx context.Context, job string, folders []string) 
 }
 
 // checkCleared says what a restore would put aside in folders of a member, and why it could not.
-func (r *Restoration) checkCleared(ctx context.Context, m Member, keep map[string]bool) (faults []string) {
+func (r *Restoration) checkCleared(ctx context.Context, m Member, keep map[string]bool) (problems []string) {
 	if err := r.a.checkFolders(ctx, r.job(), m.Folders); err != nil {
 		return []string{err.Error()}
 	}
 	for _, dir := range m.Folders {
 		extra, err := files.Extra(ctx, dir, keep)
 		if err != nil {
-			faults = append(faults, fmt.Sprintf("what is in %s and not in the cut cannot be put aside: %v", dir, err))
+			problems = append(problems, fmt.Sprintf("what is in %s and not in the cut cannot be put aside: %v", dir, err))
 		}
 		if len(extra) > 0 {
 			r.notice(fmt.Sprintf("%s: %d files in %s are not in the cut, and are removed when its members run: %s", m.Name, len(extra), dir, fewOf(extra, some)))
 		}
 	}
-	return faults
+	return problems
 }
 
 // inPlace is a member that comes back to the host where it was recorded.

@@ -8,64 +8,64 @@ import (
 	"strings"
 )
 
-// FaultKind says what is wrong with a channel of a cut.
-type FaultKind int
+// ProblemKind says what is wrong with a channel of a cut.
+type ProblemKind int
 
 // What can be wrong with a channel.
 const (
-	FaultOrphan    FaultKind = iota + 1 // bytes are received that were never sent: rcv_nxt > snd_nxt
-	FaultLost                           // bytes are acknowledged that were never received: snd_una > rcv_nxt
-	FaultQueue                          // the sending end contradicts itself: snd_una > write_seq
-	FaultOutside                        // the other end is in no member of the job
-	FaultDuplicate                      // two ends have the same addresses
-	FaultUnread                         // bytes were sent on a connection that nobody has accepted
+	ProblemOrphan    ProblemKind = iota + 1 // bytes are received that were never sent: rcv_nxt > snd_nxt
+	ProblemLost                             // bytes are acknowledged that were never received: snd_una > rcv_nxt
+	ProblemQueue                            // the sending end contradicts itself: snd_una > write_seq
+	ProblemOutside                          // the other end is in no member of the job
+	ProblemDuplicate                        // two ends have the same addresses
+	ProblemUnread                           // bytes were sent on a connection that nobody has accepted
 )
 
-// Fault is one thing that is wrong with a cut.
-type Fault struct {
-	Kind    FaultKind
-	Channel Channel // of FaultOutside and FaultDuplicate only the sending end is known
-	Unread  uint32  // FaultUnread: bytes that have come, or were sent
-	Other   string  // FaultDuplicate: host and member of the second end
+// Problem is one thing that is wrong with a cut.
+type Problem struct {
+	Kind    ProblemKind
+	Channel Channel // of ProblemOutside and ProblemDuplicate only the sending end is known
+	Unread  uint32  // ProblemUnread: bytes that have come, or were sent
+	Other   string  // ProblemDuplicate: host and member of the second end
 }
 
 // Error names the channel and what is wrong with it.
-func (f *Fault) Error() string {
+func (f *Problem) Error() string {
 	c := f.Channel
 	from := fmt.Sprintf("%s of %s (%s)", c.FromAddr, c.FromMember, c.From)
 	way := fmt.Sprintf("channel from %s to %s of %s (%s)", from, c.ToAddr, c.ToMember, c.To)
 	switch f.Kind {
-	case FaultOrphan:
+	case ProblemOrphan:
 		return fmt.Sprintf("%s: orphan message: %d bytes received and never sent (rcv_nxt %d, snd_nxt %d)", way, c.RcvNxt-c.WriteSeq+c.unsent, c.RcvNxt, c.WriteSeq-c.unsent)
-	case FaultLost:
+	case ProblemLost:
 		return fmt.Sprintf("%s: lost message: %d bytes acknowledged and never received (snd_una %d, rcv_nxt %d)", way, c.SndUna-c.RcvNxt, c.SndUna, c.RcvNxt)
-	case FaultQueue:
+	case ProblemQueue:
 		return fmt.Sprintf("%s: broken send queue (snd_una %d, write_seq %d)", way, c.SndUna, c.WriteSeq)
-	case FaultDuplicate:
+	case ProblemDuplicate:
 		return fmt.Sprintf("connection %s to %s: a second end with the same addresses is held by %s", from, c.ToAddr, f.Other)
 	}
-	if f.Kind == FaultUnread {
+	if f.Kind == ProblemUnread {
 		return fmt.Sprintf("connection of %s with %s: %d bytes were sent on it, and no program has accepted it", from, c.ToAddr, f.Unread)
 	}
 	return fmt.Sprintf("outside connection from %s to %s: no member of the job holds its other end; close it, add the other end to the job, or let it be restored as closed (ssctl job set --outside close)", from, c.ToAddr)
 }
 
-// CheckError is all that is wrong with a cut, in the order of Check's channels. errors.As finds its first *Fault.
-type CheckError struct{ Faults []*Fault }
+// CheckError is all that is wrong with a cut, in the order of Check's channels. errors.As finds its first *Problem.
+type CheckError struct{ Problems []*Problem }
 
-// Error is the first fault and how many there are beside it.
+// Error is the first problem and how many there are beside it.
 func (e *CheckError) Error() string {
-	first := e.Faults[0].Error()
-	if more := len(e.Faults) - 1; more > 0 {
+	first := e.Problems[0].Error()
+	if more := len(e.Problems) - 1; more > 0 {
 		return fmt.Sprintf("%s (and %d more)", first, more)
 	}
 	return first
 }
 
-// Unwrap returns the faults.
+// Unwrap returns the problems.
 func (e *CheckError) Unwrap() []error {
-	all := make([]error, len(e.Faults))
-	for i, f := range e.Faults {
+	all := make([]error, len(e.Problems))
+	for i, f := range e.Problems {
 		all[i] = f
 	}
 	return all
@@ -78,10 +78,10 @@ func cause(err error) Cause {
 		return CauseCheck
 	}
 	out := CauseOutside
-	for _, f := range e.Faults {
+	for _, f := range e.Problems {
 		switch f.Kind {
-		case FaultOutside:
-		case FaultUnread:
+		case ProblemOutside:
+		case ProblemUnread:
 			out = CauseUnread
 		default:
 			return CauseCheck
@@ -90,9 +90,9 @@ func cause(err error) Cause {
 	return out
 }
 
-// blamed is the host that the first fault of a *CheckError speaks of.
+// blamed is the host that the first problem of a *CheckError speaks of.
 func blamed(err error) HostID {
-	var f *Fault
+	var f *Problem
 	if errors.As(err, &f) {
 		return f.Channel.From
 	}
@@ -109,17 +109,17 @@ func blamed(err error) HostID {
 func Check(ends []End, policy OutsidePolicy) ([]Channel, error) {
 	ends, partners, doubles := pair(ends)
 	var channels []Channel
-	var faults []*Fault
+	var problems []*Problem
 	for i, e := range ends {
 		if j, ok := doubles[i]; ok {
 			other := fmt.Sprintf("%s (%s)", ends[j].Member, ends[j].Host)
-			faults = append(faults, &Fault{Kind: FaultDuplicate, Channel: halfChannel(e), Other: other})
+			problems = append(problems, &Problem{Kind: ProblemDuplicate, Channel: halfChannel(e), Other: other})
 			continue
 		}
 		j, ok := partners[i]
 		if e.Pending || ok && ends[j].Pending {
-			if f := pendingFault(e); f != nil {
-				faults = append(faults, f)
+			if f := pendingProblem(e); f != nil {
+				problems = append(problems, f)
 			}
 			continue
 		}
@@ -127,25 +127,25 @@ func Check(ends []End, policy OutsidePolicy) ([]Channel, error) {
 			// A program that has ended its connection does not hold it any more. Its end is not in the cut, and the one that has heard of that
 			// needs nothing of it: whatever it still sends is answered with a RST, then as now.
 			if e.outside(policy) == OutsideRefuse && !e.Ended {
-				faults = append(faults, &Fault{Kind: FaultOutside, Channel: halfChannel(e)})
+				problems = append(problems, &Problem{Kind: ProblemOutside, Channel: halfChannel(e)})
 			}
 			continue
 		}
 		c := channel(e, ends[j])
-		if kind := c.fault(); kind != 0 {
-			faults = append(faults, &Fault{Kind: kind, Channel: c})
+		if kind := c.problem(); kind != 0 {
+			problems = append(problems, &Problem{Kind: kind, Channel: c})
 		}
 		channels = append(channels, c)
 	}
-	if len(faults) > 0 {
-		return nil, &CheckError{Faults: faults}
+	if len(problems) > 0 {
+		return nil, &CheckError{Problems: problems}
 	}
 	return channels, nil
 }
 
-// pendingFault says what is wrong with one of the ends of a connection that has not been accepted. Nothing may have been sent on it: what has been
+// pendingProblem says what is wrong with one of the ends of a connection that has not been accepted. Nothing may have been sent on it: what has been
 // acknowledged is in no image, and what has not could not be put back into the queue of an end that connects once more.
-func pendingFault(e End) *Fault {
+func pendingProblem(e End) *Problem {
 	n := e.Unread
 	if !e.Pending {
 		n = e.WriteSeq - e.SndUna
@@ -153,7 +153,7 @@ func pendingFault(e End) *Fault {
 	if n == 0 {
 		return nil
 	}
-	return &Fault{Kind: FaultUnread, Channel: halfChannel(e), Unread: n}
+	return &Problem{Kind: ProblemUnread, Channel: halfChannel(e), Unread: n}
 }
 
 // Unheard returns the ends whose partner no program has accepted, in Check's order.
@@ -241,17 +241,17 @@ func channel(from, to End) Channel {
 	return c
 }
 
-// fault checks M8. Sequence numbers are compared per RFC 9293, 3.4: no queue is longer than 2^31 bytes.
-func (c Channel) fault() FaultKind {
+// problem checks M8. Sequence numbers are compared per RFC 9293, 3.4: no queue is longer than 2^31 bytes.
+func (c Channel) problem() ProblemKind {
 	switch {
 	case int32(c.WriteSeq-c.SndUna) < 0:
-		return FaultQueue
+		return ProblemQueue
 	case int32(c.RcvNxt-c.SndUna) < 0:
-		return FaultLost
+		return ProblemLost
 	// Against snd_nxt and not write_seq: a restored kernel takes acknowledgements of what it believes
 	// never to have sent for forged ones, and the channel would stand still for good.
 	case int32(c.WriteSeq-c.unsent-c.RcvNxt) < 0:
-		return FaultOrphan
+		return ProblemOrphan
 	}
 	return 0
 }

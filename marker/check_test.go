@@ -28,7 +28,7 @@ func TestM8Check(t *testing.T) {
 		name    string
 		ends    []End
 		policy  OutsidePolicy
-		fault   FaultKind
+		problem ProblemKind
 		transit []uint32
 	}{
 		{name: "nothing"},
@@ -36,29 +36,29 @@ func TestM8Check(t *testing.T) {
 		{name: "some in transit", ends: change(func(a, b *End) { a.WriteSeq = 1300 }), transit: []uint32{300, 0}},
 		{name: "received and not acknowledged", ends: change(func(a, b *End) { a.WriteSeq, b.RcvNxt = 1300, 1300 }), transit: []uint32{0, 0}},
 		{name: "around zero", ends: change(func(a, b *End) { a.SndUna, b.RcvNxt, a.WriteSeq = 0xfffffff0, 0xfffffffe, 14 }), transit: []uint32{16, 0}},
-		{name: "orphan", ends: change(func(a, b *End) { b.RcvNxt = 1001 }), fault: FaultOrphan},
-		{name: "received before it was sent", ends: change(func(a, b *End) { a.WriteSeq, a.Unsent, b.RcvNxt = 1310, 10, 1301 }), fault: FaultOrphan},
+		{name: "orphan", ends: change(func(a, b *End) { b.RcvNxt = 1001 }), problem: ProblemOrphan},
+		{name: "received before it was sent", ends: change(func(a, b *End) { a.WriteSeq, a.Unsent, b.RcvNxt = 1310, 10, 1301 }), problem: ProblemOrphan},
 		{name: "all that was sent is received", ends: change(func(a, b *End) { a.WriteSeq, a.Unsent, b.RcvNxt = 1310, 10, 1300 }), transit: []uint32{10, 0}},
-		{name: "orphan around zero", ends: change(func(a, b *End) { a.SndUna, a.WriteSeq, b.RcvNxt = 0xfffffff0, 0xffffffff, 0 }), fault: FaultOrphan},
-		{name: "lost", ends: change(func(a, b *End) { b.RcvNxt = 999 }), fault: FaultLost},
-		{name: "lost around zero", ends: change(func(a, b *End) { a.SndUna, a.WriteSeq, b.RcvNxt = 0, 1, 0xffffffff }), fault: FaultLost},
-		{name: "queue", ends: change(func(a, b *End) { a.WriteSeq = 999 }), fault: FaultQueue},
-		{name: "the other direction", ends: change(func(a, b *End) { a.RcvNxt = 501 }), fault: FaultOrphan},
-		{name: "outside", ends: pairOf("A", "B", x, y)[:1], fault: FaultOutside},
+		{name: "orphan around zero", ends: change(func(a, b *End) { a.SndUna, a.WriteSeq, b.RcvNxt = 0xfffffff0, 0xffffffff, 0 }), problem: ProblemOrphan},
+		{name: "lost", ends: change(func(a, b *End) { b.RcvNxt = 999 }), problem: ProblemLost},
+		{name: "lost around zero", ends: change(func(a, b *End) { a.SndUna, a.WriteSeq, b.RcvNxt = 0, 1, 0xffffffff }), problem: ProblemLost},
+		{name: "queue", ends: change(func(a, b *End) { a.WriteSeq = 999 }), problem: ProblemQueue},
+		{name: "the other direction", ends: change(func(a, b *End) { a.RcvNxt = 501 }), problem: ProblemOrphan},
+		{name: "outside", ends: pairOf("A", "B", x, y)[:1], problem: ProblemOutside},
 		{name: "outside, closed", ends: pairOf("A", "B", x, y)[:1], policy: OutsideClosed},
 		{name: "outside, and the other end has closed", ends: func() []End { e := pairOf("A", "B", x, y)[:1]; e[0].Ended = true; return e }()},
-		{name: "two ends alike", ends: append(pairOf("A", "B", x, y), End{Host: "C", Member: "C-1", Local: x, Remote: y}), fault: FaultDuplicate},
+		{name: "two ends alike", ends: append(pairOf("A", "B", x, y), End{Host: "C", Member: "C-1", Local: x, Remote: y}), problem: ProblemDuplicate},
 		{name: "within a host", ends: pairOf("A", "A", "10.0.0.1:1", "10.0.0.1:2"), transit: []uint32{0, 0}},
 		{name: "loopback of two hosts", ends: append(pairOf("A", "A", "127.0.0.1:1", "127.0.0.1:2"), pairOf("B", "B", "127.0.0.1:1", "127.0.0.1:2")...), transit: []uint32{0, 0, 0, 0}},
-		{name: "loopback is not another host's", ends: pairOf("A", "B", "[::1]:1", "[::1]:2"), fault: FaultOutside},
+		{name: "loopback is not another host's", ends: pairOf("A", "B", "[::1]:1", "[::1]:2"), problem: ProblemOutside},
 		{name: "connected with itself", ends: []End{{Host: "A", Member: "A-1", Local: "127.0.0.1:1", Remote: "127.0.0.1:1", SndUna: 7, RcvNxt: 8, WriteSeq: 9}}, transit: []uint32{1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			channels, err := Check(tt.ends, tt.policy)
-			var f *Fault
-			if tt.fault != 0 {
-				if !errors.As(err, &f) || f.Kind != tt.fault || f.Channel.From == "" || f.Channel.FromAddr == "" {
-					t.Fatalf("got %v (%+v), want kind %d", err, f, tt.fault)
+			var f *Problem
+			if tt.problem != 0 {
+				if !errors.As(err, &f) || f.Kind != tt.problem || f.Channel.From == "" || f.Channel.FromAddr == "" {
+					t.Fatalf("got %v (%+v), want kind %d", err, f, tt.problem)
 				}
 				return
 			}
@@ -94,8 +94,8 @@ func TestM8CheckIsInOrderAndSaysAll(t *testing.T) {
 	}
 	_, err = Check(ends, OutsideRefuse)
 	var all *CheckError
-	if !errors.As(err, &all) || len(all.Faults) != 4 || !strings.Contains(err.Error(), "and 3 more") {
-		t.Errorf("faults: %v", err)
+	if !errors.As(err, &all) || len(all.Problems) != 4 || !strings.Contains(err.Error(), "and 3 more") {
+		t.Errorf("problems: %v", err)
 	}
 }
 

@@ -68,7 +68,7 @@ type Coordinator struct {
 	renew    Millis               // M11: the next renewal
 	calm     Millis               // M1a: instant until which a host that was calm when it was prepared counts as calm; 0: there is none
 	outcome  Outcome
-	faults   faults
+	mistakes mistakes
 }
 
 // verdict is what a Resolver knows of its attempt's outcome.

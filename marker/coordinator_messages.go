@@ -9,7 +9,7 @@ import (
 // behind, changes nothing: a reply cannot revive what was aborted (M12).
 func (c *Coordinator) receive(m Message, out *Ready) {
 	i := c.index(m.From)
-	if m.To != CoordinatorHost || i < 0 || m.Key != c.cfg.Key && !c.faults.noFence {
+	if m.To != CoordinatorHost || i < 0 || m.Key != c.cfg.Key && !c.mistakes.noFence {
 		return
 	}
 	switch c.stage {
@@ -108,7 +108,7 @@ func (c *Coordinator) hold(out *Ready) {
 }
 
 func (c *Coordinator) allComplete() bool {
-	if c.faults.commitEarly {
+	if c.mistakes.commitEarly {
 		return c.atLeast(HostComplete) >= len(c.group.hosts)-1 && c.reached(HostRecorded)
 	}
 	return c.reached(HostComplete)
@@ -123,7 +123,7 @@ func (c *Coordinator) commit(out *Ready) {
 		}
 	}
 	channels, err := Check(ends, c.cfg.Outside)
-	if err != nil && !c.faults.commitEarly {
+	if err != nil && !c.mistakes.commitEarly {
 		c.abort(out, cause(err), blamed(err), err.Error())
 		return
 	}

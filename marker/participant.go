@@ -18,8 +18,8 @@ type Participant struct {
 	doubt   []Key  // see Entry.Doubt; never changed in place
 	group   *group // the participants that were heard of last, for the next Prepare that names them
 
-	a      attempt
-	faults faults
+	a        attempt
+	mistakes mistakes
 }
 
 // attempt is what a participant knows about the attempt that holds its host. It is the zero value while Idle.
@@ -213,7 +213,7 @@ func (p *Participant) tick(now Millis, out *Ready) {
 		return
 	}
 	p.now = now
-	if p.leased() && now >= p.a.lease && !p.faults.noLease {
+	if p.leased() && now >= p.a.lease && !p.mistakes.noLease {
 		if p.a.phase == Complete {
 			p.release(out)
 		} else {
@@ -294,7 +294,7 @@ func (p *Participant) record(out *Ready) {
 	p.a.phase = Recording
 	p.journal(out)
 	p.act(out, Action{Type: ActRecord})
-	if p.faults.announceEarly {
+	if p.mistakes.announceEarly {
 		p.say(out)
 		p.mark(out)
 	}
@@ -342,7 +342,7 @@ func (p *Participant) maybeDump(out *Ready) {
 	}
 	p.a.phase = Dumping
 	p.act(out, Action{Type: ActDump})
-	if p.faults.captureEarly {
+	if p.mistakes.captureEarly {
 		p.captured(out)
 	}
 }
@@ -389,12 +389,12 @@ func (p *Participant) maybeStore(out *Ready) {
 
 // mayOpen says whether the gate toward this host itself or toward a channel peer may open once this host's own connections are captured (M6).
 func (p *Participant) mayOpen(q HostID) bool {
-	return q == p.host || p.a.caught.has(q) || p.faults.openEarly
+	return q == p.host || p.a.caught.has(q) || p.mistakes.openEarly
 }
 
 // mayOpenRest says the same of the gates toward participants without a channel.
 func (p *Participant) mayOpenRest() bool {
-	return p.a.allRecorded || p.faults.openEarly || p.faults.openUnconnected
+	return p.a.allRecorded || p.mistakes.openEarly || p.mistakes.openUnconnected
 }
 
 // openGates opens the gates that may open. Members that will be killed keep theirs closed, but it
@@ -407,7 +407,7 @@ func (p *Participant) openGates(out *Ready) {
 		}
 	case Storing:
 	case Complete:
-		if !p.faults.completeEarly {
+		if !p.mistakes.completeEarly {
 			return
 		}
 	default:
@@ -454,7 +454,7 @@ func (p *Participant) maybeComplete(out *Ready) {
 	if p.a.phase != Storing || !p.a.stored {
 		return
 	}
-	if !p.allOpen() && !p.faults.completeEarly {
+	if !p.allOpen() && !p.mistakes.completeEarly {
 		return
 	}
 	p.a.phase = Complete

@@ -10,7 +10,7 @@ func (p *Participant) receive(m Message, out *Ready) {
 	if m.To != p.host || m.Key.Job != p.job {
 		return
 	}
-	if p.faults.noFence && m.Type != MsgPrepare && p.a.phase != Idle {
+	if p.mistakes.noFence && m.Type != MsgPrepare && p.a.phase != Idle {
 		m.Key = p.a.key
 	}
 	switch {
@@ -72,7 +72,7 @@ func (p *Participant) prepare(m Message, out *Ready) {
 // makes room.
 func (p *Participant) refusal(m Message) (Cause, string) {
 	switch {
-	case p.a.phase != Idle && !p.a.released && !p.faults.steal:
+	case p.a.phase != Idle && !p.a.released && !p.mistakes.steal:
 		return CauseConflict, fmt.Sprintf("snapshot %s of job %s is under way here (%s)", p.a.key.Snapshot, p.job, p.a.phase)
 	case p.a.phase == Finishing || p.a.phase == RollingBack:
 		return CauseConflict, fmt.Sprintf("snapshot %s of job %s is ending here (%s)", p.a.key.Snapshot, p.job, p.a.phase)
@@ -200,7 +200,7 @@ func (p *Participant) marker(m Message, out *Ready) {
 	}
 	switch p.a.phase {
 	case Settling, Dumping:
-		if p.settles(m.From) && (p.a.phase == Settling || p.faults.settleAfterSeal) {
+		if p.settles(m.From) && (p.a.phase == Settling || p.mistakes.settleAfterSeal) {
 			p.act(out, Action{Type: ActSettle, Peer: m.From})
 		}
 		p.markLate(m.From, out)
@@ -294,7 +294,7 @@ func (p *Participant) say(out *Ready) {
 		}
 	case Recording:
 		m.Type = MsgCalm
-		if p.faults.announceEarly {
+		if p.mistakes.announceEarly {
 			m.Type = MsgRecorded
 		}
 	case Settling, Dumping, Storing:
@@ -330,7 +330,7 @@ func (p *Participant) abort(m Message, out *Ready) {
 	if p.a.phase == Finishing || p.a.phase == RollingBack {
 		return
 	}
-	if p.faults.abortWithoutOpening {
+	if p.mistakes.abortWithoutOpening {
 		p.rolledBack("", out)
 		return
 	}

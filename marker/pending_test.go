@@ -41,7 +41,7 @@ func TestM4bNotAccepted(t *testing.T) {
 			}
 		})
 	}
-	var f *Fault
+	var f *Problem
 	if _, err := Check([]End{client, came}, OutsideRefuse); !errors.As(err, &f) || f.Unread != 2 || f.Error() == "" {
 		t.Errorf("%v", f)
 	}

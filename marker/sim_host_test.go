@@ -348,7 +348,7 @@ func (h *simHost) start() {
 		entry = *h.entry
 	}
 	p, out := Recover(h.name, simJob, entry)
-	p.faults = h.w.faults
+	p.mistakes = h.w.mistakes
 	h.p = p
 	h.w.trace("%s starts again: %s: %s", h.name, p.Phase(), describeReady(out))
 	h.do(out)

@@ -163,8 +163,8 @@ func (p *plan) goWrong(rng *rand.Rand) {
 
 // variant says which mistake is planted, and whether only its harm is to be looked for.
 type variant struct {
-	faults faults
-	truth  bool
+	mistakes mistakes
+	truth    bool
 }
 
 // result is what came of a schedule.

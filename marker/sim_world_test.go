@@ -135,7 +135,7 @@ func newWorld(seed uint64, v variant) *world {
 			crash:  w.plan.crashes[i],
 		}
 		h.p = NewParticipant(h.name, simJob, 0)
-		h.p.faults = v.faults
+		h.p.mistakes = v.mistakes
 		w.hosts = append(w.hosts, h)
 	}
 	for range 1 + w.rng.IntN(2*w.plan.hosts) {
@@ -212,7 +212,7 @@ type simCoordinator struct {
 
 func (w *world) coordinate(c Coordinator, dies int) *simCoordinator {
 	s := &simCoordinator{w: w, c: c, alive: true, offset: Millis(w.rng.IntN(1000000)), dies: dies, deaf: map[HostID]bool{}}
-	s.c.faults = w.faults
+	s.c.mistakes = w.mistakes
 	w.coords = append(w.coords, s)
 	s.step(Begin{})
 	return s

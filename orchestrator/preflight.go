@@ -25,11 +25,11 @@ type CheckOptions struct {
 
 // CheckResult is what a check has found.
 type CheckResult struct {
-	Job     string
-	Hosts   []CheckedHost   // those of the job and of its targets, by name
-	Members []CheckedMember // by host and name
-	Moved   map[netip.Addr]netip.Addr
-	Faults  []Fault
+	Job      string
+	Hosts    []CheckedHost   // those of the job and of its targets, by name
+	Members  []CheckedMember // by host and name
+	Moved    map[netip.Addr]netip.Addr
+	Problems []Problem
 }
 
 // CheckedHost is what matters of a host.
@@ -87,9 +87,9 @@ const clockGrain = 100 * time.Millisecond
 func (c *Cluster) Check(ctx context.Context, opt CheckOptions) (CheckResult, error) {
 	k := check{c: c, opt: opt, answers: map[string]CheckAnswer{}, res: CheckResult{Job: opt.Job, Moved: map[netip.Addr]netip.Addr{}}}
 	err := k.run(ctx)
-	if err == nil && len(k.res.Faults) > 0 {
+	if err == nil && len(k.res.Problems) > 0 {
 		var lines []string
-		for _, f := range k.res.Faults {
+		for _, f := range k.res.Problems {
 			lines = append(lines, f.Host+": "+f.Text)
 		}
 		err = fault.New(fault.Refused, fault.Problems(lines), "nothing was touched")
@@ -114,9 +114,9 @@ type check struct {
 func (k *check) add(host, format string, args ...any) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f := Fault{Host: host, Text: fmt.Sprintf(format, args...)}
-	if !slices.Contains(k.res.Faults, f) {
-		k.res.Faults = append(k.res.Faults, f)
+	f := Problem{Host: host, Text: fmt.Sprintf(format, args...)}
+	if !slices.Contains(k.res.Problems, f) {
+		k.res.Problems = append(k.res.Problems, f)
 	}
 }
 
@@ -138,7 +138,7 @@ func (k *check) run(ctx context.Context) error {
 			return err
 		}
 	}
-	slices.SortStableFunc(k.res.Faults, func(a, b Fault) int { return compareText(a.Host, b.Host) })
+	slices.SortStableFunc(k.res.Problems, func(a, b Problem) int { return compareText(a.Host, b.Host) })
 	return nil
 }
 
@@ -314,7 +314,7 @@ func (k *check) planRemap() error {
 	if err := r.planAddrs(k.opt.RemapAddr); err != nil {
 		return err
 	}
-	k.res.Faults = append(k.res.Faults, r.plan.Faults...)
+	k.res.Problems = append(k.res.Problems, r.plan.Problems...)
 	return nil
 }
 

@@ -84,7 +84,7 @@ func (r *restore) chooseAddr(p PlannedPart, all []netip.Addr, from netip.Addr, a
 		if len(same) > 1 {
 			why = fmt.Sprintf("%s may become any of %s, which are on one network", from, joinAddrs(same))
 		}
-		r.plan.Faults = append(r.plan.Faults, Fault{p.To, fmt.Sprintf("connections of %s use its address %s; give --remap-addr %s=ADDRESS", p.From, why, from)})
+		r.plan.Problems = append(r.plan.Problems, Problem{p.To, fmt.Sprintf("connections of %s use its address %s; give --remap-addr %s=ADDRESS", p.From, why, from)})
 	}
 	return c, nil
 }
@@ -104,7 +104,7 @@ func (r *restore) settleAddrs(choices []addrChoice) {
 			continue
 		}
 		if before.to != c.to && before.used && c.used {
-			r.plan.Faults = append(r.plan.Faults, Fault{c.target, fmt.Sprintf("connections of %s and of %s use the same address %s, which would become %s on %s and %s on %s: restore both parts to hosts where it becomes the same",
+			r.plan.Problems = append(r.plan.Problems, Problem{c.target, fmt.Sprintf("connections of %s and of %s use the same address %s, which would become %s on %s and %s on %s: restore both parts to hosts where it becomes the same",
 				before.source, c.source, c.from, before.to, before.target, c.to, c.target)})
 		}
 	}

@@ -45,14 +45,14 @@ func TestAddressesMoveWithinANetwork(t *testing.T) {
 	hostB := addrHost("hostB", "10.0.0.2/24", docker)
 	type list = []string
 	for name, tt := range map[string]struct {
-		hosts  []HostStatus
-		addrs  list // of hostA in the cut
-		uses   string
-		target string
-		asked  map[string]string
-		moved  map[string]string
-		faults list // words of the one fault that is wanted
-		kind   fault.Kind
+		hosts    []HostStatus
+		addrs    list // of hostA in the cut
+		uses     string
+		target   string
+		asked    map[string]string
+		moved    map[string]string
+		problems list // words of the one fault that is wanted
+		kind     fault.Kind
 	}{
 		"the same network": {
 			hosts: []HostStatus{hostB, addrHost("hostC", "10.0.0.3/24", docker)}, addrs: list{"10.0.0.1", "172.17.0.1"}, uses: "10.0.0.1", target: "hostC",
@@ -61,7 +61,7 @@ func TestAddressesMoveWithinANetwork(t *testing.T) {
 		"the longest common prefix is another network": {
 			hosts: []HostStatus{addrHost("hostA", "172.18.0.1/16"), hostB, addrHost("hostC", "192.168.0.3/24", docker)}, addrs: list{"172.18.0.1", "172.19.0.9"},
 			uses: "172.19.0.9", target: "hostC", moved: map[string]string{"172.18.0.1": "192.168.0.3"},
-			faults: list{"hostC", "172.19.0.9 is on none of its networks", docker, "--remap-addr 172.19.0.9="},
+			problems: list{"hostC", "172.19.0.9 is on none of its networks", docker, "--remap-addr 172.19.0.9="},
 		},
 		"reached under": {
 			hosts: []HostStatus{addrHost("hostA", "172.18.0.1/16"), hostB, addrHost("hostC", "192.168.0.3/24", docker)}, addrs: list{"172.18.0.1"},
@@ -77,7 +77,7 @@ func TestAddressesMoveWithinANetwork(t *testing.T) {
 		},
 		"two on the network": {
 			hosts: []HostStatus{hostB, addrHost("hostC", "192.168.0.3/24", "10.0.0.3/24", "10.0.0.33/24")}, addrs: list{"10.0.0.1"}, uses: "10.0.0.1", target: "hostC",
-			moved: map[string]string{}, faults: list{"may become any of 10.0.0.3, 10.0.0.33", "--remap-addr 10.0.0.1="},
+			moved: map[string]string{}, problems: list{"may become any of 10.0.0.3, 10.0.0.33", "--remap-addr 10.0.0.1="},
 		},
 		"asked for": {
 			hosts: []HostStatus{hostB, addrHost("hostC", "10.0.0.3/24", docker)}, addrs: list{"10.0.0.1"}, uses: "10.0.0.1", target: "hostC",
@@ -131,11 +131,11 @@ func TestAddressesMoveWithinANetwork(t *testing.T) {
 			if !maps.Equal(moved, tt.moved) {
 				t.Errorf("moved %v, want %v", moved, tt.moved)
 			}
-			if len(r.plan.Faults) != min(1, len(tt.faults)) {
-				t.Fatalf("faults %v", r.plan.Faults)
+			if len(r.plan.Problems) != min(1, len(tt.problems)) {
+				t.Fatalf("problems %v", r.plan.Problems)
 			}
-			for _, word := range tt.faults {
-				if f := r.plan.Faults[0]; !strings.Contains(f.Host+": "+f.Text, word) {
+			for _, word := range tt.problems {
+				if f := r.plan.Problems[0]; !strings.Contains(f.Host+": "+f.Text, word) {
 					t.Errorf("no %q in %v", word, f)
 				}
 			}

@@ -40,7 +40,7 @@ var steps = map[restoration.Stage]string{
 
 func (r *restore) config(checkOnly bool) restoration.CoordinatorConfig {
 	cfg := restoration.CoordinatorConfig{
-		ID: restoration.ID(r.id), CheckOnly: checkOnly, Problems: len(r.plan.Faults),
+		ID: restoration.ID(r.id), CheckOnly: checkOnly, Problems: len(r.plan.Problems),
 		Retry: toMillis(restoreRetry), AskTimeout: toMillis(decideMax), AbortTimeout: toMillis(endTimeout),
 	}
 	for _, name := range r.targets() {
@@ -141,9 +141,9 @@ func (r *restore) understand(in fromHost) restoration.Event {
 		if m.Phase >= restoration.Checked && !r.problems[name] {
 			r.problems[name] = true
 			for _, p := range in.out.Problems {
-				r.plan.Faults = append(r.plan.Faults, Fault{name, p})
+				r.plan.Problems = append(r.plan.Problems, Problem{name, p})
 			}
-			slices.SortFunc(r.plan.Faults, func(a, b Fault) int { return strings.Compare(a.Host+a.Text, b.Host+b.Text) })
+			slices.SortFunc(r.plan.Problems, func(a, b Problem) int { return strings.Compare(a.Host+a.Text, b.Host+b.Text) })
 		}
 		for _, n := range in.out.Notices {
 			if text := name + ": " + n; !r.noticed[text] {
@@ -237,7 +237,7 @@ func (r *restore) untouched(o restoration.Outcome) error {
 	switch o.Cause {
 	case restoration.CauseProblems:
 		var lines []string
-		for _, f := range r.plan.Faults {
+		for _, f := range r.plan.Problems {
 			lines = append(lines, f.Host+": "+f.Text)
 		}
 		return fault.New(fault.Refused, fault.Problems(lines), next)

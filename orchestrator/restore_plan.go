@@ -30,8 +30,8 @@ type RestorePlan struct {
 	// Aliases are where connections go that the job opens to addresses of its past (R6).
 	Aliases store.Aliases
 	// Names are the reverse: under which address the job's programs know one that is in use.
-	Names  store.Aliases
-	Faults []Fault
+	Names    store.Aliases
+	Problems []Problem
 }
 
 // PlannedPart is one source host's members on their way to a target.
@@ -42,8 +42,8 @@ type PlannedPart struct {
 	Vaults   []string // vaults that hold them
 }
 
-// Fault is one thing that would make a restore fail.
-type Fault struct {
+// Problem is one thing that would make a restore fail.
+type Problem struct {
 	Host string
 	Text string
 }

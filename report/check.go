@@ -55,7 +55,7 @@ func CheckOf(r orchestrator.CheckResult) Check {
 	for from, to := range r.Moved {
 		out.Moved[from.String()] = to.String()
 	}
-	for _, f := range r.Faults {
+	for _, f := range r.Problems {
 		out.Problems = append(out.Problems, Problem(f))
 	}
 	return out

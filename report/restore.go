@@ -21,8 +21,8 @@ type Plan struct {
 	Parts []Part            `json:"parts"`
 	Moved map[string]string `json:"moved"`
 	// Aliases are where connections go that the job opens to addresses of its past.
-	Aliases map[string]string `json:"aliases,omitempty"`
-	Faults  []Problem         `json:"faults"`
+	Aliases  map[string]string `json:"aliases,omitempty"`
+	Problems []Problem         `json:"problems"`
 }
 
 // Problem is a problem found on a host.
@@ -33,7 +33,7 @@ type Problem struct {
 
 // PlanOf describes a plan.
 func PlanOf(p orchestrator.RestorePlan) Plan {
-	out := Plan{Parts: []Part{}, Moved: map[string]string{}, Faults: []Problem{}}
+	out := Plan{Parts: []Part{}, Moved: map[string]string{}, Problems: []Problem{}}
 	for _, part := range p.Parts {
 		j := Part{From: part.From, To: part.To, Sources: Some(part.Sources), Vaults: Some(part.Vaults)}
 		for _, m := range part.Members {
@@ -45,8 +45,8 @@ func PlanOf(p orchestrator.RestorePlan) Plan {
 		out.Moved[from.String()] = to.String()
 	}
 	out.Aliases = p.Aliases
-	for _, f := range p.Faults {
-		out.Faults = append(out.Faults, Problem(f))
+	for _, f := range p.Problems {
+		out.Problems = append(out.Problems, Problem(f))
 	}
 	return out
 }
@@ -70,7 +70,7 @@ type RestorePlan struct {
 
 // RestorePlanOf describes a plan that was checked.
 func RestorePlanOf(p orchestrator.RestorePlan) RestorePlan {
-	return RestorePlan{"ss/restore-plan/1", p.Cut.ID, p.Cut.Job, PlanOf(p)}
+	return RestorePlan{"ss/restore-plan/2", p.Cut.ID, p.Cut.Job, PlanOf(p)}
 }
 
 // Restored is what restore says.
@@ -85,5 +85,5 @@ type Restored struct {
 
 // RestoredOf describes a restore that is over.
 func RestoredOf(res orchestrator.RestoreResult) Restored {
-	return Restored{"ss/restore/1", res.Plan.Cut.ID, res.Plan.Cut.Job, float64(res.Total.Microseconds()) / 1000, res.StepsMs, PlanOf(res.Plan)}
+	return Restored{"ss/restore/2", res.Plan.Cut.ID, res.Plan.Cut.Job, float64(res.Total.Microseconds()) / 1000, res.StepsMs, PlanOf(res.Plan)}
 }

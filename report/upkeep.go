@@ -10,15 +10,15 @@ import (
 
 // RepairedPart is a host's part of a cut, and what repair has found and done.
 type RepairedPart struct {
-	Cut    string   `json:"cut"`
-	Job    string   `json:"job"`
-	Host   string   `json:"host"`
-	State  string   `json:"state"`
-	Copies []string `json:"copies"`
-	Vaults []string `json:"vaults"`
-	Silent []string `json:"silent"`
-	Done   []string `json:"done"`
-	Faults []string `json:"faults"`
+	Cut      string   `json:"cut"`
+	Job      string   `json:"job"`
+	Host     string   `json:"host"`
+	State    string   `json:"state"`
+	Copies   []string `json:"copies"`
+	Vaults   []string `json:"vaults"`
+	Silent   []string `json:"silent"`
+	Done     []string `json:"done"`
+	Problems []string `json:"problems"`
 
 	on string // holders for people, those that are silent included
 }
@@ -32,10 +32,10 @@ type Repaired struct {
 
 // RepairedOf describes what repair has done, or would do.
 func RepairedOf(parts []upkeep.RepairedPart, dry bool) Repaired {
-	doc := Repaired{Schema: "ss/repair/1", DryRun: dry, Parts: []RepairedPart{}}
+	doc := Repaired{Schema: "ss/repair/2", DryRun: dry, Parts: []RepairedPart{}}
 	for _, p := range parts {
 		doc.Parts = append(doc.Parts, RepairedPart{Cut: p.Key.Snapshot, Job: p.Key.Job, Host: p.Key.Host, State: string(p.State), Copies: answering(p.Copies, p.Silent),
-			Vaults: answering(p.Vaults, p.Silent), Silent: Some(p.Silent), Done: Some(p.Done), Faults: Some(p.Faults), on: copiesOn(p)})
+			Vaults: answering(p.Vaults, p.Silent), Silent: Some(p.Silent), Done: Some(p.Done), Problems: Some(p.Problems), on: copiesOn(p)})
 	}
 	return doc
 }
@@ -72,7 +72,7 @@ func (d Repaired) Table() Table {
 func (d Repaired) Problems() []string {
 	var out []string
 	for _, p := range d.Parts {
-		for _, f := range p.Faults {
+		for _, f := range p.Problems {
 			out = append(out, fmt.Sprintf("%s, images of %s: %s", p.Cut, p.Host, f))
 		}
 	}

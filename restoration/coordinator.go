@@ -67,16 +67,16 @@ type Coordinator struct {
 	names *roster // the targets, then the old hosts
 	hosts vec[host]
 
-	stage   Stage
-	ending  ending
-	now     Millis
-	there   int  // hosts that the stage waits for and that have reached its goal
-	alone   int  // hosts that an abort waits for and that nobody can reach
-	asking  bool // Deciding, FencingFirst, Aborting with endUnknown: the deciding host is lost, all are asked
-	retry   Millis
-	limit   Millis // of the stage; 0: none
-	outcome Outcome
-	faults  faults
+	stage    Stage
+	ending   ending
+	now      Millis
+	there    int  // hosts that the stage waits for and that have reached its goal
+	alone    int  // hosts that an abort waits for and that nobody can reach
+	asking   bool // Deciding, FencingFirst, Aborting with endUnknown: the deciding host is lost, all are asked
+	retry    Millis
+	limit    Millis // of the stage; 0: none
+	outcome  Outcome
+	mistakes mistakes
 }
 
 // host is what the coordinator knows of one host.
@@ -316,7 +316,7 @@ func (c *Coordinator) giveUp(cause Cause, host HostID, reason string, out *Ready
 	case StageFencing, StageRestoring:
 		c.abort(endStopped, cause, host, reason, out)
 	case StageDeciding, StageResuming:
-		if c.faults.interruptResume {
+		if c.mistakes.interruptResume {
 			c.abort(endLost, cause, host, reason, out)
 		}
 	}

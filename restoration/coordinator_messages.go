@@ -112,7 +112,7 @@ func (c *Coordinator) word(i int, p Phase) (ending, bool) {
 // proceed goes on to the next stage when everyone who is waited for is there.
 func (c *Coordinator) proceed(out *Ready) {
 	missing := c.count() - c.there
-	if c.stage == StageRestoring && c.faults.resumeEarly || c.stage == StageResuming && c.faults.finishEarly {
+	if c.stage == StageRestoring && c.mistakes.resumeEarly || c.stage == StageResuming && c.mistakes.finishEarly {
 		missing--
 	}
 	if missing > 0 {
@@ -123,7 +123,7 @@ func (c *Coordinator) proceed(out *Ready) {
 	case StageChecking:
 		c.checked(out)
 	case StageFetching:
-		if c.faults.fenceAll {
+		if c.mistakes.fenceAll {
 			c.enter(StageFencing, out)
 			return
 		}
@@ -202,7 +202,7 @@ func (c *Coordinator) lost(ev Lost, out *Ready) {
 		if c.outcome.Cause == CauseNone {
 			c.blame(CauseUnreachable, ev.Host, reason)
 		}
-		if c.faults.abortOnLostAnswer {
+		if c.mistakes.abortOnLostAnswer {
 			c.abort(endLost, CauseUnreachable, ev.Host, reason, out)
 			return
 		}

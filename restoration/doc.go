@@ -18,7 +18,7 @@
 // resume (from then on the job runs again everywhere). The coordinator tells the deciding host first, and the others when it
 // has the deciding host's word. A host that has lost the coordinator asks the deciding host. The answer binds the host that gives it.
 //
-// The simulation plays thousands of schedules (sim_test.go) and finds each of the planted mistakes in faults.go: a host that takes
+// The simulation plays thousands of schedules (sim_test.go) and finds each of the planted mistakes in mistakes.go: a host that takes
 // silence for failure; a coordinator that aborts when the answer to its resume is lost; a host that keeps to itself that it has lost
 // its part; an answer that does not bind; a fence that is not decided first; a resume before all stand; a restore that is
 // finished before all run; an interrupt that aborts a resume under way; a

@@ -287,7 +287,7 @@ func (h *simHost) start() {
 	if err != nil {
 		h.w.fail("%s: %v", h.name, err)
 	}
-	t.faults = h.w.fault
+	t.mistakes = h.w.mistakes
 	t.now = Millis(h.w.now)
 	h.t = &t
 	h.held = true

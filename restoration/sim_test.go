@@ -81,8 +81,8 @@ type result struct {
 }
 
 // simulate runs one schedule to its end.
-func simulate(seed uint64, f faults, tracing bool) (r result) {
-	w := &world{rng: rand.New(rand.NewPCG(seed, 0x5eed)), fault: f, tracing: tracing, calive: true}
+func simulate(seed uint64, f mistakes, tracing bool) (r result) {
+	w := &world{rng: rand.New(rand.NewPCG(seed, 0x5eed)), mistakes: f, tracing: tracing, calive: true}
 	defer func() {
 		if e := recover(); e != nil {
 			broken, ok := e.(failure)
@@ -133,14 +133,14 @@ func (w *world) open() {
 		if err != nil {
 			w.fail("%v", err)
 		}
-		t.faults = w.fault
+		t.mistakes = w.mistakes
 		h.t = &t
 	}
 	var err error
 	if w.c, err = NewCoordinator(cfg); err != nil {
 		w.fail("%v", err)
 	}
-	w.c.faults = w.fault
+	w.c.mistakes = w.mistakes
 	for range w.plan.cuts {
 		w.newCut()
 	}
@@ -356,7 +356,7 @@ func schedules(t *testing.T) uint64 {
 }
 
 // explain runs a schedule that failed once more, and returns what happened in it.
-func explain(seed uint64, f faults) string {
+func explain(seed uint64, f mistakes) string {
 	lines := simulate(seed, f, true).lines
 	if len(lines) > 250 {
 		lines = append(lines[:1], lines[len(lines)-249:]...)
@@ -371,7 +371,7 @@ func TestSimulation(t *testing.T) {
 		if err != nil {
 			t.Fatalf("SIM_SEED: %v", err)
 		}
-		r := simulate(seed, faults{}, true)
+		r := simulate(seed, mistakes{}, true)
 		t.Logf("%s\n%v", strings.Join(r.lines, "\n"), r.outcome)
 		if r.failure != "" {
 			t.Fatal(r.failure)
@@ -386,9 +386,9 @@ func TestSimulation(t *testing.T) {
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for seed := next.Add(1); seed <= n && !t.Failed(); seed = next.Add(1) {
-				r := simulate(seed, faults{}, false)
+				r := simulate(seed, mistakes{}, false)
 				if r.failure != "" {
-					t.Errorf("seed %d: %s\nreplay it with SIM_SEED=%d go test -v -run 'TestSimulation$' ./restoration\n%s", seed, r.failure, seed, explain(seed, faults{}))
+					t.Errorf("seed %d: %s\nreplay it with SIM_SEED=%d go test -v -run 'TestSimulation$' ./restoration\n%s", seed, r.failure, seed, explain(seed, mistakes{}))
 					return
 				}
 				mu.Lock()

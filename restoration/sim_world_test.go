@@ -9,12 +9,12 @@ import (
 
 // world is one schedule: everything that happens in it follows from its seed.
 type world struct {
-	rng   *rand.Rand
-	now   int // ms
-	queue eventQueue
-	count int
-	plan  plan
-	fault faults
+	rng      *rand.Rand
+	now      int // ms
+	queue    eventQueue
+	count    int
+	plan     plan
+	mistakes mistakes
 
 	hosts   []*simHost
 	c       Coordinator

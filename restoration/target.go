@@ -38,7 +38,7 @@ type Target struct {
 	told     bool // Stopped: the deciding host knows
 	problems int
 	reason   string
-	faults   faults
+	mistakes mistakes
 }
 
 // NewTarget returns a target that has the plan and has done nothing.
@@ -228,7 +228,7 @@ func (t *Target) stop(out *Ready) {
 func (t *Target) stopped(out *Ready) {
 	t.next, t.round = 0, 0
 	// The deciding host is asked, and so has been told; a host without a part has nothing that others wait for.
-	t.told = t.told || t.self == 0 || t.old() || t.faults.lostSilently
+	t.told = t.told || t.self == 0 || t.old() || t.mistakes.lostSilently
 	t.enter(Stopped, out)
 	t.act(out, ActRelease)
 	t.ask(out)
@@ -255,7 +255,7 @@ func (t *Target) whole(out *Ready) {
 // lineEnded: the coordinator is gone. What this host has not been told yet it will not be told any more.
 func (t *Target) lineEnded(out *Ready) {
 	switch {
-	case t.phase < Armed, t.phase == Armed && (t.self == 0 || t.faults.leaveArmed):
+	case t.phase < Armed, t.phase == Armed && (t.self == 0 || t.mistakes.leaveArmed):
 		// Not all hosts were ready, or the host that decides the fence was not told to: nothing was ended, anywhere.
 		t.leave(out)
 	case t.self == 0 && t.phase <= Standing:

@@ -97,7 +97,7 @@ func (t *Target) coordinatorAsks(out *Ready) {
 // asked answers a host that has lost the coordinator. The answer of the host that decides binds it: what it has not
 // been told to decide by now it will not decide any more.
 func (t *Target) asked(m Message, out *Ready) {
-	if t.self == 0 && !t.faults.noBind {
+	if t.self == 0 && !t.mistakes.noBind {
 		switch {
 		case t.phase < Fencing:
 			t.leave(out)
@@ -107,13 +107,13 @@ func (t *Target) asked(m Message, out *Ready) {
 	}
 	t.learn(m.From, m.Phase, out)
 	answer := Message{Type: MsgReport, To: m.From, Phase: t.phase, Reason: t.reason}
-	if t.faults.noBind && t.self == 0 && t.phase < Resuming {
+	if t.mistakes.noBind && t.self == 0 && t.phase < Resuming {
 		answer.Phase = Stopped
 		if t.phase < Fencing {
 			answer.Phase = Left
 		}
 	}
-	if t.faults.lostSilently && t.phase == Stopped {
+	if t.mistakes.lostSilently && t.phase == Stopped {
 		answer.Phase = PhaseUnknown
 	}
 	t.send(out, answer)
@@ -231,7 +231,7 @@ func (t *Target) ask(out *Ready) {
 		t.askAnother(m, out)
 	}
 	t.wait()
-	if t.faults.unknownIsFailed && t.phase == Standing && t.round > 2 {
+	if t.mistakes.unknownIsFailed && t.phase == Standing && t.round > 2 {
 		t.giveUp("the deciding host does not answer", out)
 	}
 }

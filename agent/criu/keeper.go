@@ -39,10 +39,10 @@ type order struct {
 
 // news is what the keeper tells the agent, one JSON object a line.
 type news struct {
-	Keeper int    `json:",omitempty"` // its own PID
-	Criu   int    `json:",omitempty"` // CRIU's PID as this host sees it
-	Exit   string `json:",omitempty"` // how CRIU ended
-	Fault  string `json:",omitempty"` // why there is no CRIU
+	Keeper  int    `json:",omitempty"` // its own PID
+	Criu    int    `json:",omitempty"` // CRIU's PID as this host sees it
+	Exit    string `json:",omitempty"` // how CRIU ended
+	Failure string `json:",omitempty"` // why there is no CRIU
 }
 
 // polite are the signals that ask a process to end. They go to all of a service when it is stopped, and
@@ -97,7 +97,7 @@ func ExecMain(args []string) int {
 		return statusNoSocket
 	}
 	if err != nil {
-		k.tell(news{Keeper: os.Getpid(), Fault: err.Error()})
+		k.tell(news{Keeper: os.Getpid(), Failure: err.Error()})
 		return 1
 	}
 	return status

@@ -200,8 +200,8 @@ func (p *operation) listen() {
 		if n.Exit != "" {
 			p.news.Exit = n.Exit
 		}
-		if n.Fault != "" {
-			p.news.Fault = n.Fault
+		if n.Failure != "" {
+			p.news.Failure = n.Failure
 		}
 		p.mu.Unlock()
 	}
@@ -332,8 +332,8 @@ func (p *operation) failure(err error) *Error {
 		e.Log = p.keep
 	}
 	e.Killed = p.killed || strings.HasPrefix(p.news.Exit, "signal:")
-	if p.news.Fault != "" {
-		e.Err = errors.New(p.news.Fault)
+	if p.news.Failure != "" {
+		e.Err = errors.New(p.news.Failure)
 	}
 	if errors.Is(err, ErrCancelled) {
 		return e
@@ -344,7 +344,7 @@ func (p *operation) failure(err error) *Error {
 		}
 		return e
 	}
-	if e.fromCriu && e.Criu != 0 && e.Exit == "" && p.news.Fault == "" {
+	if e.fromCriu && e.Criu != 0 && e.Exit == "" && p.news.Failure == "" {
 		e.Err = errors.New("criu's keeper was killed, and criu with it")
 		return e
 	}

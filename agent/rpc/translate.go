@@ -260,7 +260,7 @@ func fromEndChanges(in []*ssv1.EndChange) ([]agent.EndChange, error) {
 }
 
 func toRestoreOut(o agent.RestoreOut) *ssv1.RestoreResponse {
-	return &ssv1.RestoreResponse{Message: wire.ToRestoreMessage(o.Message), Faults: o.Problems, Notices: o.Notices, Failure: wire.ToFailure(o.Failure)}
+	return &ssv1.RestoreResponse{Message: wire.ToRestoreMessage(o.Message), Problems: o.Problems, Notices: o.Notices, Failure: wire.ToFailure(o.Failure)}
 }
 
 func toOut(o agent.Out) *ssv1.SnapshotResponse {

@@ -12,7 +12,7 @@ import (
 // TestSpeakable: whatever bytes names of files and arguments of programs have, a message with them can be sent.
 func TestSpeakable(t *testing.T) {
 	const odd = "/srv/\xffodd\xc3 \x1b ü � name"
-	m := &ssv1.RestoreResponse{Faults: []string{"fine", odd}, Notices: []string{odd}, Failure: &ssv1.Failure{Text: odd, Next: "fine"}}
+	m := &ssv1.RestoreResponse{Problems: []string{"fine", odd}, Notices: []string{odd}, Failure: &ssv1.Failure{Text: odd, Next: "fine"}}
 	if _, err := proto.Marshal(m); err == nil {
 		t.Fatal("such a message can be sent: the test shows nothing")
 	}
@@ -21,7 +21,7 @@ func TestSpeakable(t *testing.T) {
 		t.Error(err)
 	}
 	const want = "/srv/\\xffodd\\xc3 \x1b ü � name"
-	if m.GetFaults()[0] != "fine" || m.GetFaults()[1] != want || m.GetNotices()[0] != want || m.GetFailure().GetText() != want {
+	if m.GetProblems()[0] != "fine" || m.GetProblems()[1] != want || m.GetNotices()[0] != want || m.GetFailure().GetText() != want {
 		t.Errorf("%q", m)
 	}
 	if _, err := proto.Marshal(ToFailure(errors.New(odd))); err != nil {

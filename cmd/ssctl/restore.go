@@ -107,7 +107,7 @@ func (a *app) showPlan(p orchestrator.RestorePlan) error {
 	for _, from := range slices.Sorted(maps.Keys(doc.Aliases)) {
 		fmt.Fprintf(a.stdout, "connections that members open to %s will go to %s\n", from, doc.Aliases[from])
 	}
-	if len(p.Faults) == 0 {
+	if len(p.Problems) == 0 {
 		fmt.Fprintln(a.stdout, "no problems found")
 	}
 	return nil

@@ -385,5 +385,5 @@ func (a *agent) RestoreWord(ctx context.Context, job string, m restoration.Messa
 func fromTarget(host string, r *ssv1.RestoreResponse) orchestrator.FromTarget {
 	m := wire.FromRestoreMessage(r.GetMessage())
 	m.From, m.To = restoration.HostID(host), restoration.CoordinatorHost
-	return orchestrator.FromTarget{Message: m, Problems: r.GetFaults(), Notices: r.GetNotices(), Failure: wire.FromFailure(r.GetFailure())}
+	return orchestrator.FromTarget{Message: m, Problems: r.GetProblems(), Notices: r.GetNotices(), Failure: wire.FromFailure(r.GetFailure())}
 }

@@ -25,13 +25,13 @@ type RepairOptions struct {
 
 // RepairedPart is what became of one host's part of a cut, or would.
 type RepairedPart struct {
-	Key    images.Key
-	State  RepairState
-	Copies []string // hosts that hold it now; of a dry run: that would
-	Vaults []string
-	Silent []string // those of them that do not answer: the catalogue names them
-	Done   []string // what was done, or would be
-	Faults []string // what went wrong
+	Key      images.Key
+	State    RepairState
+	Copies   []string // hosts that hold it now; of a dry run: that would
+	Vaults   []string
+	Silent   []string // those of them that do not answer: the catalogue names them
+	Done     []string // what was done, or would be
+	Problems []string // what went wrong
 }
 
 // Repair brings cuts back to their copies: what is damaged is healed from another copy, what lacks copies gets new ones. It looks at all of
@@ -140,7 +140,7 @@ func (r *repair) did(key images.Key, format string, args ...any) {
 func (r *repair) failed(key images.Key, format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.out[key].Faults = append(r.out[key].Faults, fmt.Sprintf(format, args...))
+	r.out[key].Problems = append(r.out[key].Problems, fmt.Sprintf(format, args...))
 }
 
 // heal has every host look through what it holds, and get from the others what is damaged. Who cannot make it whole does not hold it.

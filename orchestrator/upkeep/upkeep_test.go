@@ -166,7 +166,7 @@ func TestRepairOfAVault(t *testing.T) {
 	repair := func(what string, want RepairState) {
 		t.Helper()
 		parts, err := Repair(t.Context(), f.Cluster, RepairOptions{})
-		if err != nil || len(parts) != 2 || parts[0].State != want || len(parts[0].Faults) > 0 {
+		if err != nil || len(parts) != 2 || parts[0].State != want || len(parts[0].Problems) > 0 {
 			t.Errorf("%s: %+v, %v; want %s", what, parts, err, want)
 		}
 		if files := v.Files(key); files == nil || clustertest.DigestOf(files) != cut.Hosts[0].Manifest || v.Cuts[cut.ID] == nil {

@@ -4802,7 +4802,7 @@ func (x *AddrMove) GetTo() string {
 // why the restore has failed there. The answer to a plan is empty, or says that this host lacks the list of participants.
 type RestoreResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Faults        []string               `protobuf:"bytes,2,rep,name=faults,proto3" json:"faults,omitempty"`
+	Problems      []string               `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty"`
 	Failure       *Failure               `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
 	Message       *RestoreMessage        `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	Notices       []string               `protobuf:"bytes,5,rep,name=notices,proto3" json:"notices,omitempty"`
@@ -4841,9 +4841,9 @@ func (*RestoreResponse) Descriptor() ([]byte, []int) {
 	return file_ss_v1_ss_proto_rawDescGZIP(), []int{55}
 }
 
-func (x *RestoreResponse) GetFaults() []string {
+func (x *RestoreResponse) GetProblems() []string {
 	if x != nil {
-		return x.Faults
+		return x.Problems
 	}
 	return nil
 }
@@ -7316,9 +7316,9 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\x02as\x18\x04 \x01(\tR\x02as\".\n" +
 	"\bAddrMove\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\tR\x02to\"\xd4\x01\n" +
-	"\x0fRestoreResponse\x12\x16\n" +
-	"\x06faults\x18\x02 \x03(\tR\x06faults\x12(\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"\xd8\x01\n" +
+	"\x0fRestoreResponse\x12\x1a\n" +
+	"\bproblems\x18\x02 \x03(\tR\bproblems\x12(\n" +
 	"\afailure\x18\x03 \x01(\v2\x0e.ss.v1.FailureR\afailure\x12/\n" +
 	"\amessage\x18\x04 \x01(\v2\x15.ss.v1.RestoreMessageR\amessage\x12\x18\n" +
 	"\anotices\x18\x05 \x03(\tR\anotices\x12.\n" +

@@ -1,8 +1,8 @@
 package marker
 
-// faults are planted mistakes. Only tests set one: they prove that the simulation would notice if
+// mistakes are planted mistakes. Only tests set one: they prove that the simulation would notice if
 // the rule that it breaks were broken. The zero value, which is all that other code can make, breaks none.
-type faults struct {
+type mistakes struct {
 	openEarly           bool // M6: open the gates when the own dump is finished, whatever the peers do
 	captureEarly        bool // M6: say that the connections are captured when the dump begins
 	openUnconnected     bool // M6: likewise, but only those toward hosts without a channel

@@ -1,7 +1,7 @@
 package restoration
 
-// faults are mistakes that tests plant, to show that the simulation finds them. In production all are false.
-type faults struct {
+// mistakes are mistakes that tests plant, to show that the simulation finds them. In production all are false.
+type mistakes struct {
 	unknownIsFailed   bool // Standing: stop when the deciding host does not answer
 	abortOnLostAnswer bool // coordinator: a deciding host that is lost after the resume was sent has failed
 	lostSilently      bool // a host that has lost its part forgets the restore without telling the deciding host
