@@ -323,6 +323,12 @@ type Memory interface {
 // TrackedMemory is the memory of one unit, on its way into a cut. One goroutine at a time calls its methods, in this order; Close may come
 // at any time, and more than once.
 type TrackedMemory interface {
+	MemoryCopying
+	MemoryCopied
+}
+
+// MemoryCopying takes a unit's memory until the unit runs again.
+type MemoryCopying interface {
 	// Halt ends the copying before the freeze.
 	Halt()
 	// Divide says, of the frozen unit, which memory is copied here and not by CRIU (Dump.Omit).
@@ -334,6 +340,10 @@ type TrackedMemory interface {
 	// MakeTwins makes the twins of processes of which more is left than can be copied soon, when CRIU has finished and the unit is still frozen. Whoever
 	// holds lockFile keeps the watcher from thawing the unit (Cells.Watch).
 	MakeTwins(ctx context.Context, lockFile string) error
+}
+
+// MemoryCopied is what was taken, when the unit runs again.
+type MemoryCopied interface {
 	// Pages are for Checkpointer.AddPages, when the member runs again.
 	Pages() ([]ProcessPages, error)
 	// Report says what became of it.

@@ -4,7 +4,9 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -48,4 +50,74 @@ func declares(t *testing.T, path, name string) bool {
 		}
 	}
 	return false
+}
+
+// largePackage and largeInterface are the sizes from which architecture.md must say why a package, or an interface, is whole: lines of a package without its
+// tests, and methods that an interface declares itself.
+const (
+	largePackage   = 2500
+	largeInterface = 8
+)
+
+// TestLargeThingsAreAnswered: every large package has its row, no row is of a small one, and no interface is large.
+func TestLargeThingsAreAnswered(t *testing.T) {
+	lines := map[string]int{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == ".git" || d.Name() == ".build" || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(path, ".pb.go") {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		lines[filepath.Dir(path)[len("../"):]] += strings.Count(string(text), "\n")
+		checkInterfaces(t, path, text)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(read(t, "architecture.md"), "## Large packages")
+	section, _, _ = strings.Cut(section, "\n## ")
+	answered := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z/]+)` \\|").FindAllStringSubmatch(section, -1) {
+		answered[m[1]] = true
+	}
+	for name, n := range lines {
+		if n > largePackage && !answered[name] {
+			t.Errorf("%s has %d lines, and architecture.md does not say why it is whole", name, n)
+		}
+	}
+	for name := range answered {
+		if lines[name] <= largePackage*9/10 {
+			t.Errorf("%s has %d lines: architecture.md need not answer for it", name, lines[name])
+		}
+	}
+}
+
+func checkInterfaces(t *testing.T, path string, text []byte) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, text, parser.SkipObjectResolution)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if i, ok := n.(*ast.InterfaceType); ok {
+			methods := 0
+			for _, f := range i.Methods.List {
+				methods += len(f.Names) // an embedded interface has none
+			}
+			if methods > largeInterface {
+				t.Errorf("%s declares an interface of %d methods", path, methods)
+			}
+		}
+		return true
+	})
 }
