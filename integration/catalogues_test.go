@@ -110,7 +110,7 @@ func TestOldAndDamagedCatalogues(t *testing.T) {
 			t.Fatalf("%s: no command in\n%s", name, text)
 		}
 		args := strings.Fields(command[1])
-		if i := slices.Index(args, "NAME=ADDR"); i >= 0 { // no host could be read in what is left of it
+		if i := slices.Index(args, "NAME=IP:PORT"); i >= 0 { // no host could be read in what is left of it
 			args[i] = "hostA=" + c.Host("hostA").Addr().String() + ":7070"
 		}
 		c.MustCtl(args...)

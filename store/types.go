@@ -15,7 +15,7 @@ type Cluster struct {
 // Host is a registered host.
 type Host struct {
 	Name  string    `json:"name"`
-	Addr  string    `json:"addr"` // of its agent: address and port
+	Addr  string    `json:"addr"` // its agent's endpoint, IP:PORT; the key is from before the two words were told apart
 	Added time.Time `json:"added"`
 	// Silent is since when it does not answer, as ssctl first found; zero while it answers. It is not in manifests.
 	Silent time.Time `json:"silent,omitzero"`

@@ -164,11 +164,11 @@ func (a *app) noCatalogue(err error) error {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return &fault.Error{Kind: fault.NotFound, Err: fmt.Errorf("%s holds an admin's identity, and no catalogue: %w", a.dir, store.ErrNotFound),
-			Next: "if the catalogue is lost, this rebuilds it from what the hosts hold: ssctl --dir " + shellWord(a.dir) + " catalog rebuild --host NAME=ADDR"}
+			Next: "if the catalogue is lost, this rebuilds it from what the hosts hold: ssctl --dir " + shellWord(a.dir) + " catalog rebuild --host NAME=IP:PORT"}
 	case errors.Is(err, store.ErrCorrupt):
 		command := "ssctl --dir " + shellWord(a.dir) + " catalog rebuild --replace"
 		if hosts := store.SalvageHosts(a.dir); len(hosts) == 0 {
-			command += " --host NAME=ADDR"
+			command += " --host NAME=IP:PORT"
 		}
 		return &fault.Error{Kind: fault.Integrity, Err: err, Next: "the catalogue is damaged; this puts it aside and makes another of what the hosts and vaults hold: " + command}
 	}

@@ -65,7 +65,7 @@ func (b *Rebuilder) Rebuild(ctx context.Context) (RebuildResult, error) {
 	}
 	if len(g.files) == 0 && g.old.Cluster.ID == "" {
 		return fail(res, &fault.Error{Kind: fault.NotFound, Err: errors.New("no host or vault that answered holds a cut's manifest"),
-			Next: "give more of them with --host NAME=ADDR and --vault URL"})
+			Next: "give more of them with --host NAME=IP:PORT and --vault URL"})
 	}
 	res.Remarks = append(res.Remarks, g.complete(&res.Rebuilt)...)
 	res.Remarks = append(res.Remarks, g.place(ctx, &res.Rebuilt)...)
@@ -283,7 +283,7 @@ func (g *gathering) gather(ctx context.Context) error {
 			errs = append(errs, g.unknown[where])
 		}
 		return &fault.Error{Kind: fault.Unreachable, Err: errors.Join(append(errs, errors.New("no host answers"))...),
-			Next: "give one that does with --host NAME=ADDR; vaults are reached by way of a host, too"}
+			Next: "give one that does with --host NAME=IP:PORT; vaults are reached by way of a host, too"}
 	}
 	return nil
 }

@@ -96,8 +96,7 @@ static void fifo_tick(struct object *o) {
 }
 
 static void fifo_check(struct object *o) {
-	struct stat a, b;
-	if (fstat(o->fd, &a) || stat(o->arg[0], &b) || a.st_ino != b.st_ino || a.st_dev != b.st_dev)
+	if (!has_name(o->fd, o->arg[0]))
 		fail(o, "%s is another FIFO than the open one", o->arg[0]);
 	while (o->m < o->n && !o->failure[0])
 		fifo_take(o);

@@ -42,4 +42,5 @@ void pause_ms(long ms);
 uint64_t now_ms(void);
 int number(const struct object *o, int arg);
 
+int has_name(int fd, const char *path);
 #endif
