@@ -47,7 +47,7 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 			problems = append(problems, err.Error())
 			continue
 		}
-		if why := lacking(meta.Processor, part.Host); why != "" {
+		if why := target.Lacking(meta.Processor, part.Host); why != "" {
 			problems = append(problems, why)
 		}
 		for _, m := range part.Members {

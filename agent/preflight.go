@@ -146,7 +146,7 @@ func (a *Agent) preflightComing(ctx context.Context, q Question) ([]string, erro
 		if err := errors.Join(json.Unmarshal(c.Needs, &meta), json.Unmarshal(c.Processor, &theirs)); err != nil {
 			return nil, &fault.Error{Kind: fault.Usage, Err: fmt.Errorf("what %s of %s needs: %w", c.Member, c.Host, err)}
 		}
-		if why := lacking(theirs, c.Host); why != "" && len(coming) == 0 {
+		if why := target.Lacking(theirs, c.Host); why != "" && len(coming) == 0 {
 			found = append(found, why)
 		}
 		coming = append(coming, arrival(c.Host, Member{Name: c.Member}, meta))

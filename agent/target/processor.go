@@ -1,4 +1,4 @@
-package agent
+package target
 
 import (
 	"fmt"
@@ -7,9 +7,9 @@ import (
 	"ss/agent/proc"
 )
 
-// lacking says which instructions the processors of this host lack that those of another have, "" if none. The C library chooses among its functions by
+// Lacking says which instructions the processors of this host lack that those of another have, "" if none. The C library chooses among its functions by
 // the processor when a program starts, and nothing chooses again after a restore: a program that never names such an instruction dies of it all the same.
-func lacking(theirs proc.Processor, host string) string {
+func Lacking(theirs proc.Processor, host string) string {
 	lacks := theirs.Without(proc.ReadProcessor())
 	if len(lacks) == 0 {
 		return ""
