@@ -203,6 +203,8 @@ type Host interface {
 	Objects(ctx context.Context, job string) (target.HostObjects, error)
 	// Holders names the processes that hold sockets, by inode.
 	Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error)
+	// Locks lists the locks on these files that other processes than the job's members hold.
+	Locks(ctx context.Context, job string, files []target.FileID) ([]target.HostLock, error)
 	// Clear destroys TCP sockets that no program holds any more and that stand in the way of those that are to come (FIN-WAIT, TIME-WAIT and so on).
 	Clear(ctx context.Context, coming []target.NeededSocket) error
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -42,12 +43,35 @@ func liveNeeds(ctx context.Context, m Member, pids []int, objects target.NeededO
 			meta.Needs.Objects.Paths = append(meta.Needs.Objects.Paths, target.NeededPath{Path: s.Path, Mode: s.Mode, Size: -1})
 		}
 	}
+	if meta.Needs.Objects.Locks, err = liveLocks(pids); err != nil {
+		return meta, err
+	}
 	for _, pid := range pids {
 		if inner, err := proc.NSPids(pid); err == nil && len(inner) > 0 {
 			meta.Needs.Pids = append(meta.Needs.Pids, inner[len(inner)-1])
 		}
 	}
 	return meta, nil
+}
+
+// liveLocks lists the locks that processes hold on files with a name.
+func liveLocks(pids []int) (out []target.NeededLock, err error) {
+	err = proc.EachFd(pids, func(pid, fd int, link string) {
+		if !strings.HasPrefix(link, "/") || strings.HasSuffix(link, " (deleted)") {
+			return
+		}
+		info, err := proc.ReadFdInfo(pid, fd)
+		if err != nil {
+			return // closed meanwhile
+		}
+		for _, l := range info.Locks {
+			need := target.NeededLock{Path: link, Flock: l.Flock, Write: l.Write, Start: l.Start, End: l.End}
+			if !slices.Contains(out, need) {
+				out = append(out, need)
+			}
+		}
+	})
+	return out, err
 }
 
 // liveObjects lists the sockets that members of a job hold on this host, by the member's name. One that several hold is listed for the first of them.

@@ -13,4 +13,8 @@ func (noCells) Objects(context.Context, string) (target.HostObjects, error) {
 
 func (noCells) Holders(context.Context, []uint64) (map[uint64]string, error) { return nil, nil }
 
+func (noCells) Locks(context.Context, string, []target.FileID) ([]target.HostLock, error) {
+	return nil, nil
+}
+
 func (peers) Reach(context.Context, custody.Peer) error { return nil }

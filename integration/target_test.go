@@ -242,6 +242,8 @@ func TestTargetIsPlanned(t *testing.T) {
 		{"what a killed CRIU left", (*targets).leftLink},
 		{"connected datagram sockets", (*targets).datagramPairs},
 		{"link-local addresses", (*targets).linkLocal},
+		{"locks", (*targets).locks},
+		{"lock that was inherited", (*targets).inheritedLock},
 	} {
 		c.play(t, tt.name, tt.test)
 	}
@@ -397,6 +399,109 @@ while True:
 	j.MustCtl("job", "set", j.name, "--outside", "close")
 	j.snapshot()
 	j.end()
+}
+
+// locks has others hold locks that conflict with a member's: on the host where it is to go, on its own when the job has ended, and a member of another host that
+// comes with it. CRIU would wait for them.
+func (c *targets) locks() {
+	const path = "/srv/locked"
+	to := []string{"--remap", "hostA=hostC"}
+	f := badInput{}
+	for _, x := range []struct {
+		kind, other, how string
+		folder           bool
+	}{
+		{kind: "flock", other: "flock-shared", how: "exclusive lock on " + path + " (flock)"},
+		{kind: "flock", other: "flock", how: "exclusive lock on " + path + " (flock)", folder: true},
+		{kind: "lockf-shared", other: "ofd-lock", how: "shared lock on " + path + " (fcntl)"},
+		{kind: "ofd-lock", other: "lockf", how: "exclusive lock on " + path + " (fcntl)"},
+	} {
+		for _, h := range c.Hosts() {
+			if x.folder {
+				c.on(h.Name, "mkdir", path)
+			} else {
+				c.on(h.Name, "sh", "-c", "echo 0123456789 > "+path)
+			}
+		}
+		j := c.hold("hostA", x.kind, path)
+		j.holdToo(c, "hostB", x.other, path)
+		cut := j.snapshot().Cut
+		words := []string{"conflicts with one that process", "object " + x.other, "end that"}
+		other := c.stranger("hostC", x.other, path)
+		f.job = j
+		f.refuseUntouched(4, append(words, "hostC", x.how), "check", j.name, "--remap", "hostA=hostC")
+		j.refuses(cut, to, append(words, "hostC", x.how)...)
+		other.Kill()
+		j.refuses(cut, []string{"--remap", "hostA=hostB"}, "hostB", "lock on "+path, "conflicts with one of", "restore them to different hosts")
+		j.comesBack(cut, "hostA=hostC")
+		j.MustCtl("kill", j.name)
+		other = c.stranger("hostA", x.other, path)
+		f.refuse(4, append(words, "hostA", x.how), "restore", cut)
+		other.Kill()
+		j.moved("hostC", "hostA")
+		j.comesBack(cut)
+		j.end()
+		for _, h := range c.Hosts() {
+			c.on(h.Name, "rm", "-r", path)
+		}
+	}
+	// What does not conflict is in nobody's way.
+	j := c.hold("hostA", "flock-shared", path)
+	j.holdToo(c, "hostA", "flock-shared", path)
+	j.holdToo(c, "hostB", "flock-shared", path)
+	other := c.stranger("hostC", "lockf", path)
+	cut := j.snapshot().Cut
+	j.comesBack(cut)
+	j.comesBack(cut, "hostA=hostC", "hostB=hostC")
+	other.Kill()
+	j.end()
+	for _, h := range c.Hosts() {
+		c.on(h.Name, "rm", "-f", path)
+	}
+}
+
+// inheritedLock attaches what a shell has started that holds a lock: the shell has the same file open, and the lock with it. So has a second program of that shell.
+func (c *targets) inheritedLock() {
+	const path = "/srv/inherited"
+	for _, x := range []struct {
+		script string
+		pids   int
+		words  string // "" if there is a cut
+	}{
+		{"exec 9>" + path + "; flock 9; sleep 100000 & echo pid $!; wait", 1, "(bash -c exec 9>"},
+		{"exec 9>" + path + "; flock 9; sleep 100000 & echo pid $!; sleep 100001 & echo pid $!; exec 9>&-; wait", 2, "(sleep 10000"},
+		{"exec 9>" + path + "; flock -s 9; sleep 100000 & echo pid $!; wait", 1, ""},
+		{"exec 9>" + path + "; flock 9; sleep 100000 & echo pid $!; exec 9>&-; wait", 1, ""},
+	} {
+		log := fmt.Sprintf("/srv/stranger-%d.log", c.made)
+		c.made++
+		shell := c.Host("hostA").Command(context.Background(), "setsid", "bash", "-c", x.script).LogTo(log)
+		must(c.t, shell.Start())
+		var pids []string
+		await(c.t, "programs of the shell", func() string {
+			b, _ := c.Host("hostA").ReadFile(log)
+			pids = strings.Fields(strings.ReplaceAll(string(b), "pid ", ""))
+			if len(pids) < x.pids {
+				return fmt.Sprintf("only %q", pids)
+			}
+			return ""
+		})
+		j := c.newJob(fmt.Sprintf("target%d", c.made))
+		for _, pid := range pids {
+			j.MustCtl("attach", j.name, "--host", "hostA", "--pid", pid)
+		}
+		f := badInput{job: j}
+		if x.words != "" {
+			f.refuseUntouched(4, []string{path, "exclusive lock", x.words, "have it close its descriptor", "the job runs on"}, "snapshot", j.name)
+		} else {
+			j.MustCtl("snapshot", j.name)
+			j.MustCtl("restore", "latest", "--job", j.name, "--dry-run")
+			j.MustCtl("restore", "latest", "--job", j.name)
+		}
+		j.end()
+		shell.Kill()
+	}
+	c.on("hostA", "rm", path)
 }
 
 func (c *targets) fifo() {

@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 			"cell-init": cellInit,
 			"hold":      holdProgram,
 			"echo":      echoProgram,
+			"lock":      lockProgram,
 			"send":      sendProgram,
 			"receive":   receiveProgram,
 			"parent":    parentProgram,

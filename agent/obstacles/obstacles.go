@@ -255,7 +255,7 @@ func (s *survey) descriptors() error {
 			s.appendOnly(f)
 		}
 	}
-	return errors.Join(err, s.pipes(files))
+	return errors.Join(err, s.pipes(files), s.locks(files))
 }
 
 // logs takes away those that CRIU connects to the same path again: datagram sockets to a path where another program receives that is not a member of any

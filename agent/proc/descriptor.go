@@ -2,6 +2,7 @@ package proc
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -59,6 +60,40 @@ type FdInfo struct {
 	Semaphore bool  // of an eventfd: EFD_SEMAPHORE
 	Watched   []int // of an epoll: the descriptors under which files were added
 	Passed    int   // of a UNIX socket: descriptors that were sent to it and not received
+	Locks     []Lock
+}
+
+// Lock is a lock that a process holds by a descriptor: one of the open file description, which all who share that hold (flock(2), F_OFD_SETLK), or one of
+// the process (F_SETLK). Leases are not among them.
+type Lock struct {
+	Flock      bool // by flock(2), of the whole file; else of a range, by fcntl(2)
+	Process    bool // the process's own (POSIX)
+	Write      bool // exclusive
+	Start, End int64
+}
+
+// parseLock reads what the kernel says of a lock: "1: POSIX ADVISORY WRITE 3568 fd:00:2531452 0 EOF" (proc_locks(5)). ok is false of a lease.
+func parseLock(value string) (l Lock, ok bool, err error) {
+	f := strings.Fields(value)
+	if len(f) != 8 {
+		return l, false, fmt.Errorf("a lock %q", value)
+	}
+	switch f[1] {
+	case "FLOCK":
+		l.Flock = true
+	case "POSIX", "ACCESS":
+		l.Process = true
+	case "OFDLCK":
+	default:
+		return l, false, nil
+	}
+	l.Write = f[3] == "WRITE"
+	l.End = math.MaxInt64
+	l.Start, err = strconv.ParseInt(f[6], 10, 64)
+	if err == nil && f[7] != "EOF" {
+		l.End, err = strconv.ParseInt(f[7], 10, 64)
+	}
+	return l, err == nil, err
 }
 
 // ReadFdInfo reads a descriptor's.
@@ -87,6 +122,11 @@ func ReadFdInfo(pid, fd int) (FdInfo, error) {
 			info.Watched = append(info.Watched, watched)
 		case "lock":
 			info.Leased = info.Leased || strings.Contains(value, " LEASE ")
+			var l Lock
+			var ok bool
+			if l, ok, err = parseLock(value); ok {
+				info.Locks = append(info.Locks, l)
+			}
 		}
 		if err != nil {
 			bad = fmt.Errorf("%s of descriptor %d of process %d: %w", name, fd, pid, err)

@@ -2,6 +2,8 @@ package proc
 
 import (
 	"bytes"
+	"errors"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -196,6 +198,17 @@ func TestDescriptors(t *testing.T) {
 	}
 	if mounts := MountIDs(os.Getpid()); !mounts[info.Mount] {
 		t.Errorf("mount %d is not among %v", info.Mount, mounts)
+	}
+	span := unix.Flock_t{Type: unix.F_WRLCK, Start: 5, Len: 10}
+	rest := unix.Flock_t{Type: unix.F_WRLCK, Start: 20}
+	if err := errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_SH), unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &span), unix.FcntlFlock(f.Fd(), unix.F_SETLK, &rest)); err != nil {
+		t.Fatal(err)
+	}
+	info, err = ReadFdInfo(os.Getpid(), int(f.Fd()))
+	for _, want := range []Lock{{Flock: true, End: math.MaxInt64}, {Write: true, Start: 5, End: 14}, {Process: true, Write: true, Start: 20, End: math.MaxInt64}} {
+		if err != nil || len(info.Locks) != 3 || !slices.Contains(info.Locks, want) {
+			t.Errorf("%+v is not among %+v, %v", want, info.Locks, err)
+		}
 	}
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 		t.Fatal(err)

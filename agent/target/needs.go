@@ -52,6 +52,17 @@ type NeededObjects struct {
 	Ended   []string       `json:"ended,omitempty"`   // files in /proc of processes that had ended
 	// Unlinked are the names that files had which have none any more, or another one: CRIU gives them these names for a moment.
 	Unlinked []string `json:"unlinked,omitempty"`
+	// Locks are those that CRIU takes again, on files that have a name.
+	Locks []NeededLock `json:"locks,omitempty"`
+}
+
+// NeededLock is a lock on a file or folder.
+type NeededLock struct {
+	Path  string `json:"path"`
+	Flock bool   `json:"flock,omitempty"` // flock(2); else one of fcntl(2), of a range of bytes
+	Write bool   `json:"write,omitempty"` // exclusive
+	Start int64  `json:"start"`           // of a range: its first byte
+	End   int64  `json:"end"`             // and its last
 }
 
 // NeededPath is a path that CRIU opens, with what it compares then.
@@ -107,6 +118,16 @@ type HostUnix struct {
 	Ino      uint64
 	Inode    uint64
 	Ours     bool
+}
+
+// FileID names a file of a host, by its device and inode, as stat(2) has them.
+type FileID struct{ Dev, Ino uint64 }
+
+// HostLock is a lock that a process of the host holds, and who that is. Its Path is as that process has it.
+type HostLock struct {
+	NeededLock
+	File  FileID
+	Owner string
 }
 
 // HostFile is a regular file and who has it open.

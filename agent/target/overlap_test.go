@@ -102,6 +102,8 @@ type nobody struct{}
 
 func (nobody) Objects(context.Context, string) (HostObjects, error) { return HostObjects{}, nil }
 
+func (nobody) Locks(context.Context, string, []FileID) ([]HostLock, error) { return nil, nil }
+
 func (nobody) Holders(context.Context, []uint64) (map[uint64]string, error) { return nil, nil }
 
 // planned is what a target finds when sources' members come to a host with the addresses 10.0.0.9/24, on which lives what is given.

@@ -27,6 +27,8 @@ type Lives interface {
 	Objects(ctx context.Context, job string) (HostObjects, error)
 	// Holders names the processes that hold sockets, by inode.
 	Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error)
+	// Locks lists the locks on these files that other processes than the job's members hold.
+	Locks(ctx context.Context, job string, files []FileID) ([]HostLock, error)
 }
 
 // Arrival is one member on its way to a target, with what its images say.
@@ -61,6 +63,9 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 	t.paths()
 	t.files()
 	if err := t.sockets(ctx); err != nil {
+		return nil, err
+	}
+	if err := t.locks(ctx); err != nil {
 		return nil, err
 	}
 	t.midstream()

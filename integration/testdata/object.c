@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -551,6 +552,35 @@ static void unspeakable(void)
 	tell(nothing);
 }
 
+/* lock_file locks the file or folder that the argument names, by flock(2) or, if range is its command, by fcntl(2). */
+static int locked_by;
+
+static void check_lock(void)
+{
+	int other = must(open(argument, O_RDONLY), "open again");
+	struct flock range = { .l_type = F_WRLCK, .l_len = 10 };
+	if (locked_by == 0 && flock(other, LOCK_EX | LOCK_NB) == 0)
+		fail("the lock is gone");
+	if (locked_by == F_OFD_SETLK && (fcntl(other, F_OFD_GETLK, &range) < 0 || range.l_type == F_UNLCK))
+		fail("the lock is gone");
+	close(other);
+}
+
+/* A look at a lock of the process's own would give it up: that is not checked. */
+static void lock_file(int range, int write)
+{
+	struct flock lock = { .l_type = write ? F_WRLCK : F_RDLCK, .l_len = 10 };
+	int fd = open(argument, O_RDONLY | O_DIRECTORY);
+	if (fd < 0)
+		fd = must(open(argument, (range && write ? O_RDWR : O_RDONLY) | O_CREAT, 0644), "open");
+	locked_by = range;
+	if (range)
+		must(fcntl(fd, range, &lock), "fcntl");
+	else
+		must(flock(fd, (write ? LOCK_EX : LOCK_SH) | LOCK_NB), "flock");
+	tell(range == F_SETLK ? nothing : check_lock);
+}
+
 static void idle(void) { tell(nothing); }
 
 int main(int argc, char **argv)
@@ -608,6 +638,11 @@ int main(int argc, char **argv)
 	KIND("mqueue", queue());
 	KIND("packets", packets());
 	KIND("unspeakable", unspeakable());
+	KIND("flock", lock_file(0, 1));
+	KIND("flock-shared", lock_file(0, 0));
+	KIND("lockf", lock_file(F_SETLK, 1));
+	KIND("lockf-shared", lock_file(F_SETLK, 0));
+	KIND("ofd-lock", lock_file(F_OFD_SETLK, 1));
 	errno = EINVAL;
 	fail(kind);
 }

@@ -38,6 +38,9 @@ func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool
 	if n.Unlinked, err = unlinked(dir, files); err != nil {
 		return n, err
 	}
+	if n.Locks, err = neededLocks(dir, files, ghosts); err != nil {
+		return n, err
+	}
 	sortUnique(&n)
 	return n, nil
 }
