@@ -46,12 +46,30 @@ func checkFile(f NeededFile) error {
 	if err != nil {
 		return err
 	}
+	if err := executable(f, &st); err != nil {
+		return err
+	}
 	if f.BuildID != "" {
 		if id := files.BuildID(f.Path); id != f.BuildID {
 			return fmt.Errorf("%s is another build (build id %s, the images need %s); install the same package", f.Path, orNone(id), f.BuildID)
 		}
 	} else if f.Size > 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size != f.Size {
 		return fmt.Errorf("%s has %d bytes, the images need %d; copy the same file here", f.Path, st.Size, f.Size)
+	}
+	return nil
+}
+
+// executable looks whether the kernel lets root map a file as a program (prctl(2), PR_SET_MM_EXE_FILE; mmap(2), EPERM).
+func executable(f NeededFile, st *unix.Stat_t) error {
+	if !f.Mapped {
+		return nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(f.Path, &fs); err == nil && fs.Flags&unix.ST_NOEXEC != 0 {
+		return fmt.Errorf("%s is on a file system that is mounted noexec, and the program runs from it; mount it without noexec", f.Path)
+	}
+	if f.Program && st.Mode&0o111 == 0 {
+		return fmt.Errorf("%s has the mode %#o and cannot be executed, and the program runs from it; chmod +x %s", f.Path, st.Mode&0o7777, f.Path)
 	}
 	return nil
 }

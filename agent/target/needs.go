@@ -33,6 +33,7 @@ type NeededFile struct {
 	Path    string
 	BuildID string // hex, "" if it has none
 	Size    int64
+	Program bool // of a process: the kernel must be able to execute it
 	Mapped  bool // as an executable mapping: it must be the same build
 	Write   bool // open for writing
 	Append  bool // open with O_APPEND

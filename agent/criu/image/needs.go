@@ -156,7 +156,7 @@ func (s *fileSet) readProcess(dir string, pid uint32) error {
 		return err
 	}
 	if f := s.files[memory.GetExeFileId()]; f != nil {
-		f.Mapped = true
+		f.Mapped, f.Program = true, true
 	}
 	for _, vma := range memory.GetVmas() {
 		if vma.GetStatus()&(vmaFilePrivate|vmaFileShared) == 0 || vma.GetShmid() > 1<<32-1 {

@@ -98,6 +98,10 @@ func addObject(n *target.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]b
 // addPath adds a path that CRIU opens. It compares the mode, and of a regular file the size if the file is not a log.
 func addPath(n *target.NeededObjects, reg *regfile.RegFileEntry) {
 	path := filepath.Join("/", reg.GetName())
+	if strings.HasPrefix(path, "/proc/sys/") || strings.HasPrefix(path, "/sys/") { // the kernel makes them, of what the host has
+		n.Paths = append(n.Paths, target.NeededPath{Path: path, Size: -1})
+		return
+	}
 	if kernelMade(path) || strings.HasSuffix(path, deletedSuffix) || terminal(path) || strings.HasPrefix(filepath.Base(path), linkRemap) {
 		return
 	}
