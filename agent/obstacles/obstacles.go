@@ -123,13 +123,14 @@ type obstacleKey struct {
 
 // survey collects obstacles, each text once.
 type survey struct {
-	member Member
-	pids   []int // of the member
-	frozen bool
-	held   map[uint64]sockets.Holder
-	seen   map[string]bool
-	vforks map[[2]int]bool // parents that wait for a child with their memory
-	found  []obstacle
+	member  Member
+	pids    []int // of the member
+	frozen  bool
+	held    map[uint64]sockets.Holder
+	seen    map[string]bool
+	outside []int           // all other processes of the host; nil: not listed yet
+	vforks  map[[2]int]bool // parents that wait for a child with their memory
+	found   []obstacle
 }
 
 func (s *survey) add(pid int, format string, args ...any) {
@@ -255,7 +256,7 @@ func (s *survey) descriptors() error {
 			s.appendOnly(f)
 		}
 	}
-	return errors.Join(err, s.pipes(files))
+	return errors.Join(err, s.pipes(files), s.shared(files))
 }
 
 // logs takes away those that CRIU connects to the same path again: datagram sockets to a path where another program receives that is not a member of any

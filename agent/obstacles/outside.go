@@ -44,12 +44,10 @@ func (s *survey) pipes(files []openFile) error {
 	if len(ours) == 0 {
 		return nil
 	}
-	all, err := proc.Pids()
+	all, err := s.outsiders()
 	if err != nil {
 		return err
 	}
-	self := os.Getpid() // it may hold what it hands over or copies
-	all = slices.DeleteFunc(all, func(pid int) bool { return pid == self || slices.Contains(s.pids, pid) })
 	type outside struct {
 		pid, fd int
 		named   bool
@@ -89,6 +87,19 @@ func (s *survey) pipes(files []openFile) error {
 		s.add(f.pid, "has %s open (descriptor %d) that %s has open as well, which is not part of the member: start both as one member (sh -c 'one & two & wait'), or have it use a file, or a TCP connection to another member", what, f.fd, proc.Whose(o.pid))
 	}
 	return nil
+}
+
+// outsiders lists the processes of this host that are not part of the member. The agent is not among them: it may hold what it hands over or copies.
+func (s *survey) outsiders() ([]int, error) {
+	if s.outside == nil {
+		all, err := proc.Pids()
+		if err != nil {
+			return nil, err
+		}
+		self := os.Getpid()
+		s.outside = slices.DeleteFunc(all, func(pid int) bool { return pid == self || slices.Contains(s.pids, pid) })
+	}
+	return s.outside, nil
 }
 
 // appendOnly looks for a file that a restore could not put back.

@@ -54,7 +54,8 @@ type FdInfo struct {
 	Flags    int // of open(2)
 	Mount    int // of the file: its number in mountinfo
 	Leased   bool
-	Terminal int // of the master's side of a pseudoterminal: its number; -1 of all others
+	Locked   bool // by the open file, not by a process (flock(2), F_OFD_SETLK)
+	Terminal int  // of the master's side of a pseudoterminal: its number; -1 of all others
 
 	Semaphore bool  // of an eventfd: EFD_SEMAPHORE
 	Watched   []int // of an epoll: the descriptors under which files were added
@@ -87,6 +88,7 @@ func ReadFdInfo(pid, fd int) (FdInfo, error) {
 			info.Watched = append(info.Watched, watched)
 		case "lock":
 			info.Leased = info.Leased || strings.Contains(value, " LEASE ")
+			info.Locked = info.Locked || strings.Contains(value, " FLOCK ") || strings.Contains(value, " OFDLCK ")
 		}
 		if err != nil {
 			bad = fmt.Errorf("%s of descriptor %d of process %d: %w", name, fd, pid, err)
