@@ -103,13 +103,12 @@ func (s *survey) outsiders() ([]int, error) {
 }
 
 // appendOnly looks for a file that a restore could not put back.
-func (s *survey) appendOnly(f openFile) {
-	var st unix.Statx_t
-	if unix.Statx(unix.AT_FDCWD, proc.FdPath(f.pid, f.fd), 0, unix.STATX_TYPE, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+func (s *survey) appendOnly(f openFile, info proc.FdInfo) {
+	if info.Flags&unix.O_ACCMODE == unix.O_RDONLY || info.Flags&unix.O_PATH != 0 {
 		return
 	}
-	info, err := proc.ReadFdInfo(f.pid, f.fd)
-	if err != nil || info.Flags&unix.O_ACCMODE == unix.O_RDONLY || info.Flags&unix.O_PATH != 0 {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, proc.FdPath(f.pid, f.fd), 0, unix.STATX_TYPE, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return
 	}
 	switch {
@@ -121,14 +120,13 @@ func (s *survey) appendOnly(f openFile) {
 }
 
 // foreignMount looks for a file on a mount that its process's mount namespace does not have. mounts caches those that it has, by process. One line a process says it.
-func (s *survey) foreignMount(f openFile, mounts map[int]map[int]bool) {
+func (s *survey) foreignMount(f openFile, info proc.FdInfo, mounts map[int]map[int]bool) {
 	have, looked := mounts[f.pid]
 	if !looked {
 		have = proc.MountIDs(f.pid)
 		mounts[f.pid] = have
 	}
-	info, err := proc.ReadFdInfo(f.pid, f.fd)
-	if err != nil || len(have) == 0 || have[info.Mount] {
+	if len(have) == 0 || have[info.Mount] {
 		return
 	}
 	mounts[f.pid] = nil
