@@ -191,6 +191,19 @@ func TestObjectsComeBack(t *testing.T) {
 		{kind: "ghost", argument: "4294967296", refused: []string{"/srv/ghost", "4096 MiB", "no name any more", "give it a name"}},
 		{kind: "mqueue", refused: []string{"POSIX message queue /ss-object", "close it"}},
 		{kind: "packets", refused: []string{"pipe of packets"}},
+		{kind: "from-memory", refused: []string{"was started from memory (/memfd:program", "start it from a file"}},
+		{kind: "path-program", refused: []string{"open as a path only", "which is the program of", "open it with O_RDONLY"}},
+		{kind: "path-socket", refused: []string{"/srv/path-socket, the file of a UNIX socket, open as a path only", "close it"}},
+		{kind: "path-fifo", refused: []string{"/srv/path-fifo, a FIFO, open as a path only", "close it"}},
+		{kind: "path", argument: "/dev/null"},
+		{kind: "path", argument: "/etc/passwd"},
+		{kind: "path", argument: "/srv"},
+		{kind: "thread-file", refused: []string{"/status open", "which tells of a thread", "close it"}},
+		{kind: "thread-folder", refused: []string{"works in /proc/", "which tells of a thread"}},
+		{kind: "first-thread-file"},
+		{kind: "few-files", argument: "3", refused: []string{"may open 3 files (ulimit -n)", "prlimit --pid"}},
+		{kind: "few-files", argument: "6", refused: []string{"may open 6 files (ulimit -n)", "prlimit --pid"}},
+		{kind: "few-files", argument: "7"},
 		{kind: "unspeakable", refused: []string{`"/srv/\xff\xfe"`, "not UTF-8", "rename it"}},
 	} {
 		c.play(t, tt.kind+strings.ReplaceAll(tt.argument, "/", "_"), func(c *targets) {
@@ -492,7 +505,7 @@ func (c *targets) inheritedLock() {
 		}
 		f := badInput{job: j}
 		if x.words != "" {
-			f.refuseUntouched(4, []string{path, "exclusive lock", x.words, "have it close its descriptor", "the job runs on"}, "snapshot", j.name)
+			f.refuseUntouched(4, []string{path, "lock that", x.words, "have it close its descriptor", "the job runs on"}, "snapshot", j.name)
 		} else {
 			j.MustCtl("snapshot", j.name)
 			j.MustCtl("restore", "latest", "--job", j.name, "--dry-run")

@@ -72,7 +72,7 @@ func TestLocks(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = outside.Process.Kill(); _ = outside.Wait() })
 	found := strings.Join(obstaclesOf(t, g, m), "\n")
-	for _, w := range []string{path + " open (descriptor 3)", "exclusive lock", "(sleep 1001) holds as well", "close its descriptor"} {
+	for _, w := range []string{path + " open (descriptor 3)", "lock that", "(sleep 1001) holds as well", "close its descriptor"} {
 		if !strings.Contains(found, w) {
 			t.Errorf("no %q in %q", w, found)
 		}

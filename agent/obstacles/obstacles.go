@@ -123,13 +123,14 @@ type obstacleKey struct {
 
 // survey collects obstacles, each text once.
 type survey struct {
-	member Member
-	pids   []int // of the member
-	frozen bool
-	held   map[uint64]sockets.Holder
-	seen   map[string]bool
-	vforks map[[2]int]bool // parents that wait for a child with their memory
-	found  []obstacle
+	member  Member
+	pids    []int // of the member
+	frozen  bool
+	held    map[uint64]sockets.Holder
+	seen    map[string]bool
+	outside []int           // all other processes of the host; nil: not listed yet
+	vforks  map[[2]int]bool // parents that wait for a child with their memory
+	found   []obstacle
 }
 
 func (s *survey) add(pid int, format string, args ...any) {
@@ -171,6 +172,11 @@ func (s *survey) process(pid int) {
 	}
 	s.procFolder(pid)
 	s.socketsInRoot(pid)
+	s.program(pid)
+	s.descriptorLimit(pid)
+	if dir := proc.WorkingDir(pid); otherThread(dir) {
+		s.add(pid, "works in %s, which tells of a thread and that CRIU can't open again before it has made the thread: have it change to another folder", dir)
+	}
 }
 
 // mappings looks for memory that is not the process's alone to restore.
@@ -220,14 +226,25 @@ var dumpableAnon = []string{"[eventfd]", "[eventpoll]", "inotify", "[signalfd]",
 func (s *survey) descriptors() error {
 	ptmx := map[int]bool{}
 	mounts := map[int]map[int]bool{}
+	programs := s.programs()
 	var files []openFile
-	err := proc.EachFd(s.pids, func(pid, fd int, link string) {
+	walkErr := proc.EachFd(s.pids, func(pid, fd int, link string) {
 		files = append(files, openFile{pid, fd, link})
 		ptmx[pid] = ptmx[pid] || strings.HasSuffix(link, "/ptmx")
 	})
 	for _, f := range files {
 		anon, isAnon := strings.CutPrefix(f.link, "anon_inode:")
+		var info proc.FdInfo
+		if strings.HasPrefix(f.link, "/") {
+			var err error
+			if info, err = proc.ReadFdInfo(f.pid, f.fd); err != nil {
+				continue // closed meanwhile
+			}
+		}
 		switch {
+		case info.Flags&unix.O_PATH != 0 && s.pathOnly(f, programs):
+		case otherThread(f.link) && onFileSystem(f.pid, f.fd, unix.PROC_SUPER_MAGIC):
+			s.add(f.pid, "has %s open (descriptor %d), which tells of a thread and that CRIU can't open again before it has made the thread: close it before the snapshot", f.link, f.fd)
 		case anon == "[io_uring]":
 			s.ioUring(f.pid)
 		case anon == "[eventfd]" || anon == "[eventpoll]":
@@ -238,7 +255,7 @@ func (s *survey) descriptors() error {
 			s.add(f.pid, "holds a %s descriptor (%d), which CRIU can't dump: close it before the snapshot", strings.Trim(anon, "[]"), f.fd)
 		case strings.HasPrefix(f.link, "/dev/pts/") || f.link == "/dev/tty" || f.link == "/dev/console":
 			if strings.HasSuffix(f.link, " (deleted)") { // its master is closed, which CRIU restores
-				s.foreignMount(f, mounts)
+				s.foreignMount(f, info, mounts)
 			} else if !slices.ContainsFunc(s.pids, func(pid int) bool { return ptmx[pid] }) {
 				s.add(f.pid, "has the terminal %s open (descriptor %d), whose other end is not part of the member: start it with its input and output redirected", f.link, f.fd)
 			}
@@ -251,11 +268,11 @@ func (s *survey) descriptors() error {
 		case strings.HasPrefix(f.link, "/") && onFileSystem(f.pid, f.fd, mqueueMagic):
 			s.add(f.pid, "has the POSIX message queue %s open (descriptor %d), which CRIU can't dump: close it before the snapshot", f.link, f.fd)
 		case strings.HasPrefix(f.link, "/") && !strings.HasSuffix(f.link, " (deleted)"):
-			s.foreignMount(f, mounts)
-			s.appendOnly(f)
+			s.foreignMount(f, info, mounts)
+			s.appendOnly(f, info)
 		}
 	}
-	return errors.Join(err, s.pipes(files), s.locks(files))
+	return errors.Join(walkErr, s.pipes(files), s.shared(files))
 }
 
 // logs takes away those that CRIU connects to the same path again: datagram sockets to a path where another program receives that is not a member of any

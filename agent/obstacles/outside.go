@@ -44,12 +44,10 @@ func (s *survey) pipes(files []openFile) error {
 	if len(ours) == 0 {
 		return nil
 	}
-	all, err := proc.Pids()
+	all, err := s.outsiders()
 	if err != nil {
 		return err
 	}
-	self := os.Getpid() // it may hold what it hands over or copies
-	all = slices.DeleteFunc(all, func(pid int) bool { return pid == self || slices.Contains(s.pids, pid) })
 	type outside struct {
 		pid, fd int
 		named   bool
@@ -91,14 +89,26 @@ func (s *survey) pipes(files []openFile) error {
 	return nil
 }
 
+// outsiders lists the processes of this host that are not part of the member. The agent is not among them: it may hold what it hands over or copies.
+func (s *survey) outsiders() ([]int, error) {
+	if s.outside == nil {
+		all, err := proc.Pids()
+		if err != nil {
+			return nil, err
+		}
+		self := os.Getpid()
+		s.outside = slices.DeleteFunc(all, func(pid int) bool { return pid == self || slices.Contains(s.pids, pid) })
+	}
+	return s.outside, nil
+}
+
 // appendOnly looks for a file that a restore could not put back.
-func (s *survey) appendOnly(f openFile) {
-	var st unix.Statx_t
-	if unix.Statx(unix.AT_FDCWD, proc.FdPath(f.pid, f.fd), 0, unix.STATX_TYPE, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+func (s *survey) appendOnly(f openFile, info proc.FdInfo) {
+	if info.Flags&unix.O_ACCMODE == unix.O_RDONLY || info.Flags&unix.O_PATH != 0 {
 		return
 	}
-	info, err := proc.ReadFdInfo(f.pid, f.fd)
-	if err != nil || info.Flags&unix.O_ACCMODE == unix.O_RDONLY || info.Flags&unix.O_PATH != 0 {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, proc.FdPath(f.pid, f.fd), 0, unix.STATX_TYPE, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return
 	}
 	switch {
@@ -110,14 +120,13 @@ func (s *survey) appendOnly(f openFile) {
 }
 
 // foreignMount looks for a file on a mount that its process's mount namespace does not have. mounts caches those that it has, by process. One line a process says it.
-func (s *survey) foreignMount(f openFile, mounts map[int]map[int]bool) {
+func (s *survey) foreignMount(f openFile, info proc.FdInfo, mounts map[int]map[int]bool) {
 	have, looked := mounts[f.pid]
 	if !looked {
 		have = proc.MountIDs(f.pid)
 		mounts[f.pid] = have
 	}
-	info, err := proc.ReadFdInfo(f.pid, f.fd)
-	if err != nil || len(have) == 0 || have[info.Mount] {
+	if len(have) == 0 || have[info.Mount] {
 		return
 	}
 	mounts[f.pid] = nil

@@ -126,6 +126,12 @@ func WorkingDir(pid int) string {
 	return dir
 }
 
+// Program is the file that a process runs; "" if it has ended.
+func Program(pid int) string {
+	link, _ := os.Readlink(Path(pid, "exe"))
+	return link
+}
+
 // PrivateMemory is how much anonymous memory a process has, in memory and in swap, in bytes; 0 of a process that is gone.
 func PrivateMemory(pid int) (sum int64) {
 	_ = fields(Path(pid, "status"), func(name, value string) bool {

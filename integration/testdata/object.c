@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <pty.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -583,6 +585,98 @@ static void lock_file(int range, int write)
 
 static void idle(void) { tell(nothing); }
 
+/* from_memory runs this program from a memfd. */
+static void from_memory(void)
+{
+	static char block[65536];
+	char *args[] = { "object", "idle", NULL };
+	int to = must(memfd_create("program", MFD_CLOEXEC), "memfd_create"), from = must(open("/proc/self/exe", O_RDONLY | O_CLOEXEC), "open");
+	ssize_t n;
+
+	while ((n = read(from, block, sizeof(block))) > 0)
+		if (write(to, block, n) != n)
+			fail("write");
+	fexecve(to, args, environ);
+	fail("fexecve");
+}
+
+/* path_only holds a descriptor that was opened with O_PATH. */
+static void path_only(const char *path)
+{
+	must(open(path, O_PATH | O_NOFOLLOW), path);
+	tell(nothing);
+}
+
+static void path_socket(void)
+{
+	struct sockaddr_un at = { AF_UNIX, "/srv/path-socket" };
+
+	unlink(at.sun_path);
+	must(bind(must(socket(AF_UNIX, SOCK_STREAM, 0), "socket"), (void *)&at, sizeof(at)), "bind");
+	path_only(at.sun_path);
+}
+
+static void path_fifo(void)
+{
+	unlink("/srv/path-fifo");
+	must(mkfifo("/srv/path-fifo", 0600), "mkfifo");
+	path_only("/srv/path-fifo");
+}
+
+static void path_program(void)
+{
+	static char path[4096];
+
+	must(readlink("/proc/self/exe", path, sizeof(path) - 1), "readlink");
+	path_only(path);
+}
+
+static char thread_folder[64];
+
+static void *thread(void *ready)
+{
+	snprintf(thread_folder, sizeof(thread_folder), "/proc/self/task/%ld", syscall(SYS_gettid));
+	must(write(*(int *)ready, "x", 1), "write");
+	for (;;)
+		pause();
+}
+
+/* of_thread holds what is in the folder of a thread, or works there. */
+static void of_thread(const char *name)
+{
+	int p[2];
+	char c, path[128];
+	pthread_t t;
+
+	must(pipe(p), "pipe");
+	if (pthread_create(&t, NULL, thread, &p[1]))
+		fail("pthread_create");
+	must(read(p[0], &c, 1), "read");
+	if (name == NULL) {
+		must(chdir(thread_folder), "chdir");
+	} else {
+		snprintf(path, sizeof(path), "%s/%s", thread_folder, name);
+		must(open(path, O_RDONLY), path);
+	}
+	tell(nothing);
+}
+
+static void of_first_thread(void)
+{
+	must(open("/proc/thread-self/status", O_RDONLY), "open");
+	tell(nothing);
+}
+
+/* few_files may open as many files as the argument says, and has opened three. */
+static void few_files(void)
+{
+	struct rlimit most = { atoi(argument), atoi(argument) };
+
+	closefrom(3);
+	must(setrlimit(RLIMIT_NOFILE, &most), "setrlimit");
+	tell(nothing);
+}
+
 int main(int argc, char **argv)
 {
 	const char *kind = argc > 1 ? argv[1] : "";
@@ -643,6 +737,15 @@ int main(int argc, char **argv)
 	KIND("lockf", lock_file(F_SETLK, 1));
 	KIND("lockf-shared", lock_file(F_SETLK, 0));
 	KIND("ofd-lock", lock_file(F_OFD_SETLK, 1));
+	KIND("from-memory", from_memory());
+	KIND("path-program", path_program());
+	KIND("path-socket", path_socket());
+	KIND("path-fifo", path_fifo());
+	KIND("path", path_only(argument));
+	KIND("thread-file", of_thread("status"));
+	KIND("thread-folder", of_thread(NULL));
+	KIND("first-thread-file", of_first_thread());
+	KIND("few-files", few_files());
 	errno = EINVAL;
 	fail(kind);
 }

@@ -1,0 +1,86 @@
+package obstacles
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
+)
+
+// program looks for a process whose program is in a memfd. CRIU does not dump that memfd, and fails to restore the process.
+func (s *survey) program(pid int) {
+	if link := proc.Program(pid); isMemfd(link) {
+		s.add(pid, "was started from memory (%s, as fexecve of a memfd does), which CRIU can't restore: start it from a file", link)
+	}
+}
+
+// programs are the files that the member's processes run.
+func (s *survey) programs() map[fileID]int {
+	found := map[fileID]int{}
+	for _, pid := range s.pids {
+		var st unix.Stat_t
+		if unix.Stat(proc.Path(pid, "exe"), &st) == nil {
+			found[fileID{st.Dev, st.Ino}] = pid
+		}
+	}
+	return found
+}
+
+// pathOnly looks for what CRIU can't dump or restore of a descriptor that was opened with O_PATH, and says whether it found something. CRIU takes a descriptor of a
+// program's file for the one by which it is to set the program (fd_id_generate_special of criu/file-ids.c), which takes one that can be read. Of a socket's file and of
+// a FIFO it asks what only an open one can answer.
+func (s *survey) pathOnly(f openFile, programs map[fileID]int) (found bool) {
+	id, mode, ok := idOf(f.pid, f.fd)
+	if !ok {
+		return false
+	}
+	what := ""
+	switch mode & unix.S_IFMT {
+	case unix.S_IFSOCK:
+		what = "the file of a UNIX socket"
+	case unix.S_IFIFO:
+		what = "a FIFO"
+	case unix.S_IFREG:
+		if pid, is := programs[id]; is {
+			s.add(f.pid, "has %s open as a path only (descriptor %d, O_PATH), which is the program of %s, and CRIU can't restore that: close it before the snapshot, or open it with O_RDONLY", f.link, f.fd, proc.Whose(pid))
+			return true
+		}
+	}
+	if what == "" {
+		return false
+	}
+	s.add(f.pid, "has %s, %s, open as a path only (descriptor %d, O_PATH), which CRIU can't dump: close it before the snapshot", f.link, what, f.fd)
+	return true
+}
+
+// otherThread says whether a path in /proc is that of a thread which is not the first one of its process. CRIU opens files before it makes such threads.
+func otherThread(link string) bool {
+	parts := strings.Split(strings.TrimSuffix(link, deletedSuffix), "/")
+	return len(parts) > 4 && parts[1] == "proc" && parts[3] == "task" && parts[2] != parts[4]
+}
+
+const deletedSuffix = " (deleted)"
+
+// descriptorsNeeded is how many descriptors CRIU has open in a process at most: TestObjectsComeBack holds that fewer do not do.
+const descriptorsNeeded = 4
+
+// descriptorLimit looks for a process that may not open what CRIU opens in it.
+func (s *survey) descriptorLimit(pid int) {
+	var limit unix.Rlimit
+	if unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit) != nil || limit.Cur > 1<<20 {
+		return // it ended, or may open more than are counted here
+	}
+	used, highest := uint64(0), uint64(0)
+	err := proc.EachFd([]int{pid}, func(_, fd int, _ string) {
+		highest = max(highest, uint64(fd))
+		if uint64(fd) < limit.Cur {
+			used++
+		}
+	})
+	if err != nil || used+descriptorsNeeded <= limit.Cur {
+		return
+	}
+	s.add(pid, "may open %d files (ulimit -n) and has %d of them open, and CRIU needs %d more to look into it: prlimit --pid %d --nofile=%d:%d before the snapshot",
+		limit.Cur, used, descriptorsNeeded, pid, highest+64, max(limit.Max, highest+64))
+}

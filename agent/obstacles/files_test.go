@@ -1,0 +1,108 @@
+package obstacles
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func obstaclesOf(t *testing.T, pid int) []string {
+	t.Helper()
+	found, err := Find(t.Context(), Member{
+		Procs:    func() ([]int, error) { return []int{pid}, nil },
+		Others:   func() ([]int, error) { return nil, nil },
+		IsMember: func(int) bool { return true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// says checks that there is one obstacle, and of what it speaks; without words, that there is none.
+func says(t *testing.T, found []string, words ...string) {
+	t.Helper()
+	if len(found) != min(1, len(words)) {
+		t.Fatalf("%q", found)
+	}
+	for _, w := range words {
+		if !strings.Contains(found[0], w) {
+			t.Errorf("%q does not say %q", found[0], w)
+		}
+	}
+}
+
+// TestPathOnly has a process hold descriptors that were opened with O_PATH.
+func TestPathOnly(t *testing.T) {
+	dir, fd := t.TempDir(), fromFd(t)
+	fifo, socket := filepath.Join(dir, "fifo"), filepath.Join(dir, "socket")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(int(fd(unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)).Fd()), &unix.SockaddrUnix{Name: socket}); err != nil {
+		t.Fatal(err)
+	}
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, words := range map[string][]string{
+		fifo:          {fifo + ", a FIFO, open as a path only (descriptor 3"},
+		socket:        {socket + ", the file of a UNIX socket, open as a path only (descriptor 3"},
+		sleep:         {"which is the program of process", "O_RDONLY"},
+		dir:           nil,
+		"/dev/null":   nil,
+		"/etc/passwd": nil,
+	} {
+		says(t, obstaclesOf(t, holding(t, fd(unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)))), words...)
+	}
+	says(t, obstaclesOf(t, holding(t, opened(t, sleep, os.O_RDONLY))))
+}
+
+func TestProgramInMemory(t *testing.T) {
+	program, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bytes, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := fromFd(t)(unix.MemfdCreate("program", unix.MFD_CLOEXEC))
+	if _, err := f.Write(bytes); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	says(t, obstaclesOf(t, cmd.Process.Pid), "/memfd:program", "start it from a file")
+}
+
+func TestOtherThread(t *testing.T) {
+	for link, want := range map[string]bool{
+		"/proc/12/task/13/status": true, "/proc/12/task/13": true, "/proc/12/task/12/status": false, "/proc/12/status": false, "/proc/12/task": false, "/srv/12/task/13": false,
+	} {
+		if otherThread(link) != want {
+			t.Errorf("%s: %v", link, !want)
+		}
+	}
+}
+
+func TestDescriptorLimit(t *testing.T) {
+	pid := holding(t)
+	for limit, words := range map[uint64][]string{
+		3: {"may open 3 files (ulimit -n) and has 3 of them open", "prlimit --pid " + strconv.Itoa(pid)}, 2 + descriptorsNeeded: {"ulimit -n"}, 3 + descriptorsNeeded: nil,
+	} {
+		if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: 100}, nil); err != nil {
+			t.Fatal(err)
+		}
+		says(t, obstaclesOf(t, pid), words...)
+	}
+}
