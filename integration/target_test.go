@@ -186,6 +186,8 @@ func TestObjectsComeBack(t *testing.T) {
 		{kind: "serve-reuseaddr", argument: "0.0.0.0:PORT"},
 		{kind: "serve-reuseport", argument: "0.0.0.0:PORT"},
 		{kind: "udp", argument: "0.0.0.0:PORT"},
+		{kind: "udplite", argument: "0.0.0.0:PORT"},
+		{kind: "udp-reuseaddr", argument: "224.1.1.9:PORT"},
 		{kind: "bound", argument: "PORT"},
 		{kind: "ghost", argument: "314572800"},
 		{kind: "ghost", argument: "4294967296", refused: []string{"/srv/ghost", "4096 MiB", "no name any more", "give it a name"}},
@@ -239,6 +241,7 @@ func TestTargetIsPlanned(t *testing.T) {
 		{"two members of one port", (*targets).onePort},
 		{"two addresses become one", (*targets).oneAddress},
 		{"a stranger's port", (*targets).strangersPort},
+		{"datagram sockets of one port", (*targets).datagramPort},
 		{"FIFO", (*targets).fifo},
 		{"folder of a UNIX socket", (*targets).unixFolder},
 		{"UNIX socket in use", (*targets).unixInUse},
@@ -306,6 +309,35 @@ func (c *targets) strangersPort() {
 	beside.Kill()
 	other.Kill()
 	j.comesBack(cut, "hostA=hostC")
+	j.end()
+}
+
+// datagramPort has two datagram sockets come to one port, and one come to a port that a program there has. With any options, one would get what is for the other. A multicast
+// group is everyone's.
+func (c *targets) datagramPort() {
+	for _, kind := range []string{"udplite", "udp-reuseaddr", "udp-reuseport"} {
+		at := "0.0.0.0:" + c.port()
+		j := c.hold("hostA", kind, at)
+		j.holdToo(c, "hostB", kind, at)
+		cut := j.snapshot().Cut
+		j.refuses(cut, []string{"--remap", "hostA=hostB"}, "hostB", "port "+at+" would be", "restore them to different hosts")
+		other := c.stranger("hostC", kind, at)
+		j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", at, "in use", "object "+kind)
+		other.Kill()
+		j.comesBack(cut, "hostA=hostC")
+		j.end()
+	}
+	at := "224.1.1.9:" + c.port()
+	j := c.hold("hostA", "udp-reuseaddr", at)
+	j.holdToo(c, "hostB", "udp-reuseaddr", at)
+	other := c.stranger("hostC", "udp-reuseaddr", at)
+	j.comesBack(j.snapshot().Cut, "hostA=hostC", "hostB=hostC")
+	other.Kill()
+	j.end()
+	at = "0.0.0.0:" + c.port()
+	j = c.hold("hostA", "udp-reuseaddr", at)
+	j.holdToo(c, "hostA", "udp-reuseaddr", at)
+	j.comesBack(j.snapshot().Cut, "hostA=hostC")
 	j.end()
 }
 

@@ -59,7 +59,7 @@ func (g *Manager) allProcs(job string) (ours []int, others map[string][]int, err
 	return ours, others, nil
 }
 
-// hostSockets lists the TCP and UDP sockets of this network namespace. Those of multipath TCP are among them: what each does in TCP has its inode.
+// hostSockets lists the TCP, UDP and UDP-Lite sockets of this network namespace. Those of multipath TCP are among them: what each does in TCP has its inode.
 func hostSockets(ours map[uint64]sockets.Holder) ([]target.HostSocket, error) {
 	c, err := sockets.Dial()
 	if err != nil {
@@ -67,7 +67,7 @@ func hostSockets(ours map[uint64]sockets.Holder) ([]target.HostSocket, error) {
 	}
 	defer c.Close()
 	var out []target.HostSocket
-	for protocol, name := range map[uint32]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"} {
+	for protocol, name := range map[uint32]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_UDPLITE: "udplite"} {
 		socks, err := sockets.List(c, protocol, sockets.AllStates)
 		if err != nil {
 			return nil, err

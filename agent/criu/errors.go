@@ -98,6 +98,7 @@ var hints = []struct{ words, hint string }{
 	{"external socket is used", "a UNIX socket leads out of the member: take its other end into the member"},
 	{"No space left on device", "the disk that the images go to is full: make room there"},
 	{"Unable to create a netlink socket", "CRIU needs sock_diag: load the kernel modules tcp_diag, udp_diag, unix_diag"},
+	{"Can not set ofd lock", "another process has taken a lock on a file that the images have locked: end that (lslocks names it), and restore again"},
 	{"Operation not permitted", "CRIU needs root and all its capabilities"},
 }
 

@@ -6,10 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"ss/agent"
 	"ss/agent/target"
 )
 
@@ -53,5 +56,45 @@ func TestNeededLocks(t *testing.T) {
 	}
 	if !slices.Equal(needs.Objects.Locks, want) {
 		t.Errorf("%+v, want %+v", needs.Objects.Locks, want)
+	}
+}
+
+// TestRestoreThatWaitsForALock: a restore ends by itself where a lock was taken after R1, and says which. When it is free, the same images are restored.
+func TestRestoreThatWaitsForALock(t *testing.T) {
+	for name, want := range map[string]string{
+		"flock": "it waits for a lock on ", "own": "it waits for a lock on ", "range": "Can not set ofd lock", // CRIU does not wait for these
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRunner(t)
+			r.lockWait = time.Second
+			dir := t.TempDir()
+			c := startIn(t, nil, false, nil, "lock", dir)
+			eventually(t, "the locks", func() bool { _, err := os.Stat(filepath.Join(c.dir, "up")); return err == nil })
+			images := dumpCell(t, r, c)
+			c.destroy()
+			file, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			if err := errors.Join(unix.Flock(int(file.Fd()), unix.LOCK_EX), unix.FcntlFlock(file.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})); err != nil {
+				t.Fatal(err)
+			}
+			into := newCell(t, nil, false)
+			spec := agent.RestoreSpec{Unit: unit(into.member), Dir: images, LogDir: t.TempDir(), LockFile: lockFile(t)}
+			_, err = r.StartRestore(testContext(t), spec)
+			if strings.HasPrefix(want, "it waits") {
+				want += file.Name()
+			}
+			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "lslocks") {
+				t.Fatal(err)
+			}
+			file.Close()
+			back, s := restoreCell(t, r, nil, false, images)
+			if err := s.Resume(testContext(t)); err != nil {
+				t.Fatal(err)
+			}
+			back.destroy()
+		})
 	}
 }

@@ -67,7 +67,11 @@ func (r *Runner) StartRestore(ctx context.Context, spec agent.RestoreSpec) (agen
 	if err != nil {
 		return nil, err
 	}
-	err = s.reached(ctx, s.ready)
+	limited, blocked := context.WithCancelCause(ctx)
+	stop := s.watchLocks(limited, r.lockWait, blocked)
+	err = s.reached(limited, s.ready)
+	stop()
+	blocked(nil)
 	if err == nil {
 		return s, nil
 	}

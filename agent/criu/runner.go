@@ -45,6 +45,7 @@ type Runner struct {
 
 	cfg        Config
 	startLimit time.Duration
+	lockWait   time.Duration // see watchLocks
 
 	// naming is held while a CRIU restores files without a name: two that restore the same program, replaced since, would draw the same name for it.
 	naming chan struct{}
@@ -70,7 +71,7 @@ func New(cfg Config) (*Runner, error) {
 		return nil, fmt.Errorf("criu: make the work folder: %w", err)
 	}
 	removeStale(cfg.WorkDir)
-	return &Runner{cfg: cfg, startLimit: startLimit, naming: make(chan struct{}, 1)}, nil
+	return &Runner{cfg: cfg, startLimit: startLimit, lockWait: lockWait, naming: make(chan struct{}, 1)}, nil
 }
 
 // keeperEnv is the environment that CRIU and its keeper get: nothing of the agent's that could change

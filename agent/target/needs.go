@@ -75,7 +75,7 @@ type NeededPath struct {
 
 // NeededSocket is an IPv4 or IPv6 socket that is bound. IPv4-mapped addresses are unmapped.
 type NeededSocket struct {
-	Protocol  string         `json:"protocol"` // "tcp", "udp"
+	Protocol  string         `json:"protocol"` // "tcp", "udp", "udplite"
 	Local     netip.AddrPort `json:"local"`
 	Remote    netip.AddrPort `json:"remote"` // the zero value if it is not connected
 	Listening bool           `json:"listening,omitempty"`
@@ -87,6 +87,9 @@ type NeededSocket struct {
 
 // Connected says whether it is one end of a connection.
 func (s NeededSocket) Connected() bool { return s.Remote.Port() != 0 }
+
+// datagrams says whether what it gets are datagrams, and no stream.
+func (s NeededSocket) datagrams() bool { return s.Protocol != "tcp" }
 
 // NeededUnix is the name of a UNIX socket that is bound: a path, or an abstract name.
 type NeededUnix struct {
@@ -102,7 +105,7 @@ type HostObjects struct {
 	Written []HostFile // regular files that members of other jobs have open for writing
 }
 
-// HostSocket is a TCP or UDP socket of a host.
+// HostSocket is a TCP, UDP or UDP-Lite socket of a host.
 type HostSocket struct {
 	NeededSocket
 	Inode  uint64

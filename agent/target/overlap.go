@@ -15,6 +15,20 @@ func InTheWay(a, b NeededSocket) bool {
 	return sameAddr(a, b)
 }
 
+// apart says whether two datagram sockets on one port take nothing from each other: each gets a copy of what is sent to a multicast group or to all, and a connected one
+// gets what its own peer sends. On any other address one of two gets all, or the kernel divides what comes between them.
+func apart(a, b NeededSocket) bool {
+	if !a.datagrams() {
+		return false
+	}
+	return group(a.Local.Addr()) || group(b.Local.Addr()) || (a.Connected() || b.Connected()) && a.Remote != b.Remote
+}
+
+// group says whether an address is of all that listen to it, and not of one of them.
+func group(addr netip.Addr) bool {
+	return addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 // sameAddr says whether a packet to one address may be for either socket.
 func sameAddr(a, b NeededSocket) bool {
 	x, y := a.Local.Addr(), b.Local.Addr()

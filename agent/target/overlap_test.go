@@ -152,6 +152,16 @@ func TestSocketsThatComeTogether(t *testing.T) {
 		"an address of nobody":  {coming: []Arrival{coming("hostA", "a", listener("192.0.2.7:80"))}, want: "--remap-addr 192.0.2.7=ADDRESS"},
 		"a device of nobody": {coming: []Arrival{coming("hostA", "a", NeededSocket{Protocol: "udp", Local: netip.MustParseAddrPort("0.0.0.0:80"), Device: "nodev0"})},
 			want: "network device nodev0"},
+		"UDP-Lite of two hosts": {coming: []Arrival{coming("hostA", "a", datagrams("udplite", "0.0.0.0:80", false)), coming("hostB", "b", datagrams("udplite", "0.0.0.0:80", false))},
+			want: "port 0.0.0.0:80 would be a's as well"},
+		"UDP-Lite here":         {lives: []HostSocket{held(datagrams("udplite", "0.0.0.0:80", false), false)}, coming: []Arrival{coming("hostA", "a", datagrams("udplite", "0.0.0.0:80", false))}, want: "already in use"},
+		"UDP beside UDP-Lite":   {lives: []HostSocket{held(datagrams("udplite", "0.0.0.0:80", false), false)}, coming: []Arrival{coming("hostA", "a", datagrams("udp", "0.0.0.0:80", false))}},
+		"shared UDP, two hosts": {coming: []Arrival{coming("hostA", "a", datagrams("udp", "0.0.0.0:80", true)), coming("hostB", "b", datagrams("udp", "0.0.0.0:80", true))}, want: "would be a's as well"},
+		"shared UDP, one host":  {coming: []Arrival{coming("hostA", "a", datagrams("udp", "0.0.0.0:80", true)), coming("hostA", "b", datagrams("udp", "0.0.0.0:80", true))}},
+		"shared UDP, here":      {lives: []HostSocket{held(datagrams("udp", "0.0.0.0:80", true), false)}, coming: []Arrival{coming("hostA", "a", datagrams("udp", "10.0.0.9:80", true))}, want: "already in use"},
+		"multicast, two hosts":  {coming: []Arrival{coming("hostA", "a", datagrams("udp", "224.1.1.9:80", true)), coming("hostB", "b", datagrams("udp", "224.1.1.9:80", true))}},
+		"multicast, not shared": {coming: []Arrival{coming("hostA", "a", datagrams("udp", "224.1.1.9:80", false)), coming("hostB", "b", datagrams("udp", "224.1.1.9:80", true))}, want: "would be a's as well"},
+		"multicast, here":       {lives: []HostSocket{held(datagrams("udp", "0.0.0.0:80", true), false)}, coming: []Arrival{coming("hostA", "a", datagrams("udp", "224.1.1.9:80", true))}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			found := planned(t, tt.lives, both, tt.coming...)
@@ -163,6 +173,10 @@ func TestSocketsThatComeTogether(t *testing.T) {
 			}
 		})
 	}
+}
+
+func datagrams(protocol, local string, shares bool) NeededSocket {
+	return NeededSocket{Protocol: protocol, Local: netip.MustParseAddrPort(local), Shares: shares}
 }
 
 func listener(local string) NeededSocket {

@@ -45,7 +45,9 @@ func TestPlacesOfFiles(t *testing.T) {
 	if err := os.Symlink(filepath.Join(plain, "missing"), nowhere); err != nil {
 		t.Fatal(err)
 	}
-	removed := func(path string) Arrival { return Arrival{Needs: Needs{Objects: NeededObjects{Unlinked: []string{path}}}} }
+	removed := func(path string) Arrival {
+		return Arrival{Needs: Needs{Objects: NeededObjects{Unlinked: []string{path}}}}
+	}
 	stored := func(path string, size int64) Arrival { return Arrival{Files: []files.Stored{{Path: path, Size: size}}} }
 	runs := func(dir string) Arrival {
 		return Arrival{Needs: Needs{Files: []NeededFile{{Path: filepath.Join(dir, "program"), Size: 1, Mapped: true, Program: true}}}}

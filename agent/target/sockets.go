@@ -71,7 +71,7 @@ func (t *plan) address(s comingSocket) bool {
 	addr := s.is.Local.Addr()
 	ours := addr.IsUnspecified() || addr.IsLoopback() || addr.IsMulticast() || s.is.Anywhere || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	for _, n := range t.Networks {
-		ours = ours || n.Addr() == addr.WithZone("") || !s.is.Connected() && s.is.Protocol == "udp" && broadcast(n) == addr
+		ours = ours || n.Addr() == addr.WithZone("") || !s.is.Connected() && s.is.datagrams() && broadcast(n) == addr
 	}
 	if ours {
 		return true
@@ -152,8 +152,8 @@ func (t *plan) strangers(s comingSocket, holders map[uint64]string) (free bool) 
 			t.add(s.Arrival, "its connection %s with %s is there already, held by %s: end that", s.is.Local, s.is.Remote, by)
 		case h.Connected() && h.Protocol == "tcp":
 			// A connection of a stranger's that uses the port by chance. Whether one may bind beside it depends on options of its socket: tryBind finds out.
-		case s.is.Protocol == "udp" && s.is.Shares:
-			// Receivers of one multicast group share a port, if all of them say so: tryBind finds out.
+		case s.is.Shares && (apart(s.is, h.NeededSocket) || s.is.datagrams() && s.Source == t.Host):
+			// Such sockets share a port if all of them say so: tryBind finds out. In place, programs that did so before the cut do so again.
 		default:
 			free = false
 			t.add(s.Arrival, "port %s: address already in use by %s; end what uses it, or restore to another host", s.is.Local, by)
@@ -197,25 +197,13 @@ func (t *plan) tryBind(ctx context.Context, s comingSocket) {
 
 // bindAsCRIU binds a socket with the options that CRIU sets until all are bound (criu/sk-inet.c), and closes it again.
 func bindAsCRIU(ctx context.Context, s NeededSocket) error {
+	if s.Protocol == "udplite" {
+		return bindUDPLite(s)
+	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var errs []error
-		err := c.Control(func(fd uintptr) {
-			set := func(level, name, value int) {
-				errs = append(errs, os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), level, name, value)))
-			}
-			set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-			set(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-			if s.Anywhere {
-				set(unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
-			}
-			if !s.Local.Addr().Is4() {
-				set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, boolInt(s.V6Only))
-			}
-			if s.Device != "" {
-				errs = append(errs, os.NewSyscallError("setsockopt", unix.BindToDevice(int(fd), s.Device)))
-			}
-		})
-		return errors.Join(append(errs, err)...)
+		var set error
+		err := c.Control(func(fd uintptr) { set = setAsCRIU(int(fd), s) })
+		return errors.Join(set, err)
 	}}
 	lc.SetMultipathTCP(false)
 	family := "6"
@@ -234,6 +222,47 @@ func bindAsCRIU(ctx context.Context, s NeededSocket) error {
 		return plain(err)
 	}
 	return l.Close()
+}
+
+// bindUDPLite is bindAsCRIU of a protocol that package net does not know.
+func bindUDPLite(s NeededSocket) error {
+	var at unix.Sockaddr = &unix.SockaddrInet6{Port: int(s.Local.Port()), Addr: s.Local.Addr().As16()}
+	family := unix.AF_INET6
+	if s.Local.Addr().Is4() {
+		family, at = unix.AF_INET, &unix.SockaddrInet4{Port: int(s.Local.Port()), Addr: s.Local.Addr().As4()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDPLITE)
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return errors.New("this kernel has no UDP-Lite")
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := setAsCRIU(fd, s); err != nil {
+		return plain(err)
+	}
+	return unix.Bind(fd, at)
+}
+
+// setAsCRIU sets the options that CRIU sets before it binds a socket.
+func setAsCRIU(fd int, s NeededSocket) error {
+	var errs []error
+	set := func(level, name, value int) {
+		errs = append(errs, os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, level, name, value)))
+	}
+	set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	set(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	if s.Anywhere {
+		set(unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
+	}
+	if !s.Local.Addr().Is4() {
+		set(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, boolInt(s.V6Only))
+	}
+	if s.Device != "" {
+		errs = append(errs, os.NewSyscallError("setsockopt", unix.BindToDevice(fd, s.Device)))
+	}
+	return errors.Join(errs...)
 }
 
 // plain is what the kernel said, without what package net puts before it.
@@ -258,7 +287,7 @@ func (t *plan) together(s comingSocket, before []comingSocket) {
 		if !InTheWay(s.is, o.is) || o.Source == s.Source && InTheWay(s.was, o.was) || s.is.Protocol == "tcp" && s.is.Connected() != o.is.Connected() {
 			continue
 		}
-		if s.is.Protocol == "udp" && s.is.Shares && o.is.Shares {
+		if s.is.Shares && o.is.Shares && apart(s.is, o.is) {
 			continue
 		}
 		what := fmt.Sprintf("port %s would be %s's as well", s.is.Local, o.Member)

@@ -473,12 +473,16 @@ static void check_udp(void)
 	must(recv(one, &c, 1, 0), "recv");
 }
 
-static void udp(void)
+/* udp has a datagram socket of a protocol, with an option if one is given. What others with its port get is not its own: then it only holds it. */
+static void udp(int protocol, int option, void (*check)(void))
 {
+	int on = 1;
 	address();
-	one = must(socket(AF_INET, SOCK_DGRAM, 0), "socket");
+	one = must(socket(AF_INET, SOCK_DGRAM, protocol), "socket");
+	if (option)
+		must(setsockopt(one, SOL_SOCKET, option, &on, sizeof on), "setsockopt");
 	must(bind(one, (struct sockaddr *)&at, sizeof at), "bind");
-	tell(check_udp);
+	tell(check);
 }
 
 /*
@@ -725,7 +729,10 @@ int main(int argc, char **argv)
 	KIND("serve-reuseport", serve(1, 1, check_tcp));
 	/* Whoever shares the port may get a client: this one has none. */
 	KIND("listen-reuseport", serve(1, 1, nothing));
-	KIND("udp", udp());
+	KIND("udp", udp(0, 0, check_udp));
+	KIND("udplite", udp(IPPROTO_UDPLITE, 0, check_udp));
+	KIND("udp-reuseaddr", udp(0, SO_REUSEADDR, nothing));
+	KIND("udp-reuseport", udp(0, SO_REUSEPORT, nothing));
 	KIND("udp-pair", datagrams());
 	KIND("bound", bound());
 	KIND("ghost", ghost());

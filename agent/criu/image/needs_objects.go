@@ -145,6 +145,8 @@ func addSocket(n *target.NeededObjects, sk *sk_inet.InetSkEntry) error {
 		protocol = "tcp"
 	case unix.IPPROTO_UDP:
 		protocol = "udp"
+	case unix.IPPROTO_UDPLITE:
+		protocol = "udplite"
 	default:
 		return nil // raw sockets and pings share what they are bound to
 	}
@@ -157,7 +159,7 @@ func addSocket(n *target.NeededObjects, sk *sk_inet.InetSkEntry) error {
 		Shares: sk.GetOpts().GetReuseaddr() || sk.GetOpts().GetSoReuseport(), Device: cmp.Or(sk.GetIfname(), sk.GetOpts().GetSoBoundDev()),
 		Anywhere: sk.GetIpOpts().GetFreebind(),
 	}
-	if connected(sk) || connecting(sk) || protocol == "udp" && sk.GetDstPort() != 0 {
+	if connected(sk) || connecting(sk) || protocol != "tcp" && sk.GetDstPort() != 0 {
 		s.Remote = remote
 	}
 	n.Sockets = append(n.Sockets, s)
