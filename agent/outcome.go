@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -120,6 +121,7 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 			return SetMeta{}, 0, err
 		}
 		addBuildIDs(&needs, seen)
+		nameDevices(needs.Objects.Devices)
 		mm := MemberMeta{Needs: needs, Files: stored, Seen: seen}
 		mm.Folders = files.SortPlaces(slices.Concat(files.Folders(append(mm.folders(), m.Folders...)), w.dirs[m.Name]))
 		if err := writeIndex(filepath.Join(filepath.Dir(dir), foldersIndex), mm.Folders); err != nil {
@@ -395,4 +397,13 @@ func (w *work) release(ctx context.Context) error {
 	w.held = false
 	w.free()
 	return err
+}
+
+// nameDevices notes what this host calls the devices of packet sockets, which images have by their numbers.
+func nameDevices(devices []target.NeededDevice) {
+	for i, d := range devices {
+		if here, err := net.InterfaceByIndex(d.Index); err == nil {
+			devices[i].Name = here.Name
+		}
+	}
 }

@@ -260,6 +260,7 @@ func TestTargetIsPlanned(t *testing.T) {
 		{"link-local addresses", (*targets).linkLocal},
 		{"locks", (*targets).locks},
 		{"lock that was inherited", (*targets).inheritedLock},
+		{"number of a device", (*targets).numberOfDevice},
 	} {
 		c.play(t, tt.name, tt.test)
 	}
@@ -845,4 +846,20 @@ func immutable(path string, on bool) error {
 		sign = "+i"
 	}
 	return exec.CommandContext(context.Background(), "chattr", sign, path).Run()
+}
+
+// numberOfDevice has a packet socket on a device that has another number elsewhere. CRIU would bind it to whatever has that number.
+func (c *targets) numberOfDevice() {
+	c.on("hostA", "ip", "link", "add", "captured", "type", "bridge")
+	c.on("hostC", "ip", "link", "add", "other1", "type", "bridge")
+	c.on("hostC", "ip", "link", "add", "captured", "type", "bridge")
+	j := c.hold("hostA", "capture", "captured")
+	cut := j.snapshot().Cut
+	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", "hostA-1: ", "a packet socket of it is bound to the network device captured")
+	j.comesBack(cut)
+	c.on("hostA", "ip", "link", "del", "captured")
+	j.refuses(cut, nil, "hostA", "this host has none of that number")
+	j.end()
+	c.on("hostC", "ip", "link", "del", "other1")
+	c.on("hostC", "ip", "link", "del", "captured")
 }

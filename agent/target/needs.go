@@ -51,6 +51,7 @@ type NeededObjects struct {
 	Dialled []string       `json:"dialled,omitempty"` // paths of datagram sockets of other programs that sockets are connected to, such as /dev/log
 	Watched []string       `json:"watched,omitempty"` // paths of inotify and fanotify watches; "" is one that has none
 	Ended   []string       `json:"ended,omitempty"`   // files in /proc of processes that had ended
+	Devices []NeededDevice `json:"devices,omitempty"` // that packet sockets are bound to
 	// Unlinked are the names that files had which have none any more, or another one: CRIU gives them these names for a moment.
 	Unlinked []string `json:"unlinked,omitempty"`
 	// Locks are those that CRIU takes again, on files that have a name.
@@ -64,6 +65,12 @@ type NeededLock struct {
 	Write bool   `json:"write,omitempty"` // exclusive
 	Start int64  `json:"start"`           // of a range: its first byte
 	End   int64  `json:"end"`             // and its last
+}
+
+// NeededDevice is a network device, as a packet socket has it: by the number that it has on the host of the dump. Name is what that host called it.
+type NeededDevice struct {
+	Index int    `json:"index"`
+	Name  string `json:"name"`
 }
 
 // NeededPath is a path that CRIU opens, with what it compares then.

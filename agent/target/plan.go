@@ -69,6 +69,7 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 	if err := t.locks(ctx); err != nil {
 		return nil, err
 	}
+	t.devices()
 	t.midstream()
 	t.unixNames()
 	t.claims()

@@ -107,6 +107,22 @@ func (t *plan) device(s comingSocket) bool {
 	return true
 }
 
+// devices looks whether the devices of packet sockets have the same numbers here, by which CRIU binds them.
+func (t *plan) devices() {
+	for _, c := range t.Coming {
+		for _, d := range c.Needs.Objects.Devices {
+			here, err := net.InterfaceByIndex(d.Index)
+			switch {
+			case d.Name == "": // it was gone at the dump, or is in a network namespace of the member's own
+			case err != nil:
+				t.add(c, "a packet socket of it is bound to the network device %s, which had the number %d, and this host has none of that number: have the program close the socket before the snapshot, or end it and start it here", d.Name, d.Index)
+			case here.Name != d.Name:
+				t.add(c, "a packet socket of it is bound to the network device %s, which had the number %d, and here that is %s: have the program close the socket before the snapshot, or end it and start it here", d.Name, d.Index, here.Name)
+			}
+		}
+	}
+}
+
 // midstream looks for connections that get another address where the host's connection tracking takes up none that it has not seen begin. To a firewall, what
 // comes on them belongs to no connection.
 func (t *plan) midstream() {

@@ -3,7 +3,10 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/ethernet.h>
+#include <net/if.h>
 #include <netinet/in.h>
+#include <netpacket/packet.h>
 #include <poll.h>
 #include <pthread.h>
 #include <pty.h>
@@ -635,6 +638,15 @@ static void path_program(void)
 	path_only(path);
 }
 
+/* capture has a packet socket that is bound to a device. */
+static void capture(void)
+{
+	struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = if_nametoindex(argument) };
+
+	must(bind(must(socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL)), "socket"), (void *)&at, sizeof(at)), "bind");
+	tell(nothing);
+}
+
 static char thread_folder[64];
 
 static void *thread(void *ready)
@@ -752,6 +764,7 @@ int main(int argc, char **argv)
 	KIND("thread-file", of_thread("status"));
 	KIND("thread-folder", of_thread(NULL));
 	KIND("first-thread-file", of_first_thread());
+	KIND("capture", capture());
 	KIND("few-files", few_files());
 	errno = EINVAL;
 	fail(kind);

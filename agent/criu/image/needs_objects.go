@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
+	packet_sock "github.com/checkpoint-restore/go-criu/v7/crit/images/packet-sock"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
 	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	sk_unix "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-unix"
@@ -77,6 +78,8 @@ func addObject(n *target.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]b
 		}
 	case fdinfo.FdTypes_INETSK:
 		return addSocket(n, f.GetIsk())
+	case fdinfo.FdTypes_PACKETSK:
+		addDevices(n, f.GetPsk())
 	case fdinfo.FdTypes_UNIXSK:
 		addUnix(n, f.GetUsk())
 	case fdinfo.FdTypes_INOTIFY:
@@ -93,6 +96,20 @@ func addObject(n *target.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]b
 		}
 	}
 	return nil
+}
+
+// addDevices adds what a packet socket is bound to, and where it has joined groups.
+func addDevices(n *target.NeededObjects, sk *packet_sock.PacketSockEntry) {
+	add := func(index uint32) {
+		d := target.NeededDevice{Index: int(index)}
+		if index != 0 && !slices.Contains(n.Devices, d) {
+			n.Devices = append(n.Devices, d)
+		}
+	}
+	add(sk.GetIfindex())
+	for _, m := range sk.GetMclist() {
+		add(m.GetIndex())
+	}
 }
 
 // addPath adds a path that CRIU opens. It compares the mode, and of a regular file the size if the file is not a log.
