@@ -21,7 +21,7 @@ import (
 )
 
 // work is what one attempt holds on this host: the members and their CRIUs, the image folder, the
-// gates. One action runs at a time, but for the short ones, which touch only the gates.
+// gates. One action runs at a time, but for the short ones, which touch only the gates, and the thaw.
 type work struct {
 	a    *Agent
 	key  marker.Key

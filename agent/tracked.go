@@ -64,7 +64,7 @@ func (w *work) dumpSpec(i, j int, dir string) DumpSpec {
 	return DumpSpec{Unit: u, Dir: dir, LockFile: w.lockFile, Omits: w.plain[i][j] == ""}
 }
 
-// trackMemory copies the members' memory while they run. It is the last that is done before the freeze, since it is the first that touches a member.
+// trackMemory copies the members' memory while they run. It is the last that copies anything before the freeze, since it is the first that touches a member.
 func (w *work) trackMemory(ctx context.Context) error {
 	if !w.tracks() {
 		return nil

@@ -22,7 +22,7 @@ type RestoreResult struct {
 	StepsMs map[string]float64 // by step
 }
 
-// Restore puts a cut back (R1–R5 of docs/restore.md): all of it, or nothing.
+// Restore puts a cut back (R1–R6 of docs/restore.md): all of it, or nothing.
 func (c *Cluster) Restore(ctx context.Context, opt RestoreOptions) (RestoreResult, error) {
 	began := time.Now()
 	r, err := c.planRestore(ctx, opt)

@@ -80,11 +80,11 @@ func (r *restore) chooseAddr(p PlannedPart, all []netip.Addr, from netip.Addr, a
 	case len(same) == 0 && r.reachedUnder(p.From, all, from) && reached.Is4() == from.Is4() && slices.Contains(target.Info.Addrs, reached):
 		c.to = reached
 	case c.used:
-		why := fmt.Sprintf("%s is on none of its networks (%s)", from, joinNetworks(target.Info.Networks))
+		why := fmt.Sprintf("%s, which is on none of its networks (%s)", from, joinNetworks(target.Info.Networks))
 		if len(same) > 1 {
-			why = fmt.Sprintf("%s may become any of %s, which are on one network", from, joinAddrs(same))
+			why = fmt.Sprintf("%s, which may become any of %s, which are on one network", from, joinAddrs(same))
 		}
-		r.plan.Problems = append(r.plan.Problems, Problem{p.To, fmt.Sprintf("connections of %s use its address %s; give --remap-addr %s=ADDRESS", p.From, why, from)})
+		r.plan.Problems = append(r.plan.Problems, Problem{p.To, fmt.Sprintf("connections of %s use the address %s; give --remap-addr %s=ADDRESS", p.From, why, from)})
 	}
 	return c, nil
 }

@@ -131,7 +131,7 @@ func (a *app) showCut(c store.Cut) error {
 	}
 	for _, m := range doc.Members {
 		for _, why := range m.Memory.Left {
-			fmt.Fprintf(a.stdout, "%s: copied while it stood still: %s\n", m.Name, fault.Printable(why))
+			fmt.Fprintf(a.stdout, "%s: its memory was copied while it stood still: %s\n", m.Name, fault.Printable(why))
 		}
 	}
 	fmt.Fprintln(a.stdout)

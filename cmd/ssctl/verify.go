@@ -77,6 +77,6 @@ func (a *app) rmCommand() *cobra.Command {
 		},
 	}
 	of.add(cmd)
-	cmd.Flags().BoolVar(&force, "force", false, "also if it is pinned")
+	cmd.Flags().BoolVar(&force, "force", false, "also if it is pinned; with a whole id, also images that the catalogue has no cut of")
 	return cmd
 }
