@@ -800,7 +800,7 @@ func (c *targets) anotherNetwork() {
 	j.program("connect", "hostA", "words", "connect", "-to", "172.18.0.2:9320", "-until", j.stop)
 	j.awaitProgress()
 	cut := j.snapshot().Cut
-	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", "172.18.0.1 is on none of its networks", "172.17.0.1/16", "--remap-addr 172.18.0.1=ADDRESS")
+	j.refuses(cut, []string{"--remap", "hostA=hostC"}, "hostC", "172.18.0.1, which is on none of its networks", "172.17.0.1/16", "--remap-addr 172.18.0.1=ADDRESS")
 	c.on("hostC", "sh", "-c", "ip addr add 198.51.100.3/24 dev eth0 && ip route add 172.18.0.0/24 dev eth0")
 	c.on("hostB", "ip", "route", "add", "198.51.100.0/24", "dev", "eth0")
 	j.comesBack(cut, "hostA=hostC", "172.18.0.1=198.51.100.3")

@@ -61,7 +61,7 @@ func TestAddressesMoveWithinANetwork(t *testing.T) {
 		"the longest common prefix is another network": {
 			hosts: []HostStatus{addrHost("hostA", "172.18.0.1/16"), hostB, addrHost("hostC", "192.168.0.3/24", docker)}, addrs: list{"172.18.0.1", "172.19.0.9"},
 			uses: "172.19.0.9", target: "hostC", moved: map[string]string{"172.18.0.1": "192.168.0.3"},
-			problems: list{"hostC", "172.19.0.9 is on none of its networks", docker, "--remap-addr 172.19.0.9="},
+			problems: list{"hostC", "172.19.0.9, which is on none of its networks", docker, "--remap-addr 172.19.0.9="},
 		},
 		"reached under": {
 			hosts: []HostStatus{addrHost("hostA", "172.18.0.1/16"), hostB, addrHost("hostC", "192.168.0.3/24", docker)}, addrs: list{"172.18.0.1"},
