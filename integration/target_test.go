@@ -516,7 +516,7 @@ func (c *targets) inheritedLock() {
 	}{
 		{"exec 9>" + path + "; flock 9; sleep 100000 & echo pid $!; wait", 1, "(bash -c exec 9>"},
 		{"exec 9>" + path + "; flock 9; sleep 100000 & echo pid $!; sleep 100001 & echo pid $!; exec 9>&-; wait", 2, "(sleep 10000"},
-		{"exec 9>" + path + "; flock -s 9; sleep 100000 & echo pid $!; wait", 1, ""},
+		{"exec 9>>" + path + "; flock -s 9; sleep 100000 & echo pid $!; wait", 1, ""},
 		{"exec 9>" + path + "; flock 9; sleep 100000 & echo pid $!; exec 9>&-; wait", 1, ""},
 	} {
 		log := fmt.Sprintf("/srv/stranger-%d.log", c.made)

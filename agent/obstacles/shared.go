@@ -177,9 +177,9 @@ func harmful(f openFile) bool {
 	return ok && mode&unix.S_IFMT == unix.S_IFREG && info.Flags&unix.O_APPEND == 0
 }
 
-// locked says whether an open file has a lock that all who share it hold.
+// locked says whether an open file has an exclusive lock that all who share it hold. Shared ones do not conflict after a restore.
 func locked(info proc.FdInfo) bool {
-	return slices.ContainsFunc(info.Locks, func(l proc.Lock) bool { return !l.Process })
+	return slices.ContainsFunc(info.Locks, func(l proc.Lock) bool { return l.Write && !l.Process })
 }
 
 // tell says what was found and is so still: the member runs, and forks, and what is its own by now is not outside.
