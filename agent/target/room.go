@@ -19,8 +19,8 @@ type disk struct {
 	free   int64
 }
 
-// room adds up, for each file system, what the files of the cuts will take there, and compares that with what is free. A file that is still the one of the
-// cut needs only what it has become shorter by; one that is replaced goes when the restore has succeeded, so it gives no room before.
+// room adds up, for each file system, what the files of the cuts will take there, and compares that with what is free. A file that is
+// overwritten needs only what it has become shorter by; one that is replaced goes when the restore has succeeded, so it gives no room before.
 func (t *plan) room() {
 	var disks []*disk
 	counted := map[string]bool{}
@@ -56,7 +56,7 @@ func (t *plan) room() {
 // free is the room of a file system for root, in bytes; more than any file where it does not say.
 func free(dir string) int64 {
 	var fs unix.Statfs_t
-	if unix.Statfs(dir, &fs) != nil {
+	if unix.Statfs(dir, &fs) != nil || fs.Blocks == 0 { // ramfs takes what memory there is
 		return math.MaxInt64
 	}
 	return int64(fs.Bfree) * fs.Bsize
@@ -69,7 +69,7 @@ func growth(f files.Stored, name string) int64 {
 		data = min(data, f.Blocks)
 	}
 	var st unix.Stat_t
-	if unix.Lstat(name, &st) == nil && st.Dev == f.Dev && st.Ino == f.Ino {
+	if unix.Lstat(name, &st) == nil && (st.Dev == f.Dev && st.Ino == f.Ino || st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 && int(st.Uid) == f.UID && int(st.Gid) == f.GID) { // it is overwritten
 		data -= st.Blocks * 512
 	}
 	return max(data, 0)
