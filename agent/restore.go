@@ -232,19 +232,6 @@ func (r *Restoration) loop() {
 	r.forget()
 }
 
-// tick passes time, after all that has come by then: no host is asked again while its answer waits to be read.
-func (r *Restoration) tick(now restoration.Millis) {
-	for {
-		select {
-		case ev := <-r.events:
-			r.handle(ev)
-		default:
-			r.step(restoration.Tick{Now: now})
-			return
-		}
-	}
-}
-
 func (r *Restoration) handle(ev restoreEvent) {
 	if ev.released {
 		r.release = true

@@ -8,7 +8,22 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+
+	"ss/restoration"
 )
+
+// tick passes time, after all that has come by then: no host is asked again while its answer waits to be read.
+func (r *Restoration) tick(now restoration.Millis) {
+	for {
+		select {
+		case ev := <-r.events:
+			r.handle(ev)
+		default:
+			r.step(restoration.Tick{Now: now})
+			return
+		}
+	}
+}
 
 // fence is R3: gates close for the connections and ports to come, and then the job's live members end.
 func (r *Restoration) fence(ctx context.Context) error {

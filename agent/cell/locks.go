@@ -14,8 +14,8 @@ import (
 	"ss/agent/target"
 )
 
-// Locks lists the locks on these files that other processes than the job's members hold. It asks each process's descriptors, and not /proc/locks: that
-// names the device otherwise than stat(2) on Btrfs and overlays, and of a lock (flock(2)) that several share only who took it, who may have ended.
+// Locks lists the locks on these files that other processes than the job's members hold. It asks each process's descriptors, and not /proc/locks. On
+// Btrfs and overlays that names another device than stat(2). Of a lock that several processes share (flock(2)), it names only the one that took it, which may have ended.
 func (g *Manager) Locks(ctx context.Context, job string, files []target.FileID) ([]target.HostLock, error) {
 	out, err := g.locks(ctx, job, files)
 	if err != nil {

@@ -60,7 +60,7 @@ func TestPlacesOfFiles(t *testing.T) {
 		"removed file in a removed folder":    {removed(filepath.Join(plain, "gone", "f")), ""},
 		"removed file, read-only":             {removed(filepath.Join(readOnly, "f")), "mounted read-only"},
 		"removed file, the folder is a file":  {removed(filepath.Join(closed, "program", "f")), "was a folder"},
-		"removed file, the folder is no more": {removed(filepath.Join(nowhere, "f")), "leads nowhere"},
+		"removed file, the folder is a link":  {removed(filepath.Join(nowhere, "f")), "leads nowhere"},
 		"removed file with a long name":       {removed(filepath.Join(plain, strings.Repeat("n", 240))), "too long by 3"},
 		"UNIX socket":                         {Arrival{Needs: Needs{Objects: NeededObjects{Unix: []NeededUnix{{Path: filepath.Join(plain, "s")}}}}}, ""},
 		"UNIX socket, read-only":              {Arrival{Needs: Needs{Objects: NeededObjects{Unix: []NeededUnix{{Path: filepath.Join(readOnly, "s")}}}}}, "mounted read-only"},
