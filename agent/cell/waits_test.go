@@ -1,6 +1,7 @@
 package cell
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -79,7 +80,12 @@ func (w *waiter) threads() []thread {
 			tid, _ := strconv.Atoi(e.Name())
 			s := strings.TrimSpace(string(name))
 			if strings.HasPrefix(s, "w:") || strings.HasPrefix(s, "done:") {
-				out = append(out, thread{pid, tid, s, err == nil && call[0] >= '0' && call[0] <= '9'})
+				sleeps := err == nil && call[0] >= '0' && call[0] <= '9'
+				if strings.HasPrefix(s, "done:") {
+					// Before its last call, it may sleep in write(2), where a busy disk holds it and the log is still empty.
+					sleeps = bytes.HasPrefix(call, []byte(fmt.Sprint(unix.SYS_PAUSE, " ")))
+				}
+				out = append(out, thread{pid, tid, s, sleeps})
 			}
 		}
 	}
