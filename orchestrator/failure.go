@@ -76,7 +76,7 @@ func (a *attempt) failure(out marker.Outcome, ended []string) error {
 		}
 	}
 	if len(out.Unknown) > 0 {
-		f.Next = fmt.Sprintf("not known to run again: %s; each lets its members run by itself within %s", joinHosts(out.Unknown), lease)
+		f.Next = fmt.Sprintf("these hosts have not confirmed that their members run again: %s; each lets them run by itself within %s", joinHosts(out.Unknown), lease)
 		if len(ended) > 0 {
 			f.Next += "; " + strings.Join(ended, ", ")
 		}

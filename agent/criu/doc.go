@@ -7,6 +7,9 @@
 // work, starts CRIU, and stays as its parent until it is gone. See keeper.go for what it does if the
 // agent, or CRIU, dies.
 //
+// CRIU itself sees to some things that nothing here does: a restored tree gets a time namespace, in which CLOCK_MONOTONIC and CLOCK_BOOTTIME go on
+// from the dump.
+//
 // It may import agent and marker for the types of the seam, criu/image, cgroup, files, proc, fault, internal/disk, go-criu (nothing else in the project may),
 // protobuf for go-criu's messages, and golang.org/x/sys/unix.
 package criu

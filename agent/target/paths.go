@@ -41,7 +41,7 @@ func (t *plan) paths() {
 			}
 		}
 		for _, path := range c.Needs.Objects.Ended {
-			t.add(c, "it has %s open, of a process that has ended: close it", path)
+			t.add(c, "it has %s open, a file of a process that has ended: let the program close it", path)
 		}
 		for _, path := range c.Needs.Objects.Unlinked {
 			t.leftLink(c, path)
