@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent/proc"
+	"ss/internal/disk"
 )
 
 // Source is a file of a cut that is to be put back.
@@ -435,18 +436,9 @@ func Paths(sources []Source) []string {
 	return slices.Compact(out)
 }
 
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 func removeAll(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(dir))
+	return disk.SyncDir(filepath.Dir(dir))
 }
