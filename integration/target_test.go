@@ -261,6 +261,7 @@ func TestTargetIsPlanned(t *testing.T) {
 		{"locks", (*targets).locks},
 		{"lock that was inherited", (*targets).inheritedLock},
 		{"number of a device", (*targets).numberOfDevice},
+		{"room where files are put back", (*targets).room},
 	} {
 		c.play(t, tt.name, tt.test)
 	}

@@ -62,7 +62,6 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 	t.pids()
 	t.paths()
 	t.files()
-	t.room()
 	if err := t.sockets(ctx); err != nil {
 		return nil, err
 	}
