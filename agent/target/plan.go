@@ -61,6 +61,7 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 	t.names()
 	t.pids()
 	t.paths()
+	t.ghosts()
 	t.files()
 	if err := t.sockets(ctx); err != nil {
 		return nil, err

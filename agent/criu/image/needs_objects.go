@@ -154,7 +154,7 @@ func addDevices(n *target.NeededObjects, sk *packet_sock.PacketSockEntry) {
 // addPath adds a path that CRIU opens. It compares the mode, and of a regular file the size if the file is not a log.
 func addPath(n *target.NeededObjects, reg *regfile.RegFileEntry) {
 	path := filepath.Join("/", reg.GetName())
-	if strings.HasPrefix(path, "/proc/sys/") || strings.HasPrefix(path, "/sys/") { // the kernel makes them, of what the host has
+	if target.OfTheKernel(path) {
 		n.Paths = append(n.Paths, target.NeededPath{Path: path, Size: -1})
 		return
 	}
