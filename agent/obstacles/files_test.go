@@ -7,8 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 func obstaclesOf(t *testing.T, pid int) []string {
@@ -97,6 +100,13 @@ func TestOtherThread(t *testing.T) {
 
 func TestDescriptorLimit(t *testing.T) {
 	pid := holding(t)
+	// Before it sleeps it opens its libraries, which the limit would not let it do.
+	for call, ok := (proc.Syscall{}), false; !ok || call.Number != unix.SYS_CLOCK_NANOSLEEP; time.Sleep(time.Millisecond) {
+		var err error
+		if call, ok, err = proc.ReadSyscall(pid, pid); err != nil || t.Context().Err() != nil {
+			t.Fatal("it does not sleep: ", err)
+		}
+	}
 	for limit, words := range map[uint64][]string{
 		3: {"may open 3 files (ulimit -n) and has 3 of them open", "prlimit --pid " + strconv.Itoa(pid)}, 2 + descriptorsNeeded: {"ulimit -n"}, 3 + descriptorsNeeded: nil,
 	} {
