@@ -49,15 +49,16 @@ func checkLog(path string) error {
 	if path == "" {
 		return nil
 	}
-	in, err := inProc(filepath.Clean(path))
+	path = filepath.Clean(path)
+	in, err := inProc(path)
 	if errors.Is(err, fs.ErrNotExist) { // it will be made in its folder
-		in, err = inProc(filepath.Dir(filepath.Clean(path)))
+		in, _ = inProc(filepath.Dir(path))
 	}
-	if in {
+	if in { // whatever else is wrong with it, the start finds
 		return fault.New(fault.Usage, fmt.Sprintf("the log %s is in /proc, or is found by a link there, and would be another file for each process", path),
 			"give --log a regular file, or leave it out: ssctl logs shows what the program writes then")
 	}
-	return nil // whatever else is wrong with it, the start finds
+	return nil
 }
 
 // inProc says whether a path leads to a file of /proc, or passes one of its links.

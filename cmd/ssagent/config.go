@@ -96,11 +96,8 @@ func parseConfig(b []byte, dir string) (config, error) {
 
 // checkListen refuses an address that the kernel lets an agent listen at and nobody can reach it at. All of the host's addresses at once (0.0.0.0, ::, or none) are fine.
 func checkListen(addr string) error {
-	ap, err := netip.ParseAddrPort(addr)
-	if err != nil || ap.Addr().IsUnspecified() {
-		return nil // whether a name, or a port alone, can be listened at is found when that is done
-	}
-	if what := names.NoAgentAt(ap.Addr()); what != "" {
+	ap, err := netip.ParseAddrPort(addr) // whether a name, or a port alone, can be listened at is found when that is done
+	if what := names.NoAgentAt(ap.Addr()); err == nil && !ap.Addr().IsUnspecified() && what != "" {
 		return fmt.Errorf("listen: %q is %s; write an address of this host, as ip addr lists them, or 0.0.0.0 for all", addr, what)
 	}
 	return nil
