@@ -12,6 +12,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ss/agent/files"
 	"ss/fault"
 	"ss/names"
@@ -39,6 +41,40 @@ func (a *Agent) makeLog(job, member string) (string, error) {
 		return "", fmt.Errorf("make the folder of logs: %w", err)
 	}
 	return a.logFile(job, member), nil
+}
+
+// checkLog refuses a log that is in /proc, or that a link in /proc leads to (/dev/stdout does). Such a link leads to what whoever follows it has open: /proc/self/fd/1 would be the
+// agent's own log.
+func checkLog(path string) error {
+	if path == "" {
+		return nil
+	}
+	path = filepath.Clean(path)
+	in, err := inProc(path)
+	if errors.Is(err, fs.ErrNotExist) { // it will be made in its folder
+		in, _ = inProc(filepath.Dir(path))
+	}
+	if in { // whatever else is wrong with it, the start finds
+		return fault.New(fault.Usage, fmt.Sprintf("the log %s is in /proc, or is found by a link there, and would be another file for each process", path),
+			"give --log a regular file, or leave it out: ssctl logs shows what the program writes then")
+	}
+	return nil
+}
+
+// inProc says whether a path leads to a file of /proc, or passes one of its links.
+func inProc(path string) (bool, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
+	if errors.Is(err, unix.ELOOP) { // for such a link, or for links that lead to one another
+		_, err := os.Stat(path)
+		return !errors.Is(err, unix.ELOOP), err
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	var st unix.Statfs_t
+	err = unix.Fstatfs(fd, &st)
+	return err == nil && st.Type == unix.PROC_SUPER_MAGIC, err
 }
 
 // removeLog removes the log of a member whose start has failed, if it is one that makeLog made, and the folder if that is empty.

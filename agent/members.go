@@ -65,6 +65,9 @@ func (a *Agent) Run(ctx context.Context, m Member) (Member, error) {
 	if err := a.vacant(ctx, m.Job, m.Name); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}
+	if err := checkLog(m.Log); err != nil {
+		return Member{}, a.fail("run", m.Job, err)
+	}
 	if err := a.standings.admit(m); err != nil {
 		return Member{}, a.fail("run", m.Job, err)
 	}

@@ -6,9 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"ss/integration/lab"
 )
 
 // TestCommandsCutOff: an ssctl dies at any instant of run, kill, rm, job rm, host add or host rm, so that it has been heard and no answer counts; or an agent dies
@@ -77,4 +80,31 @@ func TestCommandsCutOff(t *testing.T) {
 	}
 	c.MustCtl("host", "rm", "hostC", "--lost")
 	c.checkLeaks()
+}
+
+// TestSecondAgent: an agent that is started in the state folder of one that runs, while that takes a snapshot, says so and touches nothing. When the first has been killed, the next one starts though
+// members live on. It needs root.
+func TestSecondAgent(t *testing.T) {
+	c := newCluster(t)
+	c.MustCtl("run", "ring", "--host", "hostA", "--", "sleep", "1000")
+	first := c.Agent("hostA").Pid()
+	args, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(first), "cmdline"))
+	must(t, err)
+	var said []byte
+	run := c.ctlTrapped("hostA: preparing", func(*lab.Cmd) {
+		said, err = c.Host("hostA").Command(t.Context(), strings.Split(strings.TrimRight(string(args), "\x00"), "\x00")...).CombinedOutput()
+	}, "snapshot", "ring")
+	<-run.Done()
+	for _, w := range []string{"works in the state folder /var/lib/ss already", "/ssagent --config", "systemctl stop ssagent"} {
+		if err == nil || !strings.Contains(err.Error()+string(said), w) {
+			t.Errorf("no %q in %s (%v)", w, said, err)
+		}
+	}
+	if run.ExitCode() != 0 {
+		t.Errorf("exit code %d\n%s", run.ExitCode(), run.stderr.String())
+	}
+	c.Agent("hostA").Kill()
+	c.Agent("hostA").Start()
+	c.mustBe("ring", "hostA-1@hostA:running")
+	c.MustCtl("snapshot", "ring")
 }

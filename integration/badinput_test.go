@@ -62,6 +62,8 @@ var refusals = []refusal{
 	{"run bad/name --host hostA -- sleep 1", 2, []string{"bad/name"}},
 	{"run other --host hostA --cwd srv -- sleep 1", 2, []string{"srv", "absolute"}},
 	{"run other --host hostA --log log -- sleep 1", 2, []string{"log", "absolute"}},
+	{"run other --host hostA --log /proc/self/fd/1 -- sleep 1", 2, []string{"hostA", "the log /proc/self/fd/1 is in /proc", "ssctl logs"}},
+	{"run other --host hostA --log /dev/stdout -- sleep 1", 2, []string{"hostA", "/dev/stdout", "by a link there"}},
 	{"run other --host hostA --env X -- sleep 1", 2, []string{"X", "K=V"}},
 	{"attach other --host hostA", 2, []string{"--pid"}},
 	{"attach bad/name --host hostA --pid 1", 2, []string{"bad/name"}},

@@ -426,7 +426,7 @@ func TestJobSettings(t *testing.T) {
 	c.MustCtl("job", "set", "ring", "--copies", "4", "--vault", "file:///vault/a")
 	c.mustFail(4, "job", "set", "ring", "--no-vault")
 	c.MustCtl("job", "set", "ring", "--copies", "3", "--no-vault")
-	for _, addr := range []string{"foo:7070", ":7070", "1.2.3.4", "1.2.3.4:abc", "1.2.3.4:99999", "1.2.3.4:0", "1.2.3.4:-1", "0.0.0.0:7070", "[::]:7070", "fe80::1:7070"} {
+	for _, addr := range []string{"foo:7070", ":7070", "1.2.3.4", "1.2.3.4:abc", "1.2.3.4:99999", "1.2.3.4:0", "1.2.3.4:-1", "0.0.0.0:7070", "[::]:7070", "fe80::1:7070", "255.255.255.255:7070", "[fe80::1]:7070", "224.0.0.1:7070"} {
 		c.mustFail(2, "host", "add", "x", "--addr", addr, "--bundle", c.Dir()+"/x")
 	}
 	c.mustFail(8, "host", "add", "x", "--addr", c.Host("hostB").Addr().String()+":7070", "--bundle", c.Dir()+"/x")

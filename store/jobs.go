@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"ss/names"
 	"ss/store/kv"
 )
 
@@ -17,8 +18,11 @@ func now() time.Time { return time.Now().Round(0).UTC() }
 // CheckAddr refuses what cannot be the address of an agent: IP:PORT, with an IP that one can connect to and a port that one can listen on.
 func CheckAddr(addr string) error {
 	ap, err := netip.ParseAddrPort(addr)
-	if err != nil || ap.Port() == 0 || ap.Addr().IsUnspecified() || ap.Addr().IsMulticast() {
+	if err != nil || ap.Port() == 0 {
 		return fmt.Errorf("address %q: give IP:PORT, as 192.0.2.1:7070 or [2001:db8::1]:7070, with a port of 1 to 65535: %w", addr, ErrInvalid)
+	}
+	if what := names.NoAgentAt(ap.Addr()); what != "" {
+		return fmt.Errorf("address %q is %s: give an address of one of the host's network devices, as ip addr lists them there: %w", addr, what, ErrInvalid)
 	}
 	return nil
 }

@@ -67,20 +67,20 @@ const descriptorsNeeded = 4
 
 // descriptorLimit looks for a process that may not open what CRIU opens in it.
 func (s *survey) descriptorLimit(pid int) {
-	var limit unix.Rlimit
-	if unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit) != nil || limit.Cur > 1<<20 {
+	limit, err := proc.OpenFiles(pid)
+	if err != nil || limit.Soft > 1<<20 {
 		return // it ended, or may open more than are counted here
 	}
 	used, highest := uint64(0), uint64(0)
-	err := proc.EachFd([]int{pid}, func(_, fd int, _ string) {
+	err = proc.EachFd([]int{pid}, func(_, fd int, _ string) {
 		highest = max(highest, uint64(fd))
-		if uint64(fd) < limit.Cur {
+		if uint64(fd) < limit.Soft {
 			used++
 		}
 	})
-	if err != nil || used+descriptorsNeeded <= limit.Cur {
+	if err != nil || used+descriptorsNeeded <= limit.Soft {
 		return
 	}
 	s.add(pid, "may open %d files (ulimit -n) and has %d of them open, and CRIU needs %d more to look into it: prlimit --pid %d --nofile=%d:%d before the snapshot",
-		limit.Cur, used, descriptorsNeeded, pid, highest+64, max(limit.Max, highest+64))
+		limit.Soft, used, descriptorsNeeded, pid, highest+64, max(limit.Hard, highest+64))
 }

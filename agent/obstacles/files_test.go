@@ -1,13 +1,14 @@
 package obstacles
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,15 +99,25 @@ func TestOtherThread(t *testing.T) {
 	}
 }
 
-func TestDescriptorLimit(t *testing.T) {
-	pid := holding(t)
-	// Before it sleeps it opens its libraries, which the limit would not let it do.
-	for call, ok := (proc.Syscall{}), false; !ok || call.Number != unix.SYS_CLOCK_NANOSLEEP; time.Sleep(time.Millisecond) {
-		var err error
-		if call, ok, err = proc.ReadSyscall(pid, pid); err != nil || t.Context().Err() != nil {
-			t.Fatal("it does not sleep: ", err)
-		}
+// reading starts a shell that has done what a script says, and reads its input: it opens nothing any more.
+func reading(t *testing.T, script string, user *syscall.Credential) int {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", script+"; echo; read line")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
+}
+
+func TestDescriptorLimit(t *testing.T) {
+	pid := reading(t, "true", nil)
 	for limit, words := range map[uint64][]string{
 		3: {"may open 3 files (ulimit -n) and has 3 of them open", "prlimit --pid " + strconv.Itoa(pid)}, 2 + descriptorsNeeded: {"ulimit -n"}, 3 + descriptorsNeeded: nil,
 	} {
@@ -114,5 +125,31 @@ func TestDescriptorLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 		says(t, obstaclesOf(t, pid), words...)
+	}
+}
+
+// TestDescriptorLimitOfAnotherUser needs root. An agent without CAP_SYS_RESOURCE sees the limits of another user's process, too.
+func TestDescriptorLimitOfAnotherUser(t *testing.T) {
+	pid := reading(t, "ulimit -n 6", &syscall.Credential{Uid: 65534, Gid: 65534})
+	s := survey{seen: map[string]bool{}}
+	proc.OnOwnThread(func() { // which ends without the capability
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var caps [2]unix.CapUserData
+		if err := unix.Capget(&header, &caps[0]); err != nil {
+			t.Error(err)
+			return
+		}
+		caps[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+		if err := unix.Capset(&header, &caps[0]); err != nil {
+			t.Error(err)
+			return
+		}
+		if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, new(unix.Rlimit)); !errors.Is(err, unix.EPERM) {
+			t.Errorf("prlimit(2) is allowed: %v", err)
+		}
+		s.descriptorLimit(pid)
+	})
+	if len(s.found) != 1 || !strings.Contains(s.found[0].text, "may open 6 files (ulimit -n) and has 3 of them open") {
+		t.Errorf("%+v", s.found)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"ss/agent"
+	"ss/names"
 )
 
 // config is agent.yaml. Relative paths count from its folder.
@@ -72,6 +74,9 @@ func parseConfig(b []byte, dir string) (config, error) {
 			return config{}, fmt.Errorf("%s is missing", f.name)
 		}
 	}
+	if err := checkListen(cfg.Listen); err != nil {
+		return config{}, err
+	}
 	if cfg.Memory != memoryTracked && cfg.Memory != memoryFrozen {
 		return config{}, fmt.Errorf("memory: %q is neither %s nor %s", cfg.Memory, memoryTracked, memoryFrozen)
 	}
@@ -87,6 +92,15 @@ func parseConfig(b []byte, dir string) (config, error) {
 		}
 	}
 	return cfg, nil
+}
+
+// checkListen refuses an address that the kernel lets an agent listen at and nobody can reach it at. All of the host's addresses at once (0.0.0.0, ::, or none) are fine.
+func checkListen(addr string) error {
+	ap, err := netip.ParseAddrPort(addr) // whether a name, or a port alone, can be listened at is found when that is done
+	if what := names.NoAgentAt(ap.Addr()); err == nil && !ap.Addr().IsUnspecified() && what != "" {
+		return fmt.Errorf("listen: %q is %s; write an address of this host, as ip addr lists them, or 0.0.0.0 for all", addr, what)
+	}
+	return nil
 }
 
 // installedCRIU is where scripts/install-criu puts the CRIU that works on this kernel.

@@ -48,6 +48,19 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// TestListen: an agent does not start at an address that nobody can reach it at.
+func TestListen(t *testing.T) {
+	for addr, want := range map[string]string{
+		"255.255.255.255:7070": "broadcast", "[fe80::1]:7070": "without a zone", "[ff02::1]:7070": "multicast", "224.0.0.1:7070": "multicast",
+		"0.0.0.0:7070": "", "[::]:7070": "", ":7070": "", "localhost:7070": "", "[fe80::1%eth0]:7070": "", "10.0.0.1:7070": "",
+	} {
+		_, _, err := load(t, strings.Replace(bundle, "10.0.0.1:7070", addr, 1))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "ip addr")) {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+}
+
 func TestConfigOfImages(t *testing.T) {
 	cfg, dir, err := load(t, bundle+`staging: dumps
 staging_limit: 8 GiB

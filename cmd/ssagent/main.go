@@ -103,6 +103,11 @@ func run(cfg config) error {
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return err
 	}
+	lock, err := lockState(cfg.StateDir) // before anything of another agent's could be taken for what an earlier one has left
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	exe, err := os.Executable()
 	if err != nil {
 		return err

@@ -133,7 +133,7 @@ func parseHosts(pairs []string) ([]store.Host, error) {
 	for _, p := range pairs {
 		name, addr, ok := strings.Cut(p, "=")
 		if err := errors.Join(names.Check("host", name), store.CheckAddr(addr)); !ok || err != nil {
-			return nil, usage("--host takes NAME=IP:PORT, not %q", p)
+			return nil, usage("--host takes NAME=IP:PORT, not %q: %v", p, err)
 		}
 		if seen[name] {
 			return nil, usage("--host names %s twice", name)
