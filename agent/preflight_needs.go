@@ -93,7 +93,7 @@ func liveLocks(pids []int) (out []target.NeededLock, err error) {
 			return // closed meanwhile
 		}
 		for _, l := range info.Locks {
-			need := target.NeededLock{Path: link, Flock: l.Flock, Write: l.Write, Start: l.Start, End: l.End}
+			need := target.LockOn(link, l)
 			if !slices.Contains(out, need) {
 				out = append(out, need)
 			}
