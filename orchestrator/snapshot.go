@@ -30,7 +30,7 @@ type SnapshotOptions struct {
 
 // The protocol's limits.
 const (
-	// DefaultTimeout is how long members may stand still for an attempt. What comes after that, storing their images on other hosts and in
+	// DefaultTimeout is how long an attempt may take until all members run again (marker.Config.Standstill). What comes after that, storing their images on other hosts and in
 	// vaults, harms nobody and takes as long as it takes; not so with Stop, where the members stand still meanwhile.
 	DefaultTimeout = 10 * time.Minute
 	// DefaultSettle is ample for a server that accepts what comes to it.

@@ -1,7 +1,7 @@
 // Package criu starts CRIU to dump and restore the members of a job. Runner implements agent.Checkpointer, with what
 // agent/criu/image does to the images.
 //
-// CRIU is spoken to through go-criu, whose one hook on how CRIU is started is the path of its executable.
+// Runner speaks to CRIU through go-criu, which lets its caller choose only the path of CRIU's executable.
 // What stands at that path here is a script, written again for every operation, that runs ExecMain: the
 // keeper. The keeper enters the cell's namespaces, takes the lock that tells others that a CRIU is at
 // work, starts CRIU, and stays as its parent until it is gone. See keeper.go for what it does if the
