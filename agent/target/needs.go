@@ -35,7 +35,7 @@ type NeededFile struct {
 	Size    int64
 	Program bool // of a process: the kernel must be able to execute it
 	Mapped  bool // as an executable mapping: it must be the same build
-	Write   bool // open for writing
+	Write   bool // open for writing, or mapped of a file that was opened so
 	Append  bool // open with O_APPEND
 }
 
@@ -56,6 +56,8 @@ type NeededObjects struct {
 	Unlinked []string `json:"unlinked,omitempty"`
 	// Locks are those that CRIU takes again, on files that have a name.
 	Locks []NeededLock `json:"locks,omitempty"`
+	// Leases are those that CRIU takes again, on files that have a name.
+	Leases []NeededLease `json:"leases,omitempty"`
 }
 
 // NeededLock is a lock on a file or folder.

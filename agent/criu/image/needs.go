@@ -162,8 +162,9 @@ func (s *fileSet) readProcess(dir string, pid uint32) error {
 		if vma.GetStatus()&(vmaFilePrivate|vmaFileShared) == 0 || vma.GetShmid() > 1<<32-1 {
 			continue
 		}
-		if f := s.files[uint32(vma.GetShmid())]; f != nil && vma.GetProt()&unix.PROT_EXEC != 0 {
-			f.Mapped = true
+		if f := s.files[uint32(vma.GetShmid())]; f != nil {
+			f.Mapped = f.Mapped || vma.GetProt()&unix.PROT_EXEC != 0
+			f.Write = f.Write || vma.GetFdflags()&unix.O_ACCMODE != unix.O_RDONLY // by which CRIU opens what is mapped
 		}
 	}
 	places, err := ReadOne(filepath.Join(dir, fmt.Sprintf("fs-%d.img", pid)), &fs.FsEntry{})
