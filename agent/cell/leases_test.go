@@ -14,7 +14,7 @@ import (
 	"ss/agent/target"
 )
 
-// TestOpens: who has a file open or mapped is named, and not if a member of the job does. What is open as a path only, and another file, are nobody's. It is not opened for that: its lease
+// TestOpens: a process that has a file open or mapped is named, and not if it is of a member of the job. What is open as a path only, and another file, are nobody's. It is not opened for that: its lease
 // lives.
 func TestOpens(t *testing.T) {
 	g := newManager(t, Config{})
