@@ -51,7 +51,7 @@ func liveNeeds(ctx context.Context, m Member, pids []int, objects target.NeededO
 			meta.Needs.Objects.Paths = append(meta.Needs.Objects.Paths, target.NeededPath{Path: s.Path, Mode: s.Mode, Size: -1})
 		}
 	}
-	if meta.Needs.Objects.Locks, err = liveLocks(pids); err != nil {
+	if meta.Needs.Objects.Locks, meta.Needs.Objects.Leases, err = liveLocks(pids); err != nil {
 		return meta, err
 	}
 	kernels, err := liveKernel(pids)
@@ -82,8 +82,8 @@ func liveKernel(pids []int) (out []target.NeededPath, err error) {
 	return out, err
 }
 
-// liveLocks lists the locks that processes hold on files with a name.
-func liveLocks(pids []int) (out []target.NeededLock, err error) {
+// liveLocks lists the locks and leases that processes hold on files with a name.
+func liveLocks(pids []int) (out []target.NeededLock, leases []target.NeededLease, err error) {
 	err = proc.EachFd(pids, func(pid, fd int, link string) {
 		if !strings.HasPrefix(link, "/") || strings.HasSuffix(link, " (deleted)") {
 			return
@@ -92,6 +92,9 @@ func liveLocks(pids []int) (out []target.NeededLock, err error) {
 		if err != nil {
 			return // closed meanwhile
 		}
+		if lease := (target.NeededLease{Path: link, Write: info.WriteLease}); info.Leased && !slices.Contains(leases, lease) {
+			leases = append(leases, lease)
+		}
 		for _, l := range info.Locks {
 			need := target.LockOn(link, l)
 			if !slices.Contains(out, need) {
@@ -99,7 +102,7 @@ func liveLocks(pids []int) (out []target.NeededLock, err error) {
 			}
 		}
 	})
-	return out, err
+	return out, leases, err
 }
 
 // liveObjects lists the sockets that members of a job hold on this host, by the member's name. One that several hold is listed for the first of them.

@@ -353,6 +353,7 @@ func TestMemberEndsInASnapshot(t *testing.T) {
 	}, "snapshot", "ring")
 	<-run.Done()
 	stderr := run.stderr.String()
+	t.Log(stderr)
 	if run.ExitCode() == 0 || strings.Contains(stderr, "the job runs on") || !strings.Contains(stderr, "hostA-1 on hostA has ended (signal: killed)") {
 		t.Fatalf("exit code %d\n%s", run.ExitCode(), stderr)
 	}

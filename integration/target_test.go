@@ -259,6 +259,7 @@ func TestTargetIsPlanned(t *testing.T) {
 		{"connected datagram sockets", (*targets).datagramPairs},
 		{"link-local addresses", (*targets).linkLocal},
 		{"locks", (*targets).locks},
+		{"leases", (*targets).leases},
 		{"lock that was inherited", (*targets).inheritedLock},
 		{"number of a device", (*targets).numberOfDevice},
 		{"room where files are put back", (*targets).room},
@@ -501,6 +502,54 @@ func (c *targets) locks() {
 	j.holdToo(c, "hostA", "flock-shared", path)
 	j.holdToo(c, "hostB", "flock-shared", path)
 	other := c.stranger("hostC", "lockf", path)
+	cut := j.snapshot().Cut
+	j.comesBack(cut)
+	j.comesBack(cut, "hostA=hostC", "hostB=hostC")
+	other.Kill()
+	j.end()
+	for _, h := range c.Hosts() {
+		c.on(h.Name, "rm", "-f", path)
+	}
+}
+
+// leases has others have files open on which members have leases: on the host where such a member is to go, on its own when the job has ended, and a member of another host that comes with
+// it. CRIU would fail.
+func (c *targets) leases() {
+	const path = "/srv/leased"
+	to := []string{"--remap", "hostA=hostC"}
+	f := badInput{}
+	for _, x := range []struct{ kind, other, how string }{
+		{"lease-write", "opened", "its write lease on " + path + " can't be taken again while "},
+		{"lease-read", "opened-writing", "its read lease on " + path + " can't be taken again while "},
+		{"lease-read", "mapped-writing", "its read lease on " + path + " can't be taken again while "},
+	} {
+		for _, h := range c.Hosts() {
+			c.on(h.Name, "sh", "-c", "echo 0123456789 > "+path)
+		}
+		j := c.hold("hostA", x.kind, path)
+		j.holdToo(c, "hostB", x.other, path)
+		cut := j.snapshot().Cut
+		words := []string{x.how + "process ", "object " + x.other, "has the file open", "end that"}
+		other := c.stranger("hostC", x.other, path)
+		f.job = j
+		f.refuseUntouched(4, append(words, "hostC"), "check", j.name, "--remap", "hostA=hostC")
+		j.refuses(cut, to, append(words, "hostC")...)
+		other.Kill()
+		together := []string{"hostB", x.how, "of hostB has the file open", "restore them to different hosts"}
+		j.refuses(cut, []string{"--remap", "hostA=hostB"}, together...)
+		j.comesBack(cut, "hostA=hostC")
+		j.MustCtl("kill", j.name)
+		other = c.stranger("hostA", x.other, path)
+		f.refuse(4, append(words, "hostA"), "restore", cut)
+		other.Kill()
+		j.moved("hostC", "hostA")
+		j.comesBack(cut)
+		j.end()
+	}
+	// Readers are in no read lease's way.
+	j := c.hold("hostA", "lease-read", path)
+	j.holdToo(c, "hostB", "opened", path)
+	other := c.stranger("hostC", "opened", path)
 	cut := j.snapshot().Cut
 	j.comesBack(cut)
 	j.comesBack(cut, "hostA=hostC", "hostB=hostC")

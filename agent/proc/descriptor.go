@@ -52,10 +52,11 @@ func SocketInode(link string) (uint64, bool) {
 
 // FdInfo is what is used of /proc/PID/fdinfo/FD (proc_pid_fdinfo(5)).
 type FdInfo struct {
-	Flags    int // of open(2)
-	Mount    int // of the file: its number in mountinfo
-	Leased   bool
-	Terminal int // of the master's side of a pseudoterminal: its number; -1 of all others
+	Flags      int // of open(2)
+	Mount      int // of the file: its number in mountinfo
+	Leased     bool
+	WriteLease bool // it is a write lease (F_WRLCK): nobody else has the file open
+	Terminal   int  // of the master's side of a pseudoterminal: its number; -1 of all others
 
 	Semaphore bool  // of an eventfd: EFD_SEMAPHORE
 	Watched   []int // of an epoll: the descriptors under which files were added
@@ -121,7 +122,9 @@ func ReadFdInfo(pid, fd int) (FdInfo, error) {
 			watched, err = strconv.Atoi(number)
 			info.Watched = append(info.Watched, watched)
 		case "lock":
-			info.Leased = info.Leased || strings.Contains(value, " LEASE ")
+			if strings.Contains(value, " LEASE ") {
+				info.Leased, info.WriteLease = true, info.WriteLease || strings.Contains(value, " WRITE ")
+			}
 			var l Lock
 			var ok bool
 			if l, ok, err = parseLock(value); ok {

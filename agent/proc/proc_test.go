@@ -213,7 +213,7 @@ func TestDescriptors(t *testing.T) {
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
 		t.Fatal(err)
 	}
-	if info, err := ReadFdInfo(os.Getpid(), int(f.Fd())); err != nil || !info.Leased {
+	if info, err := ReadFdInfo(os.Getpid(), int(f.Fd())); err != nil || !info.Leased || !info.WriteLease {
 		t.Errorf("%+v, %v", info, err)
 	}
 	pty, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

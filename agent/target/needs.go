@@ -40,7 +40,7 @@ type NeededFile struct {
 	Size    int64
 	Program bool // of a process: the kernel must be able to execute it
 	Mapped  bool // as an executable mapping: it must be the same build
-	Write   bool // open for writing
+	Write   bool // open for writing, or mapped of a file that was opened so
 	Append  bool // open with O_APPEND
 }
 
@@ -64,6 +64,8 @@ type NeededObjects struct {
 	Ghosts []NeededGhost `json:"ghosts,omitempty"`
 	// Locks are those that CRIU takes again, on files that have a name.
 	Locks []NeededLock `json:"locks,omitempty"`
+	// Leases are those that CRIU takes again, on files that have a name.
+	Leases []NeededLease `json:"leases,omitempty"`
 }
 
 // NeededGhost is a file or folder that had no name any more, under the one that it had.

@@ -104,6 +104,8 @@ func (nobody) Objects(context.Context, string) (HostObjects, error) { return Hos
 
 func (nobody) Locks(context.Context, string, []FileID) ([]HostLock, error) { return nil, nil }
 
+func (nobody) Opens(context.Context, string, map[FileID]bool) ([]HostOpen, error) { return nil, nil }
+
 func (nobody) Holders(context.Context, []uint64) (map[uint64]string, error) { return nil, nil }
 
 // planned is what a target finds when sources' members come to a host with the addresses 10.0.0.9/24, on which lives what is given.

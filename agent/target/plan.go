@@ -29,6 +29,8 @@ type Lives interface {
 	Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error)
 	// Locks lists the locks on these files that other processes than the job's members hold.
 	Locks(ctx context.Context, job string, files []FileID) ([]HostLock, error)
+	// Opens lists which other processes than the job's members have these files open or mapped.
+	Opens(ctx context.Context, job string, files map[FileID]bool) ([]HostOpen, error)
 }
 
 // Arrival is one member on its way to a target, with what its images say.
@@ -67,6 +69,9 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 		return nil, err
 	}
 	if err := t.locks(ctx); err != nil {
+		return nil, err
+	}
+	if err := t.leases(ctx); err != nil {
 		return nil, err
 	}
 	t.devices()

@@ -590,6 +590,39 @@ static void lock_file(int range, int write)
 	tell(range == F_SETLK ? nothing : check_lock);
 }
 
+/* lease takes a lease on the file that the argument names. */
+static int leased, lease_kind;
+
+static void check_lease(void)
+{
+	if (fcntl(leased, F_GETLEASE) != lease_kind)
+		fail("the lease is gone");
+}
+
+static void lease(int kind)
+{
+	leased = must(open(argument, (kind == F_WRLCK ? O_RDWR : O_RDONLY) | O_CREAT, 0644), "open");
+	must(fcntl(leased, F_SETLEASE, lease_kind = kind), "F_SETLEASE");
+	tell(check_lease);
+}
+
+/* opened has that file open. */
+static void opened(int flags)
+{
+	must(open(argument, flags | O_CREAT, 0644), "open");
+	tell(nothing);
+}
+
+/* mapped has it mapped for writing, and not open. */
+static void mapped(void)
+{
+	int fd = must(open(argument, O_RDWR | O_CREAT, 0644), "open");
+	if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED)
+		fail("mmap");
+	close(fd);
+	tell(nothing);
+}
+
 static void idle(void) { tell(nothing); }
 
 /* from_memory runs this program from a memfd. */
@@ -756,6 +789,11 @@ int main(int argc, char **argv)
 	KIND("lockf", lock_file(F_SETLK, 1));
 	KIND("lockf-shared", lock_file(F_SETLK, 0));
 	KIND("ofd-lock", lock_file(F_OFD_SETLK, 1));
+	KIND("lease-read", lease(F_RDLCK));
+	KIND("lease-write", lease(F_WRLCK));
+	KIND("opened", opened(O_RDONLY));
+	KIND("opened-writing", opened(O_RDWR));
+	KIND("mapped-writing", mapped());
 	KIND("from-memory", from_memory());
 	KIND("path-program", path_program());
 	KIND("path-socket", path_socket());

@@ -22,11 +22,20 @@ const (
 	lockPOSIX = 1
 	lockFlock = 2
 	lockOFD   = 4
+	lockLease = 8
 )
 
-// neededLocks are the locks that CRIU takes again, on files that have a name. It waits for those that others hold. A file without a name is made once more, and nobody
-// else can have it locked.
-func neededLocks(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool) ([]target.NeededLock, error) {
+// leaseBreaking is added to the type of a lease that is being broken.
+const leaseBreaking = 4
+
+// heldLock is a lock or lease of the images on a file that has a name.
+type heldLock struct {
+	name string
+	*file_lock.FileLockEntry
+}
+
+// heldLocks reads the locks and leases of the images. A file without a name is made once more, and nobody else can have it locked or open.
+func heldLocks(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool) ([]heldLock, error) {
 	path := filepath.Join(dir, "filelocks.img")
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -43,27 +52,47 @@ func neededLocks(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool) 
 		}
 	}
 	held := map[int32]map[uint32]uint32{}
-	var out []target.NeededLock
+	var out []heldLock
 	for _, l := range locks {
 		if held[l.GetPid()] == nil {
 			if held[l.GetPid()], err = descriptorsOf(dir, l.GetPid()); err != nil {
 				return nil, err
 			}
 		}
-		name := names[held[l.GetPid()][uint32(l.GetFd())]]
-		if need, ok := neededLock(name, l); ok && !slices.Contains(out, need) {
-			out = append(out, need)
+		if name := names[held[l.GetPid()][uint32(l.GetFd())]]; name != "" {
+			out = append(out, heldLock{name, l})
 		}
 	}
 	return out, nil
 }
 
-func neededLock(name string, l *file_lock.FileLockEntry) (target.NeededLock, bool) {
-	n := target.NeededLock{Path: name, Flock: l.GetFlag()&lockFlock != 0, Write: l.GetType() == unix.F_WRLCK, Start: l.GetStart(), End: math.MaxInt64}
+// neededLocks are the locks that CRIU takes again. It waits for those that others hold.
+func neededLocks(held []heldLock) (out []target.NeededLock) {
+	for _, l := range held {
+		if need := neededLock(l); l.GetFlag()&(lockPOSIX|lockFlock|lockOFD) != 0 && !slices.Contains(out, need) {
+			out = append(out, need)
+		}
+	}
+	return out
+}
+
+// neededLeases are the leases that CRIU takes again. It fails where the kernel does not give one.
+func neededLeases(held []heldLock) (out []target.NeededLease) {
+	for _, l := range held {
+		need := target.NeededLease{Path: l.name, Write: l.GetType()&^leaseBreaking == unix.F_WRLCK}
+		if l.GetFlag()&lockLease != 0 && !slices.Contains(out, need) {
+			out = append(out, need)
+		}
+	}
+	return out
+}
+
+func neededLock(l heldLock) target.NeededLock {
+	n := target.NeededLock{Path: l.name, Flock: l.GetFlag()&lockFlock != 0, Write: l.GetType() == unix.F_WRLCK, Start: l.GetStart(), End: math.MaxInt64}
 	if l.GetLen() > 0 {
 		n.End = l.GetStart() + l.GetLen() - 1
 	}
-	return n, name != "" && l.GetFlag()&(lockPOSIX|lockFlock|lockOFD) != 0
+	return n
 }
 
 // descriptorsOf maps the descriptors of a process to the numbers that their files have in the images.

@@ -165,12 +165,16 @@ func (s *fileSet) readProcess(dir string, pid uint32) error {
 		f.Mapped, f.Program = true, true
 	}
 	for _, vma := range memory.GetVmas() {
-		if vma.GetStatus()&(vmaFilePrivate|vmaFileShared) == 0 || vma.GetShmid() > 1<<32-1 || vma.GetProt()&unix.PROT_EXEC == 0 {
+		if vma.GetStatus()&(vmaFilePrivate|vmaFileShared) == 0 || vma.GetShmid() > 1<<32-1 {
 			continue
 		}
-		s.mapped[uint32(vma.GetShmid())] = true
+		runs := vma.GetProt()&unix.PROT_EXEC != 0
+		if runs {
+			s.mapped[uint32(vma.GetShmid())] = true
+		}
 		if f := s.files[uint32(vma.GetShmid())]; f != nil {
-			f.Mapped = true
+			f.Mapped = f.Mapped || runs
+			f.Write = f.Write || vma.GetFdflags()&unix.O_ACCMODE != unix.O_RDONLY // by which CRIU opens what is mapped
 		}
 	}
 	places, err := ReadOne(filepath.Join(dir, fmt.Sprintf("fs-%d.img", pid)), &fs.FsEntry{})

@@ -42,9 +42,11 @@ func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool
 	if n.Unlinked, err = unlinked(dir, files); err != nil {
 		return n, err
 	}
-	if n.Locks, err = neededLocks(dir, files, ghosts); err != nil {
+	locks, err := heldLocks(dir, files, ghosts)
+	if err != nil {
 		return n, err
 	}
+	n.Locks, n.Leases = neededLocks(locks), neededLeases(locks)
 	sortUnique(&n)
 	return n, nil
 }
