@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // Surveyed is what Survey has seen.
@@ -172,7 +174,7 @@ func (f *held) lost(names []string) string {
 	if f.st.Nlink == 0 || err != nil || !strings.HasSuffix(link, deleted) || len(f.live()) > 0 || len(names) > 0 || handleOf(h.path()) != "" {
 		return ""
 	}
-	return fmt.Sprintf("process %d opened %s by a name that was removed, and which other name the file has is not to be found: open it by the name that it has", h.pid, strings.TrimSuffix(link, deleted))
+	return fmt.Sprintf("%s opened %s by a name that was removed, and no other name of the file can be found: close it, or open it again by a name that it has", proc.Whose(h.pid), strings.TrimSuffix(link, deleted))
 }
 
 // tooMany says if members hold more files that they can write than this process may hold with them: a descriptor is needed for each, and

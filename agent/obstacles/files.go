@@ -1,6 +1,8 @@
 package obstacles
 
 import (
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -83,4 +85,65 @@ func (s *survey) descriptorLimit(pid int) {
 	}
 	s.add(pid, "may open %d files (ulimit -n) and has %d of them open, and CRIU needs %d more to look into it: prlimit --pid %d --nofile=%d:%d before the snapshot",
 		limit.Soft, used, descriptorsNeeded, pid, highest+64, max(limit.Hard, highest+64))
+}
+
+// ofStranger looks for an open file of /proc that tells of a process which is not restored with the member. Of the cell's PID 1, which each cell has, CRIU opens files,
+// but not the folder: it writes down a wrong path for that.
+func (s *survey) ofStranger(f openFile) {
+	rest, ok := strings.CutPrefix(f.link, proc.Root+"/")
+	first, _, below := strings.Cut(rest, "/")
+	number, err := strconv.Atoi(first)
+	if !ok || err != nil || slices.Contains(s.inner(), number) || !onFileSystem(f.pid, f.fd, unix.PROC_SUPER_MAGIC) {
+		return
+	}
+	own, err := proc.NSPids(f.pid)
+	if err != nil {
+		return // it ended
+	}
+	if len(own) > 1 {
+		if number == 1 && !below {
+			s.add(f.pid, "has %s open (descriptor %d), the folder of its PID namespace's first process, which CRIU can't restore: close it before the snapshot, or open the files in it", f.link, f.fd)
+		}
+		return
+	}
+	if _, err := proc.ReadStat(number); err == nil {
+		s.add(f.pid, "has %s open (descriptor %d), which tells of %s, and no restore brings that process back: close it before the snapshot", f.link, f.fd, proc.Whose(number))
+	}
+}
+
+// inner lists the numbers of the member's processes, as they see them.
+func (s *survey) inner() (out []int) {
+	for _, pid := range s.pids {
+		if n, err := proc.NSPids(pid); err == nil && len(n) > 0 {
+			out = append(out, n[len(n)-1])
+		}
+	}
+	return out
+}
+
+// removedLease looks for a write lease on a file that has no name any more. CRIU opens such a file to read it, and that breaks the lease: the kernel sends SIGIO, which ends a
+// program that has no handler for it.
+func (s *survey) removedLease(f openFile, info proc.FdInfo) {
+	var st unix.Stat_t
+	if info.WriteLease && unix.Stat(proc.FdPath(f.pid, f.fd), &st) == nil && st.Nlink == 0 {
+		s.add(f.pid, "has a write lease on %s (descriptor %d), which was removed, and a snapshot would break it: let it give up the lease (F_SETLEASE, F_UNLCK) or keep the file",
+			strings.TrimSuffix(f.link, deletedSuffix), f.fd)
+	}
+}
+
+// overlayMagic is OVERLAYFS_SUPER_MAGIC of linux/magic.h.
+const overlayMagic = 0x794c7630
+
+// removedBelow looks for a mapped file of an overlay's lower layer that was removed or replaced there. It keeps the links that it has below, so CRIU takes it for one that has another
+// name, and cannot make one.
+func (s *survey) removedBelow(pid int, m proc.Mapping) {
+	if !strings.HasPrefix(m.Path, "/") || !strings.HasSuffix(m.Path, deletedSuffix) {
+		return
+	}
+	at := proc.MappedFile(pid, m.Range)
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if unix.Statfs(at, &fs) == nil && fs.Type == overlayMagic && unix.Stat(at, &st) == nil && st.Nlink > 0 {
+		s.add(pid, "runs or maps %s, which was removed or replaced on an overlay file system, and CRIU can't make that again: start the program again", strings.TrimSuffix(m.Path, deletedSuffix))
+	}
 }

@@ -153,3 +153,77 @@ func TestDescriptorLimitOfAnotherUser(t *testing.T) {
 		t.Errorf("%+v", s.found)
 	}
 }
+
+// TestOfStranger: files of /proc that tell of processes which are not restored.
+func TestOfStranger(t *testing.T) {
+	other := holding(t)
+	dir := proc.Path(other, "")
+	for path, words := range map[string][]string{
+		proc.Path(other, "stat"): {"has /proc/" + strconv.Itoa(other) + "/stat open (descriptor 3)", "which tells of process " + strconv.Itoa(other), "close it"},
+		dir:                      {"no restore brings that process back"},
+		"/proc/stat":             nil,
+		"/proc/sys":              nil,
+	} {
+		says(t, obstaclesOf(t, holding(t, opened(t, path, os.O_RDONLY))), words...)
+	}
+}
+
+// TestRemovedLease: a snapshot would break it.
+func TestRemovedLease(t *testing.T) {
+	for name, gone := range map[string]bool{"named": false, "gone": true} {
+		path := filepath.Join(t.TempDir(), name)
+		f := opened(t, path, os.O_RDWR|os.O_CREATE)
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+			t.Fatal(err)
+		}
+		pid := holding(t, f)
+		if !gone {
+			says(t, obstaclesOf(t, pid))
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		says(t, obstaclesOf(t, pid), "has a write lease on "+path, "was removed", "F_UNLCK")
+	}
+}
+
+// TestRemovedBelow needs root. A program of an overlay's lower layer is replaced, as by an upgrade in a container.
+func TestRemovedBelow(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(sleep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	merged := filepath.Join(dir, "merged")
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "lower/below"), program, 0o755), os.WriteFile(filepath.Join(dir, "upper/above"), program, 0o755),
+		unix.Mount("none", merged, "overlay", 0, "lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
+	for name, words := range map[string][]string{"above": nil, "below": {"runs or maps " + merged + "/below", "replaced on an overlay", "start the program again"}} {
+		cmd := exec.Command(filepath.Join(merged, name), "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		says(t, obstaclesOf(t, cmd.Process.Pid))
+		if err := os.Remove(filepath.Join(merged, name)); err != nil {
+			t.Fatal(err)
+		}
+		says(t, obstaclesOf(t, cmd.Process.Pid), words...)
+	}
+}

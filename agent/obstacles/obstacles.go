@@ -193,6 +193,7 @@ func (s *survey) mappings(pid int) {
 		if err != nil {
 			return // it ended
 		}
+		s.removedBelow(pid, m)
 		switch path := m.Path; {
 		case strings.Contains(path, "anon_inode:[io_uring]"):
 			s.ioUring(pid)
@@ -249,6 +250,8 @@ func (s *survey) descriptors() error {
 				continue // closed meanwhile
 			}
 		}
+		s.ofStranger(f)
+		s.removedLease(f, info)
 		switch {
 		case info.Flags&unix.O_PATH != 0 && s.pathOnly(f, programs):
 		case otherThread(f.link) && onFileSystem(f.pid, f.fd, unix.PROC_SUPER_MAGIC):

@@ -606,6 +606,47 @@ static void lease(int kind)
 	tell(check_lease);
 }
 
+/* lease_gone has a lease on a file that has no name any more. */
+static void lease_gone(void)
+{
+	leased = must(open("/srv/lease-gone", O_RDWR | O_CREAT, 0644), "open");
+	must(fcntl(leased, F_SETLEASE, F_WRLCK), "F_SETLEASE");
+	must(unlink("/srv/lease-gone"), "unlink");
+	tell(nothing);
+}
+
+/* check_child_lock asks who has the lock that the child took. */
+static void check_child_lock(void)
+{
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 1 };
+
+	must(fcntl(leased, F_GETLK, &l), "F_GETLK");
+	if (l.l_type != F_WRLCK || l.l_pid != child)
+		fail("the child's lock is gone");
+}
+
+/* child_lock has a child that locks a part of a file by the descriptor that it has from its parent. */
+static void child_lock(void)
+{
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 10 };
+	int done[2];
+	char b;
+
+	must(pipe(done), "pipe");
+	leased = must(open("/srv/child-lock", O_RDWR | O_CREAT, 0644), "open");
+	child = must(fork(), "fork");
+	if (!child) {
+		must(fcntl(leased, F_SETLK, &l), "F_SETLK");
+		must(write(done[1], "x", 1), "write");
+		for (;;)
+			pause();
+	}
+	must(read(done[0], &b, 1), "read");
+	close(done[0]);
+	close(done[1]);
+	tell(check_child_lock);
+}
+
 /* opened has that file open. */
 static void opened(int flags)
 {
@@ -791,6 +832,9 @@ int main(int argc, char **argv)
 	KIND("ofd-lock", lock_file(F_OFD_SETLK, 1));
 	KIND("lease-read", lease(F_RDLCK));
 	KIND("lease-write", lease(F_WRLCK));
+	KIND("lease-gone", lease_gone());
+	KIND("child-lock", child_lock());
+	KIND("open", (must(open(argument, O_RDONLY), argument), tell(nothing)));
 	KIND("opened", opened(O_RDONLY));
 	KIND("opened-writing", opened(O_RDWR));
 	KIND("mapped-writing", mapped());
