@@ -88,6 +88,11 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 		return nil, r.wrap("checking", err)
 	}
 	problems = append(append(problems, found...), lost...)
+	freed, err := r.a.cfg.Cells.Freed(ctx, r.job())
+	if err != nil {
+		return nil, r.wrap("checking", err)
+	}
+	room.Freed(freed)
 	lacks, err := r.a.cfg.Images.Lacking(filepath.Dir(r.dir), room)
 	if err != nil {
 		return nil, r.wrap("checking", err)

@@ -3,6 +3,6 @@
 //
 // It may import marker, restoration, standing, custody, target, files, inventory, proc, what is below store, names, fault, golang.org/x/sys and
 // the standard library. It declares the interfaces of what it needs
-// (Cells, Gates, Checkpointer); agent/cell, agent/gate and agent/criu implement them and import this
+// (ports.go: Cells, Gates, Checkpointer, Memory, Peers); agent/cell, agent/gate, agent/criu, agent/memory and agent/rpc implement them and import this
 // package for the types in their signatures. cmd/ssagent wires them together.
 package agent

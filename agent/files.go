@@ -444,7 +444,7 @@ func addBuildIDs(needs *target.Needs, seen []files.Seen) {
 }
 
 // checkPlaces says of the member's files what would keep the restore from putting them back, or from handing them to CRIU. It adds to room what
-// has to be kept of those that are there.
+// has to be kept of those that are there, and what the file systems of the host have to have.
 func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta, room *custody.Room) []string {
 	var problems []string
 	stored := map[string]bool{}
@@ -452,11 +452,17 @@ func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta, room *custody
 		for _, name := range s.Names() {
 			stored[name] = true
 		}
-		kept, err := files.Check(files.Source{Stored: s, InPlace: part.Host == r.a.cfg.Host})
+		taken, err := files.Check(files.Source{Stored: s, InPlace: part.Host == r.a.cfg.Host})
 		if err != nil {
 			problems = append(problems, err.Error())
 		}
-		room.Keep(kept)
+		room.Keep(taken.Kept)
+		room.PutBack(part.Host, s.Names()[0], s.Ino, taken.Grown)
+	}
+	for _, g := range mm.Needs.Objects.Ghosts {
+		if !g.In(mm.Files) {
+			room.PutBack("", g.Path, 0, g.Bytes)
+		}
 	}
 	made := map[string]bool{}
 	for _, s := range files.SortPlaces(mm.places()) {

@@ -26,12 +26,20 @@ func liveNeeds(ctx context.Context, m Member, pids []int, objects target.NeededO
 	meta.Seen = held.Seen
 	stored := map[string]bool{}
 	for _, path := range held.Written {
-		meta.Files = append(meta.Files, StoredFile{Path: path})
 		stored[path] = true
+		if !strings.HasSuffix(path, " (deleted)") {
+			meta.Files = append(meta.Files, StoredFile{Path: path})
+		}
 	}
 	for _, s := range held.Seen {
 		if name, gone := strings.CutSuffix(s.Path, " (deleted)"); gone {
+			if inNoFolder(name) {
+				continue
+			}
 			meta.Needs.Objects.Unlinked = append(meta.Needs.Objects.Unlinked, name)
+			if !stored[s.Path] {
+				meta.Needs.Objects.Ghosts = append(meta.Needs.Objects.Ghosts, target.NeededGhost{Path: name, Mode: s.Mode, Ino: s.Ino, Mapped: s.BuildID != ""})
+			}
 			continue
 		}
 		switch kind := s.Mode & unix.S_IFMT; {
@@ -46,12 +54,32 @@ func liveNeeds(ctx context.Context, m Member, pids []int, objects target.NeededO
 	if meta.Needs.Objects.Locks, meta.Needs.Objects.Leases, err = liveLocks(pids); err != nil {
 		return meta, err
 	}
+	kernels, err := liveKernel(pids)
+	if err != nil {
+		return meta, err
+	}
+	meta.Needs.Objects.Paths = append(meta.Needs.Objects.Paths, kernels...)
 	for _, pid := range pids {
 		if inner, err := proc.NSPids(pid); err == nil && len(inner) > 0 {
 			meta.Needs.Pids = append(meta.Needs.Pids, inner[len(inner)-1])
 		}
 	}
 	return meta, nil
+}
+
+// inNoFolder says whether a name is only what the kernel calls memory: memfds, shared memory of System V and without a name, the ring of io_setup(2).
+func inNoFolder(name string) bool {
+	return strings.HasPrefix(name, "/memfd:") || strings.HasPrefix(name, "/SYSV") || name == "/dev/zero" || name == "/[aio]" || name == "/anon_hugepage"
+}
+
+// liveKernel lists what processes have open in /proc and /sys that tells of the host.
+func liveKernel(pids []int) (out []target.NeededPath, err error) {
+	err = proc.EachFd(pids, func(_, _ int, link string) {
+		if need := (target.NeededPath{Path: link, Size: -1}); target.OfTheKernel(link) && !slices.Contains(out, need) {
+			out = append(out, need)
+		}
+	})
+	return out, err
 }
 
 // liveLocks lists the locks and leases that processes hold on files with a name.
@@ -68,7 +96,7 @@ func liveLocks(pids []int) (out []target.NeededLock, leases []target.NeededLease
 			leases = append(leases, lease)
 		}
 		for _, l := range info.Locks {
-			need := target.NeededLock{Path: link, Flock: l.Flock, Write: l.Write, Start: l.Start, End: l.End}
+			need := target.LockOn(link, l)
 			if !slices.Contains(out, need) {
 				out = append(out, need)
 			}

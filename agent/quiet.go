@@ -10,7 +10,7 @@ import (
 // two small pieces. The zero value is free. It is safe for concurrent use.
 //
 // Nothing that holds it waits for anything that waits for it: an attempt's own images are stored after its thaw. So a wait is
-// as long as a freeze, which the lease bounds, and needs no bound of its own.
+// as long as a freeze, which the coordinator's limits bound (Standstill, Timeout) or the lease where it is gone, and needs no bound of its own.
 type Quiet struct {
 	mu    sync.Mutex
 	holds int

@@ -21,4 +21,6 @@ func (noCells) Opens(context.Context, string, map[target.FileID]bool) ([]target.
 	return nil, nil
 }
 
+func (noCells) Freed(context.Context, string) (map[uint64]int64, error) { return nil, nil }
+
 func (peers) Reach(context.Context, custody.Peer) error { return nil }

@@ -201,7 +201,7 @@ func TestObjectsComeBack(t *testing.T) {
 		{kind: "path", argument: "/etc/passwd"},
 		{kind: "path", argument: "/srv"},
 		{kind: "thread-file", refused: []string{"/status open", "which tells of a thread", "close it"}},
-		{kind: "thread-folder", refused: []string{"works in /proc/", "which tells of a thread"}},
+		{kind: "thread-folder", refused: []string{"works in /proc/", "a folder of a process", "change to another folder"}},
 		{kind: "first-thread-file"},
 		{kind: "few-files", argument: "3", refused: []string{"may open 3 files (ulimit -n)", "prlimit --pid"}},
 		{kind: "few-files", argument: "6", refused: []string{"may open 6 files (ulimit -n)", "prlimit --pid"}},
@@ -262,6 +262,11 @@ func TestTargetIsPlanned(t *testing.T) {
 		{"leases", (*targets).leases},
 		{"lock that was inherited", (*targets).inheritedLock},
 		{"number of a device", (*targets).numberOfDevice},
+		{"room where files are put back", (*targets).room},
+		{"deleted files", (*targets).deletedFiles},
+		{"places of sockets and FIFOs", (*targets).placesMade},
+		{"programs that may not run", (*targets).mayNotRun},
+		{"files of the kernel", (*targets).kernelsFiles},
 	} {
 		c.play(t, tt.name, tt.test)
 	}

@@ -18,6 +18,7 @@ type Config struct {
 	Settle Millis // the longest that a recorded participant waits for its peers before it dumps
 
 	PrepareTimeout Millis // until all are prepared
+	Standstill     Millis // until every host stores, or is complete: its members run again then, unless Stop holds them
 	Timeout        Millis // until all are complete
 	AbortTimeout   Millis // until all that an abort reaches run again
 	FinishTimeout  Millis // until all have carried out the commit
@@ -63,6 +64,7 @@ type Coordinator struct {
 	tally    [HostAborted + 1]int // how many hosts are at each progress
 	awaited  int                  // hosts that the end of the attempt waits for, once its outcome stands
 	prepared Millis               // instant at which PrepareTimeout ends, 0 if it does not
+	stores   Millis               // Standstill
 	complete Millis               // Timeout
 	ended    Millis               // AbortTimeout or FinishTimeout
 	renew    Millis               // M11: the next renewal
@@ -84,6 +86,7 @@ const (
 type host struct {
 	said        *said
 	progress    Progress
+	stores      bool // it has said Stores
 	lacks       bool // it does not know the group: a Prepare lists it
 	unreachable bool // M10: it has never answered and cannot be reached, so an abort does not wait for it
 	lost        bool // its line is gone: nothing will be heard of it any more
@@ -161,9 +164,9 @@ func (c Coordinator) Deadline() Millis {
 func (c *Coordinator) timers() []Millis {
 	switch c.stage {
 	case StagePreparing:
-		return []Millis{c.renew, c.prepared, c.complete}
+		return []Millis{c.renew, c.prepared, c.stores, c.complete}
 	case StageRunning:
-		return []Millis{c.renew, c.complete}
+		return []Millis{c.renew, c.stores, c.complete}
 	case StageCommitting:
 		return []Millis{c.renew}
 	case StageFinishing, StageAborting:
@@ -196,6 +199,11 @@ func (c *Coordinator) apply(ev Event, out *Ready) error {
 		return nil
 	case LineLost:
 		c.unreachable(Unreachable(ev), true, out)
+		return nil
+	case Stores:
+		if i := c.index(ev.Host); i >= 0 {
+			c.put(i, func(h *host) { h.stores = true })
+		}
 		return nil
 	case Interrupt:
 		c.giveUp(CauseInterrupt, ev.Reason, out)
@@ -250,6 +258,7 @@ func (c *Coordinator) begin(out *Ready) error {
 	}
 	c.stage = StagePreparing
 	c.prepared = c.after(c.cfg.PrepareTimeout)
+	c.stores = c.after(c.cfg.Standstill)
 	c.complete = c.after(c.cfg.Timeout)
 	c.renew = c.now + c.interval()
 	c.tellAll(out)
@@ -278,6 +287,13 @@ func (c *Coordinator) tick(now Millis, out *Ready) {
 		c.abort(out, CauseTimeout, c.slowest(HostCalm), fmt.Sprintf("not all hosts were ready within %d ms: %s", c.cfg.PrepareTimeout, c.laggards(HostCalm)))
 	case (c.stage == StagePreparing || c.stage == StageRunning) && due(c.complete):
 		c.abort(out, CauseTimeout, c.slowest(HostComplete), fmt.Sprintf("not all hosts were complete within %d ms: %s", c.cfg.Timeout, c.laggards(HostComplete)))
+	case (c.stage == StagePreparing || c.stage == StageRunning) && due(c.stores):
+		if late := c.standing(); len(late) > 0 {
+			c.abort(out, CauseTimeout, c.group.hosts[late[0]], fmt.Sprintf("the dump on %s is not finished after %d ms", c.names(late), c.cfg.Standstill))
+			return
+		}
+		c.stores = 0
+		c.tick(now, out)
 	case (c.stage == StageFinishing || c.stage == StageAborting) && due(c.ended):
 		c.over(out)
 	case c.stage != StageNew && c.stage != StageOver && due(c.renew):
@@ -421,6 +437,24 @@ func (c *Coordinator) slowest(p Progress) HostID {
 		}
 	}
 	return CoordinatorHost
+}
+
+// standing lists the hosts that neither store nor are complete, by their place in the group.
+func (c *Coordinator) standing() (late []int) {
+	for i, h := range c.hosts.all {
+		if !h.stores && h.progress < HostComplete {
+			late = append(late, i)
+		}
+	}
+	return late
+}
+
+func (c *Coordinator) names(places []int) string {
+	out := make([]string, len(places))
+	for i, place := range places {
+		out[i] = string(c.group.hosts[place])
+	}
+	return strings.Join(out, ", ")
 }
 
 // laggards describes the hosts that are not so far.

@@ -188,6 +188,8 @@ func (s *script) coordinatorEvent(c Coordinator, now *Millis) Event {
 		if s.next()%32 == 0 {
 			return LineLost{Host: fuzzHosts[s.next()%5]}
 		}
+	case 8:
+		return Stores{Host: fuzzHosts[s.next()%5]}
 	case 4:
 		if s.next()%64 == 0 {
 			return Interrupt{"no luck"}
@@ -314,7 +316,7 @@ func whole(c Coordinator) string {
 // playCoordinator feeds a script to a coordinator.
 func playCoordinator(t *testing.T, s script) {
 	c := NewCoordinator(Config{Key: Key{Job: "job", Snapshot: "s1", Epoch: 1}, Participants: fuzzHosts[:3], Initiator: "B",
-		Lease: 30, PrepareTimeout: 400, Timeout: 800, AbortTimeout: 100, FinishTimeout: 100})
+		Lease: 30, PrepareTimeout: 400, Standstill: 600, Timeout: 800, AbortTimeout: 100, FinishTimeout: 100})
 	var now Millis
 	complete := map[HostID]bool{}
 	committed, outcomes := false, 0

@@ -360,6 +360,40 @@ func TestM11ACoordinatorThatHasLostTheJobAborts(t *testing.T) {
 	}
 }
 
+// TestOnlyStandingStillIsLimited: once every host stores, or is complete, an attempt takes as long as it needs.
+func TestOnlyStandingStillIsLimited(t *testing.T) {
+	for name, tt := range map[string]struct {
+		before []Event
+		late   string // "": the attempt goes on
+	}{
+		"nobody stores":            {nil, "A, B, C"},
+		"one does not":             {[]Event{Stores{"A"}, reply("C", MsgComplete)}, "B"},
+		"a stranger stores":        {[]Event{Stores{"A"}, Stores{"B"}, Stores{"X"}}, "C"},
+		"all store":                {[]Event{Stores{"C"}, Stores{"A"}, Stores{"B"}}, ""},
+		"all but those at the end": {[]Event{Stores{"C"}, reply("A", MsgComplete), reply("B", MsgComplete)}, ""},
+	} {
+		c := begun(t, Config{Standstill: 100}).prepared().do(tt.before...).do(Tick{100})
+		if c.c.Stage() != StageRunning {
+			t.Errorf("%s: %s before the limit", name, c.c.Stage())
+		}
+		c.do(Tick{101})
+		if aborts := c.c.Stage() == StageAborting; aborts != (tt.late != "") {
+			t.Errorf("%s: %s", name, c.c.Stage())
+			continue
+		}
+		if tt.late == "" {
+			c.do(Tick{1 << 40})
+			if c.c.Stage() != StageRunning || c.c.Deadline() > 1<<40+90 {
+				t.Errorf("%s: %s, next at %d", name, c.c.Stage(), c.c.Deadline())
+			}
+			continue
+		}
+		if out := c.c.outcome; out.Cause != CauseTimeout || out.Blame != HostID(tt.late[:1]) || out.Reason != "the dump on "+tt.late+" is not finished after 100 ms" {
+			t.Errorf("%s: %+v", name, out)
+		}
+	}
+}
+
 func TestM12RepliesDoNotReviveAnAbortedAttempt(t *testing.T) {
 	c := begun(t, Config{}).prepared().do(Interrupt{"stop"})
 	for _, m := range []MessageType{MsgPrepared, MsgRecorded, MsgComplete, MsgDone} {

@@ -192,6 +192,7 @@ func (h *simHost) act(a Action) {
 			}
 		}
 	case ActStore:
+		h.w.stores(h, a.Key)
 		h.long(h.w.plan.store, func() { h.images[a.Key].stored = true; h.end(a, StoreDone{a.Key}) })
 	case ActRollback:
 		h.work++

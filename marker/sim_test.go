@@ -50,9 +50,10 @@ type trial struct {
 	outside   OutsidePolicy
 	lease     Millis
 	settle    Millis
-	dies      int // coordinator dies in its nth Ready; 0: it does not
-	interrupt int // µs; 0: it is not
-	lineLost  int // µs after which the line to one of the hosts is gone for good; 0: it is not
+	dies      int    // coordinator dies in its nth Ready; 0: it does not
+	interrupt int    // µs; 0: it is not
+	stands    Millis // Config.Standstill
+	lineLost  int    // µs after which the line to one of the hosts is gone for good; 0: it is not
 }
 
 // jump moves a clock.
@@ -132,6 +133,9 @@ func (p *plan) goWrong(rng *rand.Rand) {
 		}
 	}
 	for i := range p.attempts {
+		if rng.IntN(4) == 0 {
+			p.attempts[i].stands = Millis(1 + rng.IntN(400))
+		}
 		if rng.IntN(8) == 0 {
 			p.attempts[i].lineLost = 1 + rng.IntN(120000)
 		}
@@ -226,7 +230,7 @@ func (w *world) config(i int, t trial) Config {
 	cfg := Config{
 		Key:       Key{Job: simJob, Snapshot: SnapshotID("s" + strconv.Itoa(i+1)), Epoch: Epoch(i + 1)},
 		Initiator: w.hosts[t.initiator].name, Stop: t.stop, Outside: t.outside, Lease: t.lease, Settle: t.settle,
-		PrepareTimeout: 200 + Millis(w.plan.prepare/1000), Timeout: 600 + Millis(w.plan.prepare/1000), AbortTimeout: 200, FinishTimeout: 200,
+		PrepareTimeout: 200 + Millis(w.plan.prepare/1000), Standstill: t.stands, Timeout: 600 + Millis(w.plan.prepare/1000), AbortTimeout: 200, FinishTimeout: 200,
 	}
 	for _, h := range w.hosts {
 		cfg.Participants = append(cfg.Participants, h.name)

@@ -229,6 +229,17 @@ func (s *simCoordinator) loseLine(h *simHost) {
 	s.w.orphan(h, s.c.Key())
 }
 
+// stores lets the coordinator of an attempt hear that a host stores.
+func (w *world) stores(h *simHost, key Key) {
+	w.after(1+w.rng.IntN(w.plan.delay), func() {
+		for _, s := range w.coords {
+			if s.c.Key() == key && !s.deaf[h.name] {
+				s.step(Stores{Host: h.name})
+			}
+		}
+	})
+}
+
 // orphan lets a host notice, after a while, that its coordinator's line is gone.
 func (w *world) orphan(h *simHost, key Key) {
 	w.after(1+w.rng.IntN(w.plan.delay), func() { h.step(Orphaned{key}) })

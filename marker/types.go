@@ -225,6 +225,8 @@ type (
 		Host   HostID
 		Reason string
 	}
+	// Stores tells the coordinator that a host's members run again, or that Stop holds them, and that storing their images goes on (Config.Standstill).
+	Stores struct{ Host HostID }
 	// Orphaned tells a participant that the attempt's coordinator is gone for good. Nobody else can commit the attempt, so a
 	// participant that is not Complete does not wait for its lease to run out (M11).
 	Orphaned struct{ Key Key }
@@ -256,6 +258,7 @@ func (Interrupt) event()    {}
 func (JobLost) event()      {}
 func (Unreachable) event()  {}
 func (LineLost) event()     {}
+func (Stores) event()       {}
 func (Orphaned) event()     {}
 func (Resolved) event()     {}
 func (CommitDone) event()   {}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/fault"
+	"ss/internal/disk"
 	"ss/store"
 	"ss/store/archive"
 	"ss/store/images"
@@ -163,11 +164,7 @@ func wholeFile(path string, fill func(io.Writer) error) (err error) {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return disk.SyncDir(filepath.Dir(path))
 }
 
 func there(path string) error {

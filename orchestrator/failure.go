@@ -37,6 +37,9 @@ func (a *attempt) failure(out marker.Outcome, ended []string) error {
 	// One that was there and is not any more may be missed by another host first.
 	died := slices.ContainsFunc(out.Unknown, func(id marker.HostID) bool { return a.heard[id] })
 	a.mu.Unlock()
+	if out.Cause == marker.CauseTimeout {
+		cause = nil // the host was late before its line broke, or before it said that it gives up
+	}
 	f := &fault.Error{Op: "snapshot", Job: a.opt.Job, Host: string(out.Blame), Snapshot: a.key.snapshotID(), Err: errors.New(out.Reason)}
 	if cause != nil {
 		f.Err = cause
@@ -45,8 +48,6 @@ func (a *attempt) failure(out marker.Outcome, ended []string) error {
 		f.Op, f.Job, f.Host, f.Snapshot = "", "", "", ""
 	}
 	switch {
-	case a.overdue:
-		f.Kind = fault.RolledBack
 	case out.Cause == marker.CauseInterrupt:
 		f.Kind = fault.Interrupted
 	case fault.Is(cause, fault.Unsettled), out.Cause == marker.CauseUnread:
@@ -76,7 +77,7 @@ func (a *attempt) failure(out marker.Outcome, ended []string) error {
 		}
 	}
 	if len(out.Unknown) > 0 {
-		f.Next = fmt.Sprintf("not known to run again: %s; each lets its members run by itself within %s", joinHosts(out.Unknown), lease)
+		f.Next = fmt.Sprintf("these hosts have not confirmed that their members run again: %s; each lets them run by itself within %s", joinHosts(out.Unknown), lease)
 		if len(ended) > 0 {
 			f.Next += "; " + strings.Join(ended, ", ")
 		}

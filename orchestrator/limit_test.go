@@ -59,18 +59,18 @@ func TestOnlyStandingStillIsLimited(t *testing.T) {
 		}
 		line := &stuckLine{say: make(chan FromHost, 1), gone: make(chan struct{})}
 		a := &attempt{c: &Cluster{Catalogue: catalogue}, at: at, opt: SnapshotOptions{Job: "ring"}, key: attemptKey{Job: "ring", Snapshot: "s", Epoch: 1}, zero: time.Now(),
-			limit: 50 * time.Millisecond, hosts: []HostStatus{{Host: store.Host{Name: "hostA"}}}, lines: map[marker.HostID]SnapshotLine{"hostA": line},
-			events: make(chan marker.Event, 64), done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{},
+			hosts: []HostStatus{{Host: store.Host{Name: "hostA"}}}, lines: map[marker.HostID]SnapshotLine{"hostA": line},
+			events: make(chan marker.Event, 64), done: make(chan struct{}), reports: map[string]HostReport{},
 			failures: map[marker.HostID]error{}, heard: map[marker.HostID]bool{}}
 		a.core = marker.NewCoordinator(marker.Config{Key: marker.Key(a.key), Participants: []marker.HostID{"hostA"}, Initiator: "hostA",
-			Lease: millis(lease), AbortTimeout: millis(abortTimeout)})
+			Lease: millis(lease), Standstill: 50, AbortTimeout: millis(abortTimeout)})
 		line.say <- FromHost{Progress: &c.now}
 		a.reads.Add(1)
 		go func() {
 			defer a.reads.Done()
 			a.read("hostA", line)
 		}()
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 10*a.limit, errors.New("enough"))
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, errors.New("enough"))
 		err = a.failure(a.drive(ctx), nil)
 		cancel()
 		a.close()

@@ -96,7 +96,7 @@ func TestSnapshotThatLosesItsJob(t *testing.T) {
 			a := &attempt{c: &Cluster{Catalogue: mine}, opt: SnapshotOptions{Job: "ring"}, at: at, zero: time.Now(),
 				key:   attemptKey{Job: "ring", Snapshot: marker.SnapshotID(at.ID), Epoch: marker.Epoch(at.Epoch)},
 				hosts: []HostStatus{{Host: store.Host{Name: "hostA"}}}, lines: map[marker.HostID]SnapshotLine{"hostA": line},
-				events: make(chan marker.Event, 64), done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{},
+				events: make(chan marker.Event, 64), done: make(chan struct{}), reports: map[string]HostReport{},
 				failures: map[marker.HostID]error{}, heard: map[marker.HostID]bool{}}
 			a.core = marker.NewCoordinator(marker.Config{Key: marker.Key(a.key), Participants: []marker.HostID{"hostA"}, Initiator: "hostA",
 				Lease: millis(time.Minute), AbortTimeout: millis(time.Minute)})

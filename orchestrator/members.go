@@ -88,7 +88,7 @@ func (c *Cluster) start(ctx context.Context, host, job string, do func(context.C
 		return Member{}, c.notStarted(ctx, h, job, name, err)
 	}
 	if err := c.Catalogue.AddMember(noted(ctx), job, host, m.Name); err != nil {
-		return m, fmt.Errorf("member %s runs on %s, but the catalogue has it as starting still: %w", m.Name, host, err)
+		return m, fmt.Errorf("member %s runs on %s, but the catalogue still lists it as starting: %w", m.Name, host, err)
 	}
 	return m, nil
 }

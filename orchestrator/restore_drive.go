@@ -265,7 +265,7 @@ func (r *restore) stopped(o restoration.Outcome) error {
 		f.Kind, f.Next = fault.Conflict, "all hosts rolled back: the job is stopped, its cut is untouched; "+nextJobLost
 	}
 	if len(o.Unknown) > 0 {
-		f.Next = fmt.Sprintf("the job is stopped, but for what may be left on %s until an agent there can end it; its cut is untouched, restore it again then", namesOf(o.Unknown))
+		f.Next = fmt.Sprintf("the job is stopped, but members may still run on %s until the agent there ends them; the cut is untouched: restore it again then", namesOf(o.Unknown))
 	}
 	return f
 }

@@ -118,7 +118,7 @@ func (r *restore) findOld(ctx context.Context, members []Member, missing map[str
 			r.old = append(r.old, m.Host)
 		default: // F5: its word does not make it take part
 			r.claimed = append(r.claimed, m)
-			r.c.Noticef("%s says that %s of job %s runs there, and the catalogue has no such member there: it is ignored and told that the job was restored", m.Host, m.Name, m.Job)
+			r.c.Noticef("%s says that %s of job %s runs there, but the catalogue has no such member there: the restore ignores it, and tells that host that the job was restored", m.Host, m.Name, m.Job)
 		}
 	}
 	return nil

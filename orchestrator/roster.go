@@ -65,7 +65,7 @@ func (r *roster) add(host string, p store.Placed, s survey, leftOut bool) (lack 
 	now, there, silent := s.word(host, p)
 	switch {
 	case there && now.State == store.PlacedRunning && leftOut:
-		return "", fault.New(fault.Refused, fmt.Sprintf("%s runs on %s: a cut can only be taken without what has ended", p.Name, host), "end it first, or leave it in")
+		return "", fault.New(fault.Refused, fmt.Sprintf("%s still runs on %s, and only a member that has ended can be left out", p.Name, host), "end it first, or take the snapshot with it")
 	case silent != nil && now.State != store.PlacedEnded:
 		return "", unanswered(host, silent, fmt.Sprintf("%s is there: a cut needs every host of the job", p.Name))
 	case there && now.State == store.PlacedRunning:

@@ -51,7 +51,7 @@ func TestTakeRoster(t *testing.T) {
 		"one that is gone is left out": {placed: placement{"hostA": store.Running("hostA-1", "hostA-2")},
 			members: []Member{runs("hostA", "hostA-1")}, without: []string{"hostA-2"}, part: "hostA:hostA-1", left: "hostA-2"},
 		"one that runs cannot be left out": {placed: placement{"hostA": store.Running("hostA-1", "hostA-2")},
-			members: []Member{runs("hostA", "hostA-1"), runs("hostA", "hostA-2")}, without: []string{"hostA-2"}, want: "hostA-2 runs on hostA", kind: fault.Refused},
+			members: []Member{runs("hostA", "hostA-1"), runs("hostA", "hostA-2")}, without: []string{"hostA-2"}, want: "hostA-2 still runs on hostA", kind: fault.Refused},
 		"a stranger cannot be left out": {placed: placement{"hostA": store.Running("hostA-1")},
 			members: []Member{runs("hostA", "hostA-1")}, without: []string{"hostB-1"}, want: "no member hostB-1", kind: fault.NotFound},
 		"a start that has failed": {placed: placement{"hostA": {{Name: "hostA-1"}, {Name: "hostA-2", State: store.PlacedStarting}}},

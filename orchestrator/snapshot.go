@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +30,7 @@ type SnapshotOptions struct {
 
 // The protocol's limits.
 const (
-	// DefaultTimeout is how long members may stand still for an attempt. What comes after that, storing their images on other hosts and in
+	// DefaultTimeout is how long an attempt may take until all members run again (marker.Config.Standstill). What comes after that, storing their images on other hosts and in
 	// vaults, harms nobody and takes as long as it takes; not so with Stop, where the members stand still meanwhile.
 	DefaultTimeout = 10 * time.Minute
 	// DefaultSettle is ample for a server that accepts what comes to it.
@@ -135,8 +134,7 @@ type attempt struct {
 	roster roster
 
 	began time.Time
-	zero  time.Time     // of the coordinator's clock
-	limit time.Duration // until all hosts store their images; 0: none
+	zero  time.Time // of the coordinator's clock
 
 	lines  map[marker.HostID]SnapshotLine
 	events chan marker.Event
@@ -145,13 +143,11 @@ type attempt struct {
 
 	mu       sync.Mutex
 	reports  map[string]HostReport
-	storing  map[string]bool // hosts whose members run again
 	failures map[marker.HostID]error
 	heard    map[marker.HostID]bool // hosts that have said something: they may have touched the job
 
 	core    marker.Coordinator
 	started bool
-	overdue bool // given up because of limit
 	cut     store.Cut
 	// manifest is that of cut, made before the commit; nil if it could not be made.
 	manifest []byte
@@ -220,6 +216,7 @@ func (a *attempt) fail(host marker.HostID, err error) {
 
 // read turns what comes over one line into events until the line is gone.
 func (a *attempt) read(id marker.HostID, line SnapshotLine) {
+	stores := false
 	for {
 		in, err := line.Recv()
 		if err == nil {
@@ -245,34 +242,20 @@ func (a *attempt) read(id marker.HostID, line SnapshotLine) {
 			a.reports[string(id)] = *in.Report
 			a.mu.Unlock()
 		case in.Progress != nil:
+			if in.Progress.Storing && !stores {
+				stores = true
+				a.post(marker.Stores{Host: id})
+			}
 			a.progressed(string(id), *in.Progress)
 		}
 	}
 }
 
 func (a *attempt) progressed(host string, p Progress) {
-	if p.Storing {
-		a.mu.Lock()
-		a.storing[host] = true
-		a.mu.Unlock()
-	}
 	if a.c.Progress != nil {
 		p.Host = host
 		a.c.Progress(p)
 	}
-}
-
-// standing names the hosts that do not store yet.
-func (a *attempt) standing() []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var out []string
-	for _, h := range a.hosts {
-		if !a.storing[h.Name] {
-			out = append(out, h.Name)
-		}
-	}
-	return out
 }
 
 // drive steps the coordinator until the attempt is over.
@@ -280,12 +263,6 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	interrupted, lost := ctx.Done(), a.c.Catalogue.Lost(a.at.Job)
-	var limit <-chan time.Time
-	if a.limit > 0 {
-		t := time.NewTimer(a.limit)
-		defer t.Stop()
-		limit = t.C
-	}
 	if out := a.step(ctx, marker.Begin{}); out != nil {
 		return *out
 	}
@@ -300,13 +277,6 @@ func (a *attempt) drive(ctx context.Context) marker.Outcome {
 		case ev = <-a.events:
 		case <-timer.C:
 			ev = marker.Tick{Now: a.now()}
-		case <-limit:
-			late := a.standing()
-			if len(late) == 0 {
-				continue
-			}
-			a.overdue = true
-			ev = marker.Interrupt{Reason: fmt.Sprintf("the dump on %s is not finished after %s", strings.Join(late, ", "), a.limit)}
 		case <-lost:
 			lost = nil
 			ev = marker.JobLost{Reason: a.c.whyLost(ctx, a.at)}

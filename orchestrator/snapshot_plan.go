@@ -57,7 +57,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	}
 	a := &attempt{
 		c: c, opt: opt, zero: time.Now(), lines: map[marker.HostID]SnapshotLine{}, events: make(chan marker.Event, 64),
-		done: make(chan struct{}), reports: map[string]HostReport{}, storing: map[string]bool{}, failures: map[marker.HostID]error{},
+		done: make(chan struct{}), reports: map[string]HostReport{}, failures: map[marker.HostID]error{},
 		heard: map[marker.HostID]bool{},
 		job:   job, jobKey: jobKey, vaults: vaults, copies: copies, survey: s, roster: roster,
 	}
@@ -115,12 +115,12 @@ func (a *attempt) intend(ctx context.Context) error {
 	}
 	a.at = at
 	a.key = attemptKey{Job: marker.JobID(a.opt.Job), Snapshot: marker.SnapshotID(at.ID), Epoch: marker.Epoch(at.Epoch)}
-	timeout := a.opt.Timeout
+	timeout, standstill := a.opt.Timeout, time.Duration(0)
 	switch {
 	case timeout == 0 && a.opt.Stop:
 		timeout = DefaultTimeout
 	case timeout == 0:
-		a.limit = DefaultTimeout
+		standstill = DefaultTimeout
 	}
 	prepare := prepareTimeout + a.opt.Settle
 	if timeout > 0 {
@@ -128,7 +128,7 @@ func (a *attempt) intend(ctx context.Context) error {
 	}
 	a.core = marker.NewCoordinator(marker.Config{
 		Key: marker.Key(a.key), Participants: ids, Initiator: marker.HostID(initiator), Stop: a.opt.Stop,
-		Lease: millis(lease), Settle: millis(settle), PrepareTimeout: millis(prepare), Timeout: millis(timeout),
+		Lease: millis(lease), Settle: millis(settle), PrepareTimeout: millis(prepare), Standstill: millis(standstill), Timeout: millis(timeout),
 		AbortTimeout: millis(abortTimeout), FinishTimeout: millis(finishTimeout),
 	})
 	return nil

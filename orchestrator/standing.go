@@ -295,7 +295,7 @@ type Unsettled struct {
 
 // String says all of it in a line.
 func (u Unsettled) String() string {
-	return fmt.Sprintf("%s of job %s on %s: superseded by epoch %d, not reached since %s; what that host sends does not reach the job until its agent has answered",
+	return fmt.Sprintf("%s of job %s on %s: superseded by epoch %d, not reached since %s; the job gets no packets from that host until its agent answers",
 		strings.Join(u.Members, ", "), u.Job, u.Host, u.Epoch, u.Since.Local().Format(time.DateTime))
 }
 

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -13,6 +14,16 @@ import (
 	"ss/agent/proc"
 	"ss/agent/target"
 )
+
+// awaitArguments returns when a process that was just started tells its arguments: while it executes its program it has none.
+func awaitArguments(t *testing.T, pid int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); len(proc.Arguments(pid)) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("process %d has no arguments", pid)
+		}
+	}
+}
 
 // TestOpens: a process that has a file open or mapped is named, and not if it is of a member of the job. What is open as a path only, and another file, are nobody's. It is not opened for that: its lease
 // lives.
@@ -40,6 +51,7 @@ func TestOpens(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		awaitArguments(t, cmd.Process.Pid)
 		return cmd.Process.Pid
 	}
 	mapping := exec.Command("python3", "-c", "import mmap, os, sys, time\nf = open(sys.argv[1], 'r+b')\nm = mmap.mmap(f.fileno(), 4096)\nf.close()\n"+

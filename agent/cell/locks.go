@@ -54,8 +54,7 @@ func (g *Manager) locks(ctx context.Context, job string, files []target.FileID) 
 			return
 		}
 		for _, l := range info.Locks {
-			need := target.NeededLock{Path: link, Flock: l.Flock, Write: l.Write, Start: l.Start, End: l.End}
-			out = append(out, target.HostLock{NeededLock: need, File: id, Owner: cmp.Or(owners[pid], proc.Whose(pid))})
+			out = append(out, target.HostLock{NeededLock: target.LockOn(link, l), File: id, Owner: cmp.Or(owners[pid], proc.Whose(pid))})
 		}
 	})
 	return out, errors.Join(err, ctx.Err())

@@ -171,6 +171,49 @@ func writtenFiles(owners map[string][]int) ([]target.HostFile, error) {
 	return out, nil
 }
 
+// deleted ends the name of a file that has none any more, as the kernel prints it.
+const deleted = " (deleted)"
+
+// Freed says how many bytes the end of the job's members frees, by device: those of files that have no name any more and that they have open or mapped.
+func (g *Manager) Freed(ctx context.Context, job string) (map[uint64]int64, error) {
+	ours, _, err := g.allProcs(job)
+	if err != nil {
+		return nil, fmt.Errorf("list what the members of %s hold: %w", job, err)
+	}
+	out := map[uint64]int64{}
+	done := map[target.FileID]bool{}
+	add := func(path string) {
+		var st unix.Stat_t
+		id := target.FileID{}
+		if unix.Stat(path, &st) == nil {
+			id = target.FileID{Dev: st.Dev, Ino: st.Ino}
+		}
+		if st.Nlink == 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && !done[id] {
+			done[id] = true
+			out[st.Dev] += st.Blocks * 512
+		}
+	}
+	err = proc.EachFd(ours, func(pid, fd int, link string) {
+		if strings.HasSuffix(link, deleted) {
+			add(proc.FdPath(pid, fd))
+		}
+	})
+	for _, pid := range ours {
+		for m, err := range proc.Mappings(pid) {
+			if err != nil {
+				break // it has ended
+			}
+			if m.Shared && strings.HasSuffix(m.Path, deleted) {
+				add(proc.MappedFile(pid, m.Range))
+			}
+		}
+	}
+	if err = errors.Join(err, ctx.Err()); err != nil {
+		return nil, fmt.Errorf("list what the members of %s hold: %w", job, err)
+	}
+	return out, nil
+}
+
 // Holders names the processes that hold sockets, by the sockets' inodes. It does not look for those of other network namespaces.
 func (g *Manager) Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error) {
 	if len(inodes) == 0 {

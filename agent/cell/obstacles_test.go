@@ -3,6 +3,7 @@ package cell
 import (
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -152,5 +153,39 @@ func TestObstaclesOfAMemberThatForks(t *testing.T) {
 		if len(found) > 0 {
 			t.Fatal(found)
 		}
+	}
+}
+
+// TestWorksInProc: the folder of a process is not there when a restore sets working folders.
+func TestWorksInProc(t *testing.T) {
+	g := newManager(t, Config{})
+	for dir, words := range map[string][]string{
+		"/proc":         nil,
+		"/proc/self":    {"works in /proc/", "cd /"},
+		"/proc/self/fd": {"works in /proc/", "/fd, a folder of a process"},
+		"/proc/sys/net": nil,
+		os.TempDir():    nil,
+	} {
+		cmd := exec.Command("sleep", "1000")
+		cmd.Dir = dir
+		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		m, err := g.Attach(limit(t), agent.Member{Job: "j", Name: "m" + strconv.Itoa(cmd.Process.Pid), Tree: agent.Tree{Pid: cmd.Process.Pid}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := strings.Join(obstaclesOf(t, g, m), "\n")
+		if (found == "") != (words == nil) {
+			t.Errorf("%s: %q", dir, found)
+		}
+		for _, w := range words {
+			if !strings.Contains(found, w) {
+				t.Errorf("%s: no %q in %q", dir, w, found)
+			}
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 	}
 }

@@ -1,11 +1,15 @@
 package custody
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ss/fault"
 	"ss/internal/disk"
@@ -36,10 +40,32 @@ type Room struct {
 	unpacked int64
 	objects  int64 // that are not here yet; what two parts share is counted twice
 	kept     int64 // of files that are overwritten, until the restore has succeeded; what two members share is counted twice
+	back     []backed
+	freed    map[uint64]int64 // by device: what the live members hold, and the restore ends
+}
+
+// backed is what a restore writes at a path, in bytes, beside what is there.
+type backed struct {
+	host  string
+	path  string
+	ino   uint64
+	bytes int64
 }
 
 // Keep adds what has to be kept of a file that is overwritten, in bytes.
 func (r *Room) Keep(bytes int64) { r.kept += bytes }
+
+// PutBack adds what is written at a path of this host beside what is there, in bytes. host and ino say which file of the cut that is, which several members
+// may share; ino is 0 of one that nobody shares.
+func (r *Room) PutBack(host, path string, ino uint64, bytes int64) {
+	b := backed{host, path, ino, bytes}
+	if bytes > 0 && (ino == 0 || !slices.Contains(r.back, b)) {
+		r.back = append(r.back, b)
+	}
+}
+
+// Freed says how many bytes the end of the live members frees before anything is put back, by the device of the file system.
+func (r *Room) Freed(byDevice map[uint64]int64) { r.freed = byDevice }
 
 // Count adds the set of a manifest.
 func (h *Holder) Count(ctx context.Context, room *Room, man images.Manifest) error {
@@ -59,15 +85,54 @@ func (h *Holder) Lacking(dir string, room Room) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	lacks := lacking(
-		demand{"the unpacked images", dir, room.unpacked, free},
-		demand{"what files of the cut hold now, until the restore has succeeded,", dir, room.kept, free},
-		demand{"the images to fetch", h.cfg.Dir, room.objects, objects},
-	)
-	for i := range lacks {
-		lacks[i] += "; " + roomNext
+	return lacking(append(room.putBack(),
+		demand{"the unpacked images", dir, room.unpacked, free, roomNext},
+		demand{"what files of the cut hold now, until the restore has succeeded,", dir, room.kept, free, roomNext},
+		demand{"the images to fetch", h.cfg.Dir, room.objects, objects, roomNext},
+	)...), nil
+}
+
+// putBack is what the file systems of the host must have room for, one demand for each.
+func (r *Room) putBack() []demand {
+	slices.SortStableFunc(r.back, func(a, b backed) int { return cmp.Compare(b.bytes, a.bytes) })
+	byDisk := map[uint64][]backed{}
+	var order []uint64
+	for _, b := range r.back {
+		disk, err := diskOf(filepath.Dir(b.path))
+		if err != nil {
+			continue // the target's plan says what is wrong with that folder
+		}
+		if byDisk[disk] == nil {
+			order = append(order, disk)
+		}
+		byDisk[disk] = append(byDisk[disk], b)
 	}
-	return lacks, nil
+	var out []demand
+	for _, disk := range order {
+		if d, ok := demandOf(byDisk[disk], r.freed[disk]); ok {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// demandOf is what files of one file system demand of it, the largest first, when so many bytes have been freed there. A file takes whole blocks, and the
+// file system notes where they are. Not ok: that file system has no limit, as ramfs.
+func demandOf(files []backed, freed int64) (d demand, ok bool) {
+	d = demand{what: "the content of " + files[0].path, dir: existing(filepath.Dir(files[0].path)), next: "make room there, or mount a larger file system"}
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.dir, &st); err != nil || st.Blocks == 0 {
+		return d, false
+	}
+	d.free = int64(st.Bavail) * st.Bsize
+	for _, b := range files {
+		d.bytes += b.bytes + b.bytes/256 + 4096
+	}
+	d.bytes = max(d.bytes-freed, 0)
+	if more := len(files) - 1; more > 0 {
+		d.what += fmt.Sprintf(" and of %d more", more)
+	}
+	return d, true
 }
 
 // Unpack brings what is missing here of a part, or is damaged, and puts the files that wants chooses into dir as plain files, every byte checked. A

@@ -23,6 +23,7 @@ type demand struct {
 	what        string
 	dir         string
 	bytes, free int64
+	next        string // what makes room, "" if the caller says it
 }
 
 // lacking says of each disk that does not have what is wanted of it how much that is, and how much is free. Folders on one
@@ -32,7 +33,7 @@ func lacking(demands ...demand) []string {
 	byDisk := map[uint64][]demand{}
 	for _, d := range demands {
 		if d.bytes > d.free {
-			out = append(out, fmt.Sprintf("%s needs about %d MiB in %s, and %d MiB are free there", d.what, mib(d.bytes), d.dir, d.free>>20))
+			out = append(out, fmt.Sprintf("%s needs about %d MiB in %s, and %d MiB are free there", d.what, mib(d.bytes), d.dir, d.free>>20)+remedy(d))
 			continue
 		}
 		if disk, err := diskOf(d.dir); err == nil {
@@ -64,7 +65,15 @@ func tooMuchTogether(demands []demand) string {
 		return ""
 	}
 	return fmt.Sprintf("%s need about %d MiB together, and on the disk of %s %d MiB are free",
-		strings.Join(whats, " and "), mib(sum), strings.Join(dirs, " and "), free>>20)
+		strings.Join(whats, " and "), mib(sum), strings.Join(dirs, " and "), free>>20) + remedy(demands[len(demands)-1])
+}
+
+// remedy is what to do where a demand is not met.
+func remedy(d demand) string {
+	if d.next == "" {
+		return ""
+	}
+	return "; " + d.next
 }
 
 // Fits refuses a dump of this host that does not fit: it is staged as plain files first, and then, at worst, all of it is stored again, while the room of
@@ -91,8 +100,8 @@ func (h *Holder) lacksForDump(need int64) ([]string, error) {
 		stored = min(need, need/freedShare+freedLag)
 	}
 	return lacking(
-		demand{"the dump", h.cfg.Staging, need, staging},
-		demand{"what is stored of it", h.cfg.Dir, stored, objects},
+		demand{"the dump", h.cfg.Staging, need, staging, ""},
+		demand{"what is stored of it", h.cfg.Dir, stored, objects, ""},
 	), nil
 }
 
@@ -114,17 +123,18 @@ func mib(n int64) int64 { return (n + 1<<20 - 1) >> 20 }
 
 // diskOf names the file system that a folder is on, or will be once it is made.
 func diskOf(dir string) (uint64, error) {
-	for {
-		var st unix.Stat_t
-		err := unix.Stat(dir, &st)
-		if err == nil {
-			return st.Dev, nil
-		}
-		if !errors.Is(err, unix.ENOENT) || filepath.Dir(dir) == dir {
-			return 0, err
-		}
+	var st unix.Stat_t
+	err := unix.Stat(existing(dir), &st)
+	return st.Dev, err
+}
+
+// existing is the innermost folder of a path that is there. What is missing below it is made.
+func existing(dir string) string {
+	var st unix.Stat_t
+	for errors.Is(unix.Stat(dir, &st), unix.ENOENT) && filepath.Dir(dir) != dir {
 		dir = filepath.Dir(dir)
 	}
+	return dir
 }
 
 // fullBelow is so little room that whatever failed meanwhile failed for want of it: CRIU's log, which would say so, has no room

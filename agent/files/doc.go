@@ -6,5 +6,5 @@
 // each folder is reached step by step without links that another user could have made, and what is there is looked at through a
 // descriptor before a byte is read or written (PutBack). Regular files only are opened, and never with a wait.
 //
-// It may import agent/proc, golang.org/x/sys and the standard library.
+// It may import agent/proc, internal/disk, golang.org/x/sys and the standard library.
 package files

@@ -249,8 +249,8 @@ func TestKeptFits(t *testing.T) {
 	defer func() { must(t, unix.Unmount(small, 0)) }()
 	s := source(t, home+"/f", "of the cut", 0o600)
 	write(t, home+"/f", strings.Repeat("x", 16<<20), user)
-	if kept, err := Check(s); err != nil || kept != 16<<20-10 {
-		t.Errorf("kept: %d, %v", kept, err)
+	if taken, err := Check(s); err != nil || taken.Kept != 16<<20-10 {
+		t.Errorf("kept: %d, %v", taken.Kept, err)
 	}
 	if _, err := PutBack(small+"/undo", nil, nil, []Source{s}); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "15 MiB") && !strings.Contains(err.Error(), "16 MiB") {
 		t.Errorf("it is overwritten: %v", err)

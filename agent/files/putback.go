@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent/proc"
+	"ss/internal/disk"
 )
 
 // Source is a file of a cut that is to be put back.
@@ -119,26 +120,73 @@ type Placed struct {
 	Dev, Ino uint64
 }
 
-// Check says beforehand what would keep PutBack from putting the file back. nil: nothing that can be seen. kept is how many bytes more than the
-// file had at the cut are there now: so much at least PutBack has to keep beside it.
-func Check(s Source) (kept int64, err error) {
+// Taken is what a file of a cut will take of the host when it is put back, in bytes.
+type Taken struct {
+	Kept  int64 // of the undo folder: how much more than at the cut is there now, so much at least PutBack has to keep
+	Grown int64 // of the file system that the file is on: what is put aside there keeps its own until the restore has succeeded
+}
+
+// Check says beforehand what would keep PutBack from putting the file back. nil: nothing that can be seen.
+func Check(s Source) (Taken, error) {
+	taken := Taken{Grown: s.needed()}
+	found := false
 	for _, name := range append([]string{s.Path}, s.Links...) {
 		if name == "" {
 			continue
 		}
-		n, err := s.check(name)
+		there, err := s.check(name)
 		if err != nil {
-			return 0, fmt.Errorf("%s cannot be put back: %w", name, err)
+			return Taken{}, fmt.Errorf("%s cannot be put back: %w", name, err)
 		}
-		kept = max(kept, n)
+		if there == nil {
+			continue
+		}
+		taken.Kept = max(taken.Kept, min(there.Blocks*512, there.Size)-s.Size, 0)
+		if !found { // the first that is right is the one that is overwritten
+			taken.Grown, found = max(s.needed()-there.Blocks*512, 0), true
+		}
 	}
-	return kept, nil
+	if have := s.nameless(); have > 0 {
+		taken.Grown = max(s.needed()-have, 0)
+	}
+	return taken, nil
 }
 
-func (s Source) check(name string) (kept int64, err error) {
+// needed is how many bytes the file takes of a disk. Cuts of earlier versions do not say it of sparse files.
+func (s Source) needed() int64 {
+	if s.Blocks == 0 && s.Modified == 0 {
+		return s.Size
+	}
+	return s.Blocks
+}
+
+// nameless is how many bytes of its disk a file without a name has that PutBack finds by its handle.
+func (s Source) nameless() int64 {
+	if !s.InPlace || s.Path != "" || s.Handle == "" || len(s.Gone) == 0 {
+		return 0
+	}
+	p, err := locate("/", s.Gone[0], nil)
+	if err != nil {
+		return 0
+	}
+	defer p.close()
+	file, err := p.openHandle(s.Handle)
+	if err != nil || file == nil {
+		return 0
+	}
+	defer file.Close()
+	var st unix.Stat_t
+	if unix.Fstat(int(file.Fd()), &st) != nil || idOf(&st) != (id{s.Dev, s.Ino}) || st.Nlink == 0 {
+		return 0
+	}
+	return st.Blocks * 512
+}
+
+// check returns the file that has the name if it is one that PutBack overwrites.
+func (s Source) check(name string) (there *unix.Stat_t, err error) {
 	p, err := locate("/", name, nil)
 	if err != nil {
-		return 0, ignoreGone(err) // folders that are missing are made
+		return nil, ignoreGone(err) // folders that are missing are made
 	}
 	defer p.close()
 	fd, st, err := p.look()
@@ -146,20 +194,20 @@ func (s Source) check(name string) (kept int64, err error) {
 		err := changeable(fd, name)
 		_ = unix.Close(fd)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			return 0, fmt.Errorf("a folder has its name: %w", unix.EISDIR)
+			return nil, fmt.Errorf("a folder has its name: %w", unix.EISDIR)
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFREG && int(st.Uid) == s.UID && int(st.Gid) == s.GID && (s.InPlace && idOf(&st) == (id{s.Dev, s.Ino}) || !s.InPlace && st.Nlink == 1) {
-			return max(min(st.Blocks*512, st.Size)-s.Size, 0), nil // it is overwritten, whoever may write in the folder
+			return &st, nil // whoever may write in the folder
 		}
 	}
 	err = p.as(s, func() error { return unix.Faccessat(p.fd, ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS) })
 	if err != nil {
-		return 0, p.advise(s, &os.PathError{Op: "write in", Path: p.dir, Err: err})
+		return nil, p.advise(s, &os.PathError{Op: "write in", Path: p.dir, Err: err})
 	}
-	return 0, nil
+	return nil, nil
 }
 
 // record notes where the file is, by all names that the images may have for it.
@@ -435,18 +483,9 @@ func Paths(sources []Source) []string {
 	return slices.Compact(out)
 }
 
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 func removeAll(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(dir))
+	return disk.SyncDir(filepath.Dir(dir))
 }

@@ -89,7 +89,7 @@ const maxHoles = 64 << 30
 // Holding is what a running member has open or mapped.
 type Holding struct {
 	Seen    []Seen
-	Written []string // paths of the files whose content would be in a cut
+	Written []string // what /proc calls the files whose content would be in a cut
 }
 
 // Look lists what a running member has open or mapped.
@@ -103,7 +103,7 @@ func Look(ctx context.Context, t Tree) (Holding, error) {
 	for _, key := range s.order {
 		f := s.files[key]
 		for link := range f.links {
-			if f.kept() && !strings.HasSuffix(link, deleted) {
+			if f.kept() {
 				h.Written = append(h.Written, link)
 			}
 		}

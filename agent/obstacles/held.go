@@ -62,7 +62,7 @@ func (s *survey) eventDescriptor(pid, fd int, kind string) {
 		return // closed meanwhile
 	}
 	if info.Semaphore {
-		s.add(pid, "holds an eventfd that counts as a semaphore (descriptor %d, EFD_SEMAPHORE), which CRIU would restore as one that does not: have it use a pipe or a POSIX semaphore", fd)
+		s.add(pid, "holds an eventfd with EFD_SEMAPHORE (descriptor %d), and CRIU restores it without that flag: let the program use a pipe or a POSIX semaphore", fd)
 	}
 	if kind == "[eventpoll]" {
 		s.watches(pid, fd, info.Watched)

@@ -170,12 +170,20 @@ func (s *survey) process(pid int) {
 		tracer, _ := strconv.Atoi(v)
 		s.add(pid, "is being traced by %s, and a process has one tracer only: end that debugger or strace", proc.Whose(tracer))
 	}
+	s.worksInProc(pid)
 	s.procFolder(pid)
 	s.socketsInRoot(pid)
 	s.program(pid)
 	s.descriptorLimit(pid)
-	if dir := proc.WorkingDir(pid); otherThread(dir) {
-		s.add(pid, "works in %s, which tells of a thread and that CRIU can't open again before it has made the thread: have it change to another folder", dir)
+}
+
+// worksInProc looks for a process that works in the folder of a process in /proc: there is none when its working folder is restored.
+func (s *survey) worksInProc(pid int) {
+	dir := strings.TrimSuffix(proc.WorkingDir(pid), deletedSuffix)
+	rest, ok := strings.CutPrefix(dir, proc.Root+"/")
+	first, _, _ := strings.Cut(rest, "/")
+	if _, err := strconv.Atoi(first); ok && err == nil {
+		s.add(pid, "works in %s, a folder of a process, which no restore can make: have it change to another folder, such as with cd /", dir)
 	}
 }
 

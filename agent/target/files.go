@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"ss/agent/files"
+	"ss/agent/proc"
 )
 
 // files looks for the files and folders that the images refer to by path and do not hold.
@@ -17,6 +20,7 @@ func (t *plan) files() {
 	for _, c := range t.Coming {
 		stored := c.storedPaths()
 		for _, f := range c.Needs.Files {
+			t.executable(c, f, stored[f.Path])
 			if !stored[f.Path] && !files.Rewritten(f.Path, c.Seen) {
 				if err := checkFile(f); err != nil {
 					t.add(c, "%v", err)
@@ -27,10 +31,41 @@ func (t *plan) files() {
 			if c.makes(d) {
 				continue
 			}
-			if fi, err := os.Stat(d); err != nil || !fi.IsDir() {
+			if number, ok := strings.CutPrefix(d, proc.Root+"/"); ok && ofProcess(number) {
+				t.add(c, "a process works in %s, a folder of a process, which is not there when CRIU restores it: let the process change its working folder (such as cd /)", d)
+				continue
+			}
+			switch fi, err := os.Stat(d); {
+			case err != nil && OfTheKernel(d):
+				t.kernelLacks(c, d, err)
+			case err != nil || !fi.IsDir():
 				t.add(c, "there is no folder %s; make it", d)
 			}
 		}
+	}
+}
+
+// executable looks whether the kernel lets root make a file a process's program again (prctl(2), PR_SET_MM_EXE_FILE), or map it to be run (mmap(2), EPERM). A file that
+// is put back has the mode that it had.
+func (t *plan) executable(c Arrival, f NeededFile, stored bool) {
+	at := f.Path
+	var st unix.Stat_t
+	switch {
+	case !f.Program && !f.Mapped || strings.HasPrefix(at, "/dev/") && !strings.HasPrefix(at, "/dev/shm/") || strings.HasPrefix(at, "/proc/"):
+		return
+	case unix.Stat(at, &st) == nil:
+		if f.Program && !stored && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o111 == 0 {
+			t.add(c, "the program %s may not be executed by anybody (its mode is %#o): chmod +x %s", at, st.Mode&0o7777, at)
+		}
+	case stored:
+		dir, err := existing(filepath.Dir(at))
+		if err != nil {
+			return // putBackable says so
+		}
+		at = dir
+	}
+	if mountedNoexec(at) {
+		t.add(c, "%s is on a file system that is mounted noexec, and a process runs it: mount it without noexec", f.Path)
 	}
 }
 
@@ -46,9 +81,6 @@ func checkFile(f NeededFile) error {
 	if err != nil {
 		return err
 	}
-	if err := executable(f, &st); err != nil {
-		return err
-	}
 	if f.BuildID != "" {
 		if id := files.BuildID(f.Path); id != f.BuildID {
 			return fmt.Errorf("%s is another build (build id %s, the images need %s); install the same package", f.Path, orNone(id), f.BuildID)
@@ -59,19 +91,25 @@ func checkFile(f NeededFile) error {
 	return nil
 }
 
-// executable looks whether the kernel lets root map a file as a program (prctl(2), PR_SET_MM_EXE_FILE; mmap(2), EPERM).
-func executable(f NeededFile, st *unix.Stat_t) error {
-	if !f.Mapped {
-		return nil
+// kernelLacks says that the kernel of this host does not have a file or folder of /proc or /sys.
+func (t *plan) kernelLacks(c Arrival, path string, err error) {
+	t.add(c, "%s, which it has open: %v; this host's kernel, or a device that it lacks, would have to make it: restore to a host that has it, or have the program close it before the snapshot", path, err)
+}
+
+// OfTheKernel says whether a path is one in /proc or /sys that tells of the host: of sysctls, devices, modules. Processes and control groups come with the member.
+func OfTheKernel(path string) bool {
+	if strings.HasSuffix(path, " (deleted)") {
+		return false
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(f.Path, &fs); err == nil && fs.Flags&unix.ST_NOEXEC != 0 {
-		return fmt.Errorf("%s is on a file system that is mounted noexec, and the program runs from it; mount it without noexec", f.Path)
-	}
-	if f.Program && st.Mode&0o111 == 0 {
-		return fmt.Errorf("%s has the mode %#o and cannot be executed, and the program runs from it; chmod +x %s", f.Path, st.Mode&0o7777, f.Path)
-	}
-	return nil
+	inProc, ok := strings.CutPrefix(path, proc.Root+"/")
+	return ok && !ofProcess(inProc) || strings.HasPrefix(path, "/sys/") && !strings.HasPrefix(path, "/sys/fs/cgroup/")
+}
+
+// ofProcess says whether a path in /proc is that of a process's folder, or below it.
+func ofProcess(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	_, err := strconv.Atoi(first)
+	return err == nil
 }
 
 func orNone(s string) string {

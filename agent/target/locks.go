@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // comingLock is a lock on its way here.
@@ -70,6 +72,11 @@ func (t *plan) lockedTogether(l, o comingLock) {
 	default:
 		t.add(l.Arrival, "%s conflicts with one of %s of %s: restore them to different hosts", l.NeededLock, o.Member, o.Source)
 	}
+}
+
+// LockOn is the need for a lock that a process of this host has on the file of a path.
+func LockOn(path string, l proc.Lock) NeededLock {
+	return NeededLock{Path: path, Flock: l.Flock, Write: l.Write, Start: l.Start, End: l.End}
 }
 
 // conflicts says whether two locks cannot be on one file at a time, if different programs hold them. The kernel keeps those of flock(2) and of fcntl(2) apart.

@@ -1,6 +1,11 @@
 package target
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+
+	"ss/agent/files"
+)
 
 // Needs is what an image folder needs of a host.
 type Needs struct {
@@ -54,10 +59,31 @@ type NeededObjects struct {
 	Devices []NeededDevice `json:"devices,omitempty"` // that packet sockets are bound to
 	// Unlinked are the names that files had which have none any more, or another one: CRIU gives them these names for a moment.
 	Unlinked []string `json:"unlinked,omitempty"`
+	// Ghosts are those of them that had no name at all, whose content only the images hold: CRIU makes each again beside where it was. Cuts of earlier
+	// versions do not say.
+	Ghosts []NeededGhost `json:"ghosts,omitempty"`
 	// Locks are those that CRIU takes again, on files that have a name.
 	Locks []NeededLock `json:"locks,omitempty"`
 	// Leases are those that CRIU takes again, on files that have a name.
 	Leases []NeededLease `json:"leases,omitempty"`
+}
+
+// NeededGhost is a file or folder that had no name any more, under the one that it had.
+type NeededGhost struct {
+	Path  string `json:"path"`
+	Mode  uint32 `json:"mode"` // st_mode
+	Ino   uint64 `json:"ino"`  // on the host of the cut
+	Bytes int64  `json:"bytes,omitempty"`
+
+	Program bool `json:"program,omitempty"` // the file that a process was started from
+	Mapped  bool `json:"mapped,omitempty"`  // to be run
+}
+
+// In says whether the file is one of those that the cut holds. These are put back before CRIU, which makes none of them.
+func (g NeededGhost) In(list []files.Stored) bool {
+	return slices.ContainsFunc(list, func(f files.Stored) bool {
+		return f.Deleted && f.Ino == g.Ino && slices.Contains(f.Gone, g.Path)
+	})
 }
 
 // NeededLock is a lock on a file or folder.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"ss/agent/files"
 
@@ -41,14 +41,14 @@ func (t *plan) paths() {
 			}
 		}
 		for _, path := range c.Needs.Objects.Ended {
-			t.add(c, "it has %s open, of a process that has ended: close it", path)
+			t.add(c, "it has %s open, a file of a process that has ended: let the program close it", path)
 		}
 		for _, path := range c.Needs.Objects.Unlinked {
 			t.leftLink(c, path)
 		}
 		for _, s := range c.Made {
 			if files.Missing(s.Path) {
-				t.nameable(c, s.Path)
+				t.nameable(c, theKind(s.Mode), s.Path)
 			}
 		}
 		for _, w := range c.Needs.Objects.Watched {
@@ -70,8 +70,8 @@ func (t *plan) opened(c Arrival, p NeededPath, listed bool) {
 	kind := kindOf(p.Mode)
 	switch {
 	case err != nil && listed:
-	case err != nil && kernelMade(p.Path):
-		t.add(c, "%s, which it has open: %v; this host's kernel, or a device that it lacks, would have to make it: restore to a host that has it, or have the program close it before the snapshot", p.Path, err)
+	case err != nil && OfTheKernel(p.Path):
+		t.kernelLacks(c, p.Path, err)
 	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
 		t.add(c, "there is no %s, which was %s; make it%s", p.Path, kind, fifoRemedy(p))
 	case err != nil:
@@ -88,11 +88,6 @@ func (t *plan) opened(c Arrival, p NeededPath, listed bool) {
 	}
 }
 
-// kernelMade says whether the kernel makes a file, of what the host has.
-func kernelMade(path string) bool {
-	return strings.HasPrefix(path, "/proc/sys/") || strings.HasPrefix(path, "/sys/")
-}
-
 func fifoRemedy(p NeededPath) string {
 	if p.Mode&unix.S_IFMT != unix.S_IFIFO {
 		return ""
@@ -100,16 +95,13 @@ func fifoRemedy(p NeededPath) string {
 	return fmt.Sprintf(": mkfifo -m %o %s", p.Mode&0o7777, p.Path)
 }
 
-// ghostName is what CRIU adds to the name of a file that had been removed, at most: the number is random.
-const ghostName = ".cr.XXXXXXXX.ghost"
-
-// nameable looks whether CRIU, or the agent, can make a name in its folder.
-func (t *plan) nameable(c Arrival, path string) {
+// nameable looks whether CRIU, or the agent, can make a name in its folder. what begins the sentence.
+func (t *plan) nameable(c Arrival, what, path string) {
 	dir, err := existing(filepath.Dir(path))
 	if err != nil {
-		t.add(c, "%s cannot be made: %v", path, err)
+		t.add(c, "%s %s cannot be made: %v", what, path, err)
 	} else if why := unchangeable(dir); why != "" {
-		t.add(c, "%s cannot be made: the folder %s %s", path, dir, why)
+		t.add(c, "%s %s cannot be made: the folder %s %s", what, path, dir, why)
 	}
 }
 
@@ -119,9 +111,8 @@ const fakeLink = ".cr_link"
 // leftLink looks for what keeps CRIU from giving a file that had been removed its name for a moment: the name is in use, and so is the one that CRIU
 // takes then, which it always removes. One that is there was left by a CRIU that was killed.
 func (t *plan) leftLink(c Arrival, path string) {
-	t.nameable(c, path)
-	if n := len(filepath.Base(path)) + len(ghostName); n > unix.NAME_MAX {
-		t.add(c, "the file %s had been removed, and CRIU gives it a name that is %d bytes longer for a moment, which is too long by %d: give such files shorter names", path, len(ghostName), n-unix.NAME_MAX)
+	if !slices.ContainsFunc(c.Needs.Objects.Ghosts, func(g NeededGhost) bool { return g.Path == path }) { // ghosts looks at those
+		t.nameable(c, "the file", path)
 	}
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) != nil {

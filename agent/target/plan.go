@@ -63,8 +63,8 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 	t.names()
 	t.pids()
 	t.paths()
+	t.ghosts()
 	t.files()
-	t.room()
 	if err := t.sockets(ctx); err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func (t *plan) unixPath(c Arrival, u NeededUnix) {
 		t.add(c, "there is no folder %s for the UNIX socket %s; make it", dir, u.Path)
 		return
 	}
-	t.nameable(c, u.Path) // CRIU removes what has the name, and binds it again
+	t.nameable(c, "the UNIX socket", u.Path) // CRIU removes what has the name, and binds it again
 	var st unix.Stat_t
 	if err := unix.Lstat(u.Path, &st); err != nil {
 		return // free

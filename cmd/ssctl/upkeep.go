@@ -19,7 +19,7 @@ func (a *app) repairCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "repair [JOB|CUT|latest]", Short: "Restore missing or damaged copies of cuts", Args: args(0, 1),
 		Long: "repair has every host and vault look through what it holds of the cuts, heals what is damaged from another copy, and makes new copies\n" +
-			"where there are fewer than the job wants. A host that does not answer is not known to hold anything: a part that needs its copy is unconfirmed,\n" +
+			"where there are fewer than the job wants. Nobody knows what a silent host holds, so a part that needs its copy counts as unconfirmed,\n" +
 			"and repair fails. No other copy is made in its place before you say that it is gone for good, with ssctl host rm HOST --lost.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			if len(argv) == 0 && of.job != "" {

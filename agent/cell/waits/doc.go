@@ -1,4 +1,4 @@
-// Package waits keeps a snapshot from being felt by threads that wait in a system call.
+// Package waits hides a snapshot from threads that wait in a system call.
 //
 // A frozen thread stands at the end of its call, with a restart code in its registers: the kernel takes it back onto the call when
 // nothing but the freezer has interrupted it. CRIU does not know what to do with one of these codes (ERESTART_RESTARTBLOCK: poll,

@@ -64,6 +64,9 @@ func (Editor) Needs(dir string) (target.Needs, error) {
 	if n.Objects, err = neededObjects(dir, entries, ghosts); err != nil {
 		return n, fmt.Errorf("what the images need: %w", err)
 	}
+	if n.Objects.Ghosts, err = ghostsOf(dir, entries, files); err != nil {
+		return n, fmt.Errorf("what the images need: %w", err)
+	}
 	return n, nil
 }
 
@@ -72,10 +75,12 @@ type fileSet struct {
 	files map[uint32]*target.NeededFile
 	dirs  map[uint32]string
 	used  map[string]bool // folders: working directories, roots, opened ones
+
+	programs, mapped map[uint32]bool // files that processes were started from, and have mapped to be run; deleted ones too
 }
 
 func neededFiles(entries []*fdinfo.FileEntry, ghosts map[uint32]bool) *fileSet {
-	set := &fileSet{files: map[uint32]*target.NeededFile{}, dirs: map[uint32]string{}, used: map[string]bool{}}
+	set := &fileSet{files: map[uint32]*target.NeededFile{}, dirs: map[uint32]string{}, used: map[string]bool{}, programs: map[uint32]bool{}, mapped: map[uint32]bool{}}
 	for _, e := range entries {
 		reg := e.GetReg()
 		if e.GetType() != fdinfo.FdTypes_REG || reg == nil || ghosts[reg.GetId()] {
@@ -155,6 +160,7 @@ func (s *fileSet) readProcess(dir string, pid uint32) error {
 	if err != nil {
 		return err
 	}
+	s.programs[memory.GetExeFileId()] = true
 	if f := s.files[memory.GetExeFileId()]; f != nil {
 		f.Mapped, f.Program = true, true
 	}
@@ -162,9 +168,16 @@ func (s *fileSet) readProcess(dir string, pid uint32) error {
 		if vma.GetStatus()&(vmaFilePrivate|vmaFileShared) == 0 || vma.GetShmid() > 1<<32-1 {
 			continue
 		}
-		if f := s.files[uint32(vma.GetShmid())]; f != nil {
-			f.Mapped = f.Mapped || vma.GetProt()&unix.PROT_EXEC != 0
+		f := s.files[uint32(vma.GetShmid())]
+		if f != nil {
 			f.Write = f.Write || vma.GetFdflags()&unix.O_ACCMODE != unix.O_RDONLY // by which CRIU opens what is mapped
+		}
+		if vma.GetProt()&unix.PROT_EXEC == 0 {
+			continue
+		}
+		s.mapped[uint32(vma.GetShmid())] = true
+		if f != nil {
+			f.Mapped = true
 		}
 	}
 	places, err := ReadOne(filepath.Join(dir, fmt.Sprintf("fs-%d.img", pid)), &fs.FsEntry{})
@@ -191,7 +204,7 @@ func (s *fileSet) list() ([]target.NeededFile, []string) {
 		}
 		have, ok := byPath[f.Path]
 		if ok {
-			f.Mapped, f.Write, f.Append = f.Mapped || have.Mapped, f.Write || have.Write, f.Append || have.Append
+			f.Program, f.Mapped, f.Write, f.Append = f.Program || have.Program, f.Mapped || have.Mapped, f.Write || have.Write, f.Append || have.Append
 			f.BuildID, f.Size = cmp.Or(f.BuildID, have.BuildID), max(f.Size, have.Size)
 		}
 		byPath[f.Path] = *f

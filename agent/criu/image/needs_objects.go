@@ -2,14 +2,17 @@ package image
 
 import (
 	"cmp"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
+	ghost_file "github.com/checkpoint-restore/go-criu/v7/crit/images/ghost-file"
 	packet_sock "github.com/checkpoint-restore/go-criu/v7/crit/images/packet-sock"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/regfile"
+	remap_file_path "github.com/checkpoint-restore/go-criu/v7/crit/images/remap-file-path"
 	sk_inet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	sk_unix "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-unix"
 	"golang.org/x/sys/unix"
@@ -69,6 +72,42 @@ func unlinked(dir string, files []*fdinfo.FileEntry) ([]string, error) {
 	return out, nil
 }
 
+// ghostsOf lists what had no name at all at the dump, under each that it had. The first has its bytes.
+func ghostsOf(dir string, files []*fdinfo.FileEntry, set *fileSet) ([]target.NeededGhost, error) {
+	remaps, err := readRemaps(dir)
+	if err != nil {
+		return nil, err
+	}
+	names := map[uint32]string{}
+	for _, f := range files {
+		if reg := f.GetReg(); reg != nil {
+			names[reg.GetId()] = filepath.Join("/", strings.TrimSuffix(reg.GetName(), deletedSuffix))
+		}
+	}
+	var out []target.NeededGhost
+	counted := map[uint32]bool{}
+	for _, e := range remaps.entries() {
+		name := names[e.GetOrigId()]
+		if e.GetRemapType() != remap_file_path.RemapType_GHOST || name == "" {
+			continue
+		}
+		image := ghostFile(dir, e.GetRemapId())
+		head, err := readHead(image, "ghost-file", &ghost_file.GhostFileEntry{})
+		if err != nil {
+			return nil, err
+		}
+		g := target.NeededGhost{Path: name, Mode: head.GetMode(), Ino: head.GetIno(), Program: set.programs[e.GetOrigId()], Mapped: set.mapped[e.GetOrigId()]}
+		if st, err := os.Stat(image); err == nil && !counted[e.GetRemapId()] && g.Mode&unix.S_IFMT == unix.S_IFREG {
+			g.Bytes = st.Size() // CRIU writes no holes there
+			counted[e.GetRemapId()] = true
+		}
+		if !slices.Contains(out, g) {
+			out = append(out, g)
+		}
+	}
+	return out, nil
+}
+
 func addObject(n *target.NeededObjects, f *fdinfo.FileEntry, ghosts map[uint32]bool, pids map[int]bool) error {
 	switch f.GetType() {
 	case fdinfo.FdTypes_REG:
@@ -117,7 +156,7 @@ func addDevices(n *target.NeededObjects, sk *packet_sock.PacketSockEntry) {
 // addPath adds a path that CRIU opens. It compares the mode, and of a regular file the size if the file is not a log.
 func addPath(n *target.NeededObjects, reg *regfile.RegFileEntry) {
 	path := filepath.Join("/", reg.GetName())
-	if strings.HasPrefix(path, "/proc/sys/") || strings.HasPrefix(path, "/sys/") { // the kernel makes them, of what the host has
+	if target.OfTheKernel(path) {
 		n.Paths = append(n.Paths, target.NeededPath{Path: path, Size: -1})
 		return
 	}
