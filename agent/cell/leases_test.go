@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,11 +17,7 @@ import (
 // awaitArguments returns when a process that was just started tells its arguments: while it executes its program it has none.
 func awaitArguments(t *testing.T, pid int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); len(proc.Arguments(pid)) == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("process %d has no arguments", pid)
-		}
-	}
+	eventually(t, "the arguments of its program", func() bool { return len(proc.Arguments(pid)) > 0 })
 }
 
 // TestOpens: a process that has a file open or mapped is named, and not if it is of a member of the job. What is open as a path only, and another file, are nobody's. It is not opened for that: its lease
