@@ -205,10 +205,10 @@ type Host interface {
 	Holders(ctx context.Context, inodes []uint64) (map[uint64]string, error)
 	// Locks lists the locks on these files that other processes than the job's members hold.
 	Locks(ctx context.Context, job string, files []target.FileID) ([]target.HostLock, error)
-	// Opens lists which other processes than the job's members have these files open or mapped.
-	Opens(ctx context.Context, job string, files map[target.FileID]bool) ([]target.HostOpen, error)
 	// Freed says how many bytes the end of the job's members frees, by the device of the file system: of files without a name that they hold.
 	Freed(ctx context.Context, job string) (map[uint64]int64, error)
+	// Opens lists which other processes than the job's members have these files open or mapped.
+	Opens(ctx context.Context, job string, files map[target.FileID]bool) ([]target.HostOpen, error)
 	// Clear destroys TCP sockets that no program holds any more and that stand in the way of those that are to come (FIN-WAIT, TIME-WAIT and so on).
 	Clear(ctx context.Context, coming []target.NeededSocket) error
 }

@@ -17,10 +17,9 @@ func (noCells) Locks(context.Context, string, []target.FileID) ([]target.HostLoc
 	return nil, nil
 }
 
+func (noCells) Freed(context.Context, string) (map[uint64]int64, error) { return nil, nil }
 func (noCells) Opens(context.Context, string, map[target.FileID]bool) ([]target.HostOpen, error) {
 	return nil, nil
 }
-
-func (noCells) Freed(context.Context, string) (map[uint64]int64, error) { return nil, nil }
 
 func (peers) Reach(context.Context, custody.Peer) error { return nil }

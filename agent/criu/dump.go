@@ -199,6 +199,9 @@ func (d *dump) Run(ctx context.Context, conns []uint64, captured func()) (agent.
 	watch.close()
 	result, err := image.DumpResult(d.dir)
 	if err == nil {
+		err = addLocks(d.dir, d.unit.Pid)
+	}
+	if err == nil {
 		result.Ends, err = d.ends(conns, early)
 	}
 	if err != nil {

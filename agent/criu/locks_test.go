@@ -2,10 +2,14 @@ package criu
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent"
+	"ss/agent/proc"
 	"ss/agent/target"
 )
 
@@ -59,6 +64,53 @@ func TestNeededLocks(t *testing.T) {
 	}
 }
 
+// TestLocksOfHeirs: what children have locked by a descriptor of their parent's is locked after the restore, by them.
+func TestLocksOfHeirs(t *testing.T) {
+	r := newRunner(t)
+	dir := t.TempDir()
+	c := startIn(t, nil, false, nil, "heir", dir)
+	eventually(t, "the locks", func() bool { _, err := os.Stat(filepath.Join(c.dir, "up")); return err == nil })
+	locks := func() (all []unix.Flock_t) {
+		file, err := os.OpenFile(filepath.Join(dir, "file"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		for _, at := range []int64{0, 10, 20, 30} {
+			l := unix.Flock_t{Type: unix.F_WRLCK, Start: at, Len: 1}
+			if err := unix.FcntlFlock(file.Fd(), unix.F_GETLK, &l); err != nil {
+				t.Fatal(err)
+			}
+			if l.Pid > 0 {
+				inner, err := proc.NSPids(int(l.Pid))
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.Pid = int32(inner[len(inner)-1])
+			}
+			all = append(all, l)
+		}
+		return all
+	}
+	want := locks()
+	if want[0].Pid == want[1].Pid || want[1].Pid == want[2].Pid || want[1].Type != unix.F_WRLCK || want[2].Type != unix.F_RDLCK || want[3].Type != unix.F_UNLCK {
+		t.Fatalf("before: %+v", want)
+	}
+	images := dumpCell(t, r, c)
+	c.destroy()
+	if free := locks(); free[1].Type != unix.F_UNLCK {
+		t.Fatalf("the member is gone, and its locks are not: %+v", free)
+	}
+	back, s := restoreCell(t, r, nil, false, images)
+	defer back.destroy()
+	if err := s.Resume(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := locks(); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 // TestRestoreThatWaitsForALock: a restore ends by itself where a lock was taken after R1, and says which. When it is free, the same images are restored.
 func TestRestoreThatWaitsForALock(t *testing.T) {
 	for name, want := range map[string]string{
@@ -97,4 +149,33 @@ func TestRestoreThatWaitsForALock(t *testing.T) {
 			back.destroy()
 		})
 	}
+}
+
+// heirProgram opens a file and locks a part of it, and has two children lock others by the descriptor that they got from it.
+func heirProgram(args []string) int {
+	if len(args) == 3 {
+		start, _ := strconv.Atoi(args[2])
+		if err := unix.FcntlFlock(3, unix.F_SETLK, &unix.Flock_t{Type: int16(start / 10 % 2), Start: int64(start), Len: 10}); err != nil {
+			return 1
+		}
+		fmt.Println("locked")
+		return holdProgram([]string{"1", args[1] + args[2]})
+	}
+	file, err := os.OpenFile(args[0]+"/file", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil || unix.FcntlFlock(file.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Len: 10}) != nil {
+		return 1
+	}
+	for _, start := range []string{"10", "20"} {
+		dir := args[1] + start
+		child := exec.Command("/proc/self/exe", "heir", args[0], args[1], start)
+		child.ExtraFiles = []*os.File{file}
+		out, err := child.StdoutPipe()
+		if err = errors.Join(err, os.MkdirAll(dir, 0o700), child.Start()); err != nil {
+			return 1
+		}
+		if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+			return 1
+		}
+	}
+	return holdProgram([]string{"1", args[1]})
 }

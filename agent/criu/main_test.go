@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 			"hold":      holdProgram,
 			"echo":      echoProgram,
 			"lock":      lockProgram,
+			"heir":      heirProgram,
 			"lease":     leaseProgram,
 			"send":      sendProgram,
 			"receive":   receiveProgram,

@@ -267,7 +267,7 @@ func (s *survey) descriptors() error {
 			} else if !slices.ContainsFunc(s.pids, func(pid int) bool { return ptmx[pid] }) {
 				s.add(f.pid, "has the terminal %s open (descriptor %d), whose other end is not part of the member: start it with its input and output redirected", f.link, f.fd)
 			}
-		case isDevice(f.link):
+		case isDevice(f.link) && !isFolder(f):
 			s.add(f.pid, "has the device %s open (descriptor %d), whose state CRIU can't save: close it before the snapshot", f.link, f.fd)
 		case strings.HasPrefix(f.link, "pipe:["):
 			if info, err := proc.ReadFdInfo(f.pid, f.fd); err == nil && info.Flags&unix.O_DIRECT != 0 {
@@ -312,6 +312,12 @@ func (s *survey) logs(outside map[uint64]sockets.Holder, owners map[uint64]int) 
 
 // mqueueMagic is MQUEUE_MAGIC of ipc/mqueue.c.
 const mqueueMagic = 0x19800202
+
+// isFolder says whether an open file is a folder, such as /dev/shm.
+func isFolder(f openFile) bool {
+	var st unix.Stat_t
+	return unix.Stat(proc.FdPath(f.pid, f.fd), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+}
 
 // onFileSystem says whether a descriptor is of a file on a file system of that kind (statfs(2)). It opens nothing.
 func onFileSystem(pid, fd int, magic int64) bool {

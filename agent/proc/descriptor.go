@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -95,6 +96,27 @@ func parseLock(value string) (l Lock, ok bool, err error) {
 		l.End, err = strconv.ParseInt(f[7], 10, 64)
 	}
 	return l, err == nil, err
+}
+
+// LockHolders lists the processes that hold POSIX locks (F_SETLK), as far as this PID namespace sees them: /proc/locks.
+func LockHolders() (map[int]bool, error) {
+	text, err := os.ReadFile(filepath.Join(Root, "locks"))
+	if err != nil {
+		return nil, err
+	}
+	out := map[int]bool{}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line) // "1: POSIX  ADVISORY  WRITE 3568 fd:00:2531452 0 EOF"; "1: -> POSIX …" is of one who waits
+		if len(f) < 8 || f[1] != "POSIX" {
+			continue
+		}
+		pid, err := strconv.Atoi(f[4])
+		if err != nil {
+			return nil, fmt.Errorf("a lock %q", line)
+		}
+		out[pid] = true
+	}
+	return out, nil
 }
 
 // ReadFdInfo reads a descriptor's.

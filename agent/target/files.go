@@ -93,16 +93,30 @@ func checkFile(f NeededFile) error {
 
 // kernelLacks says that the kernel of this host does not have a file or folder of /proc or /sys.
 func (t *plan) kernelLacks(c Arrival, path string, err error) {
+	if t.ofItsCell(c, path) {
+		return
+	}
 	t.add(c, "%s, which it has open: %v; this host's kernel, or a device that it lacks, would have to make it: restore to a host that has it, or have the program close it before the snapshot", path, err)
 }
 
-// OfTheKernel says whether a path is one in /proc or /sys that tells of the host: of sysctls, devices, modules. Processes and control groups come with the member.
+// OfTheKernel says whether a path is one in /proc or /sys that tells of the host: of sysctls, devices, modules, control groups. Processes come with the member.
 func OfTheKernel(path string) bool {
 	if strings.HasSuffix(path, " (deleted)") {
 		return false
 	}
 	inProc, ok := strings.CutPrefix(path, proc.Root+"/")
-	return ok && !ofProcess(inProc) || strings.HasPrefix(path, "/sys/") && !strings.HasPrefix(path, "/sys/fs/cgroup/")
+	return ok && !ofProcess(inProc) || strings.HasPrefix(path, "/sys/")
+}
+
+// ofItsCell says whether a path is that of the control group in which the member is restored, or of one of its files. It is made with the cell, below the agent's,
+// which is there as long as the agent lives.
+func (t *plan) ofItsCell(c Arrival, path string) bool {
+	above, below, ok := strings.Cut(path, "/"+t.Job+"/"+c.Member)
+	if !ok || !strings.HasPrefix(path, "/sys/fs/cgroup/") || below != "" && (below[0] != '/' || strings.Contains(below[1:], "/")) {
+		return false
+	}
+	fi, err := os.Stat(above)
+	return err == nil && fi.IsDir()
 }
 
 // ofProcess says whether a path in /proc is that of a process's folder, or below it.

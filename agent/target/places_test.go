@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ss/agent/files"
+	"ss/agent/proc"
 )
 
 // mounted is an empty tmpfs, remounted with these flags when fill has put into it what is to be there.
@@ -39,7 +40,7 @@ func wrote(t *testing.T, path string, mode os.FileMode) {
 func finds(t *testing.T, c Arrival, look func(*plan), words ...string) {
 	t.Helper()
 	c.Source, c.Member = "hostA", "a"
-	p := plan{Target: Target{Host: "hostA", Coming: []Arrival{c}}}
+	p := plan{Target: Target{Host: "hostA", Job: "j", Coming: []Arrival{c}}}
 	look(&p)
 	if len(p.found) != min(len(words), 1) {
 		t.Fatalf("found %q", p.found)
@@ -183,10 +184,22 @@ func TestWhatTheKernelMakes(t *testing.T) {
 	finds(t, open("/proc/sys/net/ipv4/conf/lo/forwarding"), (*plan).paths)
 	finds(t, open("/proc/sys/net/ipv4/conf/ssnone0/forwarding"), (*plan).paths, "/proc/sys/net/ipv4/conf/ssnone0/forwarding, which it has open", "or a device that it lacks", "restore to a host that has it")
 	finds(t, Arrival{Needs: Needs{Dirs: []string{"/proc/sys/net/ipv4/conf/ssnone0"}}}, (*plan).files, "a device that it lacks")
+	mounts, err := proc.Mounts("cgroup2")
+	if err != nil || len(mounts) == 0 {
+		t.Fatal("no cgroups: ", err)
+	}
+	agents := mounts[0].Mountpoint // above which the agent's cells would be
+	finds(t, open(agents+"/cgroup.procs"), (*plan).paths)
+	finds(t, open(agents+"/j/a"), (*plan).paths)
+	finds(t, open(agents+"/j/a/cgroup.events"), (*plan).paths)
+	finds(t, Arrival{Needs: Needs{Dirs: []string{agents + "/j/a"}}}, (*plan).files)
+	for _, path := range []string{agents + "/ssnone/j/a/cgroup.events", agents + "/j/b/cgroup.events", agents + "/j/a/its-own/cgroup.procs", agents + "/ssnone.slice"} {
+		finds(t, open(path), (*plan).paths, path, "restore to a host that has it")
+	}
 	finds(t, Arrival{Needs: Needs{Dirs: []string{"/proc/1001/fd"}}}, (*plan).files, "works in /proc/1001/fd", "change its working folder")
 	for path, want := range map[string]bool{
 		"/proc/sys/kernel/pid_max": true, "/proc/meminfo": true, "/sys/class/net/eth0/mtu": true, "/proc/net": true,
-		"/proc/1/status": false, "/proc/12": false, "/proc/sys/x (deleted)": false, "/sys/fs/cgroup/ss/a": false, "/srv/proc/x": false,
+		"/proc/1/status": false, "/proc/12": false, "/proc/sys/x (deleted)": false, "/sys/fs/cgroup/ss/a": true, "/srv/proc/x": false,
 	} {
 		if OfTheKernel(path) != want {
 			t.Errorf("%s: want %v", path, want)

@@ -104,11 +104,19 @@ func ReadAll[T proto.Message](path, kind string, like T) ([]T, error) {
 	if err != nil {
 		return nil, err
 	}
+	entries, err := entriesOf[T](img)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", filepath.Base(path), err)
+	}
+	return entries, nil
+}
+
+func entriesOf[T proto.Message](img *crit.CriuImage) ([]T, error) {
 	entries := make([]T, 0, len(img.Entries))
 	for _, e := range img.Entries {
 		entry, ok := e.Message.(T)
 		if !ok {
-			return nil, fmt.Errorf("image %s: an entry of type %T", filepath.Base(path), e.Message)
+			return nil, fmt.Errorf("an entry of type %T", e.Message)
 		}
 		entries = append(entries, entry)
 	}

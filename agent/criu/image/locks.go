@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/checkpoint-restore/go-criu/v7/crit"
 	criu_core "github.com/checkpoint-restore/go-criu/v7/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/fdinfo"
 	file_lock "github.com/checkpoint-restore/go-criu/v7/crit/images/file-lock"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"ss/agent/target"
 )
@@ -110,4 +112,60 @@ func descriptorsOf(dir string, pid int32) (map[uint32]uint32, error) {
 		out[e.GetFd()] = e.GetId()
 	}
 	return out, nil
+}
+
+// ProcessLock is a lock of a process on a range of bytes (POSIX: fcntl(2), F_SETLK).
+type ProcessLock struct {
+	Pid        int // in the member's PID namespace
+	Fd         int // by which it was taken
+	Write      bool
+	Start, End int64 // End is math.MaxInt64 where the range has no end
+}
+
+// AddLocks adds those of the locks to the images that they do not have yet.
+func AddLocks(dir string, held []ProcessLock) error {
+	if len(held) == 0 {
+		return nil
+	}
+	path := filepath.Join(dir, "filelocks.img")
+	img := &crit.CriuImage{Magic: magicOf["filelocks"], EntryType: &file_lock.FileLockEntry{}}
+	var have []*file_lock.FileLockEntry
+	_, err := os.Stat(path)
+	if err == nil {
+		if img, err = decode(path, "filelocks", &file_lock.FileLockEntry{}); err == nil {
+			have, err = entriesOf[*file_lock.FileLockEntry](img)
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	missing := false
+	for _, h := range held {
+		l := h.entry()
+		// A process that has the file open more than once shows its locks by one of these descriptors, and CRIU may have another.
+		if slices.ContainsFunc(have, func(o *file_lock.FileLockEntry) bool {
+			return o.GetFlag() == l.GetFlag() && o.GetPid() == l.GetPid() && o.GetFd() == l.GetFd() && o.GetType() == l.GetType() && o.GetStart() == l.GetStart() && o.GetLen() == l.GetLen()
+		}) {
+			continue
+		}
+		img.Entries = append(img.Entries, &crit.CriuEntry{Message: l})
+		missing = true
+	}
+	if !missing {
+		return nil
+	}
+	return encode(path, img)
+}
+
+// entry is how CRIU writes the lock down (criu/file-lock.c).
+func (l ProcessLock) entry() *file_lock.FileLockEntry {
+	kind, length := uint32(unix.F_RDLCK), int64(0)
+	if l.Write {
+		kind = unix.F_WRLCK
+	}
+	if l.End != math.MaxInt64 {
+		length = l.End - l.Start + 1
+	}
+	return &file_lock.FileLockEntry{Flag: proto.Uint32(lockPOSIX), Type: proto.Uint32(kind), Pid: proto.Int32(int32(l.Pid)), Fd: proto.Int32(int32(l.Fd)),
+		Start: proto.Int64(l.Start), Len: proto.Int64(length)}
 }

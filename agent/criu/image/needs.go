@@ -168,16 +168,13 @@ func (s *fileSet) readProcess(dir string, pid uint32) error {
 		if vma.GetStatus()&(vmaFilePrivate|vmaFileShared) == 0 || vma.GetShmid() > 1<<32-1 {
 			continue
 		}
-		f := s.files[uint32(vma.GetShmid())]
-		if f != nil {
+		runs := vma.GetProt()&unix.PROT_EXEC != 0
+		if runs {
+			s.mapped[uint32(vma.GetShmid())] = true
+		}
+		if f := s.files[uint32(vma.GetShmid())]; f != nil {
+			f.Mapped = f.Mapped || runs
 			f.Write = f.Write || vma.GetFdflags()&unix.O_ACCMODE != unix.O_RDONLY // by which CRIU opens what is mapped
-		}
-		if vma.GetProt()&unix.PROT_EXEC == 0 {
-			continue
-		}
-		s.mapped[uint32(vma.GetShmid())] = true
-		if f != nil {
-			f.Mapped = true
 		}
 	}
 	places, err := ReadOne(filepath.Join(dir, fmt.Sprintf("fs-%d.img", pid)), &fs.FsEntry{})
