@@ -345,15 +345,24 @@ func TestMemberEndsInASnapshot(t *testing.T) {
 	c.MustCtl("run", "ring", "--host", "hostB", "--", "sleep", "1000")
 	victim := c.ps("ring")[0]
 	pid := c.pidOf(victim)
-	agent := c.Agent("hostB").Pid()
-	run := c.ctlTrapped("hostB: preparing", func(*lab.Cmd) {
-		must(t, unix.Kill(agent, unix.SIGSTOP)) // it does not come to an end before the member does
-		must(t, unix.Kill(pid, unix.SIGKILL))
-		must(t, unix.Kill(agent, unix.SIGCONT))
+	c.Host("hostA").HoldDumps(true)
+	run := c.ctlTrapped("hostA: preparing", func(*lab.Cmd) {
+		defer c.Host("hostA").HoldDumps(false)
+		await(t, "CRIU", func() string {
+			for _, p := range c.processes("hostA") {
+				if strings.Contains(p.command, " swrk ") {
+					return ""
+				}
+			}
+			return "none"
+		})
+		must(t, unix.Kill(pid, unix.SIGKILL)) // CRIU comes to it when it has ended
 	}, "snapshot", "ring")
 	<-run.Done()
 	stderr := run.stderr.String()
-	t.Log(stderr)
+	if first, _, _ := strings.Cut(stderr[strings.Index(stderr, "ssctl: "):], "criu "); !strings.Contains(first, "hostA-1: the member has ended meanwhile (signal: killed)") {
+		t.Errorf("what has happened does not come first:\n%s", stderr)
+	}
 	if run.ExitCode() == 0 || strings.Contains(stderr, "the job runs on") || !strings.Contains(stderr, "hostA-1 on hostA has ended (signal: killed)") {
 		t.Fatalf("exit code %d\n%s", run.ExitCode(), stderr)
 	}

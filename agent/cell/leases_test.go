@@ -14,6 +14,12 @@ import (
 	"ss/agent/target"
 )
 
+// awaitArguments returns when a process that was just started tells its arguments: while it executes its program it has none.
+func awaitArguments(t *testing.T, pid int) {
+	t.Helper()
+	eventually(t, "the arguments of its program", func() bool { return len(proc.Arguments(pid)) > 0 })
+}
+
 // TestOpens: a process that has a file open or mapped is named, and not if it is of a member of the job. What is open as a path only, and another file, are nobody's. It is not opened for that: its lease
 // lives.
 func TestOpens(t *testing.T) {
@@ -40,6 +46,7 @@ func TestOpens(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		awaitArguments(t, cmd.Process.Pid)
 		return cmd.Process.Pid
 	}
 	mapping := exec.Command("python3", "-c", "import mmap, os, sys, time\nf = open(sys.argv[1], 'r+b')\nm = mmap.mmap(f.fileno(), 4096)\nf.close()\n"+

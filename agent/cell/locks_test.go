@@ -33,6 +33,7 @@ func TestLocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() })
+	awaitArguments(t, holder.Process.Pid)
 	var st unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		t.Fatal(err)
@@ -71,6 +72,7 @@ func TestLocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = outside.Process.Kill(); _ = outside.Wait() })
+	awaitArguments(t, outside.Process.Pid)
 	found := strings.Join(obstaclesOf(t, g, m), "\n")
 	for _, w := range []string{path + " open (descriptor 3)", "lock that", "(sleep 1001) holds as well", "close its descriptor"} {
 		if !strings.Contains(found, w) {
