@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -11,15 +12,14 @@ import (
 // entitled are the members that a snapshot records (F5 of docs/restore.md): those that the catalogue has where they say they live, of the
 // epoch of the job's last restore. A host only says what lives there, so its word makes nobody a member: what else it names takes no part, its
 // host gets no key for it, and a person is told. The names are unique, as those of the placement are.
-func (c *Cluster) entitled(job store.Job, members []Member) ([]Member, error) {
+func (c *Cluster) entitled(ctx context.Context, job store.Job, members []Member) ([]Member, error) {
 	var out []Member
 	for _, m := range members {
 		placed := slices.Contains(store.Names(job.Placement[m.Host]), m.Name)
 		live := m.State == StateRunning
 		switch {
 		case m.Epoch > job.Restored && len(job.Placement[m.Host]) > 0:
-			return nil, fault.New(fault.Conflict, fmt.Sprintf("%s on %s is of the restore of epoch %d, and this catalogue knows of epoch %d: it is older than the job", m.Name, m.Host, m.Epoch, job.Restored),
-				"use the folder that the restore was made with, or ssctl catalog rebuild in another folder")
+			return nil, c.newer(ctx, job, m)
 		case placed && live && Superseded(m, job):
 			return nil, fault.New(fault.Conflict, fmt.Sprintf("%s on %s is an old copy: it is of epoch %d, and the job was restored with epoch %d", m.Name, m.Host, m.Epoch, job.Restored),
 				fmt.Sprintf("its agent ends it; ssctl ps %s shows when, and ssctl restore latest --job %s makes the job whole", job.Name, job.Name))
@@ -33,4 +33,22 @@ func (c *Cluster) entitled(job store.Job, members []Member) ([]Member, error) {
 		}
 	}
 	return out, nil
+}
+
+// newer says why a member is of a restore that came after the job was read from the catalogue: that restore is under way, or just over, or was made with another catalogue.
+func (c *Cluster) newer(ctx context.Context, job store.Job, m Member) error {
+	restoring, err := c.restoring(ctx, job.Name)
+	if err != nil {
+		return err
+	}
+	now, err := c.Catalogue.Job(ctx, job.Name)
+	if err != nil {
+		return err
+	}
+	if restoring || now.Restored >= m.Epoch {
+		return fault.New(fault.Conflict, fmt.Sprintf("job %s is being restored by another ssctl, and %s on %s is of that restore", job.Name, m.Name, m.Host),
+			"wait until that restore is over, and try again")
+	}
+	return fault.New(fault.Conflict, fmt.Sprintf("%s on %s is of the restore of epoch %d, and this catalogue knows of epoch %d: it is older than the job", m.Name, m.Host, m.Epoch, now.Restored),
+		"use the folder that the restore was made with, or ssctl catalog rebuild in another folder")
 }

@@ -167,7 +167,7 @@ func (k *check) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.members, err = k.c.entitled(job, s.members); err != nil {
+	if s.members, err = k.c.entitled(ctx, job, s.members); err != nil {
 		return err
 	}
 	roster, notices, err := takeRoster(job, s, nil)

@@ -112,7 +112,7 @@ func (a *attempt) latecomers(ctx context.Context) {
 	if err := errors.Join(a.c.heard(ctx, statuses), a.c.stand(ctx, statuses)); err != nil {
 		a.c.Noticef("what %s said late is not in the catalogue: %v", english.Plural(len(statuses), "host", ""), err)
 	}
-	if _, err := a.c.entitled(a.job, members); err != nil {
+	if _, err := a.c.entitled(ctx, a.job, members); err != nil {
 		a.c.Noticef("%v", err)
 	}
 }

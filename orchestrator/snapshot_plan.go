@@ -42,7 +42,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	if job, err = c.Catalogue.Job(ctx, opt.Job); err != nil { // where its members are may have been settled by now
 		return nil, err
 	}
-	if s.members, err = c.entitled(job, s.members); err != nil {
+	if s.members, err = c.entitled(ctx, job, s.members); err != nil {
 		return nil, err
 	}
 	roster, notices, err := takeRoster(job, s, opt.Without)
