@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -38,6 +39,7 @@ func TestMain(m *testing.M) {
 
 // playChild runs in a process of its own, in the network namespace that it gets as descriptor 3.
 func playChild(role string, args []string) error {
+	runtime.LockOSThread() // setns(2) moves a thread, and a goroutine that has waited may go on in another one
 	if err := unix.Setns(3, unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("setns: %w", err)
 	}
