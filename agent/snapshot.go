@@ -15,7 +15,6 @@ import (
 	"ss/agent/custody"
 	"ss/agent/files"
 	"ss/agent/inventory"
-	"ss/agent/proc"
 	"ss/fault"
 	"ss/marker"
 	"ss/store/images"
@@ -157,23 +156,6 @@ func (w *work) each(do func(i int, m Member) error) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
-}
-
-// endedSoon bounds how long is waited for how a member has ended, of which it is known that it has.
-const endedSoon = 200 * time.Millisecond
-
-// ended puts before what failed with a member that this has ended: whatever met that, CRIU for instance, speaks of a process that it misses.
-func (a *Agent) ended(m Member, err error) error {
-	if st, gone := proc.ReadStat(m.Pid); m.Pid == 0 || gone == nil && !st.Dead() || gone != nil && !proc.Gone(gone) {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), endedSoon)
-	defer cancel()
-	now, bad := a.cfg.Cells.AwaitEnd(ctx, m)
-	if bad != nil || now.State != Exited { // what its first process has left runs on
-		return err
-	}
-	return fmt.Errorf("the member has ended meanwhile (%s): %w", now.Exit, err)
 }
 
 // prepare is M1: everything that can fail without touching a member fails here.

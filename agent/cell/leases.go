@@ -16,12 +16,12 @@ import (
 	"ss/agent/target"
 )
 
-// Opens lists who has these files open or mapped, of other processes than the job's members and the agent, which closes what it reads before a restore. It opens none: that would break
-// the leases on it.
+// Opens lists the processes that have these files open or mapped. It leaves out the job's members, and the agent, which closes what it reads before a restore. It opens no file, as that
+// would break the leases on it.
 func (g *Manager) Opens(ctx context.Context, job string, files map[target.FileID]bool) ([]target.HostOpen, error) {
 	out, err := g.opens(ctx, job, files)
 	if err != nil {
-		return nil, fmt.Errorf("list who has files open: %w", err)
+		return nil, fmt.Errorf("list the processes that have files open: %w", err)
 	}
 	return out, nil
 }

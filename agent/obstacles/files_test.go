@@ -130,6 +130,9 @@ func TestDescriptorLimit(t *testing.T) {
 
 // TestDescriptorLimitOfAnotherUser needs root. An agent without CAP_SYS_RESOURCE sees the limits of another user's process, too.
 func TestDescriptorLimitOfAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it needs root: make test runs it")
+	}
 	pid := reading(t, "ulimit -n 6", &syscall.Credential{Uid: 65534, Gid: 65534})
 	s := survey{seen: map[string]bool{}}
 	proc.OnOwnThread(func() { // which ends without the capability
@@ -190,6 +193,9 @@ func TestRemovedLease(t *testing.T) {
 
 // TestRemovedBelow needs root. A program of an overlay's lower layer is replaced, as by an upgrade in a container.
 func TestRemovedBelow(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it needs root: make test runs it")
+	}
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)

@@ -23,7 +23,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "snapshot JOB", Short: "Record a consistent cut of a running job", Args: args(1, 1),
 		Long: "snapshot records a consistent cut of a running job. Without --timeout it is given up if the members of a host do not run again 10 minutes\n" +
-			"after it began, with --stop if there is no cut then. Storing the images while the members run again takes as long as hosts and vaults need; Ctrl-C ends it.",
+			"after it began, with --stop if there is no cut then. After the members run again, storing the images takes as long as hosts and vaults need. Ctrl-C ends it.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.Job, opt.Timeout = argv[0], a.timeout
 			if len(opt.Label) > labelMax || !utf8.ValidString(opt.Label) {

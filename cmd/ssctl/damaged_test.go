@@ -66,6 +66,9 @@ func TestDamagedCatalogueSaysWhatToDo(t *testing.T) {
 		"a link to a FIFO":               func() error { return errors.Join(unix.Mkfifo(dir+"/fifo", 0o600), os.Symlink("fifo", file)) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name == "a device" && os.Geteuid() != 0 {
+				t.Skip("only root makes a device: make test runs it")
+			}
 			if err := errors.Join(os.RemoveAll(file), damage()); err != nil {
 				t.Fatal(err)
 			}

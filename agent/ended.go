@@ -1,0 +1,26 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"ss/agent/proc"
+)
+
+// endedSoon bounds the wait for the exit status of a member that has ended.
+const endedSoon = 200 * time.Millisecond
+
+// ended adds to what failed with a member that the member has ended, if it has. CRIU, for instance, only says that it misses a process.
+func (a *Agent) ended(m Member, err error) error {
+	if st, gone := proc.ReadStat(m.Pid); m.Pid == 0 || gone == nil && !st.Dead() || gone != nil && !proc.Gone(gone) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endedSoon)
+	defer cancel()
+	now, bad := a.cfg.Cells.AwaitEnd(ctx, m)
+	if bad != nil || now.State != Exited { // what its first process has left runs on
+		return err
+	}
+	return fmt.Errorf("the member has ended meanwhile (%s): %w", now.Exit, err)
+}
