@@ -51,18 +51,24 @@ func neededObjects(dir string, files []*fdinfo.FileEntry, ghosts map[uint32]bool
 	return n, nil
 }
 
-// unlinked lists the names of the files that had lost them at the dump.
-func unlinked(dir string, files []*fdinfo.FileEntry) ([]string, error) {
-	remaps, err := readRemaps(dir)
-	if err != nil {
-		return nil, err
-	}
+// lastNames are the paths of files by their numbers in the images. Of a file that was removed it is the one that it had.
+func lastNames(files []*fdinfo.FileEntry) map[uint32]string {
 	names := map[uint32]string{}
 	for _, f := range files {
 		if reg := f.GetReg(); reg != nil {
 			names[reg.GetId()] = filepath.Join("/", strings.TrimSuffix(reg.GetName(), deletedSuffix))
 		}
 	}
+	return names
+}
+
+// unlinked lists the names of the files that had lost them at the dump.
+func unlinked(dir string, files []*fdinfo.FileEntry) ([]string, error) {
+	remaps, err := readRemaps(dir)
+	if err != nil {
+		return nil, err
+	}
+	names := lastNames(files)
 	var out []string
 	for _, e := range remaps.entries() {
 		if name := names[e.GetOrigId()]; name != "" && named(e) {
@@ -78,12 +84,7 @@ func ghostsOf(dir string, files []*fdinfo.FileEntry, set *fileSet) ([]target.Nee
 	if err != nil {
 		return nil, err
 	}
-	names := map[uint32]string{}
-	for _, f := range files {
-		if reg := f.GetReg(); reg != nil {
-			names[reg.GetId()] = filepath.Join("/", strings.TrimSuffix(reg.GetName(), deletedSuffix))
-		}
-	}
+	names := lastNames(files)
 	var out []target.NeededGhost
 	counted := map[uint32]bool{}
 	for _, e := range remaps.entries() {
