@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -281,12 +280,10 @@ func (r *Restoration) execute(ready restoration.Ready) {
 	if ready.Journal != nil {
 		if err := r.note(*ready.Journal); err != nil {
 			r.a.log.Error("journal of a restore", "job", r.job(), "restore", r.plan.ID, "error", err)
-			if r.unsafeWithout(ready) {
+			if ready.Binding {
 				r.fail(err)
-				for _, act := range ready.Actions {
-					go r.post(restoreEvent{ev: restoration.ActionFailed{Action: act, Reason: err.Error()}})
-				}
-				ready.Actions = nil
+				r.step(restoration.Unwritten{Reason: err.Error()})
+				return
 			}
 		}
 	}
@@ -296,11 +293,6 @@ func (r *Restoration) execute(ready restoration.Ready) {
 	for _, m := range ready.Messages {
 		r.send(m)
 	}
-}
-
-// unsafeWithout says whether the work must not begin without its journal entry on disk. What ends a part needs none to be right.
-func (r *Restoration) unsafeWithout(ready restoration.Ready) bool {
-	return slices.Contains(ready.Actions, restoration.ActFence)
 }
 
 // send takes a message to where it goes. The answer to another host's question goes back with its call.

@@ -156,13 +156,12 @@ func (r *runner) step(ev marker.Event) {
 func (r *runner) execute(ready marker.Ready) {
 	if ready.Journal != nil {
 		if err := r.a.journal.put(*ready.Journal); err != nil {
-			// Without its intent on disk nothing may start: a crash now would leave a frozen member behind.
 			r.a.log.Error("journal", "job", r.job, "error", err)
-			if ready.Journal.Phase != marker.Idle {
-				for _, act := range ready.Actions {
-					r.failed(act, err)
+			if ready.Binding {
+				if at := r.attempts[ready.Journal.Key]; at != nil {
+					at.putFailure(err)
 				}
-				r.send(ready.Messages)
+				r.step(marker.Unwritten{Key: ready.Journal.Key, Reason: err.Error()})
 				return
 			}
 		}

@@ -1,10 +1,34 @@
 package agent
 
 import (
+	"os"
+	"strings"
 	"testing"
 
 	"ss/marker"
 )
+
+// aPrepare is what hostA gets first in a snapshot with hostB, with the list of both.
+func aPrepare(t *testing.T) marker.Message {
+	t.Helper()
+	hosts := []marker.HostID{"hostA", "hostB"}
+	core := marker.NewCoordinator(marker.Config{
+		Key:          marker.Key{Job: "job", Snapshot: "20260101-000000-aaaa", Epoch: 1},
+		Participants: hosts, Initiator: "hostB", Lease: 100, PrepareTimeout: 10_000, Timeout: 10_000, AbortTimeout: 10_000,
+	})
+	_, ready, err := core.Step(marker.Begin{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range ready.Messages {
+		if m.Type == marker.MsgPrepare && m.To == "hostA" {
+			m.Participants = hosts
+			return m
+		}
+	}
+	t.Fatalf("the coordinator says %v", ready.Messages)
+	return marker.Message{}
+}
 
 // A renewal that came in time is heard, however long the loop was kept from reading it, and one that came late is not.
 func TestARenewalThatWaitsIsHeard(t *testing.T) {
@@ -17,27 +41,9 @@ func TestARenewalThatWaitsIsHeard(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAgent(t, "hostB")
-			hosts := []marker.HostID{"hostA", "hostB"}
-			core := marker.NewCoordinator(marker.Config{
-				Key:          marker.Key{Job: "job", Snapshot: "20260101-000000-aaaa", Epoch: 1},
-				Participants: hosts, Initiator: "hostB", Lease: 100, PrepareTimeout: 10_000, Timeout: 10_000, AbortTimeout: 10_000,
-			})
-			_, ready, err := core.Step(marker.Begin{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			prepare := aPrepare(t)
 			r := a.newRunner("job") // its loop does not run: it reads late
-			var prepare *marker.Message
-			for _, m := range ready.Messages {
-				if m.Type == marker.MsgPrepare && m.To == "hostA" {
-					prepare = &m
-				}
-			}
-			if prepare == nil {
-				t.Fatalf("the coordinator says %v", ready.Messages)
-			}
-			prepare.Participants = hosts
-			r.handle(input{event: marker.Received{Message: *prepare}})
+			r.handle(input{event: marker.Received{Message: prepare}})
 			if got := r.p.Phase(); got != marker.Preparing {
 				t.Fatalf("it is %v, want preparing", got)
 			}
@@ -48,6 +54,48 @@ func TestARenewalThatWaitsIsHeard(t *testing.T) {
 			r.tick(120)
 			if got := r.p.Phase(); got != c.phase {
 				t.Errorf("it is %v, want %v", got, c.phase)
+			}
+			r.cur.running.Wait()
+			r.cur.ending.Wait()
+		})
+	}
+}
+
+// TestUnwrittenIsUnsaid: where the entry of a step cannot be written, nothing that depends on it is said, and the attempt is given up.
+func TestUnwrittenIsUnsaid(t *testing.T) {
+	prepare := aPrepare(t)
+	key := prepare.Key
+	for phase, step := range map[marker.Phase]func(r *runner){
+		marker.Preparing: func(r *runner) { r.step(marker.Received{Message: prepare}) },
+		marker.Complete: func(r *runner) {
+			entry := marker.Entry{Key: key, Phase: marker.Complete}
+			r.p, _ = marker.Recover("hostA", "job", entry)
+			r.execute(marker.Ready{Journal: &entry, Binding: true, Messages: []marker.Message{{Type: marker.MsgComplete, Key: key}}})
+		},
+	} {
+		t.Run(phase.String(), func(t *testing.T) {
+			a := newAgent(t)
+			r := a.newRunner("job") // its loop does not run
+			at := &Attempt{line: newLine[Out](), r: r, open: Open{Key: key}}
+			r.attempts[key] = at
+			if err := os.RemoveAll(a.journal.dir); err != nil {
+				t.Fatal(err)
+			}
+			step(r)
+			if got := r.p.Phase(); got != marker.RollingBack {
+				t.Errorf("it is %v", got)
+			}
+			failed := false
+			for _, out := range at.Take() {
+				if m := out.Message; m != nil {
+					failed = failed || m.Type == marker.MsgFailed && strings.Contains(m.Reason, "write the journal")
+					if m.Type != marker.MsgFailed {
+						t.Errorf("it says %v", *m)
+					}
+				}
+			}
+			if !failed {
+				t.Error("it does not say that it has failed")
 			}
 			r.cur.running.Wait()
 			r.cur.ending.Wait()

@@ -13,5 +13,6 @@ type mistakes struct {
 	completeEarly       bool // M9: be complete while a gate still keeps something from a peer's record
 	noLease             bool // M11: never give up by itself
 	steal               bool // M12: let a Prepare of a higher epoch take a host that another attempt holds
+	unbound             bool // M9: go on as if an entry had been written that could not be
 	commitEarly         bool // M9, coordinator: commit when all participants but one are complete
 }

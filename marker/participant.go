@@ -188,6 +188,8 @@ func (p *Participant) apply(ev Event, out *Ready) bool {
 		return p.completes(ev.Key, Finishing, func() { p.finished(out) })
 	case ActionFailed:
 		return p.actionFailed(ev, out)
+	case Unwritten:
+		return p.unwritten(ev, out)
 	}
 	return false
 }

@@ -67,6 +67,25 @@ func (p *Participant) act(out *Ready, a Action) {
 func (p *Participant) journal(out *Ready) {
 	p.a.logged = p.a.phase
 	p.rewrite(out)
+	out.Binding = (p.a.phase == Preparing || p.a.phase == Recording || p.a.phase == Complete) && !p.mistakes.unbound
+}
+
+// unwritten: nothing that the entry would have allowed was begun or said, so the attempt can still be given up here.
+func (p *Participant) unwritten(ev Unwritten, out *Ready) bool {
+	if p.Key() != ev.Key {
+		return false
+	}
+	switch p.a.phase {
+	case Preparing:
+		p.fail(out, CauseRefused, ev.Reason)
+	case Recording:
+		p.fail(out, CauseAction, ActRecord.failure()+ev.Reason)
+	case Complete:
+		p.fail(out, CauseAction, ActStore.failure()+ev.Reason)
+	default:
+		return false
+	}
+	return true
 }
 
 // rewrite asks for the entry that was last written, with the fence and the doubts of now.

@@ -10,6 +10,7 @@ func TestPlantedMistakes(t *testing.T) {
 		mistakes mistakes
 		truth    bool // look at what comes of it only: the cut, and how everyone ends
 	}{
+		{name: "M9 a host is complete that has not written it down", mistakes: mistakes{unbound: true}},
 		{name: "M3 marker before the gates are closed", mistakes: mistakes{announceEarly: true}},
 		{name: "M3 marker before the gates are closed, by its harm", mistakes: mistakes{announceEarly: true}, truth: true},
 		{name: "M5a settle after the seal", mistakes: mistakes{settleAfterSeal: true}},

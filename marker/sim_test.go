@@ -28,6 +28,7 @@ type plan struct {
 	packetLoss  float64
 	waits       bool // hosts report connections that wait at a listener
 	actionFails float64
+	unwritten   float64 // an entry of the journal cannot be written
 	hangs       float64 // an action never ends by itself
 	captures    float64 // a dump says when it holds the connections
 	connectRate float64
@@ -145,6 +146,9 @@ func (p *plan) goWrong(rng *rand.Rand) {
 	}
 	if rng.IntN(4) == 0 {
 		p.actionFails = rng.Float64() * 0.1
+	}
+	if rng.IntN(4) == 0 {
+		p.unwritten = rng.Float64() * 0.5
 	}
 	if rng.IntN(8) == 0 {
 		p.hangs = rng.Float64() * 0.05

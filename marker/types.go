@@ -206,6 +206,12 @@ type (
 		Reason string
 	}
 
+	// Unwritten says that the entry of the Ready before, which was Binding, could not be made durable, and that nothing else of that Ready was done.
+	Unwritten struct {
+		Key    Key
+		Reason string
+	}
+
 	// Begin starts the coordinator's attempt.
 	Begin struct{}
 	// Interrupt asks the coordinator to give up (Ctrl-C, a deadline of the caller).
@@ -253,6 +259,7 @@ func (StoreDone) event()    {}
 func (RollbackDone) event() {}
 func (FinishDone) event()   {}
 func (ActionFailed) event() {}
+func (Unwritten) event()    {}
 func (Begin) event()        {}
 func (Interrupt) event()    {}
 func (JobLost) event()      {}
@@ -318,6 +325,10 @@ type Ready struct {
 	Journal  *Entry
 	Actions  []Action
 	Messages []Message
+
+	// Binding says that nothing of this may be done if Journal cannot be made durable: the participant gets an Unwritten then, before any other event. An
+	// entry that is not binding ends an attempt, which goes on without it: what a restart finds in its place leads to the same end.
+	Binding bool
 
 	// The coordinator's alone.
 	Commit  *Commit  // make this durable, then answer CommitDone or CommitFailed

@@ -10,5 +10,6 @@ type mistakes struct {
 	resumeEarly       bool // coordinator: have the resume decided when all targets but one stand
 	finishEarly       bool // coordinator: finish when all targets but one run
 	interruptResume   bool // coordinator: an interrupt aborts a resume under way
+	unbound           bool // go on as if an entry had been written that could not be
 	leaveArmed        bool // a host that loses its line before it has ended anything leaves without asking
 }

@@ -118,7 +118,12 @@ func (h *simHost) do(out Ready) {
 		return
 	}
 	if out.Journal != nil {
-		h.entry = out.Journal
+		if h.w.healed || h.w.rng.Float64() >= h.w.plan.unwritten {
+			h.entry = out.Journal
+		} else if out.Binding {
+			h.apply(Unwritten{Reason: "no space left on device"})
+			return
+		}
 	}
 	if dies(1) {
 		return

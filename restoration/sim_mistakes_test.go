@@ -17,6 +17,7 @@ func TestPlantedMistakes(t *testing.T) {
 		{"R5 resume before all stand", mistakes{resumeEarly: true}},
 		{"R5 finish before all run", mistakes{finishEarly: true}},
 		{"R5 an interrupt aborts a resume", mistakes{interruptResume: true}},
+		{"R5 what was not written down is said", mistakes{unbound: true}},
 		{"R3 a host without a line leaves without asking", mistakes{leaveArmed: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -25,6 +25,7 @@ type plan struct {
 	loss, duplicates float64
 	delay            int
 	fails, hangs     float64
+	unwritten        float64 // an entry of the journal cannot be written
 	problems, ends   float64
 	coordinatorDies  int // in its nth Ready; 0: it does not
 	coordinatorSends int // before the message of that number
@@ -48,6 +49,7 @@ func newPlan(rng *rand.Rand) plan {
 			f()
 		}
 	}
+	some(8, func() { p.unwritten = rng.Float64() * 0.2 })
 	some(3, func() { p.loss = rng.Float64() * 0.2 })
 	some(5, func() { p.fails = rng.Float64() * 0.1 })
 	some(8, func() { p.hangs = rng.Float64() * 0.05 })

@@ -36,6 +36,7 @@ type Target struct {
 	runs     vec[bool] // deciding host, by target: it has said that its members run
 	runCount int
 	told     bool // Stopped: the deciding host knows
+	unsaid   bool // Resuming: the members run, and the entry that says so is not written yet
 	problems int
 	reason   string
 	mistakes mistakes
@@ -156,6 +157,8 @@ func (t *Target) apply(ev Event, out *Ready) bool {
 		return t.completes(Stopping, func() { t.stopped(out) })
 	case ActionFailed:
 		return t.actionFailed(ev, out)
+	case Unwritten:
+		return t.unwritten(ev.Reason, out)
 	default:
 		return false
 	}
@@ -204,11 +207,14 @@ func (t *Target) tick(now Millis, out *Ready) {
 		return
 	}
 	t.next = 0
-	if t.phase == Stopping {
+	switch {
+	case t.phase == Stopping:
 		t.act(out, ActStop)
-		return
+	case t.phase == Resuming && t.unsaid:
+		t.resumed(out)
+	default:
+		t.ask(out)
 	}
-	t.ask(out)
 }
 
 // leave ends the restore on a host that has ended nothing: it promises that it will not any more.
@@ -235,7 +241,7 @@ func (t *Target) stopped(out *Ready) {
 }
 
 func (t *Target) resume(out *Ready) {
-	t.next, t.round = 0, 0
+	t.next, t.round, t.unsaid = 0, 0, false
 	t.enter(Resuming, out)
 	t.act(out, ActResume)
 }
@@ -313,9 +319,40 @@ func (t *Target) actionFailed(ev ActionFailed, out *Ready) bool {
 	return false
 }
 
+// unwritten: where the entry would have allowed something, that was not begun, nor said. Where it would have told a restart that members run, they run
+// all the same, and until it is written nobody hears of it.
+func (t *Target) unwritten(reason string, out *Ready) bool {
+	switch t.phase {
+	case Armed:
+		t.reason, t.logged = reason, PhaseUnknown
+		t.leave(out)
+	case Fencing:
+		t.logged = Armed
+		if t.self != 0 {
+			t.giveUp(reason, out)
+			return true
+		}
+		t.reason = reason // it would have decided the fence, and has not
+		t.leave(out)
+	case Resumed, Whole:
+		if t.self == 0 {
+			t.runs = t.runs.set(t.self, false)
+			t.runCount--
+		}
+		t.phase, t.logged, t.unsaid = Resuming, Fencing, true
+		t.wait()
+	default:
+		return false
+	}
+	return true
+}
+
 func (t *Target) act(out *Ready, a ActionType) { out.Actions = append(out.Actions, a) }
 
 func (t *Target) journal(out *Ready) {
+	// What ends a part needs no entry to be right: a restart comes to the same end.
+	runs := t.logged == Fencing && (t.phase == Resumed || t.phase == Whole)
+	out.Binding = (out.Binding || t.phase == Armed || t.phase == Fencing || runs) && !t.mistakes.unbound
 	t.logged = t.phase
 	out.Journal = &Entry{ID: t.id, Phase: t.phase, Told: t.told}
 }

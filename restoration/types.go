@@ -100,6 +100,8 @@ type (
 		Action ActionType
 		Reason string
 	}
+	// Unwritten says that the entry of the Ready before, which was Binding, could not be made durable, and that nothing else of that Ready was done.
+	Unwritten struct{ Reason string }
 	// Gone tells a target that its line to the coordinator has ended, for whatever reason.
 	Gone struct{}
 	// Overrule tells a target that a person has ended the job on this host, or has another restore do so.
@@ -128,6 +130,7 @@ func (RestoreDone) event()  {}
 func (ResumeDone) event()   {}
 func (StopDone) event()     {}
 func (ActionFailed) event() {}
+func (Unwritten) event()    {}
 func (Gone) event()         {}
 func (Overrule) event()     {}
 func (Begin) event()        {}
@@ -154,6 +157,7 @@ const (
 // first of Messages leaves.
 type Ready struct {
 	Journal  *Entry
+	Binding  bool // nothing of this may be done if Journal cannot be made durable: the target gets an Unwritten then, before any other event
 	Actions  []ActionType
 	Messages []Message
 	Outcome  *Outcome // the coordinator's alone: the restore is over
