@@ -15,7 +15,7 @@ import (
 	"ss/fault"
 )
 
-// Question is what a check asks of this host. It stops and changes nothing.
+// Question is what a check asks of this host. It stops nothing. Where room is short, dumps and copies of memory that are only kept to make something faster are given up, as for a snapshot.
 type Question struct {
 	Job      string
 	Open     Open // what a snapshot would be opened with; without Members no member is looked at

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -11,6 +12,36 @@ import (
 	"ss/agent/proc"
 	"ss/agent/target"
 )
+
+// placeRunning lists before the freeze what would keep the members from being put back here. Members that run change what they hold, so it counts what two looks find.
+func (w *work) placeRunning(ctx context.Context) ([]string, error) {
+	found, err := w.lookRunning(ctx)
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	again, err := w.lookRunning(ctx)
+	return slices.DeleteFunc(found, func(text string) bool { return !slices.Contains(again, text) }), err
+}
+
+func (w *work) lookRunning(ctx context.Context) ([]string, error) {
+	objects, err := w.a.liveObjects(ctx, w.job(), w.members)
+	if err != nil {
+		return nil, err
+	}
+	running := target.Target{Host: w.a.cfg.Host, Job: w.job(), Lives: w.a.cfg.Cells}
+	for _, m := range w.members {
+		pids, err := w.a.pids(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		meta, err := liveNeeds(ctx, m, pids, objects[m.Name])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.Name, err)
+		}
+		running.Coming = append(running.Coming, arrival(w.a.cfg.Host, m, meta))
+	}
+	return target.PlanRunning(ctx, running)
+}
 
 // liveNeeds says what the images of a running member would need of a host. objects are its sockets, as liveObjects lists them.
 func liveNeeds(ctx context.Context, m Member, pids []int, objects target.NeededObjects) (MemberMeta, error) {

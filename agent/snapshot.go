@@ -321,7 +321,11 @@ func (w *work) obstacles(ctx context.Context) (found []string, size int64, err e
 	if err != nil {
 		return nil, 0, err
 	}
-	return slices.Concat(found, unreadable, shared(socks), out), size + size/10 + 16<<20, nil
+	misplaced, err := w.placeRunning(ctx)
+	if err != nil {
+		return nil, 0, fmt.Errorf("look whether the members could be put back here: %w", err)
+	}
+	return slices.Concat(found, unreadable, shared(socks), out, misplaced), size + size/10 + 16<<20, nil
 }
 
 func (w *work) sockets(ctx context.Context) ([]Socket, error) {

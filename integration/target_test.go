@@ -817,10 +817,16 @@ func (c *targets) oneFile() {
 	j.end()
 }
 
-// writtenFile restores a member whose log is another job's by now.
+// writtenFile restores a member whose log is another job's by now. Where both live on one host, no snapshot of either could be put back.
 func (c *targets) writtenFile() {
 	j := c.hold("hostA", "idle", "")
 	cut := j.snapshot().Cut
+	c.made++
+	beside := c.newJob(fmt.Sprintf("target%d", c.made))
+	beside.MustCtl("run", beside.name, "--host", "hostA", "--log", j.logPath(j.members[0]), "--", c.object, "idle")
+	j.refusedEarly(j.logPath(j.members[0]), "member hostA-1 of job "+beside.name+" has it open for writing")
+	beside.end()
+	j.snapshot()
 	c.made++
 	other := c.newJob(fmt.Sprintf("target%d", c.made))
 	other.MustCtl("run", other.name, "--host", "hostC", "--log", j.logPath(j.members[0]), "--", c.object, "idle")

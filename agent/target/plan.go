@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -80,6 +81,25 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 	t.claims()
 	t.dialled()
 	return t.found, nil
+}
+
+// PlanRunning lists, before the members that come are recorded, what Plan would say of their images: they still run on this host, and are to come back to it. It looks at
+// what others here hold, and at folders and file systems; what the members themselves change from one instant to the next, only the images can tell.
+func PlanRunning(ctx context.Context, target Target) ([]string, error) {
+	t := plan{Target: target}
+	var err error
+	if t.lives, err = t.Lives.Objects(ctx, t.Job); err != nil {
+		return nil, err
+	}
+	for _, c := range t.Coming {
+		for path := range c.storedPaths() {
+			t.putBackable(c, path)
+		}
+	}
+	t.ghosts()
+	t.unixNames()
+	t.claims()
+	return t.found, errors.Join(t.locks(ctx), t.leases(ctx))
 }
 
 // add notes what stands in a member's way, once.
