@@ -2,14 +2,15 @@ package orchestrator
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"ss/fault"
 	"ss/store"
 )
 
-// TestChooseLeavesNoMemberOut: who takes part, who may hold copies, and what is not a cut.
-func TestChooseLeavesNoMemberOut(t *testing.T) {
+// TestChoose: which hosts take part, which may hold copies, and what is refused because there are too few of these.
+func TestChoose(t *testing.T) {
 	host := func(name string, err error) HostStatus { return HostStatus{Host: store.Host{Name: name}, Err: err} }
 	dead := errors.New("no answer")
 	running := map[string][]string{"hostA": {"hostA-1"}, "hostB": {"hostB-1"}}
@@ -17,12 +18,12 @@ func TestChooseLeavesNoMemberOut(t *testing.T) {
 		all  []HostStatus
 		take int // hosts that take part
 		kind fault.Kind
+		want string // of the error
 	}{
-		"all answer":                {[]HostStatus{host("hostA", nil), host("hostB", nil), host("hostC", nil)}, 2, fault.Failed},
-		"a bystander is silent":     {[]HostStatus{host("hostA", nil), host("hostB", nil), host("hostC", dead)}, 2, fault.Failed},
-		"a host with a member is":   {[]HostStatus{host("hostA", dead), host("hostB", nil), host("hostC", nil)}, 0, fault.Unreachable},
-		"nobody to hold copies":     {[]HostStatus{host("hostB", nil)}, 0, fault.Refused},
-		"nobody answers to do that": {[]HostStatus{host("hostB", nil), host("hostC", dead)}, 0, fault.Unreachable},
+		"all answer":                {[]HostStatus{host("hostA", nil), host("hostB", nil), host("hostC", nil)}, 2, fault.Failed, ""},
+		"a bystander is silent":     {[]HostStatus{host("hostA", nil), host("hostB", nil), host("hostC", dead)}, 2, fault.Failed, ""},
+		"nobody to hold copies":     {[]HostStatus{host("hostB", nil)}, 0, fault.Refused, "1 other host is needed for copies; the cluster has none"},
+		"nobody answers to do that": {[]HostStatus{host("hostB", nil), host("hostC", dead)}, 0, fault.Unreachable, "1 other host is needed for copies; none answers"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := &attempt{copies: 1, roster: roster{members: running}}
@@ -33,8 +34,8 @@ func TestChooseLeavesNoMemberOut(t *testing.T) {
 				}
 				return
 			}
-			if !fault.Is(err, tt.kind) {
-				t.Fatalf("%v, want kind %d", err, tt.kind)
+			if !fault.Is(err, tt.kind) || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("%v, want kind %d, %q", err, tt.kind, tt.want)
 			}
 		})
 	}

@@ -248,7 +248,7 @@ func (im *importing) prepare(ctx context.Context) error {
 func (im *importing) choose() error {
 	up := (Census{Statuses: slices.DeleteFunc(slices.Clone(im.statuses), func(h HostStatus) bool { return h.Err != nil })}).Candidates()
 	if len(up) <= im.copies {
-		return fault.New(fault.Unreachable, fmt.Sprintf("copies are needed on %s; %d %s", english.Plural(im.copies+1, "host", ""), len(up), english.PluralWord(len(up), "answers", "answer")), "ssctl host list says why; or add one")
+		return fault.New(fault.Unreachable, fmt.Sprintf("%s %s needed for the images; %s", english.Plural(im.copies+1, "host", ""), english.PluralWord(im.copies+1, "is", "are"), answering(len(up))), "ssctl host list says why; or add one")
 	}
 	for from := range im.opt.Hosts {
 		if !slices.ContainsFunc(im.cut.Hosts, func(h store.CutHost) bool { return h.Host == from }) {
@@ -413,7 +413,7 @@ func (im *importing) copyOut(ctx context.Context) error {
 			got.Copies = append(got.Copies, name)
 		}
 		if len(got.Copies) <= im.copies {
-			return fmt.Errorf("%d of %d other hosts took a copy of the images of %s: %w", len(got.Copies)-1, im.copies, h.Host, errors.Join(errs...))
+			return fmt.Errorf("%s needed for copies of the images of %s; %s stored one: %w", neededHosts(im.copies), h.Host, few(len(got.Copies)-1), errors.Join(errs...))
 		}
 		im.made[h.Host] = got
 	}

@@ -82,7 +82,7 @@ const clockTolerance = 5 * time.Second
 // clockGrain is how precisely a difference of clocks is told: a question takes milliseconds, so less means nothing.
 const clockGrain = 100 * time.Millisecond
 
-// Check finds all that would keep a snapshot of the job from succeeding, or a restore with the given remaps, and touches nothing. What it finds is an
+// Check finds all that would keep a snapshot of the job from succeeding, or a restore with the given remaps, and stops no member. What it finds is an
 // error of kind fault.Refused, and stands in the result.
 func (c *Cluster) Check(ctx context.Context, opt CheckOptions) (CheckResult, error) {
 	k := check{c: c, opt: opt, answers: map[string]CheckAnswer{}, res: CheckResult{Job: opt.Job, Moved: map[netip.Addr]netip.Addr{}}}
@@ -152,7 +152,8 @@ func compareText(a, b string) int {
 	return 0
 }
 
-// plan finds who would take part, as planSnapshot does, and writes nothing down.
+// plan finds who would take part, as planSnapshot does. It begins no attempt and draws no key. What the hosts say in the survey goes into the catalogue, as
+// with every survey.
 func (k *check) plan(ctx context.Context) error {
 	cluster, err := k.c.Catalogue.Cluster(ctx)
 	if err != nil {
@@ -170,12 +171,9 @@ func (k *check) plan(ctx context.Context) error {
 	if s.members, err = k.c.entitled(ctx, job, s.members); err != nil {
 		return err
 	}
-	roster, notices, err := takeRoster(job, s, nil)
+	roster, err := takeRoster(job, s, nil)
 	if err != nil {
 		return err
-	}
-	for _, n := range notices {
-		k.c.Noticef("%s", n)
 	}
 	if len(roster.members) == 0 {
 		return fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+k.opt.Job)

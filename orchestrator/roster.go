@@ -29,38 +29,34 @@ func (r roster) count() int {
 
 // takeRoster decides who takes part: the members that are placed, and live, on their host's own word. Where a host is silent the
 // catalogue's word counts. A member that has ended otherwise than well makes it refuse, unless without names it: a cut that lacks it
-// would look like a whole one. It is a pure function.
-func takeRoster(j store.Job, s survey, without []string) (roster, []string, error) {
+// would look like a whole one. s has the members that entitled has left. It is a pure function.
+func takeRoster(j store.Job, s survey, without []string) (roster, error) {
 	r := roster{members: map[string][]string{}, rss: map[string]int64{}}
 	for _, name := range without {
 		if _, _, ok := j.Where(name); !ok {
-			return r, nil, fault.New(fault.NotFound, fmt.Sprintf("job %s has no member %s that could be left out", j.Name, name), "see ssctl ps "+j.Name)
+			return r, fault.New(fault.NotFound, fmt.Sprintf("job %s has no member %s that could be left out", j.Name, name), "see ssctl ps "+j.Name)
 		}
 	}
-	var lacking []string
+	var lacking, names []string
 	for _, host := range slices.Sorted(maps.Keys(j.Placement)) {
 		for _, p := range j.Placement[host] {
 			lack, err := r.add(host, p, s, slices.Contains(without, p.Name))
 			if err != nil {
-				return r, nil, err
+				return r, err
 			}
 			if lack != "" {
-				lacking = append(lacking, lack)
+				lacking, names = append(lacking, lack), append(names, "--without "+p.Name)
 			}
 		}
 	}
 	if len(lacking) > 0 {
-		var left []string
-		for _, l := range lacking {
-			left = append(left, "--without "+strings.Fields(l)[0])
-		}
-		return r, nil, fault.New(fault.Refused, strings.Join(lacking, "; "),
-			"a cut would not be the whole job: restore the last one that is, or leave out what has ended with "+strings.Join(left, " "))
+		return r, fault.New(fault.Refused, strings.Join(lacking, "; "),
+			"a cut would not be the whole job: restore the last one that is, or leave out what has ended with "+strings.Join(names, " "))
 	}
-	return r, unplaced(j, s), nil
+	return r, nil
 }
 
-// add takes one placed member in. lack says how it is missing, beginning with its name.
+// add takes one placed member in. lack says how it is missing.
 func (r *roster) add(host string, p store.Placed, s survey, leftOut bool) (lack string, err error) {
 	now, there, silent := s.word(host, p)
 	switch {
@@ -79,7 +75,7 @@ func (r *roster) add(host string, p store.Placed, s survey, leftOut bool) (lack 
 	case now.State == store.PlacedEnded:
 		return fmt.Sprintf("%s on %s has ended (%s)", p.Name, host, now.Exit), nil
 	default:
-		return fmt.Sprintf("%s is gone: %s knows nothing of it any more", p.Name, host), nil
+		return fmt.Sprintf("host %s has no member %s any more", host, p.Name), nil
 	}
 	return "", nil
 }
@@ -105,14 +101,4 @@ func (s survey) word(host string, p store.Placed) (now store.Placed, there bool,
 func (s survey) rss(host, member string) int64 {
 	i := slices.IndexFunc(s.members, func(m Member) bool { return m.Host == host && m.Name == member })
 	return s.members[i].RSS
-}
-
-// unplaced says of members that run where the catalogue does not have them that they take no part.
-func unplaced(j store.Job, s survey) (notices []string) {
-	for _, m := range s.members {
-		if host, _, _ := j.Where(m.Name); m.State == StateRunning && host != m.Host {
-			notices = append(notices, fmt.Sprintf("%s says that %s of the job runs there; the catalogue does not have it there, and it takes no part", m.Host, m.Name))
-		}
-	}
-	return notices
 }

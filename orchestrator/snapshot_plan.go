@@ -45,12 +45,9 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	if s.members, err = c.entitled(ctx, job, s.members); err != nil {
 		return nil, err
 	}
-	roster, notices, err := takeRoster(job, s, opt.Without)
+	roster, err := takeRoster(job, s, opt.Without)
 	if err != nil {
 		return nil, err
-	}
-	for _, n := range notices {
-		c.Noticef("%s", n)
 	}
 	if len(roster.members) == 0 {
 		return nil, fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+opt.Job)
@@ -67,21 +64,18 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	return a, a.intend(ctx)
 }
 
-// choose sorts the hosts into those that take part and those that may hold copies. A host of the job that does not
-// answer for itself is never left out: the cut would lack its members.
+// choose sorts the hosts into those that take part and those that may hold copies. takeRoster has refused a host of the job that does not answer: the cut
+// would lack its members.
 func (a *attempt) choose(all []HostStatus) error {
 	var silent []string
 	for _, h := range all {
-		switch {
-		case h.Err == nil:
-			a.all = append(a.all, h)
-			if len(a.roster.members[h.Name]) > 0 {
-				a.hosts = append(a.hosts, h)
-			}
-		case len(a.roster.members[h.Name]) > 0:
-			return unanswered("", h.Err, "a cut needs every host of the job")
-		default:
+		if h.Err != nil {
 			silent = append(silent, h.Name)
+			continue
+		}
+		a.all = append(a.all, h)
+		if len(a.roster.members[h.Name]) > 0 {
+			a.hosts = append(a.hosts, h)
 		}
 	}
 	others := len(a.all) - 1
@@ -89,11 +83,28 @@ func (a *attempt) choose(all []HostStatus) error {
 	case others >= a.copies:
 		return nil
 	case others+len(silent) >= a.copies:
-		return fault.New(fault.Unreachable, fmt.Sprintf("copies are needed on %s; %d %s", english.Plural(a.copies, "other host", ""), others, english.PluralWord(others, "answers", "answer")),
+		return fault.New(fault.Unreachable, fmt.Sprintf("%s needed for copies; %s", neededHosts(a.copies), answering(others)),
 			"ssctl host list says why, of "+strings.Join(silent, ", "))
 	}
-	return fault.New(fault.Refused, fmt.Sprintf("copies are needed on %s; the cluster has %d", english.Plural(a.copies, "other host", ""), others),
+	return fault.New(fault.Refused, fmt.Sprintf("%s needed for copies; the cluster has %s", neededHosts(a.copies), few(others)),
 		fmt.Sprintf("add one with ssctl host add, or see ssctl job set %s --copies and --vault", a.opt.Job))
+}
+
+// neededHosts says of how many hosts beside a host itself copies are wanted: "1 other host is", "2 other hosts are".
+func neededHosts(n int) string {
+	return english.Plural(n, "other host", "") + " " + english.PluralWord(n, "is", "are")
+}
+
+// answering says how few hosts answer: "none answers", "only 1 answers", "only 2 answer".
+func answering(n int) string {
+	return few(n) + " " + english.PluralWord(max(n, 1), "answers", "answer")
+}
+
+func few(n int) string {
+	if n == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("only %d", n)
 }
 
 func (a *attempt) intend(ctx context.Context) error {
