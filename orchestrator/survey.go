@@ -22,7 +22,7 @@ type survey struct {
 	statuses []HostStatus     // of every registered host, by name
 	members  []Member         // of those that answered
 	missing  map[string]error // hosts that did not answer, or not to both questions
-	late     chan surveyed    // answers that nobody has waited for
+	answers  chan surveyed    // every host's, as it comes; those that await does not take stay for lately
 }
 
 // surveyed is one host's answer.
@@ -78,10 +78,10 @@ func (c *Cluster) surveyUntil(ctx context.Context, job string, enough func(surve
 	if err != nil {
 		return survey{}, err
 	}
-	s := survey{statuses: make([]HostStatus, len(hosts)), missing: map[string]error{}, late: make(chan surveyed, len(hosts))}
+	s := survey{statuses: make([]HostStatus, len(hosts)), missing: map[string]error{}, answers: make(chan surveyed, len(hosts))}
 	for i, h := range hosts {
 		s.statuses[i] = HostStatus{Host: h, Err: errNotYet}
-		go func() { s.late <- c.surveyOne(ctx, i, h, word, job) }()
+		go func() { s.answers <- c.surveyOne(ctx, i, h, word, job) }()
 	}
 	s.await(len(hosts), enough)
 	for _, h := range s.statuses {
@@ -108,7 +108,7 @@ func (s *survey) await(hosts int, enough func(survey) time.Duration) {
 			over = timer.C
 		}
 		select {
-		case a := <-s.late:
+		case a := <-s.answers:
 			s.take(a)
 		case <-over:
 			return
@@ -120,7 +120,7 @@ func (s *survey) await(hosts int, enough func(survey) time.Duration) {
 func (s *survey) lately() (statuses []HostStatus, members []Member) {
 	for {
 		select {
-		case a := <-s.late:
+		case a := <-s.answers:
 			statuses = append(statuses, a.status)
 			if a.status.Err == nil {
 				members = append(members, a.members...)
