@@ -151,7 +151,7 @@ func (a *Agent) doubtful(job string) *Restoration {
 func (a *Agent) busyWith(job, what string) error {
 	id, ok := strings.CutPrefix(what, "restore ")
 	if r := a.restores[id]; ok && r != nil && r.inDoubt() {
-		return fault.New(fault.Conflict, fmt.Sprintf("%s of job %s has lost its ssctl, and this host does not know yet how it ends: it asks %s", what, job, r.plan.Participants[0].Host),
+		return fault.New(fault.Conflict, fmt.Sprintf("%s of job %s lost its connection to ssctl; this host is asking %s for the outcome", what, job, r.plan.Participants[0].Host),
 			fmt.Sprintf("bring %s back; or restore the job again, or end it with ssctl kill", r.plan.Participants[0].Host))
 	}
 	return fault.New(fault.Conflict, fmt.Sprintf("job %s is busy with %s", job, what), "try again when that is over")

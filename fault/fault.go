@@ -13,7 +13,7 @@ type Kind int
 const (
 	Failed      Kind = iota // something went wrong that no other kind describes
 	Usage                   // the request makes no sense
-	Refused                 // a check refused it before anything was touched
+	Refused                 // a check refused it; the job is as it was
 	Unreachable             // a host could not be reached
 	Denied                  // the caller's role may not do it
 	Integrity               // stored data is not what it was

@@ -278,7 +278,7 @@ func TestADoubtEndsWithARestoreElsewhere(t *testing.T) {
 	if exit := run.ExitCode(); exit != inDoubt || !strings.Contains(lastSaid(run.stderr.String()), "hostA") {
 		t.Fatalf("exit code %d\n%s", exit, run.stderr)
 	}
-	if _, stderr, exit := c.Ctl("restore", cut, "--remap", "hostA=hostC", "--dry-run"); exit != 8 || !strings.Contains(stderr, "it asks hostA") {
+	if _, stderr, exit := c.Ctl("restore", cut, "--remap", "hostA=hostC", "--dry-run"); exit != 8 || !strings.Contains(stderr, "is asking hostA for the outcome") {
 		t.Errorf("a look at it: exit code %d\n%s", exit, stderr)
 	}
 	if out, stderr, exit := c.Ctl("restore", cut, "--remap", "hostA=hostC"); exit != 0 {

@@ -145,7 +145,7 @@ func (r *restore) check(ctx context.Context) error {
 	return r.carryOut(ctx, true)
 }
 
-// run is R1 to R5.
+// run carries out what planRestore has planned: the hosts' own part of R1, and R2 to R5.
 func (r *restore) run(ctx context.Context) error {
 	at, err := r.c.begin(ctx, store.Attempt{Kind: store.KindRestore, Job: r.plan.Cut.Job, Hosts: r.targets()})
 	if err != nil {
@@ -178,7 +178,7 @@ func (r *restore) carryOut(ctx context.Context, checkOnly bool) error {
 		err = r.c.adopt(noted(ctx), r.plan.Cut.Job, r.stated)
 	case outcome.Result == restoration.ResultStopped:
 		if gerr := errors.Join(r.gone(ctx, outcome.Unknown), r.superseding(noted(ctx))); gerr != nil {
-			r.c.Noticef("the catalogue has members that have ended: %v", gerr)
+			r.c.Noticef("could not remove ended members from the catalogue: %v", gerr)
 		}
 	case outcome.Result == restoration.ResultUnknown:
 		err = r.superseding(noted(ctx))

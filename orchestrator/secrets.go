@@ -74,7 +74,7 @@ func (c *Cluster) openKey(job, wrapped, id string) (keys.Job, error) {
 		return keys.Job{}, fault.New(fault.NotFound, fmt.Sprintf("the catalogue has no key for the images of job %s", job), "ssctl catalog rebuild finds it again, if a host or vault holds its cuts")
 	}
 	if c.Identities == nil {
-		return keys.Job{}, fault.New(fault.Denied, "no identity configured that opens the job's key", next)
+		return keys.Job{}, fault.New(fault.Denied, "no configured identity can decrypt the job's key", next)
 	}
 	identities, err := c.Identities()
 	if err != nil {

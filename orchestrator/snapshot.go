@@ -17,7 +17,7 @@ import (
 	"ss/store/keys"
 )
 
-// SnapshotOptions is what the one who asks for a cut may choose.
+// SnapshotOptions is what the caller may choose for a cut.
 type SnapshotOptions struct {
 	Job       string
 	Stop      bool
@@ -110,7 +110,7 @@ func (c *Cluster) snapshotOnce(ctx context.Context, opt SnapshotOptions) (store.
 func (a *attempt) latecomers(ctx context.Context) {
 	statuses, members := a.survey.lately()
 	if err := errors.Join(a.c.heard(ctx, statuses), a.c.stand(ctx, statuses)); err != nil {
-		a.c.Noticef("what %s said late is not in the catalogue: %v", english.Plural(len(statuses), "host", ""), err)
+		a.c.Noticef("could not record the late answers of %s: %v", english.Plural(len(statuses), "host", ""), err)
 	}
 	if _, err := a.c.entitled(ctx, a.job, members); err != nil {
 		a.c.Noticef("%v", err)
@@ -390,7 +390,7 @@ func (a *attempt) stopped(ctx context.Context, outcome marker.Outcome) {
 		}
 	}
 	if err := a.c.Catalogue.ClearHosts(noted(ctx), a.opt.Job, done...); err != nil {
-		a.c.Noticef("the catalogue has members that have ended: %v", err)
+		a.c.Noticef("could not remove ended members from the catalogue: %v", err)
 	}
 }
 

@@ -20,7 +20,8 @@ func (a *app) checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check JOB", Short: "List what would make a snapshot of a job, or a restore on other hosts, fail", Args: args(1, 1),
 		Long: "check examines a running job as snapshot does before it freezes anything, on all hosts at once, and prints every problem found. With --remap it also compares the\n" +
-			"members with the hosts that they would go to, as restore does. It changes nothing. The exit code is 0 if no problem was found, and 4 otherwise.",
+			"members with the hosts that they would go to, as restore does. It stops no member. What the hosts say of their members goes into the\n" +
+			"catalogue, as with ps. The exit code is 0 if no problem was found, and 4 otherwise.",
 		RunE: func(cmd *cobra.Command, argv []string) error {
 			opt.Job = argv[0]
 			var err error

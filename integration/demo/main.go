@@ -52,7 +52,7 @@ func play(s *lab.Script, say *teller) {
 	d.snapshot()
 	cut := d.second()
 	d.lab.Host("hostA").PowerOff()
-	say.bad("hostA dies", "every process killed, its network gone; hostB sends into the void")
+	say.bad("hostA dies", "every process killed, its network gone; hostB gets no answers")
 	d.restore(cut)
 	d.check()
 }
