@@ -61,7 +61,7 @@ func (r *Restoration) Check(ctx context.Context) ([]string, error) {
 				problems = append(problems, fmt.Sprintf("%s: %v", m.Name, err))
 			}
 			coming = append(coming, arrival(part.Host, m, mm))
-			for _, f := range r.checkPlaces(part, mm, &room) {
+			for _, f := range r.checkFiles(part, mm, &room) {
 				problems = append(problems, m.Name+": "+f)
 			}
 			for _, s := range mm.Files {

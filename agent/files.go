@@ -443,9 +443,9 @@ func addBuildIDs(needs *target.Needs, seen []files.Seen) {
 	}
 }
 
-// checkPlaces says of the member's files what would keep the restore from putting them back, or from handing them to CRIU. It adds to room what
+// checkFiles says of the member's files what would keep the restore from putting them back, or from handing them to CRIU. It adds to room what
 // has to be kept of those that are there, and what the file systems of the host have to have.
-func (r *Restoration) checkPlaces(part RestorePart, mm MemberMeta, room *custody.Room) []string {
+func (r *Restoration) checkFiles(part RestorePart, mm MemberMeta, room *custody.Room) []string {
 	var problems []string
 	stored := map[string]bool{}
 	for _, s := range mm.Files {

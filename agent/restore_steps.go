@@ -156,7 +156,7 @@ func (r *Restoration) redirect(ctx context.Context, m Member) {
 // resume is R5: it lets the restored members run and opens this host's gates. Those of the others hold whatever comes for a
 // host that has not resumed yet.
 func (r *Restoration) resume(ctx context.Context) error {
-	if err := r.a.standings.decide(ctx, r.stated, r.plan.Statement); err != nil {
+	if err := r.a.standings.noteDecision(ctx, r.stated, r.plan.Statement); err != nil {
 		return r.wrap("resuming", err) // nobody could tell these members from older copies
 	}
 	var errs []error

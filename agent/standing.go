@@ -322,8 +322,9 @@ func (s *standings) begin(ctx context.Context, st standing.Statement, gates []Ga
 	return s.block(ctx, b)
 }
 
-// decide is F1: the restore takes place. It is noted, and the block has the members' cgroups, before they run.
-func (s *standings) decide(ctx context.Context, st standing.Statement, encoded []byte) error {
+// noteDecision is F1: the restore takes place. That is noted, and the block has the members' cgroups, before they run. The restore's first target decides, not
+// this.
+func (s *standings) noteDecision(ctx context.Context, st standing.Statement, encoded []byte) error {
 	j := s.job(st.Job)
 	s.mu.Lock()
 	var listen []netip.AddrPort
