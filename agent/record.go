@@ -16,7 +16,7 @@ import (
 // time until the connections are captured.
 const settleBound = 3 * time.Millisecond
 
-// record is M2 and M4: freeze, list, close. The instant of return is the recorded instant.
+// record is M2 and M4: freeze, list, close. closeGates has closed the last gate at the recorded instant.
 func (w *work) record(ctx context.Context) (marker.Event, error) {
 	w.early.keep()
 	w.haltMemory()

@@ -51,7 +51,7 @@ type work struct {
 	dirs     map[string][]files.Seen // by member: its folders and all below
 	ahead    *files.Ahead            // of those, copies that were made before the freeze
 	holdings []inventory.Inventory   // what else each member held when it was recorded
-	recorded time.Time               // when all members stood still, by this host's clock
+	recorded time.Time               // when all members stood still, by this host's clock: a little before the recorded instant. Only files are compared with it
 	conns    [][]uint64              // the inodes of the connections that each member had when it was recorded
 	pending  bool                    // a listener had connections that nobody had accepted when the gates were closed
 	partial  *images.Partial

@@ -5,7 +5,7 @@
 // names. To see one snapshot go by, read testdata/two_hosts.txt, then testdata/ring_of_three.txt.
 //
 // There are two roles. Participant is a host's: it says when to freeze, dump, thaw and open gates.
-// Coordinator is the role of the one who asked for the cut: it prepares everyone, starts one of them,
+// Coordinator is the role of the ssctl that takes the cut: it prepares everyone, starts one of them,
 // checks what they report (Check) and commits. Both are values and pure: Step takes an Event and
 // returns the next state and the work to be done (Ready), and performs no I/O, starts nothing and
 // reads no clock. The caller

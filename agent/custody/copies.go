@@ -85,10 +85,10 @@ func (c *Copies) run(ctx context.Context, q *queue) error {
 	slices.Sort(c.stored)
 	var short []string
 	if len(c.copies) < c.wanted {
-		short = append(short, fmt.Sprintf("%d of %d other hosts took a copy of the images, of %d that were asked", len(c.copies), c.wanted, c.next))
+		short = append(short, fmt.Sprintf("copies of the images needed on other hosts: %d, hosts asked: %d, copies stored: %d", c.wanted, c.next, len(c.copies)))
 	}
 	if len(c.stored) < len(c.vaults) {
-		short = append(short, fmt.Sprintf("%d of %d vaults took a copy of the images", len(c.stored), len(c.vaults)))
+		short = append(short, fmt.Sprintf("%d of %d vaults stored a copy of the images", len(c.stored), len(c.vaults)))
 	}
 	if len(short) == 0 {
 		return nil
