@@ -334,6 +334,11 @@ func (r *Restoration) putFilesBack() error {
 	var folders []string
 	for _, rm := range r.members {
 		folders = append(folders, rm.member.Folders...)
+		if log := rm.member.Log; log != "" && filepath.Dir(log) == r.a.logFolder(r.job()) {
+			if _, err := r.a.makeLog(r.job(), rm.member.Name); err != nil {
+				return err
+			}
+		}
 	}
 	undo, err := files.PutBack(filepath.Join(r.dir, undoFolder), places, folders, sources)
 	if err != nil {

@@ -35,6 +35,22 @@ func (a *Agent) logFile(job, member string) string {
 	return filepath.Join(a.logFolder(job), member+".log")
 }
 
+// logFolders lists the folder of a member's log, if it has a log.
+func logFolders(m Member) []string {
+	if m.Log == "" {
+		return nil
+	}
+	return []string{filepath.Dir(logPath(m))}
+}
+
+// logPath is where a member's log is, "" if it has none. What a member names is relative to where it works.
+func logPath(m Member) string {
+	if m.Log == "" || filepath.IsAbs(m.Log) {
+		return m.Log
+	}
+	return filepath.Join("/", m.Dir, m.Log)
+}
+
 // makeLog makes the folder for a member's log and returns the log's path. It is kept, whatever becomes of the member, until ForgetJob.
 func (a *Agent) makeLog(job, member string) (string, error) {
 	if err := os.MkdirAll(a.logFolder(job), 0o700); err != nil {

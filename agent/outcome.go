@@ -123,7 +123,7 @@ func (w *work) describe(ctx context.Context) (SetMeta, int64, error) {
 		addBuildIDs(&needs, seen)
 		nameDevices(needs.Objects.Devices)
 		mm := MemberMeta{Needs: needs, Files: stored, Seen: seen}
-		mm.Folders = files.SortPlaces(slices.Concat(files.Folders(append(mm.folders(), m.Folders...)), w.dirs[m.Name]))
+		mm.Folders = files.SortPlaces(slices.Concat(files.Folders(slices.Concat(mm.folders(), m.Folders, logFolders(m))), w.dirs[m.Name]))
 		if err := writeIndex(filepath.Join(filepath.Dir(dir), foldersIndex), mm.Folders); err != nil {
 			return SetMeta{}, 0, err
 		}

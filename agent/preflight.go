@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"ss/agent/files"
@@ -124,7 +125,7 @@ func (a *Agent) preflightMember(ctx context.Context, m Member, q Question, objec
 	if err != nil {
 		return c, err
 	}
-	meta.Folders = files.Folders(meta.folders())
+	meta.Folders = files.Folders(slices.Concat(meta.folders(), logFolders(m)))
 	if c.Needs, err = json.Marshal(meta); err != nil || !q.Holdings {
 		return c, err
 	}

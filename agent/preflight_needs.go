@@ -28,7 +28,7 @@ func (w *work) lookRunning(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	running := target.Target{Host: w.a.cfg.Host, Job: w.job(), Lives: w.a.cfg.Cells}
+	running := target.Target{Host: w.a.cfg.Host, Job: w.job(), Logs: w.a.logFolder(w.job()), Lives: w.a.cfg.Cells}
 	for _, m := range w.members {
 		pids, err := w.a.pids(ctx, m)
 		if err != nil {
@@ -157,7 +157,9 @@ func (a *Agent) liveObjects(ctx context.Context, job string, members []Member) (
 	for _, u := range lives.Unix {
 		if name := holders[u.Inode]; name != "" && u.Ours {
 			objects := out[name]
-			objects.Unix = append(objects.Unix, target.NeededUnix{Path: u.Path, Abstract: u.Abstract})
+			if need := (target.NeededUnix{Path: u.Path, Abstract: u.Abstract}); !slices.Contains(objects.Unix, need) { // what a listener has accepted has its name
+				objects.Unix = append(objects.Unix, need)
+			}
 			out[name] = objects
 		}
 	}

@@ -132,6 +132,12 @@ func (s *scan) foreignLinks() {
 	}
 }
 
+// mountedOver says whether something is mounted where a file is, so that it cannot be renamed (rename(2), EBUSY).
+func mountedOver(fd int) bool {
+	var st unix.Statx_t
+	return unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE, &st) == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
+
 // changeable refuses what a restore could not put back.
 func changeable(fd int, path string) error {
 	var st unix.Statx_t
@@ -196,6 +202,9 @@ func extra(ctx context.Context, dir string, keep map[string]bool, check bool) ([
 		found = append(found, spareFile{e.path, e.folder})
 		if !check {
 			return nil
+		}
+		if mountedOver(e.fd) {
+			return fmt.Errorf("%s is not in the cut and cannot be put aside: something is mounted there: umount %s", e.path, e.path)
 		}
 		return errors.Join(changeable(e.fd, e.path), as(int(e.folder.Uid), int(e.folder.Gid), func() error {
 			if err := unix.Faccessat(e.dir, ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {

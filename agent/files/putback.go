@@ -191,7 +191,7 @@ func (s Source) check(name string) (there *unix.Stat_t, err error) {
 	defer p.close()
 	fd, st, err := p.look()
 	if err == nil {
-		err := changeable(fd, name)
+		err, mounted := changeable(fd, name), mountedOver(fd)
 		_ = unix.Close(fd)
 		if err != nil {
 			return nil, err
@@ -201,6 +201,9 @@ func (s Source) check(name string) (there *unix.Stat_t, err error) {
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFREG && int(st.Uid) == s.UID && int(st.Gid) == s.GID && (s.InPlace && idOf(&st) == (id{s.Dev, s.Ino}) || !s.InPlace && st.Nlink == 1) {
 			return &st, nil // whoever may write in the folder
+		}
+		if mounted {
+			return nil, fmt.Errorf("another file is mounted over it: umount %s", name)
 		}
 	}
 	err = p.as(s, func() error { return unix.Faccessat(p.fd, ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS) })

@@ -81,11 +81,14 @@ func checkFile(f NeededFile) error {
 	if err != nil {
 		return err
 	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fmt.Errorf("%s is %s, and was a regular file: put the right one there", f.Path, kindOf(st.Mode))
+	}
 	if f.BuildID != "" {
 		if id := files.BuildID(f.Path); id != f.BuildID {
 			return fmt.Errorf("%s is another build (build id %s, the images need %s); install the same package", f.Path, orNone(id), f.BuildID)
 		}
-	} else if f.Size > 0 && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size != f.Size {
+	} else if f.Size > 0 && st.Size != f.Size {
 		return fmt.Errorf("%s has %d bytes, the images need %d; copy the same file here", f.Path, st.Size, f.Size)
 	}
 	return nil

@@ -25,9 +25,7 @@ func (t *plan) paths() {
 			back[path] = c
 			t.putBackable(c, path)
 		}
-		if log := c.Log; log != "" && unix.Access(log, unix.F_OK) != nil {
-			t.putBackable(c, log) // the cell makes it
-		}
+		t.log(c, stored)
 		listed := map[string]bool{}
 		for _, f := range c.Needs.Files {
 			listed[f.Path] = true
@@ -57,6 +55,19 @@ func (t *plan) paths() {
 			}
 		}
 	}
+}
+
+// log looks at where the cell opens the member's log, before CRIU does. It makes the log, and not its folder.
+func (t *plan) log(c Arrival, stored map[string]bool) {
+	if c.Log == "" || stored[c.Log] || unix.Access(c.Log, unix.F_OK) == nil {
+		return
+	}
+	dir := filepath.Dir(c.Log)
+	if files.Missing(dir) && dir != t.Logs && !c.makes(dir) {
+		t.add(c, "there is no folder %s for its log %s; make it", dir, c.Log)
+		return
+	}
+	t.putBackable(c, c.Log)
 }
 
 // opened looks at a path as CRIU will open it. What is listed is looked for elsewhere, by more than its mode.
@@ -131,6 +142,8 @@ func (t *plan) watched(c Arrival, path string) {
 		t.add(c, "it watches a file or folder (inotify, fanotify) whose path the images do not say: it can only be restored on %s", c.Source)
 	case path != "" && err != nil:
 		t.add(c, "it watches %s (inotify, fanotify): %v; make it", path, err)
+	case path != "" && st.Mode&unix.S_IFMT != unix.S_IFDIR && slices.ContainsFunc(c.Made, func(s files.Seen) bool { return s.Path == path && s.Mode&unix.S_IFMT == unix.S_IFDIR }):
+		t.add(c, "it watches the folder %s (inotify, fanotify), and %s has that name now: put the folder there", path, kindOf(st.Mode))
 	}
 }
 

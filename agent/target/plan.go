@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 
 	"ss/agent/files"
 	"ss/agent/proc"
@@ -18,6 +19,7 @@ type Target struct {
 	Job      string                    // its members end before the others come
 	Networks []netip.Prefix            // all addresses of the host, with the lengths of their networks' prefixes
 	Moved    map[netip.Addr]netip.Addr // addresses that the restore replaces, old → new
+	Logs     string                    // the folder that is made for logs of members that name none
 	Lives    Lives
 	Coming   []Arrival
 }
@@ -62,6 +64,7 @@ func Plan(ctx context.Context, target Target) ([]string, error) {
 		return nil, err
 	}
 	t.names()
+	t.spellings()
 	t.pids()
 	t.paths()
 	t.ghosts()
@@ -91,10 +94,13 @@ func PlanRunning(ctx context.Context, target Target) ([]string, error) {
 	if t.lives, err = t.Lives.Objects(ctx, t.Job); err != nil {
 		return nil, err
 	}
+	t.spellings()
 	for _, c := range t.Coming {
-		for path := range c.storedPaths() {
+		stored := c.storedPaths()
+		for path := range stored {
 			t.putBackable(c, path)
 		}
+		t.log(c, stored)
 	}
 	t.ghosts()
 	t.unixNames()
@@ -118,6 +124,25 @@ func (t *plan) names() {
 			t.add(c, "members of this name come from %s and from %s: restore them to different hosts", other, c.Source)
 		}
 		seen[c.Member] = c.Source
+	}
+}
+
+// spellings looks for paths that are not UTF-8: no list of a cut can hold them, so elsewhere others would be looked for and made in their place.
+func (t *plan) spellings() {
+	for _, c := range t.Coming {
+		o := c.Needs.Objects
+		paths := slices.Concat(o.Watched, o.Dialled, c.Needs.Dirs)
+		for _, u := range o.Unix {
+			paths = append(paths, u.Path)
+		}
+		for _, p := range o.Paths {
+			paths = append(paths, p.Path)
+		}
+		for _, path := range paths {
+			if !utf8.ValidString(path) {
+				t.add(c, "it has %q open, works in it or watches it, and that name is not UTF-8: rename it", path)
+			}
+		}
 	}
 }
 

@@ -16,7 +16,7 @@ func (t *plan) unixNames() {
 	for _, c := range t.Coming {
 		for _, u := range c.Needs.Objects.Unix {
 			key := NeededUnix{Path: u.Path, Abstract: u.Abstract}
-			if o, ok := from[key]; ok && (o.Source != c.Source || u.Path == "") {
+			if o, ok := from[key]; ok && o.Source != c.Source { // members of one host had what they have there
 				t.add(c, "the UNIX socket %s would be %s's as well: restore them to different hosts", u.name(), o.Member)
 			}
 			from[key] = c
