@@ -109,12 +109,12 @@ func (a *Agent) planTarget(ctx context.Context, job string, moved map[netip.Addr
 	if err != nil {
 		return nil, err
 	}
-	return target.Plan(ctx, target.Target{Host: a.cfg.Host, Job: job, Networks: networks, Moved: moved, Logs: a.logFolder(job), Lives: a.cfg.Cells, Coming: coming})
+	return target.Plan(ctx, target.Target{Host: a.cfg.Host, Job: job, Networks: networks, Moved: moved, Lives: a.cfg.Cells, Coming: coming})
 }
 
 // arrival is a member of which source's images tell, on its way to this host.
 func arrival(source string, m Member, meta MemberMeta) target.Arrival {
-	return target.Arrival{Source: source, Member: m.Name, Log: logPath(m), Needs: meta.Needs, Files: meta.Files, Seen: meta.Seen, Made: meta.places()}
+	return target.Arrival{Source: source, Member: m.Name, Needs: meta.Needs, Files: meta.Files, Seen: meta.Seen, Made: meta.places()}
 }
 
 // checkPeers looks whether this host reaches all others that take part: a restore that has ended the live members must not find out then that one

@@ -336,7 +336,7 @@ func (r *Restoration) putFilesBack() error {
 		folders = append(folders, rm.member.Folders...)
 		if log := rm.member.Log; log != "" && filepath.Dir(log) == r.a.logFolder(r.job()) {
 			if _, err := r.a.makeLog(r.job(), rm.member.Name); err != nil {
-				return err
+				return err // the agent's own disk
 			}
 		}
 	}
@@ -463,10 +463,14 @@ func (r *Restoration) checkFiles(part RestorePart, mm MemberMeta, room *custody.
 		}
 		room.Keep(taken.Kept)
 		room.PutBack(part.Host, s.Names()[0], s.Ino, taken.Grown)
+		if err == nil && taken.Made {
+			room.Make(part.Host, s.Names()[0], s.Ino)
+		}
 	}
 	for _, g := range mm.Needs.Objects.Ghosts {
 		if !g.In(mm.Files) {
 			room.PutBack("", g.Path, 0, g.Bytes)
+			room.Make("", g.Path, 0)
 		}
 	}
 	made := map[string]bool{}
@@ -476,6 +480,7 @@ func (r *Restoration) checkFiles(part RestorePart, mm MemberMeta, room *custody.
 				problems = append(problems, err.Error())
 			}
 			made[s.Path] = true
+			room.Make(part.Host, s.Path, s.Ino)
 		}
 	}
 	was := map[string]files.Seen{}

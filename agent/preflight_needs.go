@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -28,7 +29,7 @@ func (w *work) lookRunning(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	running := target.Target{Host: w.a.cfg.Host, Job: w.job(), Logs: w.a.logFolder(w.job()), Lives: w.a.cfg.Cells}
+	running := target.Target{Host: w.a.cfg.Host, Job: w.job(), Lives: w.a.cfg.Cells}
 	for _, m := range w.members {
 		pids, err := w.a.pids(ctx, m)
 		if err != nil {
@@ -155,7 +156,7 @@ func (a *Agent) liveObjects(ctx context.Context, job string, members []Member) (
 		}
 	}
 	for _, u := range lives.Unix {
-		if name := holders[u.Inode]; name != "" && u.Ours {
+		if name := holders[u.Inode]; name != "" && u.Ours && named(u) {
 			objects := out[name]
 			if need := (target.NeededUnix{Path: u.Path, Abstract: u.Abstract}); !slices.Contains(objects.Unix, need) { // what a listener has accepted has its name
 				objects.Unix = append(objects.Unix, need)
@@ -164,6 +165,17 @@ func (a *Agent) liveObjects(ctx context.Context, job string, members []Member) (
 		}
 	}
 	return out, nil
+}
+
+// named says whether a UNIX socket will be bound again: it is abstract, or its path is still its own. CRIU gives no other path back, and tells of relative ones in the
+// images only.
+func named(u target.HostUnix) bool {
+	if u.Path == "" {
+		return true
+	}
+	var st unix.Stat_t
+	// File systems of layers show another device than the one that the socket is on.
+	return filepath.IsAbs(u.Path) && unix.Lstat(u.Path, &st) == nil && u.Ino == st.Ino&0xffffffff
 }
 
 // socketHolders maps the inodes of sockets to the members that hold them.

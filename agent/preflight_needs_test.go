@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -56,6 +57,16 @@ func TestSocketsAreTheirHolders(t *testing.T) {
 	t.Cleanup(func() { _ = holder.Process.Kill(); _ = holder.Wait() })
 	passed.Close()
 
+	bound := filepath.Join(t.TempDir(), "two")
+	if err := unix.Mknod(bound, unix.S_IFSOCK|0o600, 0); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(bound, &st); err != nil {
+		t.Fatal(err)
+	}
+	inode := st.Ino
+
 	ours := func(inode uint64, local netip.AddrPort, listening bool) target.HostSocket {
 		return target.HostSocket{NeededSocket: target.NeededSocket{Protocol: "tcp", Local: local, Listening: listening}, Inode: inode, Ours: true}
 	}
@@ -63,7 +74,11 @@ func TestSocketsAreTheirHolders(t *testing.T) {
 	stranger.Ours = false
 	cells := twoMembers{pids: map[string]int{"one": os.Getpid(), "two": holder.Process.Pid}, objects: target.HostObjects{
 		Sockets: []target.HostSocket{ours(firsts, firstAt, true), ours(seconds, secondAt, true), ours(0, secondAt, false), stranger},
-		Unix:    []target.HostUnix{{Inode: seconds, Path: "/two", Ours: true}, {Inode: firsts, Path: "/one", Ours: true}, {Inode: 1, Path: "/gone", Ours: true}},
+		Unix: []target.HostUnix{
+			{Inode: seconds, Path: bound, Ino: inode & 0xffffffff, Ours: true}, {Inode: firsts, Abstract: "one", Ours: true}, {Inode: 1, Path: "/gone", Ours: true},
+			{Inode: firsts, Abstract: "one", Ours: true}, // a connection that the listener of that name has accepted
+			{Inode: firsts, Path: bound + ".removed", Ino: 1, Ours: true}, {Inode: firsts, Path: bound, Ino: inode&0xffffffff + 1, Ours: true},
+		},
 	}}
 	a := &Agent{cfg: Config{Host: "hostA", Cells: cells}}
 	got, err := a.liveObjects(t.Context(), "job", []Member{{Name: "one"}, {Name: "two"}})
@@ -71,11 +86,11 @@ func TestSocketsAreTheirHolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	one, two := got["one"], got["two"]
-	if len(one.Sockets) != 1 || one.Sockets[0].Local != firstAt || len(one.Unix) != 1 || one.Unix[0].Path != "/one" {
+	if len(one.Sockets) != 1 || one.Sockets[0].Local != firstAt || len(one.Unix) != 1 || one.Unix[0].Abstract != "one" {
 		t.Errorf("the first member has %+v", one)
 	}
 	// The second one has its listener, and the connection that waits in it.
-	if len(two.Sockets) != 2 || two.Sockets[0].Local != secondAt || two.Sockets[1].Local != secondAt || len(two.Unix) != 1 || two.Unix[0].Path != "/two" {
+	if len(two.Sockets) != 2 || two.Sockets[0].Local != secondAt || two.Sockets[1].Local != secondAt || len(two.Unix) != 1 || two.Unix[0].Path != bound {
 		t.Errorf("the second member has %+v", two)
 	}
 	if len(got) != 2 {

@@ -70,16 +70,16 @@ func (c *targets) deletedFiles() {
 		"f = open('/dev/shm/" + long + "', 'w+b', 0); f.write(b'x' * 4096); m = mmap.mmap(f.fileno(), 0); f.close(); os.unlink('/dev/shm/" + long + "')",
 		"os.makedirs('/srv/removed'); os.chdir('/srv/removed'); os.rmdir('/srv/removed'); os.mknod('/srv/removed')",
 	} {
-		words := []string{long + ", which had been removed", "a shorter name", "the job runs on"}
+		words := []string{long + ", which had been removed", "a shorter name"}
 		if !strings.Contains(first, long) {
-			words = []string{"the folder /srv/removed, which had been removed", "a regular file has that name now", "the job runs on"}
+			words = []string{"the folder /srv/removed, which had been removed", "a regular file has that name now"}
 		}
 		j := c.python("hostA", first)
 		f := badInput{job: j}
 		if strings.Contains(first, long) {
 			f.refuseUntouched(4, words[:1], append([]string{"check", j.name}, to...)...)
 		}
-		f.refuse(9, words, "snapshot", j.name)
+		f.refuseUntouched(4, words, "snapshot", j.name)
 		j.awaitProgress()
 		j.end()
 	}

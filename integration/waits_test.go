@@ -26,7 +26,7 @@ func (c *cluster) compiled(source, name string, flags ...string) string {
 }
 
 // waitingThreads are the calls of agent/cell/testdata/waits.c, each in a leader and in another thread.
-const waitingThreads = 2 * 41
+const waitingThreads = 2 * 43
 
 // waits starts a member that waits in many system calls at once.
 func (j *job) waits(name, host string, args ...string) *member {

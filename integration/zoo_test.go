@@ -52,6 +52,7 @@ var zooNoted = map[string][]string{
 // zooRefused are the modes that are refused before anything is frozen, with words of the refusal.
 var zooRefused = map[string][]string{
 	"efd_semaphore":    {"EFD_SEMAPHORE"},
+	"efd_large":        {"an eventfd", "whose counter is 1099511627781"},
 	"udp_cork":         {"UDP_CORK"},
 	"epoll_closed":     {"still watches a file", "EPOLL_CTL_DEL"},
 	"netlink_unread":   {"netlink socket"},

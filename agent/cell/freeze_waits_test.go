@@ -154,8 +154,8 @@ func (w *waiter) restore(dir string) {
 
 // Calls of testdata/waits.c, each counted twice: in a leader, and in another thread.
 const (
-	allCalls   = 2 * 41
-	liveCalls  = 2 * 5
+	allCalls   = 2 * 43
+	liveCalls  = 2 * 8
 	timedCalls = 2 * 20
 )
 

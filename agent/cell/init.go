@@ -112,13 +112,17 @@ func (p *pid1) prepare(in io.Reader) error {
 	}
 	unix.Umask(0o022)
 	logFile, err := openLog(p.spec.Log)
+	if p.spec.Kind == restored {
+		// CRIU opens what the member had open, and R1 has looked whether it can. The log may be another file by now, or its folder gone: nothing needs it then.
+		if err == nil {
+			_ = logFile.Close()
+		}
+		return p.listen()
+	}
 	if err != nil {
 		return err
 	}
 	defer logFile.Close()
-	if p.spec.Kind == restored {
-		return p.listen()
-	}
 	return p.start(logFile)
 }
 

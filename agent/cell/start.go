@@ -58,8 +58,7 @@ func (g *Manager) Start(ctx context.Context, m agent.Member) (agent.Member, erro
 	return g.make(ctx, m, started)
 }
 
-// NewCell makes a cell with nothing in it, for CRIU to restore m into. Its log file is there
-// afterwards, since CRIU opens but does not create it. What is there already makes it fail as Start does.
+// NewCell makes a cell with nothing in it, for CRIU to restore m into. Its log file is there afterwards, where it can be made. What is there already makes it fail as Start does.
 func (g *Manager) NewCell(ctx context.Context, m agent.Member) (agent.Member, error) {
 	return g.make(ctx, m, restored)
 }

@@ -41,6 +41,7 @@ type Room struct {
 	objects  int64 // that are not here yet; what two parts share is counted twice
 	kept     int64 // of files that are overwritten, until the restore has succeeded; what two members share is counted twice
 	back     []backed
+	made     []backed         // files and folders that are made, of no size
 	freed    map[uint64]int64 // by device: what the live members hold, and the restore ends
 }
 
@@ -64,6 +65,42 @@ func (r *Room) PutBack(host, path string, ino uint64, bytes int64) {
 	}
 }
 
+// Make adds a file or folder that is made at a path of this host, beside what is there. host and ino are as of PutBack.
+func (r *Room) Make(host, path string, ino uint64) {
+	b := backed{host: host, path: path, ino: ino}
+	if ino == 0 || !slices.Contains(r.made, b) {
+		r.made = append(r.made, b)
+	}
+}
+
+// inodes says which file systems can't have so many more files, as df -i shows it. Some know no such limit.
+func (r *Room) inodes() []string {
+	byDisk := map[uint64]int64{}
+	var order []string
+	for _, b := range r.made {
+		disk, err := diskOf(filepath.Dir(b.path))
+		if err != nil {
+			continue // the target's plan says what is wrong with that folder
+		}
+		if byDisk[disk]++; byDisk[disk] == 1 {
+			order = append(order, b.path)
+		}
+	}
+	var out []string
+	for _, path := range order {
+		dir := existing(filepath.Dir(path))
+		disk, err := diskOf(dir)
+		if err != nil {
+			continue
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err == nil && st.Files > 0 && int64(st.Ffree) < byDisk[disk] {
+			out = append(out, fmt.Sprintf("%d files and folders are made on the file system of %s, such as %s, and it has room for %d more (df -i): remove files there, or mount a file system with more inodes", byDisk[disk], dir, path, st.Ffree))
+		}
+	}
+	return out
+}
+
 // Freed says how many bytes the end of the live members frees before anything is put back, by the device of the file system.
 func (r *Room) Freed(byDevice map[uint64]int64) { r.freed = byDevice }
 
@@ -85,11 +122,11 @@ func (h *Holder) Lacking(dir string, room Room) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lacking(append(room.putBack(),
+	return append(room.inodes(), lacking(append(room.putBack(),
 		demand{"the unpacked images", dir, room.unpacked, free, roomNext},
 		demand{"what files of the cut hold now, until the restore has succeeded,", dir, room.kept, free, roomNext},
 		demand{"the images to fetch", h.cfg.Dir, room.objects, objects, roomNext},
-	)...), nil
+	)...)...), nil
 }
 
 // putBack is what the file systems of the host must have room for, one demand for each.

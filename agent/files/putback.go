@@ -123,6 +123,7 @@ type Placed struct {
 // Taken is what a file of a cut will take of the host when it is put back, in bytes.
 type Taken struct {
 	Kept  int64 // of the undo folder: how much more than at the cut is there now, so much at least PutBack has to keep
+	Made  bool  // the file is made: none that is there is overwritten
 	Grown int64 // of the file system that the file is on: what is put aside there keeps its own until the restore has succeeded
 }
 
@@ -147,8 +148,9 @@ func Check(s Source) (Taken, error) {
 		}
 	}
 	if have := s.nameless(); have > 0 {
-		taken.Grown = max(s.needed()-have, 0)
+		taken.Grown, found = max(s.needed()-have, 0), true
 	}
+	taken.Made = !found
 	return taken, nil
 }
 

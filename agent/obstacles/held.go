@@ -2,6 +2,7 @@ package obstacles
 
 import (
 	"context"
+	"math"
 	"slices"
 	"unsafe"
 
@@ -63,6 +64,9 @@ func (s *survey) eventDescriptor(pid, fd int, kind string) {
 	}
 	if info.Semaphore {
 		s.add(pid, "holds an eventfd with EFD_SEMAPHORE (descriptor %d), and CRIU restores it without that flag: let the program use a pipe or a POSIX semaphore", fd)
+	}
+	if info.Counter > math.MaxUint32 {
+		s.add(pid, "holds an eventfd (descriptor %d) whose counter is %d, and CRIU restores only the lower 32 bits of it: take the snapshot when the program has read the counter", fd, info.Counter)
 	}
 	if kind == "[eventpoll]" {
 		s.watches(pid, fd, info.Watched)

@@ -100,6 +100,7 @@ func look(ctx context.Context, m Member) (s *survey, err error) {
 		s.threads(pid)
 		s.scheduling(pid)
 		s.mappings(pid)
+		s.largeMappings(pid)
 		if !s.frozen {
 			s.unstoppableWaits(pid)
 		}

@@ -59,9 +59,10 @@ type FdInfo struct {
 	WriteLease bool // it is a write lease (F_WRLCK): nobody else has the file open
 	Terminal   int  // of the master's side of a pseudoterminal: its number; -1 of all others
 
-	Semaphore bool  // of an eventfd: EFD_SEMAPHORE
-	Watched   []int // of an epoll: the descriptors under which files were added
-	Passed    int   // of a UNIX socket: descriptors that were sent to it and not received
+	Semaphore bool   // of an eventfd: EFD_SEMAPHORE
+	Counter   uint64 // of an eventfd
+	Watched   []int  // of an epoll: the descriptors under which files were added
+	Passed    int    // of a UNIX socket: descriptors that were sent to it and not received
 	Locks     []Lock
 }
 
@@ -134,6 +135,8 @@ func ReadFdInfo(pid, fd int) (FdInfo, error) {
 			info.Mount, err = strconv.Atoi(value)
 		case "tty-index":
 			info.Terminal, err = strconv.Atoi(value)
+		case "eventfd-count":
+			info.Counter, err = strconv.ParseUint(value, 16, 64)
 		case "eventfd-semaphore":
 			info.Semaphore = value == "1"
 		case "scm_fds":

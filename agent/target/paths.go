@@ -15,17 +15,12 @@ import (
 // paths looks at every path that CRIU opens, and at every file of the cuts that is to be put back: whether it is there, is what it was, and nothing is in
 // the way of the bytes.
 func (t *plan) paths() {
-	back := map[string]Arrival{}
+	t.sameFiles()
 	for _, c := range t.Coming {
 		stored := c.storedPaths()
 		for path := range stored {
-			if o, ok := back[path]; ok && o.Source != c.Source {
-				t.add(c, "the file %s would be %s's of %s as well: restore them to different hosts", path, o.Member, o.Source)
-			}
-			back[path] = c
 			t.putBackable(c, path)
 		}
-		t.log(c, stored)
 		listed := map[string]bool{}
 		for _, f := range c.Needs.Files {
 			listed[f.Path] = true
@@ -57,17 +52,61 @@ func (t *plan) paths() {
 	}
 }
 
-// log looks at where the cell opens the member's log, before CRIU does. It makes the log, and not its folder.
-func (t *plan) log(c Arrival, stored map[string]bool) {
-	if c.Log == "" || stored[c.Log] || unix.Access(c.Log, unix.F_OK) == nil {
+// sameFiles looks for files of the cut that would be put where a member of another host has one of its own, in the cut or not. What path leads where is this host's
+// business: by links and mounts two of them may be one.
+func (t *plan) sameFiles() {
+	type file struct {
+		path string
+		by   Arrival
+	}
+	back := map[string]file{}
+	for _, c := range t.Coming {
+		for path := range c.storedPaths() {
+			at := identity(path)
+			if o, ok := back[at]; ok && o.by.Source != c.Source {
+				t.add(c, "the file %s would be %s of %s as well: restore them to different hosts", path, o.by.its(o.path, path), o.by.Source)
+			}
+			back[at] = file{path, c}
+		}
+	}
+	if len(back) == 0 {
 		return
 	}
-	dir := filepath.Dir(c.Log)
-	if files.Missing(dir) && dir != t.Logs && !c.makes(dir) {
-		t.add(c, "there is no folder %s for its log %s; make it", dir, c.Log)
-		return
+	for _, c := range t.Coming {
+		stored := c.storedPaths()
+		for path := range c.opens() {
+			if stored[path] {
+				continue
+			}
+			if o, ok := back[identity(path)]; ok && o.by.Source != c.Source {
+				t.add(c, "the file %s, which it has open, would be %s of %s: restore them to different hosts", path, o.by.its(o.path, path), o.by.Source)
+			}
+		}
 	}
-	t.putBackable(c, c.Log)
+}
+
+// its names a file of the member: by its path where that is another one than said before.
+func (a Arrival) its(path, said string) string {
+	if path == said {
+		return a.Member + "'s"
+	}
+	return a.Member + "'s " + path
+}
+
+// identity says which file a path is here: what is there, or a name in the innermost folder that is.
+func identity(path string) string {
+	below := ""
+	for {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			return fmt.Sprintf("%d:%d%s", st.Dev, st.Ino, below)
+		}
+		if path == "/" || path == "." {
+			return path + below
+		}
+		below = "/" + filepath.Base(path) + below
+		path = filepath.Dir(path)
+	}
 }
 
 // opened looks at a path as CRIU will open it. What is listed is looked for elsewhere, by more than its mode.

@@ -5,6 +5,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"ss/agent/files"
 )
 
 // TestLeftLink: a file that had been removed cannot be restored where its name and the name that CRIU takes then are in use.
@@ -32,5 +36,55 @@ func TestLeftLink(t *testing.T) {
 				t.Errorf("found %q", text)
 			}
 		})
+	}
+}
+
+// TestKindsChange: what had a name at the cut, and is not in it, may be of another kind by now. CRIU opens it when the live job has ended.
+func TestKindsChange(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	wrote(t, file, 0o600)
+	folder := files.Seen{Path: file, Mode: unix.S_IFDIR | 0o755}
+	watch := func(path string, made ...files.Seen) Arrival {
+		return Arrival{Needs: Needs{Objects: NeededObjects{Watched: []string{path}}}, Made: made}
+	}
+	for name, tt := range map[string]struct {
+		coming Arrival
+		words  []string
+	}{
+		"a file":                     {Arrival{Needs: Needs{Files: []NeededFile{{Path: file}}}}, nil},
+		"a file that is a folder":    {Arrival{Needs: Needs{Files: []NeededFile{{Path: dir, Size: 9}}}}, []string{dir + " is a folder, and was a regular file", "put the right one there"}},
+		"a folder that is a file":    {Arrival{Needs: Needs{Dirs: []string{file}}}, []string{"there is no folder " + file}},
+		"a watched folder":           {watch(dir, files.Seen{Path: dir, Mode: unix.S_IFDIR | 0o755}), nil},
+		"a watched file":             {watch(file), nil},
+		"a watched folder is a file": {watch(file, folder), []string{"it watches the folder " + file, "a regular file has that name now"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			finds(t, tt.coming, func(p *plan) { p.paths(); p.files() }, tt.words...)
+		})
+	}
+}
+
+// TestSpellings: names that no list of a cut can hold are refused while they are known.
+func TestSpellings(t *testing.T) {
+	const odd = "/srv/\xff"
+	for _, o := range []NeededObjects{{Watched: []string{odd}}, {Unix: []NeededUnix{{Path: odd}}}, {Dialled: []string{odd}}, {Paths: []NeededPath{{Path: odd}}}} {
+		finds(t, Arrival{Needs: Needs{Objects: o}}, (*plan).spellings, `"/srv/\xff"`, "not UTF-8")
+	}
+	finds(t, Arrival{Needs: Needs{Objects: NeededObjects{Unix: []NeededUnix{{Abstract: "\xff"}}}}}, (*plan).spellings)
+}
+
+// TestOneName: two UNIX sockets of one member may have one abstract name, as what a listener has accepted has its listener's. Those of two hosts cannot.
+func TestOneName(t *testing.T) {
+	sock := []NeededUnix{{Abstract: "x", Stream: true}, {Abstract: "x"}}
+	p := plan{Target: Target{Coming: []Arrival{{Source: "hostA", Member: "a", Needs: Needs{Objects: NeededObjects{Unix: sock}}}}}}
+	p.unixNames()
+	if len(p.found) > 0 {
+		t.Errorf("of one member: %q", p.found)
+	}
+	p.Coming = append(p.Coming, Arrival{Source: "hostB", Member: "b", Needs: Needs{Objects: NeededObjects{Unix: sock[:1]}}})
+	p.unixNames()
+	if len(p.found) != 1 || !strings.Contains(p.found[0], "b: the UNIX socket @x would be a's as well") {
+		t.Errorf("of two hosts: %q", p.found)
 	}
 }

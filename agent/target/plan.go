@@ -19,7 +19,6 @@ type Target struct {
 	Job      string                    // its members end before the others come
 	Networks []netip.Prefix            // all addresses of the host, with the lengths of their networks' prefixes
 	Moved    map[netip.Addr]netip.Addr // addresses that the restore replaces, old → new
-	Logs     string                    // the folder that is made for logs of members that name none
 	Lives    Lives
 	Coming   []Arrival
 }
@@ -40,7 +39,6 @@ type Lives interface {
 type Arrival struct {
 	Source string // the host that it was dumped on
 	Member string
-	Log    string // the file that standard output and error go to, "" if the member has none
 	Needs  Needs
 	Files  []files.Stored // files that the cut holds
 	Seen   []files.Seen   // files that it had open or mapped
@@ -96,11 +94,9 @@ func PlanRunning(ctx context.Context, target Target) ([]string, error) {
 	}
 	t.spellings()
 	for _, c := range t.Coming {
-		stored := c.storedPaths()
-		for path := range stored {
+		for path := range c.storedPaths() {
 			t.putBackable(c, path)
 		}
-		t.log(c, stored)
 	}
 	t.ghosts()
 	t.unixNames()

@@ -29,6 +29,7 @@
 #include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/sem.h>
+#include <sys/sendfile.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -145,6 +146,11 @@ CALL(f_recvmsg_tmo, int p[2]; char b; struct iovec v = {&b, 1}; struct msghdr m 
 CALL(f_accept_tmo, int l = listener(1); limit(l, SO_RCVTIMEO); READY; return accept(l, 0, 0);)
 CALL(f_send_tmo, int p[2]; char b = 0; pair(p); full(p[0]); limit(p[0], SO_SNDTIMEO); READY; return send(p[0], &b, 1, 0);)
 CALL(f_write_tmo, int p[2]; char b = 0; pair(p); full(p[0]); limit(p[0], SO_SNDTIMEO); READY; return write(p[0], &b, 1);)
+CALL(f_preadv2_tmo, int p[2]; char b; struct iovec v = {&b, 1}; pair(p); limit(p[0], SO_RCVTIMEO); READY; return preadv2(p[0], &v, 1, -1, 0);)
+CALL(f_splice_tmo, int p[2], q[2]; must(!pipe(q), "pipe"); pair(p); limit(p[0], SO_RCVTIMEO); READY; return splice(p[0], 0, q[1], 0, 4096, 0);)
+CALL(f_pwritev2_tmo, int p[2]; char b = 0; struct iovec v = {&b, 1}; pair(p); full(p[0]); limit(p[0], SO_SNDTIMEO); READY; return pwritev2(p[0], &v, 1, -1, 0);)
+CALL(f_spliceout_tmo, int p[2], q[2]; must(!pipe(q) && write(q[1], "x", 1) == 1, "pipe"); pair(p); full(p[0]); limit(p[0], SO_SNDTIMEO); READY; return splice(q[0], 0, p[0], 0, 1, 0);)
+CALL(f_sendfile_tmo, int p[2], f = open("/proc/self/exe", O_RDONLY); must(f >= 0, "open"); pair(p); full(p[0]); limit(p[0], SO_SNDTIMEO); READY; return sendfile(p[0], f, 0, 8);)
 
 struct call { const char *name; long (*f)(void); int timed; int live; };
 static struct call calls[] = {
@@ -160,6 +166,8 @@ static struct call calls[] = {
 	{"inotify", f_read_inotify}, {"waitpid", f_waitpid}, {"waitid", f_waitid}, {"fifo", f_fifo}, {"recv", f_recv}, {"accept", f_accept},
 	{"recv_tmo", f_recv_tmo}, {"read_tmo", f_read_tmo}, {"readv_tmo", f_readv_tmo}, {"recvmsg_tmo", f_recvmsg_tmo},
 	{"accept_tmo", f_accept_tmo}, {"send_tmo", f_send_tmo, 0, 1}, {"write_tmo", f_write_tmo, 0, 1},
+	{"preadv2_tmo", f_preadv2_tmo}, {"splice_tmo", f_splice_tmo}, {"pwritev2_tmo", f_pwritev2_tmo, 0, 1}, {"spliceout_tmo", f_spliceout_tmo, 0, 1},
+	{"sendfile_tmo", f_sendfile_tmo, 0, 1},
 };
 #define N (sizeof calls / sizeof calls[0])
 

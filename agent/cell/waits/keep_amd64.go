@@ -127,7 +127,7 @@ func (c *Call) plan(r *registers, o Observation, now time.Duration) {
 	switch {
 	case c.Code == restartByBlock:
 	case c.Code == restartNoHand && c.Signed: // it has not come to run since it was given that back
-	case c.Code == eintr && f.eintr && (!f.socket || isSocket(c.Pid, int(int32(c.Args[0])))):
+	case c.Code == eintr && f.eintr && f.waitsFor(c.Pid, c.Args):
 	case c.Code == restartNoHand && f.updates:
 		if f.timed(c.Args) {
 			c.Deadline, _ = c.deadline(f, o, now)
@@ -219,6 +219,11 @@ func (c *Call) shortened(f form, left time.Duration) [6]uint64 {
 		args[f.arg] = at
 	}
 	return args
+}
+
+// waitsFor says whether a call of a process that returns EINTR is of the kind that its form says.
+func (f form) waitsFor(pid int, args [6]uint64) bool {
+	return !f.socket || isSocket(pid, int(int32(args[0]))) || f.other > 0 && isSocket(pid, int(int32(args[f.other])))
 }
 
 func isSocket(pid, fd int) bool {

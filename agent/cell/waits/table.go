@@ -28,6 +28,7 @@ type form struct {
 	updates bool // the kernel writes what is left of the wait into the timeout itself, and returns EINTR only where it cannot be written to
 	eintr   bool // returns EINTR though nobody has sent a signal, before it has had any effect: it may be made once more
 	socket  bool // that is so where its descriptor, the first argument, is a socket
+	other   int  // or where the descriptor that this argument is, is one; 0: it has no other
 }
 
 // Numbers of calls on x86-64 (arch/x86/entry/syscalls/syscall_64.tbl).
@@ -58,6 +59,10 @@ var forms = map[int]form{
 	1:   {eintr: true, socket: true},              // write
 	19:  {eintr: true, socket: true},              // readv
 	20:  {eintr: true, socket: true},              // writev
+	327: {eintr: true, socket: true},              // preadv2
+	328: {eintr: true, socket: true},              // pwritev2
+	40:  {eintr: true, socket: true},              // sendfile
+	275: {eintr: true, socket: true, other: 2},    // splice
 	42:  {eintr: true, socket: true},              // connect
 	43:  {eintr: true, socket: true},              // accept
 	44:  {eintr: true, socket: true},              // sendto

@@ -372,6 +372,11 @@ static void efd_semaphore_check(void) {
 	uint64_t n = 0;
 	expect(read(a, &n, 8) == 8 && n == 1, "a read took %llu", (unsigned long long)n);
 }
+static void efd_large_make(void) { uint64_t n = 1ull << 40; a = must(eventfd(5, EFD_NONBLOCK), "eventfd"); expect(write(a, &n, 8) == 8, "write"); }
+static void efd_large_check(void) {
+	uint64_t n = 0;
+	expect(read(a, &n, 8) == 8 && n == (1ull << 40) + 5, "a read took %llu", (unsigned long long)n);
+}
 static void efd_count_make(void) { a = must(eventfd(41, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd"); }
 static void efd_count_check(void) {
 	uint64_t n = 0;
@@ -402,6 +407,7 @@ const struct mode socket_modes[] = {
 	{"epoll", epoll_make, epoll_check},
 	{"epoll_dup", epoll_dup_make, epoll_dup_check},
 	{"efd_semaphore", efd_semaphore_make, efd_semaphore_check},
+	{"efd_large", efd_large_make, efd_large_check},
 	{"efd_count", efd_count_make, efd_count_check},
 	{0},
 };
