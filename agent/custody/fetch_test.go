@@ -109,3 +109,36 @@ func TestRoomOfWhatIsPutBack(t *testing.T) {
 		t.Errorf("%q, %v", lacks, err)
 	}
 }
+
+// TestInodesOfWhatIsMade: a file system may have bytes free, and no inodes.
+func TestInodesOfWhatIsMade(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it mounts file systems, and needs root: make test runs it")
+	}
+	h := newHolder(t)
+	small := t.TempDir()
+	if err := unix.Mount("none", small, "tmpfs", 0, "size=8m,nr_inodes=4"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(small, unix.MNT_DETACH) })
+	var room Room
+	lacks := func() []string {
+		t.Helper()
+		out, err := h.Lacking(h.dir, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	for i, name := range []string{"a", "b", "c"} {
+		room.Make("hostA", filepath.Join(small, name), uint64(i+1))
+		room.Make("hostA", filepath.Join(small, name), uint64(i+1)) // another member has it too
+	}
+	if got := lacks(); len(got) > 0 {
+		t.Errorf("room for three files: %q", got)
+	}
+	room.Make("", filepath.Join(small, "d/e"), 0)
+	if got := lacks(); len(got) != 1 || !strings.Contains(got[0], "4 files and folders are made on the file system of "+small) || !strings.Contains(got[0], "room for 3 more") {
+		t.Errorf("four files: %q", got)
+	}
+}

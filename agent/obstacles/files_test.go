@@ -233,3 +233,36 @@ func TestRemovedBelow(t *testing.T) {
 		says(t, obstaclesOf(t, cmd.Process.Pid), words...)
 	}
 }
+
+// TestLargeMapping has a process map more in one piece than CRIU can restore, as programs built with a sanitizer do.
+func TestLargeMapping(t *testing.T) {
+	for name, tt := range map[string]struct {
+		prot  string
+		words []string
+	}{
+		"writable": {"mmap.PROT_READ | mmap.PROT_WRITE", []string{"maps 9216 GiB in one piece", "at most 8192 GiB"}},
+		"reserved": {"0", nil}, // no page of it can be in use
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command("python3", "-c", "import mmap, ctypes; c = ctypes.CDLL(None); c.mmap.restype = ctypes.c_void_p\n"+
+				"p = c.mmap(None, ctypes.c_size_t(9 << 40), "+tt.prot+", 0x4022, -1, ctypes.c_long(0)); print(p != ctypes.c_void_p(-1).value, flush=True); input()")
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = in.Close(); _ = cmd.Wait() }()
+			said := make([]byte, 5)
+			if _, err := out.Read(said); err != nil || string(said[:4]) != "True" {
+				t.Fatalf("mmap: %q, %v", said, err)
+			}
+			says(t, obstaclesOf(t, cmd.Process.Pid), tt.words...)
+		})
+	}
+}

@@ -88,3 +88,49 @@ func TestOneName(t *testing.T) {
 		t.Errorf("of two hosts: %q", p.found)
 	}
 }
+
+// TestSameFile: what one host's member has in the cut must not be put where another host's member has a file of its own. Two names may be one file here.
+func TestSameFile(t *testing.T) {
+	dir := t.TempDir()
+	real := filepath.Join(dir, "real")
+	if err := os.Mkdir(real, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(real, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	wrote(t, filepath.Join(real, "there"), 0o600)
+	stored := func(source, path string) Arrival {
+		return Arrival{Source: source, Member: source + "-1", Files: []files.Stored{{Path: path}}}
+	}
+	reads := func(source, path string) Arrival {
+		return Arrival{Source: source, Member: source + "-1", Needs: Needs{Files: []NeededFile{{Path: path}}}}
+	}
+	for name, tt := range map[string]struct {
+		a, b  Arrival
+		words []string
+	}{
+		"two files":                   {stored("hostA", dir+"/x"), stored("hostB", dir+"/y"), nil},
+		"one name":                    {stored("hostA", dir+"/x"), stored("hostB", dir+"/x"), []string{"hostB-1: the file " + dir + "/x would be hostA-1's of hostA as well"}},
+		"one file by two names":       {stored("hostA", real+"/there"), stored("hostB", dir+"/link/there"), []string{"the file " + dir + "/link/there would be hostA-1's " + real + "/there of hostA"}},
+		"one folder by two names":     {stored("hostA", real+"/new/x"), stored("hostB", dir+"/link/new/x"), []string{"would be hostA-1's " + real + "/new/x of hostA"}},
+		"the other reads its own":     {stored("hostA", dir+"/x"), reads("hostB", dir+"/x"), []string{"hostB-1: the file " + dir + "/x, which it has open, would be hostA-1's of hostA: restore them to different hosts"}},
+		"the other comes first":       {reads("hostA", real+"/there"), stored("hostB", dir+"/link/there"), []string{"hostA-1: the file " + real + "/there, which it has open"}},
+		"both read":                   {reads("hostA", dir+"/x"), reads("hostB", dir+"/x"), nil},
+		"members of one host, stored": {stored("hostA", dir+"/x"), stored("hostA", dir+"/x"), nil},
+		"members of one host, read":   {stored("hostA", dir+"/x"), reads("hostA", dir+"/x"), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := plan{Target: Target{Host: "hostC", Coming: []Arrival{tt.a, tt.b}}}
+			p.sameFiles()
+			if len(p.found) != min(len(tt.words), 1) {
+				t.Fatalf("found %q", p.found)
+			}
+			for _, w := range tt.words {
+				if !strings.Contains(p.found[0], w) {
+					t.Errorf("%q has no %q", p.found[0], w)
+				}
+			}
+		})
+	}
+}
