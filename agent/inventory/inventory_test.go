@@ -27,11 +27,15 @@ var kinds = []socketKind{
 	{"udp", unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0},
 	{"udp6", unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0},
 	{"unix", unix.AF_UNIX, unix.SOCK_STREAM, 0, 0},
+	{"netlink", unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE, 0},
+	{"packet", unix.AF_PACKET, unix.SOCK_RAW, 0, 0},
 }
 
 // other is a value that an option does not have by default.
 func other(o option, now []byte) []byte {
 	switch o.name {
+	case "UDP_ENCAP":
+		return []byte{2, 0, 0, 0} // UDP_ENCAP_ESPINUDP
 	case "TCP_CONGESTION":
 		return []byte("reno")
 	case "SO_MAX_PACING_RATE":

@@ -39,9 +39,25 @@ const (
 	ipv6RouterAlertIsolate = 30
 	ipv6RecverrRFC4884     = 31
 
-	tcpTxDelay = 37
-	tcpRTOMax  = 44
-	tcpRTOMin  = 45
+	solNetlink            = 270
+	netlinkPktinfo        = 3
+	netlinkBroadcastError = 4
+	netlinkNoEnobufs      = 5
+	netlinkListenAllNSID  = 8
+	netlinkCapAck         = 10
+	netlinkExtAck         = 11
+	netlinkGetStrictChk   = 12
+	solPacket             = 263
+	packetTxHasOff        = 19
+	packetQdiscBypass     = 20
+	packetIgnoreOutgoing  = 23
+
+	tcpTxDelay   = 37
+	tcpRTOMax    = 44
+	tcpRTOMin    = 45
+	tcpDelackMax = 46
+
+	udpEncap = 100
 
 	udpSegment   = 103
 	udpGRO       = 104
@@ -75,6 +91,8 @@ var (
 		{"SO_RCVPRIORITY", unix.SOL_SOCKET, soRcvPriority, 4},
 		{"SO_WIFI_STATUS", unix.SOL_SOCKET, unix.SO_WIFI_STATUS, 4},
 		{"SO_NOFCS", unix.SOL_SOCKET, unix.SO_NOFCS, 4},
+		{"SO_DEBUG", unix.SOL_SOCKET, unix.SO_DEBUG, 4},
+		{"SO_LOCK_FILTER", unix.SOL_SOCKET, unix.SO_LOCK_FILTER, 4},
 		{"SO_PEEK_OFF", unix.SOL_SOCKET, unix.SO_PEEK_OFF, 4},
 		{"SO_TIMESTAMP", unix.SOL_SOCKET, unix.SO_TIMESTAMP, 4},
 		{"SO_TIMESTAMPNS", unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 4},
@@ -82,6 +100,20 @@ var (
 		{"SO_TIMESTAMPNS_NEW", unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 4},
 		{"SO_TIMESTAMPING", unix.SOL_SOCKET, unix.SO_TIMESTAMPING, 4},
 		{"SO_TIMESTAMPING_NEW", unix.SOL_SOCKET, unix.SO_TIMESTAMPING_NEW, 4},
+	}
+	netlinkOptions = []option{
+		{"NETLINK_PKTINFO", solNetlink, netlinkPktinfo, 4},
+		{"NETLINK_BROADCAST_ERROR", solNetlink, netlinkBroadcastError, 4},
+		{"NETLINK_NO_ENOBUFS", solNetlink, netlinkNoEnobufs, 4},
+		{"NETLINK_LISTEN_ALL_NSID", solNetlink, netlinkListenAllNSID, 4},
+		{"NETLINK_CAP_ACK", solNetlink, netlinkCapAck, 4},
+		{"NETLINK_EXT_ACK", solNetlink, netlinkExtAck, 4},
+		{"NETLINK_GET_STRICT_CHK", solNetlink, netlinkGetStrictChk, 4},
+	}
+	packetOptions = []option{
+		{"PACKET_TX_HAS_OFF", solPacket, packetTxHasOff, 4},
+		{"PACKET_QDISC_BYPASS", solPacket, packetQdiscBypass, 4},
+		{"PACKET_IGNORE_OUTGOING", solPacket, packetIgnoreOutgoing, 4},
 	}
 	unixOptions = []option{
 		{"SO_PASSRIGHTS", unix.SOL_SOCKET, soPassRights, 4},
@@ -98,6 +130,7 @@ var (
 		{"IP_MINTTL", unix.SOL_IP, unix.IP_MINTTL, 4},
 		{"IP_FREEBIND", unix.SOL_IP, unix.IP_FREEBIND, 4},
 		{"IP_TRANSPARENT", unix.SOL_IP, unix.IP_TRANSPARENT, 4},
+		{"IP_ROUTER_ALERT", unix.SOL_IP, unix.IP_ROUTER_ALERT, 4}, // of raw sockets
 		{"IP_NODEFRAG", unix.SOL_IP, unix.IP_NODEFRAG, 4},
 		{"IP_PKTINFO", unix.SOL_IP, unix.IP_PKTINFO, 4},
 		{"IP_RECVTTL", unix.SOL_IP, unix.IP_RECVTTL, 4},
@@ -172,8 +205,10 @@ var (
 		{"TCP_TX_DELAY", unix.SOL_TCP, tcpTxDelay, 4},
 		{"TCP_RTO_MAX_MS", unix.SOL_TCP, tcpRTOMax, 4},
 		{"TCP_RTO_MIN_US", unix.SOL_TCP, tcpRTOMin, 4},
+		{"TCP_DELACK_MAX_US", unix.SOL_TCP, tcpDelackMax, 4},
 	}
 	udpOptions = []option{
+		{"UDP_ENCAP", unix.SOL_UDP, udpEncap, 4},
 		{"UDP_SEGMENT", unix.SOL_UDP, udpSegment, 4},
 		{"UDP_GRO", unix.SOL_UDP, udpGRO, 4},
 		{"UDP_NO_CHECK6_TX", unix.SOL_UDP, udpNoCheckTX, 4},
@@ -187,6 +222,10 @@ func optionsOf(family, protocol int) []option {
 	switch family {
 	case unix.AF_UNIX:
 		lists = append(lists, unixOptions)
+	case unix.AF_NETLINK:
+		lists = append(lists, netlinkOptions)
+	case unix.AF_PACKET:
+		lists = append(lists, packetOptions)
 	case unix.AF_INET:
 		lists = append(lists, ipOptions)
 	case unix.AF_INET6:

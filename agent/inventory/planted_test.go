@@ -55,12 +55,14 @@ func TestPlantedLosses(t *testing.T) {
 	}
 	for kind, names := range map[string][]string{
 		"tcp": {"TCP_CONGESTION", "TCP_USER_TIMEOUT", "TCP_NOTSENT_LOWAT", "TCP_SYNCNT", "TCP_LINGER2", "IP_TRANSPARENT", "IP_FREEBIND", "IP_RECVTOS", "IP_MINTTL", "IP_TOS", "IP_TTL",
-			"TCP_KEEPIDLE", "TCP_NODELAY", "SO_KEEPALIVE", "SO_PRIORITY", "SO_MARK"},
+			"TCP_KEEPIDLE", "TCP_NODELAY", "SO_KEEPALIVE", "SO_PRIORITY", "SO_MARK", "SO_DEBUG", "SO_LOCK_FILTER"},
 		"tcp listener": {"TCP_DEFER_ACCEPT", "TCP_FASTOPEN"},
 		"tcp6":         {"IPV6_MINHOPCOUNT", "IPV6_TCLASS", "IPV6_TRANSPARENT", "IPV6_RECVTCLASS"},
 		"udp":          {"IP_MULTICAST_TTL", "IP_MULTICAST_LOOP", "IP_MULTICAST_ALL", "UDP_GRO", "UDP_SEGMENT", "IP_RECVTTL", "SO_BROADCAST"},
 		"udp6":         {"IPV6_MULTICAST_HOPS", "IPV6_MULTICAST_LOOP", "IPV6_MULTICAST_ALL", "IPV6_RECVPKTINFO"},
 		"unix":         {"SO_PASSCRED"},
+		"netlink":      {"NETLINK_PKTINFO", "NETLINK_BROADCAST_ERROR", "NETLINK_NO_ENOBUFS", "NETLINK_CAP_ACK", "NETLINK_EXT_ACK", "NETLINK_GET_STRICT_CHK"},
+		"packet":       {"PACKET_QDISC_BYPASS", "PACKET_IGNORE_OUTGOING"},
 	} {
 		for _, name := range names {
 			rows[kind+" "+name] = loss{hold: socketOption(kind, name)}
