@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"ss/agent/inventory"
+	"ss/fault"
 )
 
 // inventoryIndex is the file in a member's part of an image set that holds its inventory.
@@ -21,7 +22,10 @@ func (w *work) takeInventory(ctx context.Context) error {
 	return w.each(func(i int, m Member) error {
 		pids, err := w.a.pids(ctx, m)
 		if err == nil {
-			w.holdings[i], err = inventory.Take(ctx, pids)
+			w.holdings[i], err = inventory.TakeFrozen(ctx, pids)
+		}
+		if refusal := (*inventory.Refusal)(nil); errors.As(err, &refusal) {
+			return fault.New(fault.Refused, refusal.Error(), "have the program read what waits there, and take the snapshot again")
 		}
 		if err != nil {
 			return fmt.Errorf("take the inventory: %w", err)

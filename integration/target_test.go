@@ -167,6 +167,7 @@ func TestObjectsComeBack(t *testing.T) {
 		{kind: "utsns"},
 		{kind: "ipcns"},
 		{kind: "netns"},
+		{kind: "netns-connected", refused: []string{"has a TCP connection", "in a network namespace other than this host's", "start it without"}},
 		{kind: "cgroupns"},
 		{kind: "utsns-child", refused: []string{"a UTS namespace of its own"}},
 		{kind: "ipcns-child", refused: []string{"an IPC namespace of its own"}},

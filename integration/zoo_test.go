@@ -95,6 +95,10 @@ var zooRefused = map[string][]string{
 	"vsock":            {"AF_VSOCK"},
 	"mount_fd":         {"fscontext"},
 	"landlock_ruleset": {"landlock-ruleset"},
+	"unix_empty":       {"has not read an empty datagram"},
+	"unix_unaccepted":  {"whose other end was closed"},
+	"unix_cred_unread": {"SO_PASSCRED"},
+	"tcp_signed":       {"TCP_MD5SIG"},
 }
 
 // zooLost are the modes that a restore loses without a word, as the kernel does not tell of them, with words of docs/limits.md that say so.
@@ -111,6 +115,8 @@ var zooLost = map[string]string{
 	"mlockall":          "MCL_FUTURE",
 	"sealed":            "mseal",
 	"dnotify":           "F_NOTIFY",
+	"mlock_on_fault":    "MLOCK_ONFAULT",
+	"ldt":               "modify_ldt",
 }
 
 // TestZoo needs root and gcc. Each mode of testdata/zoo is one process that holds one object of the kernel in one state. It is as it was in place and on

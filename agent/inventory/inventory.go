@@ -75,8 +75,22 @@ func (d Difference) String() string {
 	return text
 }
 
-// Take lists what the processes hold. They stand still; pids are this host's.
-func Take(ctx context.Context, pids []int) (Inventory, error) {
+// Take lists what the processes hold; pids are this host's.
+func Take(ctx context.Context, pids []int) (Inventory, error) { return takeAnd(ctx, pids, nil) }
+
+// TakeFrozen is Take for processes that stand still. It looks at all that waits in their UNIX sockets, which would disturb processes that run, and returns a Refusal
+// if CRIU would lose some of it.
+func TakeFrozen(ctx context.Context, pids []int) (Inventory, error) {
+	return takeAnd(ctx, pids, emptyBehind)
+}
+
+// Refusal is an error that says why what processes hold cannot be recorded.
+type Refusal struct{ text string }
+
+func (r *Refusal) Error() string { return r.text }
+
+// takeAnd is Take. look, if it is not nil, is called with a duplicate of each UNIX socket, and says what must not be so.
+func takeAnd(ctx context.Context, pids []int, look func(fd int) string) (Inventory, error) {
 	inv := Inventory{Version: version}
 	pool := optionPool{index: map[string]int{}, kinds: map[[2]int][]option{}}
 	seen := map[uint64]bool{}
@@ -97,7 +111,7 @@ func Take(ctx context.Context, pids []int) (Inventory, error) {
 			return Inventory{}, fmt.Errorf("process %d: %w", inner, err)
 		}
 		inv.Threads = append(inv.Threads, threads...)
-		sockets, err := takeSockets(pid, inner, seen, &pool, groups)
+		sockets, err := takeSockets(pid, inner, seen, &pool, groups, look)
 		if err != nil && !ended(err) {
 			return Inventory{}, fmt.Errorf("process %d: %w", inner, err)
 		}

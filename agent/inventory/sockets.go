@@ -72,7 +72,7 @@ func readable(options []option, raw []byte) Options {
 }
 
 // takeSockets lists the sockets that a process holds and that are not in seen, which it adds to, by inode.
-func takeSockets(pid, inner int, seen map[uint64]bool, pool *optionPool, groups joinable) ([]Socket, error) {
+func takeSockets(pid, inner int, seen map[uint64]bool, pool *optionPool, groups joinable, look func(fd int) string) ([]Socket, error) {
 	var numbers []int
 	err := proc.EachFd([]int{pid}, func(_, fd int, link string) {
 		if n, ok := proc.SocketInode(link); ok && !seen[n] {
@@ -85,6 +85,7 @@ func takeSockets(pid, inner int, seen map[uint64]bool, pool *optionPool, groups 
 	}
 	slices.Sort(numbers)
 	var out []Socket
+	var refused error
 	err = borrow(pid, numbers, func(number, fd int) {
 		s := Socket{Process: inner, Descriptor: number}
 		s.Family, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
@@ -101,9 +102,14 @@ func takeSockets(pid, inner int, seen map[uint64]bool, pool *optionPool, groups 
 		if s.Family == unix.AF_INET || s.Family == unix.AF_INET6 {
 			s.Failed = failed(fd)
 		}
+		if s.Family == unix.AF_UNIX && look != nil && refused == nil {
+			if why := look(fd); why != "" {
+				refused = &Refusal{fmt.Sprintf("%s %s (descriptor %d)", proc.Whose(pid), why, number)}
+			}
+		}
 		out = append(out, s)
 	})
-	return out, err
+	return out, cmp.Or(refused, err)
 }
 
 // failed says whether a socket has an error that has not been read. To ask for it (SO_ERROR) would take it away.

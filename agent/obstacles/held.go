@@ -133,8 +133,7 @@ func (s *survey) queued(h sockets.Holder, fd, domain, protocol int) {
 	case unix.AF_INET, unix.AF_INET6:
 		s.queuedInet(h, fd, protocol)
 	case unix.AF_UNIX:
-		s.passedConnections(h, fd)
-		s.urgent(h, fd)
+		s.unread(h, fd)
 	}
 }
 
@@ -149,12 +148,16 @@ func (s *survey) queuedInet(h sockets.Holder, fd, protocol int) {
 	}
 }
 
-// urgent looks for an urgent byte.
-func (s *survey) urgent(h sockets.Holder, fd int) {
-	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
-	if n, err := unix.Poll(p, 0); err == nil && n == 1 && p[0].Revents&unix.POLLPRI != 0 {
+// urgent looks for an urgent byte. events are what the kernel says of the socket besides.
+func (s *survey) urgent(h sockets.Holder, fd int) (events int16) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI | unix.POLLIN | unix.POLLRDHUP}}
+	if n, err := unix.Poll(p, 0); err != nil || n != 1 {
+		return 0
+	}
+	if p[0].Revents&unix.POLLPRI != 0 {
 		s.add(h.Pid, "has not read an urgent byte (MSG_OOB) of a connection (descriptor %d), which CRIU can't dump: have it read it", h.Fd)
 	}
+	return p[0].Revents
 }
 
 // unaccepted looks for bytes that were sent over UNIX sockets whose connections nobody has accepted.
@@ -174,34 +177,3 @@ func (s *survey) unaccepted(waiting []uint64) error {
 
 // udpCork is UDP_CORK of include/uapi/linux/udp.h.
 const udpCork = 1
-
-// passedConnections looks for TCP connections that were sent over a UNIX socket and that nobody has received. It looks at the first message: the kernel
-// gives duplicates of what is in it, and the message stays.
-func (s *survey) passedConnections(h sockets.Holder, fd int) {
-	if info, err := proc.ReadFdInfo(h.Pid, h.Fd); err != nil || info.Passed == 0 {
-		return
-	}
-	var b [1]byte
-	control := make([]byte, unix.CmsgSpace(4*253)) // SCM_MAX_FD
-	_, n, _, _, err := unix.Recvmsg(fd, b[:], control, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		return
-	}
-	messages, err := unix.ParseSocketControlMessage(control[:n])
-	if err != nil {
-		return
-	}
-	for _, m := range messages {
-		passed, err := unix.ParseUnixRights(&m)
-		if err != nil {
-			continue
-		}
-		for _, p := range passed {
-			protocol, err := unix.GetsockoptInt(p, unix.SOL_SOCKET, unix.SO_PROTOCOL)
-			if err == nil && protocol == unix.IPPROTO_TCP {
-				s.add(h.Pid, "has not received a TCP socket that was sent to it over a UNIX socket (descriptor %d), which CRIU can't dump: have it receive it", h.Fd)
-			}
-			_ = unix.Close(p)
-		}
-	}
-}

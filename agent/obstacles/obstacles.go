@@ -75,7 +75,7 @@ func (s *survey) lasting(ctx context.Context) error {
 
 // look makes a survey of the member as it is now.
 func look(ctx context.Context, m Member) (s *survey, err error) {
-	s = &survey{member: m, seen: map[string]bool{}, vforks: map[[2]int]bool{}}
+	s = &survey{member: m, seen: map[string]bool{}, vforks: map[[2]int]bool{}, keyed: map[uint64]sockets.Holder{}}
 	all, err := m.Procs()
 	if err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func look(ctx context.Context, m Member) (s *survey, err error) {
 		}
 	}
 	s.sharedMemory()
-	return s, errors.Join(s.descriptors(), s.sockets(ctx), s.unixSockets(), s.queues(ctx), ctx.Err())
+	return s, errors.Join(s.descriptors(), s.sockets(ctx), s.signing(), s.unixSockets(), s.queues(ctx), ctx.Err())
 }
 
 // obstacle is one that a survey has found.
@@ -129,8 +129,10 @@ type survey struct {
 	frozen  bool
 	held    map[uint64]sockets.Holder
 	seen    map[string]bool
-	outside []int           // all other processes of the host; nil: not listed yet
-	vforks  map[[2]int]bool // parents that wait for a child with their memory
+	outside []int                     // all other processes of the host; nil: not listed yet
+	vforks  map[[2]int]bool           // parents that wait for a child with their memory
+	home    uint64                    // the agent's network namespace, as its sockets name it; 0: not asked yet, or not known
+	keyed   map[uint64]sockets.Holder // TCP sockets that may have keys, by inode
 	found   []obstacle
 }
 
@@ -364,6 +366,8 @@ func (s *survey) inetSocket(h sockets.Holder, fd, protocol int) {
 		if ulp, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_ULP); err == nil && ulp != "" {
 			s.add(h.Pid, "has handed TLS to the kernel for a connection (descriptor %d, %s), which CRIU can't dump: turn kernel TLS off in the program", h.Fd, ulp)
 		}
+		s.keys(h, fd)
+		s.connectedElsewhere(h, fd)
 	case unix.IPPROTO_UDP, unix.IPPROTO_UDPLITE, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 	case sockets.ProtocolMPTCP:
 		s.add(h.Pid, "uses multipath TCP (descriptor %d), which CRIU can't dump; Go programs do so since Go 1.24: start it with GODEBUG=multipathtcp=0 in its environment", h.Fd)
@@ -400,6 +404,9 @@ func (s *survey) unixSockets() error {
 	for _, u := range all {
 		waiting = append(waiting, u.Waiting...)
 		h, ours := s.held[u.Inode]
+		if ours && slices.Contains(u.Waiting, 0) {
+			s.add(h.Pid, "listens on a UNIX socket (descriptor %d) and has not accepted a connection whose other end was closed, which CRIU can't dump: have it accept it", h.Fd)
+		}
 		if _, inside := s.held[u.Peer]; ours && !inside && u.Peer != 0 {
 			outside[u.Peer] = h
 		}

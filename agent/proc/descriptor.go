@@ -62,7 +62,6 @@ type FdInfo struct {
 	Semaphore bool   // of an eventfd: EFD_SEMAPHORE
 	Counter   uint64 // of an eventfd
 	Watched   []int  // of an epoll: the descriptors under which files were added
-	Passed    int    // of a UNIX socket: descriptors that were sent to it and not received
 	Locks     []Lock
 }
 
@@ -139,8 +138,6 @@ func ReadFdInfo(pid, fd int) (FdInfo, error) {
 			info.Counter, err = strconv.ParseUint(value, 16, 64)
 		case "eventfd-semaphore":
 			info.Semaphore = value == "1"
-		case "scm_fds":
-			info.Passed, err = strconv.Atoi(value)
 		case "tfd":
 			number, _, _ := strings.Cut(value, " ")
 			var watched int

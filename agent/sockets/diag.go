@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"ss/agent/proc"
 )
 
 // Of include/uapi/linux/sock_diag.h, inet_diag.h and unix_diag.h (sock_diag(7)).
@@ -20,7 +23,9 @@ const (
 	inetDiagMsgLen      = 72
 	inetDiagCgroupID    = 21 // INET_DIAG_CGROUP_ID (Linux 5.9): that of the v2 cgroup that the socket was made in
 
-	inetDiagSkV6Only = 11 // INET_DIAG_SKV6ONLY: of IPv6 sockets that listen or are closed
+	inetDiagSkV6Only = 11           // INET_DIAG_SKV6ONLY: of IPv6 sockets that listen or are closed
+	inetDiagMD5Sig   = 18           // INET_DIAG_MD5SIG: keys, for those with CAP_NET_ADMIN that ask for showInfo
+	showInfo         = 1 << (2 - 1) // INET_DIAG_INFO, in idiag_ext
 
 	unixDiagName    = 0 // UNIX_DIAG_NAME: with its zero byte, if it is abstract
 	unixDiagVFS     = 1 // UNIX_DIAG_VFS: inode and device of its file
@@ -49,6 +54,8 @@ const (
 	LastAck     = 9
 	Listen      = 10
 	Closing     = 11
+
+	boundInactive = 13 // TCP_BOUND_INACTIVE: bound and no more, listed from Linux 6.8 on
 )
 
 // Sets of states, for List.
@@ -68,13 +75,14 @@ type Socket struct {
 	Inode         uint64   // 0: no program holds it, or none yet
 	Cgroup        uint64   // 0: not known
 	V6Only        bool     // of an IPv6 listener
+	signs         bool     // it has keys (TCP_MD5SIG); false if they were not asked for
 	id            [48]byte // struct inet_diag_sockid, which names the socket to the kernel
 }
 
-// inetDump lists the sockets of one family and protocol in this network namespace.
-func inetDump(c *netlink.Conn, family uint8, protocol uint32, states uint32) ([]Socket, error) {
+// inetDump lists the sockets of one family and protocol in this network namespace. show says what else is told of each (idiag_ext).
+func inetDump(c *netlink.Conn, family uint8, protocol uint32, states uint32, show uint8) ([]Socket, error) {
 	req := make([]byte, 56) // struct inet_diag_req_v2
-	req[0], req[1] = family, uint8(protocol)
+	req[0], req[1], req[2] = family, uint8(protocol), show
 	binary.NativeEndian.PutUint32(req[4:], states)
 	if protocol > 255 {
 		req[1] = protocolRawByte
@@ -126,6 +134,8 @@ func parseInet(b []byte) (Socket, error) {
 			s.Cgroup = ad.Uint64()
 		case inetDiagSkV6Only:
 			s.V6Only = ad.Uint8() != 0
+		case inetDiagMD5Sig:
+			s.signs = true
 		}
 	}
 	return s, ad.Err()
@@ -133,9 +143,13 @@ func parseInet(b []byte) (Socket, error) {
 
 // List lists both families. A protocol or family that the kernel does not have has no sockets.
 func List(c *netlink.Conn, protocol, states uint32) ([]Socket, error) {
+	return list(c, protocol, states, 0)
+}
+
+func list(c *netlink.Conn, protocol, states uint32, show uint8) ([]Socket, error) {
 	var out []Socket
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		s, err := inetDump(c, family, protocol, states)
+		s, err := inetDump(c, family, protocol, states, show)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) && protocol != unix.IPPROTO_TCP {
 			continue
 		}
@@ -145,6 +159,46 @@ func List(c *netlink.Conn, protocol, states uint32) ([]Socket, error) {
 		out = append(out, s...)
 	}
 	return out, nil
+}
+
+// Signing lists the inodes of the TCP sockets that have keys (TCP_MD5SIG), in the network namespace of a process. The kernel tells it of all but those that are not
+// bound.
+func Signing(pid int) (map[uint64]bool, error) {
+	c, err := dialOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	all, err := list(c, unix.IPPROTO_TCP, LiveStates|1<<boundInactive, showInfo)
+	out := map[uint64]bool{}
+	for _, s := range all {
+		if s.signs {
+			out[s.Inode] = true
+		}
+	}
+	return out, err
+}
+
+// dialOf is Dial in the network namespace of a process.
+func dialOf(pid int) (*netlink.Conn, error) {
+	theirs, err1 := proc.Namespace(pid, "net")
+	ours, err2 := proc.Namespace(os.Getpid(), "net")
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	if theirs == ours {
+		return Dial()
+	}
+	ns, err := unix.Open(proc.Path(pid, "ns/net"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the network namespace of process %d: %w", pid, err)
+	}
+	defer unix.Close(ns)
+	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{NetNS: ns})
+	if err != nil {
+		return nil, fmt.Errorf("open sock_diag in the network namespace of process %d: %w", pid, err)
+	}
+	return c, nil
 }
 
 // Dial opens a netlink socket for sock_diag(7).
@@ -224,7 +278,7 @@ type UnixSocket struct {
 	Path     string   // the name it was bound to, if that is a path
 	Dev, Ino uint64   // of the file that Path led to then
 	Peer     uint64   // inode of the socket that it is connected to, 0 if there is none
-	Waiting  []uint64 // of a listener: inodes of the sockets whose connections it has not accepted
+	Waiting  []uint64 // of a listener: inodes of the sockets whose connections it has not accepted; 0 for one that was closed
 }
 
 // Unix lists the UNIX sockets of this network namespace.

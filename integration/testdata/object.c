@@ -189,6 +189,23 @@ static void unshared(int flag)
 	tell(nothing);
 }
 
+/* connected_apart has a connection with itself in a network namespace of its own. */
+static void connected_apart(void)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t size = sizeof to;
+	struct ifreq lo = { .ifr_name = "lo", .ifr_flags = IFF_UP };
+	must(unshare(CLONE_NEWNET), "unshare");
+	int l = must(socket(AF_INET, SOCK_STREAM, 0), "socket"), c = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	must(ioctl(l, SIOCSIFFLAGS, &lo), "SIOCSIFFLAGS");
+	must(listen(l, 1), "listen");
+	must(getsockname(l, (struct sockaddr *)&to, &size), "getsockname");
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	must(connect(c, (struct sockaddr *)&to, sizeof to), "connect");
+	must(accept(l, NULL, NULL), "accept");
+	tell(nothing);
+}
+
 static void unshared_child(int flag)
 {
 	child = must(fork(), "fork");
@@ -791,6 +808,7 @@ int main(int argc, char **argv)
 	KIND("userns", unshared(CLONE_NEWUSER));
 	KIND("utsns", unshared(CLONE_NEWUTS));
 	KIND("netns", unshared(CLONE_NEWNET));
+	KIND("netns-connected", connected_apart());
 	KIND("ipcns", unshared(CLONE_NEWIPC));
 	KIND("mntns", unshared(CLONE_NEWNS));
 	KIND("cgroupns", unshared(CLONE_NEWCGROUP));

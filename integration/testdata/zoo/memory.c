@@ -1,5 +1,6 @@
 // Memory: mappings and what is said of them.
 #include "zoo.h"
+#include <asm/ldt.h>
 #include <linux/mempolicy.h>
 #include <sys/prctl.h>
 #include <sys/shm.h>
@@ -206,6 +207,19 @@ static void guard_check(void) {
 	expect(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "the page can be read");
 	expect(m[0] == 7 && m[SIZE - 1] == 7, "other content");
 }
+static void mlock_on_fault_make(void) {
+	m = private();
+	must(mlock2(m, SIZE, MLOCK_ONFAULT), "mlock2");
+}
+static void mlock_on_fault_check(void) { expect(flag(m, " lf"), "it is locked in whole"); }
+static void ldt_make(void) {
+	struct user_desc d = {.entry_number = 3, .base_addr = 4096, .limit = 0xfffff, .seg_32bit = 1, .limit_in_pages = 1, .useable = 1};
+	must(syscall(SYS_modify_ldt, 1, &d, sizeof d), "modify_ldt");
+}
+static void ldt_check(void) {
+	char table[64] = {0};
+	expect(syscall(SYS_modify_ldt, 0, table, sizeof table) > 0, "there are no entries");
+}
 static void sealed_make(void) {
 	m = private();
 	must(syscall(462 /* mseal */, m, SIZE, 0), "mseal");
@@ -297,6 +311,7 @@ static void title_check(void) {
 
 const struct mode memory_modes[] = {
 	{"hugepage", hugepage_make, hugepage_check}, {"sequential", sequential_make, sequential_check}, {"random", random_make, random_check},
+	{"mlock_on_fault", mlock_on_fault_make, mlock_on_fault_check}, {"ldt", ldt_make, ldt_check},
 	{"noreserve", noreserve_make, noreserve_check}, {"mlockall", mlockall_make, mlockall_check},
 	{"guard", guard_make, guard_check}, {"sealed", sealed_make, sealed_check}, {"zero_shared", zero_shared_make, zero_shared_check},
 	{"shm_posix", shm_posix_make, shm_posix_check}, {"file_readonly", file_readonly_make, file_readonly_check},

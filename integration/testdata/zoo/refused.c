@@ -190,11 +190,51 @@ static void landlock_ruleset(void) {
 	struct landlock_ruleset_attr at = {.handled_access_fs = LANDLOCK_ACCESS_FS_MAKE_DIR};
 	a = must(syscall(444, &at, sizeof at, 0), "landlock_create_ruleset");
 }
+static int at_path(int type, const char *name, int (*call)(int, const struct sockaddr *, socklen_t)) {
+	struct sockaddr_un u = {.sun_family = AF_UNIX};
+	snprintf(u.sun_path, sizeof u.sun_path, "%s", in_folder(name));
+	int fd = must(socket(AF_UNIX, type, 0), "socket");
+	must(call(fd, (void *)&u, sizeof u), name);
+	return fd;
+}
+
+static void unix_empty(void) { // an empty datagram waits
+	int s[2];
+	must(socketpair(AF_UNIX, SOCK_DGRAM, 0, s), "socketpair");
+	must(send(s[0], "", 0, 0), "send");
+	must(send(s[0], "behind", 6, 0), "send");
+}
+
+static void unix_unaccepted(void) { // its other end is closed
+	a = at_path(SOCK_STREAM, "socket", bind);
+	must(listen(a, 5), "listen");
+	close(at_path(SOCK_STREAM, "socket", connect));
+}
+
+static void unix_cred_unread(void) { // the kernel tells who has sent what waits
+	int s[2];
+	must(socketpair(AF_UNIX, SOCK_DGRAM, 0, s), "socketpair");
+	set(s[1], SOL_SOCKET, SO_PASSCRED, 1);
+	must(send(s[0], "x", 1, 0), "send");
+}
+
+static void tcp_signed(void) { // it takes no connection without the key
+	struct sockaddr_in at = loopback(7446), other = loopback(0);
+	struct tcp_md5sig key = {.tcpm_keylen = 3, .tcpm_key = "key"};
+	memcpy(&key.tcpm_addr, &other, sizeof other);
+	a = must(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	set(a, SOL_SOCKET, SO_REUSEADDR, 1);
+	must(setsockopt(a, IPPROTO_TCP, TCP_MD5SIG, &key, sizeof key), "TCP_MD5SIG");
+	must(bind(a, (void *)&at, sizeof at), "bind");
+	must(listen(a, 1), "listen");
+}
+
 const struct mode refused_modes[] = {
 	{"udp_cork", udp_cork}, {"epoll_closed", epoll_closed}, {"netlink_unread", netlink_unread}, {"oob_inline", oob_inline}, {"packet_pipe", packet_pipe},
 	{"own_uts", own_uts}, {"own_time", own_time}, {"own_net", own_net}, {"own_ipc", own_ipc}, {"own_mount", own_mount}, {"own_cgroup", own_cgroup},
 	{"own_user", own_user}, {"own_pid", own_pid}, {"clone_vm", clone_vm}, {"clone_fs", clone_fs}, {"bpf_map", bpf_map}, {"bpf_mapped", bpf_mapped},
 	{"bpf_prog", bpf_prog}, {"secret_memory", secret_memory}, {"tcp_in_flight", tcp_in_flight}, {"append_only", append_only}, {"message_queue", message_queue},
 	{"vsock", vsock}, {"mptcp", mptcp}, {"io_uring", io_uring}, {"perf", perf}, {"uffd", uffd}, {"device", device},
-	{"tty_master_closed", tty_master_closed}, {"mount_fd", mount_fd}, {"own_mounts", own_mounts}, {"landlock_ruleset", landlock_ruleset}, {0},
+	{"tty_master_closed", tty_master_closed}, {"mount_fd", mount_fd}, {"own_mounts", own_mounts}, {"landlock_ruleset", landlock_ruleset},
+	{"unix_empty", unix_empty}, {"unix_unaccepted", unix_unaccepted}, {"unix_cred_unread", unix_cred_unread}, {"tcp_signed", tcp_signed}, {0},
 };
