@@ -15,13 +15,17 @@ import (
 
 // Run starts a member. The job comes into being with its first member.
 func (c *Cluster) Run(ctx context.Context, host string, m Member) (Member, error) {
-	return c.start(ctx, host, m.Job, func(ctx context.Context, a Agent, name string, epoch uint64) (Member, error) {
+	got, err := c.start(ctx, host, m.Job, func(ctx context.Context, a Agent, name string, epoch uint64) (Member, error) {
 		m.Name, m.Epoch = name, epoch
 		if epoch > 0 {
 			m.Aliases, m.Names = c.aliasesOf(ctx, m.Job, epoch)
 		}
 		return a.Run(ctx, m)
 	})
+	for _, n := range got.Notices {
+		c.Noticef("%s: %s", got.Name, n)
+	}
+	return got, err
 }
 
 // aliasesOf are the addresses of the past that members of a restored job know (R6): all members that the restore has made have the same. Without any host that
