@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -28,6 +30,16 @@ func (a *Agent) checkFolders(ctx context.Context, job string, folders []string) 
 		}
 	}
 	return files.CheckFolders(folders, []string{a.cfg.StateDir, a.cfg.Images.Staging()}, others)
+}
+
+// MissingFolders are notices of folders of a member that are not there. Its program may make them yet; or the name is wrong.
+func (a *Agent) MissingFolders(m Member) (notices []string) {
+	for _, dir := range m.Folders {
+		if _, err := files.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			notices = append(notices, fmt.Sprintf("there is no folder %s on %s yet: it is part of cuts from when it is there", dir, a.cfg.Host))
+		}
+	}
+	return notices
 }
 
 // checkCleared says what a restore would put aside in folders of a member, and why it could not.

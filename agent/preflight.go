@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"ss/agent/files"
@@ -72,8 +73,21 @@ func (a *Agent) Preflight(ctx context.Context, q Question) (Answer, error) {
 	return ans, nil
 }
 
+// restoring says what restore holds a job here: while it does, members come and go.
+func (a *Agent) restoring(job string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if what := a.busy[job]; strings.HasPrefix(what, "restore ") && !strings.HasPrefix(what, "restore check-") {
+		return a.busyWith(job, what)
+	}
+	return nil
+}
+
 func (a *Agent) preflightMembers(ctx context.Context, q Question, ans *Answer) error {
 	if err := a.checkOpen(string(q.Open.Key.Job), string(q.Open.Key.Snapshot), q.Open.Participants); err != nil {
+		return err
+	}
+	if err := a.restoring(q.Job); err != nil {
 		return err
 	}
 	w := &work{a: a, key: q.Open.Key, open: q.Open}

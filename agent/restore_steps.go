@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"ss/restoration"
+	"ss/standing"
 )
 
 // tick passes time, after all that has come by then: no host is asked again while its answer waits to be read.
@@ -40,13 +41,27 @@ func (r *Restoration) fence(ctx context.Context) error {
 	if err := r.a.cfg.Gates.Close(ctx, gates); err != nil {
 		return r.wrap("closing the gates", err)
 	}
+	live, err := r.a.running(ctx, r.job())
+	if err != nil {
+		return r.wrap("ending the live members", err)
+	}
 	if _, err := r.a.killMembers(ctx, r.job()); err != nil {
 		return r.wrap("ending the live members", err)
 	}
+	r.tellEnded(live)
 	if err := r.clear(ctx); err != nil {
 		return r.wrap("destroying what closed connections have left", err)
 	}
 	return nil
+}
+
+// tellEnded names the members that have ended for the restore and do not come back, here or elsewhere: they were started after the cut.
+func (r *Restoration) tellEnded(ended []Member) {
+	for _, m := range ended {
+		if !slices.ContainsFunc(r.stated.Hosts, func(h standing.Host) bool { return slices.Contains(h.Members, m.Name) }) {
+			r.notice(fmt.Sprintf("%s is not in the cut, and was ended", m.Name))
+		}
+	}
 }
 
 // gates are what the restored members will need, one toward each participant.

@@ -65,6 +65,8 @@ var refusals = []refusal{
 	{"run other --host hostA --log /proc/self/fd/1 -- sleep 1", 2, []string{"hostA", "the log /proc/self/fd/1 is in /proc", "ssctl logs"}},
 	{"run other --host hostA --log /dev/stdout -- sleep 1", 2, []string{"hostA", "/dev/stdout", "by a link there"}},
 	{"run other --host hostA --env X -- sleep 1", 2, []string{"X", "K=V"}},
+	{"run other --host hostA --env X=\xff -- sleep 1", 2, []string{"--env", `"X=\xff"`, "a script on the host"}},
+	{"run other --host hostA -- sleep \xff", 2, []string{`"\xff"`, "a script on the host"}},
 	{"attach other --host hostA", 2, []string{"--pid"}},
 	{"attach bad/name --host hostA --pid 1", 2, []string{"bad/name"}},
 	{"host add hostD --addr 10.77.0.4 --bundle /srv/d", 2, []string{"10.77.0.4", "IP:PORT"}},

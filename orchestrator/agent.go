@@ -76,6 +76,8 @@ type Member struct {
 	// MemoryFrozen: its memory is copied while it stands still, also where it could be tracked.
 	MemoryFrozen bool
 	Epoch        uint64 // of the restore that it belongs to; 0 if the job had not been restored when it was started
+	// Notices are what its host has to say of the start that Run has made: nothing that it failed for.
+	Notices []string
 	// SupersededBy is the epoch of the restore that was made without it; 0 of a member that stands. Cluster.Members fills it in.
 	SupersededBy uint64
 }

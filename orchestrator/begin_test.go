@@ -85,7 +85,7 @@ func TestJobWithOldCopiesStays(t *testing.T) {
 	if _, herr := f.Hosts(t.Context()); err != nil || herr != nil {
 		t.Fatal(err, herr)
 	}
-	if err := f.Catalogue.ClearHosts(t.Context(), "ring", "hostB"); err != nil {
+	if err := f.Catalogue.ClearHosts(t.Context(), "ring", 7, "hostB"); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.RemoveJob(t.Context(), "ring"); !fault.Is(err, fault.Unreachable) || !strings.Contains(err.Error(), "hostA-1 on hostA") {

@@ -75,18 +75,22 @@ type JobCatalogue interface {
 // MemberCatalogue is where the members of jobs are.
 type MemberCatalogue interface {
 	// DrawMember draws the name of a member that is about to start on a registered host and stores it as starting. No later call gives that name
-	// again while the job lives. taken are further names that the host has. A new job is made.
+	// again while the job lives. taken are further names that the host has. A new job is made. While a restore has the job, the error wraps
+	// store.ErrConflict.
 	DrawMember(ctx context.Context, job, host string, taken []string) (name string, err error)
 	// AddMember notes that a member runs on a host, and makes a new job. A member that is on another host makes the error wrap store.ErrConflict.
 	AddMember(ctx context.Context, job, host, member string) error
+	// ConfirmMember notes that a member whose name was drawn runs. False: a restore or a kill has taken it off the catalogue meanwhile, and it stays off.
+	ConfirmMember(ctx context.Context, job, host, member string) (there bool, err error)
 	// RemoveMember notes that a member is gone. Its host stays among those that had members. A missing member is not an error.
 	RemoveMember(ctx context.Context, job, host, member string) error
 	// WithdrawMember takes back a member whose start has failed. A job that was made for it, and has had no other member, goes as well.
 	WithdrawMember(ctx context.Context, job, host, member string) error
 	// SeeMembers notes what hosts say of members that are placed there, by host and name. It leaves out what is not placed there, and unknown jobs.
 	SeeMembers(ctx context.Context, job string, seen map[string]map[string]store.Placed) error
-	// ClearHosts notes that hosts have no member of a job any more. They stay among those that had members.
-	ClearHosts(ctx context.Context, job string, hosts ...string) error
+	// ClearHosts notes that hosts have no member of a job any more, as of the restore of that epoch. They stay among those that had members. It changes
+	// nothing if the job was restored since.
+	ClearHosts(ctx context.Context, job string, epoch uint64, hosts ...string) error
 	// SetPlacement replaces where the members of a job are, and makes a new job. Hosts that had members stay listed, without any.
 	SetPlacement(ctx context.Context, job string, placement map[string][]store.Placed) error
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"ss/fault"
+	"ss/marker"
 	"ss/store"
 )
 
@@ -33,6 +34,56 @@ func (c *Cluster) entitled(ctx context.Context, job store.Job, members []Member)
 		}
 	}
 	return out, nil
+}
+
+// notWhole says why a job is not whole: with err, or where that explains it, with what is under way. A restore, and a snapshot that stops the job, take members away for
+// a while. before is the job as it was when the hosts were asked.
+func (c *Cluster) notWhole(ctx context.Context, before store.Job, s survey, err error) error {
+	if k := fault.KindOf(err); k != fault.Refused && k != fault.NotFound {
+		return err
+	}
+	attempts, aerr := c.Catalogue.Attempts(ctx)
+	if aerr != nil {
+		return aerr
+	}
+	for _, at := range attempts {
+		if at.Live && at.Job == before.Name && at.Kind != store.KindCollect {
+			return fault.New(fault.Conflict, fmt.Sprintf("job %s is busy with %s %s of another ssctl", at.Job, at.Kind, at.ID), "try again when that is over")
+		}
+	}
+	now, jerr := c.Catalogue.Job(ctx, before.Name)
+	if jerr != nil {
+		return jerr
+	}
+	if now.Restored > before.Restored {
+		return fault.New(fault.Conflict, fmt.Sprintf("another ssctl has restored job %s meanwhile", before.Name), "try again")
+	}
+	if berr := c.busyHost(ctx, now, s); berr != nil {
+		return berr
+	}
+	return err
+}
+
+// busyHost is what a host says that the job is busy with: a restore whose ssctl is gone, and of which the host waits for another host's word. nil: none says so.
+func (c *Cluster) busyHost(ctx context.Context, j store.Job, s survey) error {
+	for _, h := range s.statuses {
+		names := store.Names(j.Placement[h.Name])
+		if h.Err != nil || len(names) == 0 {
+			continue
+		}
+		a, err := c.AgentOf(h.Host)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		_, err = a.Check(ctx, CheckQuestion{Job: j.Name, Open: Open{Key: marker.Key{Job: marker.JobID(j.Name), Snapshot: "check"},
+			Participants: []Participant{h.participant()}, Members: names, Restored: j.Restored}})
+		cancel()
+		if fault.Is(err, fault.Conflict) {
+			return err
+		}
+	}
+	return nil
 }
 
 // newer says why a member is of a restore that came after the job was read from the catalogue: that restore is under way, or just over, or was made with another catalogue.

@@ -31,3 +31,14 @@ func (c *Cluster) CutFile(ctx context.Context, cut store.Cut) ([]byte, error) {
 func (c *Cluster) EndStale(ctx context.Context, attempts []store.Attempt) error {
 	return c.endStale(ctx, attempts)
 }
+
+// OldHosts plans a restore of a cut, has something happen before it has the job, and returns the hosts that take part and get no members.
+func (c *Cluster) OldHosts(ctx context.Context, cut string, meanwhile func()) ([]string, error) {
+	r, err := c.planRestore(ctx, RestoreOptions{Cut: cut})
+	if err != nil {
+		return nil, err
+	}
+	meanwhile()
+	err = r.findNew(ctx)
+	return r.old, err
+}

@@ -15,13 +15,17 @@ import (
 
 // Run starts a member. The job comes into being with its first member.
 func (c *Cluster) Run(ctx context.Context, host string, m Member) (Member, error) {
-	return c.start(ctx, host, m.Job, func(ctx context.Context, a Agent, name string, epoch uint64) (Member, error) {
+	got, err := c.start(ctx, host, m.Job, func(ctx context.Context, a Agent, name string, epoch uint64) (Member, error) {
 		m.Name, m.Epoch = name, epoch
 		if epoch > 0 {
 			m.Aliases, m.Names = c.aliasesOf(ctx, m.Job, epoch)
 		}
 		return a.Run(ctx, m)
 	})
+	for _, n := range got.Notices {
+		c.Noticef("%s: %s", got.Name, n)
+	}
+	return got, err
 }
 
 // aliasesOf are the addresses of the past that members of a restored job know (R6): all members that the restore has made have the same. Without any host that
@@ -58,13 +62,14 @@ func (c *Cluster) Attach(ctx context.Context, host string, m Member) (Member, er
 }
 
 // start draws a member's name and has its host start it under that name. The catalogue knows of the member before the host does: whatever
-// is lost on the way, no second member gets the name, and nothing runs of which the catalogue does not know that it may.
+// is lost on the way, no second member gets the name, and nothing runs of which the catalogue does not know that it may. While a restore has the lease on the
+// job, no name is drawn, so nothing starts; a restore that takes the lease later finds the name (findNew).
 func (c *Cluster) start(ctx context.Context, host, job string, do func(context.Context, Agent, string, uint64) (Member, error)) (Member, error) {
 	h, a, err := c.host(ctx, host)
 	if err != nil {
 		return Member{}, err
 	}
-	there, err := c.MembersOf(ctx, h, job)
+	has, err := c.MembersOf(ctx, h, job)
 	if err != nil {
 		return Member{}, err
 	}
@@ -75,7 +80,10 @@ func (c *Cluster) start(ctx context.Context, host, job string, do func(context.C
 	if err != nil {
 		return Member{}, err
 	}
-	name, err := c.Catalogue.DrawMember(ctx, job, host, memberNames(there))
+	if err := c.hearOfDead(ctx, job); err != nil {
+		return Member{}, err
+	}
+	name, err := c.Catalogue.DrawMember(ctx, job, host, memberNames(has))
 	if err != nil {
 		return Member{}, err
 	}
@@ -87,10 +95,41 @@ func (c *Cluster) start(ctx context.Context, host, job string, do func(context.C
 	if err != nil {
 		return Member{}, c.notStarted(ctx, h, job, name, err)
 	}
-	if err := c.Catalogue.AddMember(noted(ctx), job, host, m.Name); err != nil {
+	there, err := c.Catalogue.ConfirmMember(noted(ctx), job, host, m.Name)
+	if err != nil {
 		return m, fmt.Errorf("member %s runs on %s, but the catalogue still lists it as starting: %w", m.Name, host, err)
 	}
+	if !there {
+		return m, c.overtaken(ctx, h, m)
+	}
 	return m, nil
+}
+
+// hearOfDead asks all hosts where the members stand if an ssctl has died in a restore of the job: what it had not written down may have taken place, and a
+// member that is started now is of that restore's epoch.
+func (c *Cluster) hearOfDead(ctx context.Context, job string) error {
+	attempts, err := c.Catalogue.Attempts(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(attempts, func(a store.Attempt) bool { return a.Job == job && a.Kind == store.KindRestore && !a.Live }) {
+		return nil
+	}
+	_, err = c.Hosts(ctx)
+	return err
+}
+
+// overtaken is for a member that was started, and that a restore or a kill has taken off the catalogue meanwhile. Its host knows whether that ended it, or had
+// come before it.
+func (c *Cluster) overtaken(ctx context.Context, h store.Host, m Member) error {
+	now, err := c.MembersOf(noted(ctx), h, m.Job)
+	if err != nil {
+		return &fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("whether %s runs on %s is not known: the job was restored or killed meanwhile; see ssctl ps %s when that host answers", m.Name, h.Name, m.Job)}
+	}
+	if !slices.Contains(memberNames(now), m.Name) {
+		return fault.New(fault.Conflict, fmt.Sprintf("%s was started on %s, and a restore or a kill of job %s that came meanwhile has ended it", m.Name, h.Name, m.Job), "start it again when that is over")
+	}
+	return c.Catalogue.AddMember(noted(ctx), m.Job, h.Name, m.Name)
 }
 
 // notStarted takes a member whose start has failed off the catalogue, if its host says that it is not there. Else its name stays, and what
@@ -102,8 +141,8 @@ func (c *Cluster) notStarted(ctx context.Context, h store.Host, job, name string
 		case aerr != nil:
 			return &fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("whether %s runs on %s is not known: see ssctl ps %s when that host answers", name, h.Name, job)}
 		case slices.Contains(memberNames(there), name):
-			return errors.Join(&fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("%s was started on %s anyway", name, h.Name)},
-				c.Catalogue.AddMember(noted(ctx), job, h.Name, name))
+			_, cerr := c.Catalogue.ConfirmMember(noted(ctx), job, h.Name, name)
+			return errors.Join(&fault.Error{Kind: fault.KindOf(err), Err: err, Next: fmt.Sprintf("%s was started on %s anyway", name, h.Name)}, cerr)
 		}
 	}
 	return errors.Join(err, c.Catalogue.WithdrawMember(noted(ctx), job, h.Name, name))
@@ -120,11 +159,14 @@ func memberNames(members []Member) []string {
 // Kill ends a job on every host that answers, and takes its members there off the catalogue. A host that does not answer, and has
 // members as far as the catalogue knows, makes it fail when the others are done.
 func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err error) {
-	j, err := c.Catalogue.Job(ctx, job)
-	if err != nil {
+	if _, err := c.Catalogue.Job(ctx, job); err != nil {
 		return nil, err
 	}
 	statuses, err := c.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	j, err := c.Catalogue.Job(ctx, job) // the hosts may have told of a restore
 	if err != nil {
 		return nil, err
 	}
@@ -149,14 +191,15 @@ func (c *Cluster) Kill(ctx context.Context, job string) (killed []string, err er
 		}
 		killed = append(killed, k.names...)
 		c.strangers(job, hosts[i].Name, j.Placement[hosts[i].Name], k.names)
-		errs = append(errs, c.Catalogue.ClearHosts(noted(ctx), job, hosts[i].Name))
+		errs = append(errs, c.Catalogue.ClearHosts(noted(ctx), job, j.Restored, hosts[i].Name))
 	}
 	return killed, errors.Join(errs...)
 }
 
 // KillOn ends what one host has of a job, members that the catalogue does not have there too, and leaves the other hosts alone.
 func (c *Cluster) KillOn(ctx context.Context, job, host string) (killed []string, err error) {
-	if _, err := c.Catalogue.Job(ctx, job); err != nil {
+	j, err := c.Catalogue.Job(ctx, job)
+	if err != nil {
 		return nil, err
 	}
 	h, _, err := c.host(ctx, host)
@@ -167,7 +210,7 @@ func (c *Cluster) KillOn(ctx context.Context, job, host string) (killed []string
 	if k.err != nil {
 		return nil, k.err
 	}
-	return k.names, c.Catalogue.ClearHosts(noted(ctx), job, host)
+	return k.names, c.Catalogue.ClearHosts(noted(ctx), job, j.Restored, host)
 }
 
 // strangers says of members that the catalogue has on a host, and that host knows nothing of, that they were not ended.

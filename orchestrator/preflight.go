@@ -173,10 +173,7 @@ func (k *check) plan(ctx context.Context) error {
 	}
 	roster, err := takeRoster(job, s, nil)
 	if err != nil {
-		return err
-	}
-	if len(roster.members) == 0 {
-		return fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+k.opt.Job)
+		return k.c.notWhole(ctx, job, s, err)
 	}
 	k.att = &attempt{c: k.c, opt: SnapshotOptions{Job: k.opt.Job}, job: job, vaults: vaults,
 		copies: HostCopies(job.Policy.EffectiveCopies(), len(vaults)) - 1, survey: s, roster: roster}

@@ -54,6 +54,7 @@ type restore struct {
 	keys     map[store.PartID]keys.Job
 	id       string
 	claimed  []Member               // that hosts name of which the catalogue knows none
+	beyond   []Member               // that live on hosts which take part, and are not in the cut
 	resuming bool                   // hosts were told to resume: the statement may be in force somewhere
 	stated   []byte                 // the signed statement of where the members will stand
 	lines    map[string]RestoreLine // by target
@@ -142,6 +143,9 @@ func (r *restore) part(p PlannedPart) Part {
 // check has every host look for what would make the restore fail there. Nothing is touched.
 func (r *restore) check(ctx context.Context) error {
 	r.id = "check-" + string(r.key.Snapshot)
+	for _, m := range r.beyond {
+		r.c.Noticef("%s on %s is not in the cut: a restore of it ends %s", m.Name, m.Host, m.Name)
+	}
 	return r.carryOut(ctx, true)
 }
 
@@ -152,6 +156,9 @@ func (r *restore) run(ctx context.Context) error {
 		return err
 	}
 	r.id, r.at = at.ID, at
+	if err := r.findNew(ctx); err != nil {
+		return errors.Join(err, r.c.Catalogue.EndAttempt(noted(ctx), at.ID))
+	}
 	if r.stated, err = r.statement(ctx, at.Epoch); err != nil {
 		return errors.Join(err, r.c.Catalogue.EndAttempt(noted(ctx), at.ID))
 	}
@@ -203,7 +210,7 @@ func (r *restore) gone(ctx context.Context, silent []restoration.HostID) error {
 			stopped = append(stopped, name)
 		}
 	}
-	return r.c.Catalogue.ClearHosts(noted(ctx), r.plan.Cut.Job, stopped...)
+	return r.c.Catalogue.ClearHosts(noted(ctx), r.plan.Cut.Job, r.at.Epoch, stopped...)
 }
 
 // living lists the members that live on a target when the restore has succeeded.

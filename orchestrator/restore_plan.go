@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -112,13 +113,44 @@ func (r *restore) findOld(ctx context.Context, members []Member, missing map[str
 	}
 	targets := r.targets()
 	for _, m := range members {
+		takesPart := slices.Contains(targets, m.Host) || slices.Contains(r.old, m.Host)
+		if m.State == StateRunning && (takesPart || r.known(job, m.Host)) && !r.comesBack(m.Name) {
+			r.beyond = append(r.beyond, m)
+		}
 		switch {
-		case slices.Contains(targets, m.Host) || slices.Contains(r.old, m.Host):
+		case takesPart:
 		case r.known(job, m.Host):
 			r.old = append(r.old, m.Host)
 		default: // F5: its word does not make it take part
 			r.claimed = append(r.claimed, m)
 			r.c.Noticef("%s says that %s of job %s runs there, but the catalogue has no such member there: the restore ignores it, and tells that host that the job was restored", m.Host, m.Name, m.Job)
+		}
+	}
+	return nil
+}
+
+// comesBack says whether a member is in the cut.
+func (r *restore) comesBack(member string) bool {
+	return slices.ContainsFunc(r.plan.Cut.Hosts, func(h store.CutHost) bool {
+		return slices.ContainsFunc(h.Members, func(m store.CutMember) bool { return m.Name == member })
+	})
+}
+
+// findNew takes in the hosts that members were started on since they were asked. From the lease on, no name of a member is drawn (DrawMember): so all are in the
+// catalogue, a start that is still on its way too. That one fails at its host, which this restore holds then, or has ended before it.
+func (r *restore) findNew(ctx context.Context) error {
+	job, err := r.c.Catalogue.Job(ctx, r.plan.Cut.Job)
+	if err != nil {
+		return err
+	}
+	targets := r.targets()
+	for _, host := range slices.Sorted(maps.Keys(job.Placement)) {
+		h, registered := r.hosts[host]
+		if !registered || h.Err != nil || slices.Contains(targets, host) || slices.Contains(r.old, host) {
+			continue // of one that does not answer, the statement says that its members are old
+		}
+		if slices.ContainsFunc(job.Placement[host], func(p store.Placed) bool { return p.State != store.PlacedEnded }) {
+			r.old = append(r.old, host)
 		}
 	}
 	return nil

@@ -53,6 +53,9 @@ func takeRoster(j store.Job, s survey, without []string) (roster, error) {
 		return r, fault.New(fault.Refused, strings.Join(lacking, "; "),
 			"a cut would not be the whole job: restore the last one that is, or leave out what has ended with "+strings.Join(names, " "))
 	}
+	if len(r.members) == 0 {
+		return r, fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+j.Name)
+	}
 	return r, nil
 }
 

@@ -389,7 +389,7 @@ func (a *attempt) stopped(ctx context.Context, outcome marker.Outcome) {
 			done = append(done, h.Name)
 		}
 	}
-	if err := a.c.Catalogue.ClearHosts(noted(ctx), a.opt.Job, done...); err != nil {
+	if err := a.c.Catalogue.ClearHosts(noted(ctx), a.opt.Job, a.job.Restored, done...); err != nil {
 		a.c.Noticef("could not remove ended members from the catalogue: %v", err)
 	}
 }

@@ -39,6 +39,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	if err := c.Resolve(ctx, s.statuses); err != nil {
 		return nil, err
 	}
+	before := job
 	if job, err = c.Catalogue.Job(ctx, opt.Job); err != nil { // where its members are may have been settled by now
 		return nil, err
 	}
@@ -47,10 +48,7 @@ func (c *Cluster) planSnapshot(ctx context.Context, opt SnapshotOptions) (*attem
 	}
 	roster, err := takeRoster(job, s, opt.Without)
 	if err != nil {
-		return nil, err
-	}
-	if len(roster.members) == 0 {
-		return nil, fault.New(fault.NotFound, "no member of the job runs", "start one with ssctl run "+opt.Job)
+		return nil, c.notWhole(ctx, before, s, err)
 	}
 	a := &attempt{
 		c: c, opt: opt, zero: time.Now(), lines: map[marker.HostID]SnapshotLine{}, events: make(chan marker.Event, 64),

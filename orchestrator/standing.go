@@ -236,7 +236,8 @@ func (c *Cluster) catchUp(ctx context.Context, statuses []HostStatus) error {
 				c.Noticef("%s knows of a restore of job %s, of epoch %d, that the catalogue does not: %v", h.Name, st.Job, st.Epoch, err)
 				continue
 			}
-			c.Noticef("job %s was restored, and its ssctl ended before it could write that down; the catalogue has it now", st.Job)
+			// Of a catalogue that was made again, the restore may be long over.
+			c.Noticef("the catalogue did not know of the last restore of job %s, as its hosts do: it was made again since, or the ssctl that restored the job ended before it could write that down; the catalogue has it now", st.Job)
 		}
 	}
 	return nil

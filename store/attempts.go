@@ -116,11 +116,33 @@ func takeJob(tx kv.Tx, job string) error {
 	if err != nil {
 		return err
 	}
+	return underWay(o, l, job)
+}
+
+// underWay says that an attempt has the lease on a job.
+func underWay(a Attempt, l lease, job string) error {
 	conflict := ErrConflict
-	if o.Kind == KindCollect {
+	if a.Kind == KindCollect {
 		conflict = ErrCollecting
 	}
-	return fmt.Errorf("a %s of job %q is under way (%s, since %s, %s): wait for its end: %w", o.noun(), job, l.Attempt, l.Since.Format("15:04:05"), l.Holder, conflict)
+	return fmt.Errorf("a %s of job %q is under way (%s, since %s, %s): wait for its end: %w", a.noun(), job, l.Attempt, l.Since.Format("15:04:05"), l.Holder, conflict)
+}
+
+// notRestoring refuses what must not be done while a restore has the lease on a job.
+func notRestoring(tx kv.Tx, job string) error {
+	l, ok, err := get[lease](tx, bucketLeases, job)
+	if err != nil || !ok {
+		return err
+	}
+	a, ok, err := get[Attempt](tx, bucketAttempts, l.Attempt)
+	if err != nil || !ok || a.Kind != KindRestore {
+		return err
+	}
+	on, err := live(tx, a)
+	if err != nil || !on {
+		return err // its ssctl has died
+	}
+	return underWay(a, l, job)
 }
 
 // Guard returns nil while an attempt of this handle holds the lease on its job. Else the error wraps ErrConflict and names who holds it, if anybody does.

@@ -98,10 +98,14 @@ func (j Job) Where(member string) (host string, p Placed, ok bool) {
 
 // DrawMember draws the name of a member that is about to be started on a registered host, and writes it down as starting: when it
 // returns, no later call, in whatever process, gives that name again for as long as the job lives. The job is made if it is new.
-// taken are names that the host says it has, which the catalogue may not know of: one that was rebuilt, say.
+// taken are names that the host says it has, which the catalogue may not know of: one that was rebuilt, say. While a restore has the lease on the job, the
+// error wraps ErrConflict: a restore ends all that it finds when it has taken the lease, and nothing may come after that.
 func (c *Catalogue) DrawMember(ctx context.Context, job, host string, taken []string) (name string, err error) {
 	err = c.updateJob(ctx, job, true, func(tx kv.Tx, j *Job) error {
 		if _, err := need[Host](tx, bucketHosts, host); err != nil {
+			return err
+		}
+		if err := notRestoring(tx, job); err != nil {
 			return err
 		}
 		cuts, err := cutsOf(tx, job)
@@ -154,6 +158,21 @@ func (c *Catalogue) AddMember(ctx context.Context, job, host, member string) err
 		j.place(host, Placed{Name: member})
 		return nil
 	})
+}
+
+// ConfirmMember notes that a member whose name was drawn runs. It is false, and nothing changes, if the catalogue has it there no more: a restore or a kill
+// has come in between.
+func (c *Catalogue) ConfirmMember(ctx context.Context, job, host, member string) (there bool, err error) {
+	err = c.changeJob(ctx, job, false, func(j *Job) error {
+		if there = slices.Contains(Names(j.Placement[host]), member); there {
+			j.place(host, Placed{Name: member})
+		}
+		return nil
+	})
+	if errors.Is(err, ErrNotFound) { // the job was removed
+		return false, nil
+	}
+	return there, err
 }
 
 // RemoveMember notes that a member is gone. Its host stays among those that had members. A member
@@ -213,9 +232,13 @@ func (c *Catalogue) WithdrawMember(ctx context.Context, job, host, member string
 	})
 }
 
-// ClearHosts notes that hosts have no member of a job any more. They stay among those that had members.
-func (c *Catalogue) ClearHosts(ctx context.Context, job string, hosts ...string) error {
+// ClearHosts notes that hosts have no member of a job any more that is of the restore of that epoch, or older. They stay among those that had members. Where
+// the job was restored since, other members live there, and nothing changes.
+func (c *Catalogue) ClearHosts(ctx context.Context, job string, epoch uint64, hosts ...string) error {
 	return c.changeJob(ctx, job, false, func(j *Job) error {
+		if j.Restored > epoch {
+			return nil
+		}
 		for _, host := range hosts {
 			if _, ok := j.Placement[host]; ok {
 				j.Placement[host] = []Placed{}

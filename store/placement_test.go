@@ -36,7 +36,7 @@ func TestDrawMember(t *testing.T) {
 	check(t, c.AddMember(t.Context(), "ring", "hostA", "hostA-1"))
 	check(t, c.RemoveMember(t.Context(), "ring", "hostA", "hostA-2"))
 	draw("ring", "hostA", "hostA-3")
-	check(t, c.ClearHosts(t.Context(), "ring", "hostA", "hostX"))
+	check(t, c.ClearHosts(t.Context(), "ring", 0, "hostA", "hostX"))
 	draw("ring", "hostA", "hostA-4")
 	check(t, c.SetPlacement(t.Context(), "ring", map[string][]Placed{"hostC": Running("hostA-9")})) // as after a rebuild
 	draw("ring", "hostA", "hostA-10")
@@ -68,7 +68,7 @@ func TestWithdrawMember(t *testing.T) {
 	first, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
 	check(t, err)
 	check(t, c.AddMember(t.Context(), "ring", "hostA", first))
-	check(t, c.ClearHosts(t.Context(), "ring", "hostA"))
+	check(t, c.ClearHosts(t.Context(), "ring", 0, "hostA"))
 	second, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
 	check(t, err)
 	check(t, c.WithdrawMember(t.Context(), "ring", "hostA", second))
@@ -78,6 +78,52 @@ func TestWithdrawMember(t *testing.T) {
 		t.Errorf("drew %s", third)
 	}
 	wantErr(t, c.WithdrawMember(t.Context(), "none", "hostA", "hostA-1"), ErrNotFound)
+}
+
+// TestNoStartBesideARestore: while a restore has the lease on a job, no name of a member is drawn; a name that was drawn before, and that the restore or a kill has
+// taken off the catalogue, does not come back by itself.
+func TestNoStartBesideARestore(t *testing.T) {
+	c := create(t)
+	check(t, c.AddHost(t.Context(), Host{Name: "hostA", Addr: "10.0.0.1:7070"}))
+	first, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
+	check(t, err)
+	late, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
+	check(t, err)
+	confirm := func(member string, want bool) {
+		t.Helper()
+		there, err := c.ConfirmMember(t.Context(), "ring", "hostA", member)
+		check(t, err)
+		if there != want {
+			t.Errorf("%s is there: %v", member, there)
+		}
+	}
+	confirm(first, true)
+	other := reopen(t, c)
+	for kind, refused := range map[string]bool{KindRestore: true, KindSnapshot: false, KindCollect: false} {
+		at, err := other.BeginAttempt(t.Context(), Attempt{Kind: kind, Job: "ring", Hosts: []string{"hostA"}})
+		check(t, err)
+		name, err := c.DrawMember(t.Context(), "ring", "hostA", nil)
+		if refused {
+			wantErr(t, err, ErrConflict, at.ID, "a restore of job \"ring\" is under way", "wait for its end")
+		} else {
+			check(t, err)
+			check(t, c.RemoveMember(t.Context(), "ring", "hostA", name))
+		}
+		check(t, other.EndAttempt(t.Context(), at.ID))
+	}
+	at, err := c.BeginAttempt(t.Context(), Attempt{Kind: KindRestore, Job: "ring", Hosts: []string{"hostA"}})
+	check(t, err)
+	check(t, c.SetRestored(t.Context(), "ring", map[string][]Placed{"hostA": Running(first)}, at.Epoch, nil, nil))
+	check(t, c.EndAttempt(t.Context(), at.ID))
+	confirm(late, false)
+	check(t, c.ClearHosts(t.Context(), "ring", at.Epoch-1, "hostA")) // a kill that had ended what was there before the restore
+	confirm(first, true)
+	check(t, c.ClearHosts(t.Context(), "ring", at.Epoch, "hostA"))
+	confirm(first, false)
+	if there, err := c.ConfirmMember(t.Context(), "none", "hostA", "hostA-1"); there || err != nil {
+		t.Errorf("of a job that is gone: %v, %v", there, err)
+	}
+	check(t, c.Check(t.Context()))
 }
 
 // TestDrawMemberBesideCuts: a catalogue that was made again, or has imported a cut, does not give the names of its cuts again.

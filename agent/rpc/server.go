@@ -166,7 +166,7 @@ func (s *agentServer) Run(ctx context.Context, req *ssv1.RunRequest) (*ssv1.RunR
 	if m, err = s.a.Run(ctx, m); err != nil {
 		return nil, wire.Status(err)
 	}
-	return &ssv1.RunResponse{Member: toMember(m)}, nil
+	return &ssv1.RunResponse{Member: toMember(m), Notices: s.a.MissingFolders(m)}, nil
 }
 
 func (s *agentServer) Attach(ctx context.Context, req *ssv1.AttachRequest) (*ssv1.AttachResponse, error) {

@@ -58,7 +58,7 @@ func (a *app) command() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, argv []string) error {
 			if a.output != "table" && a.output != "json" {
 				return usage("-o takes table or json, not %q", a.output)
 			}
@@ -66,7 +66,7 @@ func (a *app) command() *cobra.Command {
 				a.noColor = true
 			}
 			a.screen = newScreen(os.Stderr, a.stderr, a.quiet, a.noColor)
-			return nil
+			return checkText(cmd, argv)
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
@@ -153,7 +153,7 @@ func (a *app) where() string {
 	if err != nil {
 		dir = a.dir
 	}
-	return host + ":" + dir
+	return strings.ToValidUTF8(host+":"+dir, "?") // hosts are told
 }
 
 // noCatalogue says what to do where the identity is there and the catalogue is not, or is damaged.

@@ -156,7 +156,9 @@ func (a *agent) Run(ctx context.Context, m orchestrator.Member) (orchestrator.Me
 	if err != nil {
 		return orchestrator.Member{}, wire.Error(a.host, err)
 	}
-	return a.member(r.GetMember()), nil
+	got := a.member(r.GetMember())
+	got.Notices = r.GetNotices()
+	return got, nil
 }
 
 func (a *agent) Attach(ctx context.Context, m orchestrator.Member) (orchestrator.Member, error) {

@@ -1617,8 +1617,10 @@ func (x *RunRequest) GetMemoryFrozen() bool {
 }
 
 type RunResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Member *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	// notices are what a person should know, and nothing failed for.
+	Notices       []string `protobuf:"bytes,2,rep,name=notices,proto3" json:"notices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1656,6 +1658,13 @@ func (*RunResponse) Descriptor() ([]byte, []int) {
 func (x *RunResponse) GetMember() *Member {
 	if x != nil {
 		return x.Member
+	}
+	return nil
+}
+
+func (x *RunResponse) GetNotices() []string {
+	if x != nil {
+		return x.Notices
 	}
 	return nil
 }
@@ -7072,9 +7081,10 @@ const file_ss_v1_ss_proto_rawDesc = "" +
 	"\afolders\x18\x11 \x03(\tR\afolders\x12)\n" +
 	"\aaliases\x18\x12 \x03(\v2\x0f.ss.v1.AddrMoveR\aaliases\x12%\n" +
 	"\x05names\x18\x13 \x03(\v2\x0f.ss.v1.AddrMoveR\x05names\x12#\n" +
-	"\rmemory_frozen\x18\x14 \x01(\bR\fmemoryFrozen\"4\n" +
+	"\rmemory_frozen\x18\x14 \x01(\bR\fmemoryFrozen\"N\n" +
 	"\vRunResponse\x12%\n" +
-	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\"\x82\x01\n" +
+	"\x06member\x18\x01 \x01(\v2\r.ss.v1.MemberR\x06member\x12\x18\n" +
+	"\anotices\x18\x02 \x03(\tR\anotices\"\x82\x01\n" +
 	"\rAttachRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
