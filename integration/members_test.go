@@ -574,7 +574,7 @@ func TestLostStateFolder(t *testing.T) {
 	c.Agent("hostA").Stop()
 	must(t, os.RemoveAll(c.Host("hostA").Path("/var/lib/ss/members")))
 	c.Agent("hostA").Start()
-	if stderr := c.mustFail(4, "snapshot", "ring"); !strings.Contains(stderr, "hostA knows nothing of") {
+	if stderr := c.mustFail(4, "snapshot", "ring"); !strings.Contains(stderr, "host hostA has no member hostA-1 any more") {
 		t.Error(stderr)
 	}
 	c.MustCtl("run", "ring", "--host", "hostA", "--", "sleep", "1000")
