@@ -36,7 +36,7 @@ func (a *Agent) checkFolders(ctx context.Context, job string, folders []string) 
 func (a *Agent) MissingFolders(m Member) (notices []string) {
 	for _, dir := range m.Folders {
 		if _, err := files.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			notices = append(notices, fmt.Sprintf("there is no folder %s on %s yet: it is part of cuts from when it is there", dir, a.cfg.Host))
+			notices = append(notices, fmt.Sprintf("the folder %s does not exist on %s yet: cuts hold it from when it does", dir, a.cfg.Host))
 		}
 	}
 	return notices

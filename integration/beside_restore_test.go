@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"ss/integration/lab"
 )
@@ -62,29 +61,31 @@ func TestBesideARestore(t *testing.T) {
 	c.mustBe("ring", both)
 
 	// Both at once: what is said to run runs, or is said to have ended.
-	for i := range 8 {
+	for _, phase := range []string{"checking", "fetching", "fencing", "restoring", "resuming"} {
 		type done struct {
 			stdout, stderr string
 			exit           int
 		}
-		started := make(chan done)
-		go func() {
-			time.Sleep(time.Duration(i) * 40 * time.Millisecond)
-			stdout, stderr, exit := c.Ctl("run", "ring", "--host", "hostC", "--", "sleep", "1000")
-			started <- done{stdout, stderr, exit}
-		}()
-		_, stderr, exit := c.Ctl("restore", cut.Cut)
+		started := make(chan done, 1)
+		restore := c.ctlTrapped("hostA: "+phase, func(*lab.Cmd) {
+			go func() {
+				stdout, stderr, exit := c.Ctl("run", "ring", "--host", "hostC", "--", "sleep", "1000")
+				started <- done{stdout, stderr, exit}
+			}()
+		}, "restore", cut.Cut)
 		s := <-started
+		<-restore.Done()
+		stderr, exit := restore.stderr.String(), restore.ExitCode()
 		name, _, _ := strings.Cut(s.stdout, " ")
 		switch states := c.states("ring"); {
 		case exit != 0 && exit != 8:
-			t.Errorf("%d: the restore: exit code %d: %s", i, exit, stderr)
+			t.Errorf("%s: the restore: exit code %d: %s", phase, exit, stderr)
 		case s.exit != 0 && s.exit != 8:
-			t.Errorf("%d: the start: exit code %d: %s", i, s.exit, s.stderr)
+			t.Errorf("%s: the start: exit code %d: %s", phase, s.exit, s.stderr)
 		case s.exit == 8 && states != both:
-			t.Errorf("%d: the start was refused, and these live: %s\n%s", i, states, s.stderr)
+			t.Errorf("%s: the start was refused, and these live: %s\n%s", phase, states, s.stderr)
 		case s.exit == 0 && !strings.Contains(states, name+"@hostC:running") && !strings.Contains(stderr, name+" is not in the cut, and was ended"):
-			t.Errorf("%d: %s was started and is gone without a word: %s\n%s", i, name, states, stderr)
+			t.Errorf("%s: %s was started and is gone without a word: %s\n%s", phase, name, states, stderr)
 		}
 		c.CtlJSON(&cut, "snapshot", "ring") // what the catalogue has is there
 		if strings.Contains(c.states("ring"), "hostC") {
@@ -98,7 +99,7 @@ func TestBesideARestore(t *testing.T) {
 	must(t, os.MkdirAll(c.Host("hostA").Path("/srv/there"), 0o755))
 	for folder, notice := range map[string]bool{"/srv/nope": true, "/srv/there": false} {
 		_, stderr, exit := c.Ctl("run", "ring", "--host", "hostA", "--files", folder, "--", "sleep", "1000")
-		if exit != 0 || strings.Contains(stderr, "there is no folder "+folder+" on hostA yet: it is part of cuts from when it is there") != notice {
+		if exit != 0 || strings.Contains(stderr, "the folder "+folder+" does not exist on hostA yet: cuts hold it from when it does") != notice {
 			t.Errorf("--files %s: exit code %d, %s", folder, exit, stderr)
 		}
 	}
