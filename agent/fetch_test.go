@@ -154,8 +154,13 @@ func TestFetchWithoutAWholeCopy(t *testing.T) {
 	if !fault.Is(o.Failure, fault.Integrity) || !strings.Contains(o.Failure.Error(), man.Packs[0].Digest[:12]) {
 		t.Errorf("fetch: %+v", o)
 	}
-	if o := order(t, l, restoration.MsgFence, restoration.Fencing, restoration.Fenced, restoration.Left); o.Message.Phase != restoration.Left {
-		t.Errorf("fence: %+v", o)
+	// The host has left the restore. It says so again, or has nobody left that could hear the order.
+	l.Receive(restoration.Message{Type: restoration.MsgFence})
+	<-l.r.done
+	for _, o := range l.Take() {
+		if o.Message.Phase != restoration.Left {
+			t.Errorf("fence: %+v", o)
+		}
 	}
 }
 
