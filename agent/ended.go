@@ -8,8 +8,9 @@ import (
 	"ss/agent/proc"
 )
 
-// endedSoon bounds the wait for the exit status of a member that has ended.
-const endedSoon = 200 * time.Millisecond
+// endedSoon bounds the wait for the exit status of a member that has ended. Its cell's PID 1 is not frozen and writes it down at once, but a busy machine may
+// let that process wait.
+const endedSoon = 2 * time.Second
 
 // ended adds to what failed with a member that the member has ended, if it has. CRIU, for instance, only says that it misses a process.
 func (a *Agent) ended(m Member, err error) error {

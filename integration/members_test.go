@@ -356,7 +356,13 @@ func TestMemberEndsInASnapshot(t *testing.T) {
 			}
 			return "none"
 		})
-		must(t, unix.Kill(pid, unix.SIGKILL)) // CRIU comes to it when it has ended
+		must(t, unix.Kill(pid, unix.SIGKILL))
+		await(t, "the member's end", func() string { // CRIU comes to it when it has ended
+			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(stat), ") Z ") {
+				return string(stat)
+			}
+			return ""
+		})
 	}, "snapshot", "ring")
 	<-run.Done()
 	stderr := run.stderr.String()
