@@ -174,23 +174,28 @@ func (r *Restoration) resume(ctx context.Context) error {
 	if err := r.a.standings.noteDecision(ctx, r.stated, r.plan.Statement); err != nil {
 		return r.wrap("resuming", err) // nobody could tell these members from older copies
 	}
-	var errs []error
+	errs := make([]error, len(r.members))
+	var wg sync.WaitGroup
 	for i := range r.members {
-		rm := &r.members[i]
-		if err := rm.criu.Resume(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", rm.member.Name, err))
-			continue
-		}
-		if _, err := r.a.cfg.Cells.Adopt(ctx, rm.member, rm.criu.InnerPid()); err != nil && !r.ended(ctx, rm.member) {
-			errs = append(errs, fmt.Errorf("%s: %w", rm.member.Name, err))
-		}
+		wg.Go(func() { errs[i] = r.resumeOne(ctx, &r.members[i]) })
 	}
+	wg.Wait()
 	errs = append(errs, r.a.cfg.Gates.OpenAll(ctx, r.job()))
 	if err := errors.Join(errs...); err != nil {
 		return r.wrap("resuming", err)
 	}
 	if err := r.endFiles(true); err != nil {
 		r.a.log.Warn("what the files of the cut have replaced", "job", r.job(), "error", err)
+	}
+	return nil
+}
+
+func (r *Restoration) resumeOne(ctx context.Context, rm *restoring) error {
+	if err := rm.criu.Resume(ctx); err != nil {
+		return fmt.Errorf("%s: %w", rm.member.Name, err)
+	}
+	if _, err := r.a.cfg.Cells.Adopt(ctx, rm.member, rm.criu.InnerPid()); err != nil && !r.ended(ctx, rm.member) {
+		return fmt.Errorf("%s: %w", rm.member.Name, err)
 	}
 	return nil
 }

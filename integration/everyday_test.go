@@ -18,8 +18,8 @@ var everyday = []struct{ name, program, text string }{
 	{"make", "bash", `cd $(mktemp -d); printf 'all: $(shell seq 1 9999)\n%%:\n\t@sleep 0.1; echo progress\n' > Makefile; exec make -j2`},
 	{"locks", "bash", `flock /srv/everyday.lock bash -c 'while sleep 0.1; do flock -n /srv/everyday.lock true && exit 1; echo progress; done'`},
 	{"fifo", "bash", `rm -f /srv/everyday.fifo; mkfifo /srv/everyday.fifo; (while sleep 0.1; do echo progress; done >/srv/everyday.fifo) & exec cat </srv/everyday.fifo`},
-	{"packers", "bash", `yes | gzip -1 | gzip -dc | awk '$0 != "y" {exit} ++n % 1000000 == 0 {print "progress"; fflush()}'`},
-	{"sums", "bash", `head -c 1M /dev/urandom > /srv/everyday.sums; exec 3< /srv/everyday.sums
+	{"packers", "bash", `renice -n 19 $$ >/dev/null; yes | gzip -1 | gzip -dc | awk '$0 != "y" {exit} ++n % 100000 == 0 {print "progress"; fflush()}'`},
+	{"sums", "bash", `head -c 64K /dev/urandom > /srv/everyday.sums; exec 3< /srv/everyday.sums
 		sum() { od -An -tx8 -v < /dev/fd/3 | sort | md5sum; }; s=$(sum); while sleep 0.1; do [ "$(sum)" = "$s" ] || exit 1; echo progress; done`},
 	{"rotated", "bash", `while sleep 0.05; do date >> /srv/everyday.log; [ $(stat -c %s /srv/everyday.log) -gt 300 ] && mv /srv/everyday.log /srv/everyday.log.1; echo progress; done`},
 	{"daemon", "bash", `(setsid bash -c 'while sleep 0.1; do echo progress; done' &) ; sleep 0.1`},

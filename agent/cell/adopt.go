@@ -60,11 +60,12 @@ func (g *Manager) adopt(ctx context.Context, m agent.Member, innerPid int) (agen
 	if !init.Alive() {
 		return m, errors.New("its cell has ended")
 	}
-	root, err := findInner(init, innerPid)
+	gr := g.cg.group(m.Job, m.Name)
+	root, err := findInner(init, innerPid, gr)
 	if err != nil {
 		return m, err
 	}
-	if err := g.cg.group(m.Job, m.Name).gather(root); err != nil {
+	if err := gr.gather(root); err != nil {
 		return m, err
 	}
 	if err := askAdopt(ctx, dir, innerPid); err != nil {
@@ -73,23 +74,26 @@ func (g *Manager) adopt(ctx context.Context, m agent.Member, innerPid int) (agen
 	return g.inspect(r)
 }
 
-// findInner returns the PID that the process inner of that cell has here.
-func findInner(init proc.Identity, inner int) (int, error) {
+// findInner returns the PID that the process inner of that cell has here. CRIU makes it in the member's group: only where it is not found there are all
+// processes of the host looked at.
+func findInner(init proc.Identity, inner int, gr group) (int, error) {
 	ns, err := proc.Namespace(init.Pid, "pid")
 	if err != nil {
 		return 0, err
 	}
-	all, err := proc.Pids()
-	if err != nil {
-		return 0, err
-	}
-	for _, pid := range all {
-		p, err := proc.NSPids(pid)
-		if err != nil || len(p) < 2 || p[1] != inner {
-			continue
+	for _, list := range []func() ([]int, error){gr.procs, proc.Pids} {
+		pids, err := list()
+		if err != nil {
+			return 0, err
 		}
-		if n, err := proc.Namespace(pid, "pid"); err == nil && n == ns {
-			return pid, nil
+		for _, pid := range pids {
+			p, err := proc.NSPids(pid)
+			if err != nil || len(p) < 2 || p[1] != inner {
+				continue
+			}
+			if n, err := proc.Namespace(pid, "pid"); err == nil && n == ns {
+				return pid, nil
+			}
 		}
 	}
 	return 0, fmt.Errorf("no process %d in the cell: did CRIU restore it there?", inner)

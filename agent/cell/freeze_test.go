@@ -217,7 +217,7 @@ func TestNewCellWaitsAndAdopts(t *testing.T) {
 		}
 		b.wait(t)
 		inner := innerOf(t, m, "/bin/dash")
-		if root, err := findInner(proc.Identity{Pid: m.InitPid}, inner); err != nil {
+		if root, err := findInner(proc.Identity{Pid: m.InitPid}, inner, g.cg.group(m.Job, m.Name)); err != nil {
 			t.Fatal(err)
 		} else if err := enterDir(m.Cgroup, root); err != nil { // as CRIU leaves it: in the folder that freezes
 			t.Fatal(err)
