@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"os"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,31 @@ func BenchmarkTake(b *testing.B) {
 	}
 	for b.Loop() {
 		if _, err := Take(b.Context(), []int{os.Getpid()}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkThreads compares a process of 200 threads more with its own inventory. A restored member stands still for so long.
+func BenchmarkThreads(b *testing.B) {
+	over := make(chan struct{})
+	defer close(over)
+	for range 200 {
+		ready := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(ready)
+			<-over
+		}()
+		<-ready
+	}
+	pids := []int{os.Getpid()}
+	held, err := Take(b.Context(), pids)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := held.Apply(b.Context(), pids); err != nil {
 			b.Fatal(err)
 		}
 	}

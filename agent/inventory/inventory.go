@@ -95,6 +95,10 @@ func takeAnd(ctx context.Context, pids []int, look func(fd int) string) (Invento
 	pool := optionPool{index: map[string]int{}, kinds: map[[2]int][]option{}}
 	seen := map[uint64]bool{}
 	groups := joinable{}
+	all, err := online()
+	if err != nil {
+		return Inventory{}, err
+	}
 	for _, pid := range pids {
 		if err := ctx.Err(); err != nil {
 			return Inventory{}, err
@@ -106,7 +110,7 @@ func takeAnd(ctx context.Context, pids []int, look func(fd int) string) (Invento
 		if err != nil {
 			return Inventory{}, err
 		}
-		threads, err := takeThreads(pid, inner)
+		threads, err := takeThreads(pid, inner, all)
 		if err != nil && !ended(err) {
 			return Inventory{}, fmt.Errorf("process %d: %w", inner, err)
 		}
@@ -132,7 +136,11 @@ func (inv Inventory) Apply(ctx context.Context, pids []int) ([]Difference, error
 	if inv.Version > version {
 		return nil, fmt.Errorf("the inventory has version %d, and this agent reads %d: upgrade it", inv.Version, version)
 	}
-	outer := map[int]int{}
+	there := restored{outer: map[int]int{}, threads: map[int]map[int]int{}}
+	var err error
+	if there.online, err = online(); err != nil {
+		return nil, err
+	}
 	for _, pid := range pids {
 		inner, err := innerPid(pid)
 		if ended(err) {
@@ -141,14 +149,14 @@ func (inv Inventory) Apply(ctx context.Context, pids []int) ([]Difference, error
 		if err != nil {
 			return nil, err
 		}
-		outer[inner] = pid
+		there.outer[inner] = pid
 	}
 	var left []Difference
 	for _, t := range inv.Threads {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		left = append(left, applyThread(t, outer)...)
+		left = append(left, there.applyThread(t)...)
 	}
 	for _, s := range inv.Sockets {
 		if err := ctx.Err(); err != nil {
@@ -157,7 +165,7 @@ func (inv Inventory) Apply(ctx context.Context, pids []int) ([]Difference, error
 		if s.Options < 0 || s.Options >= len(inv.Options) {
 			return nil, errors.New("the inventory is damaged: a socket has options that are not in it")
 		}
-		left = append(left, applySocket(s, inv.Options[s.Options], outer)...)
+		left = append(left, applySocket(s, inv.Options[s.Options], there.outer)...)
 	}
 	for _, u := range inv.Unread {
 		left = append(left, u.lost())

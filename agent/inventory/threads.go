@@ -44,7 +44,7 @@ func threadsOf(pid int) (map[int]int, error) {
 	return threads, nil
 }
 
-func takeThreads(pid, inner int) ([]Thread, error) {
+func takeThreads(pid, inner int, all []int) ([]Thread, error) {
 	threads, err := threadsOf(pid)
 	if err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func takeThreads(pid, inner int) ([]Thread, error) {
 	var out []Thread
 	for number, tid := range threads {
 		t := Thread{Process: inner, Thread: number}
-		if t.Processors, err = processors(tid); err != nil {
+		if t.Processors, err = processors(tid, all); err != nil {
 			return nil, err
 		}
 		if t.IOPriority, err = ioPriority(tid); err != nil {
@@ -110,14 +110,10 @@ func signalName(number int) string {
 }
 
 // processors lists those that a thread may run on; nil for all that are online.
-func processors(tid int) ([]int, error) {
+func processors(tid int, all []int) ([]int, error) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(tid, &set); err != nil {
 		return nil, fmt.Errorf("the processors of thread %d: %w", tid, err)
-	}
-	all, err := online()
-	if err != nil {
-		return nil, err
 	}
 	var list []int
 	for cpu := range len(set) * 64 {
@@ -170,17 +166,36 @@ func ioPriority(tid int) (int, error) {
 	return int(value), nil
 }
 
+// restored are the processes that an inventory is compared with.
+type restored struct {
+	outer   map[int]int         // numbers of processes in their own PID namespace, to those of this host
+	threads map[int]map[int]int // threadsOf each process that was looked at
+	online  []int
+}
+
+// threadsOf reads the threads of a process once: a process may have hundreds.
+func (r *restored) threadsOf(pid int) (map[int]int, error) {
+	if known, ok := r.threads[pid]; ok {
+		return known, nil
+	}
+	threads, err := threadsOf(pid)
+	if err == nil {
+		r.threads[pid] = threads
+	}
+	return threads, err
+}
+
 // applyThread sets what differs of one thread.
-func applyThread(want Thread, outer map[int]int) []Difference {
+func (r *restored) applyThread(want Thread) []Difference {
 	object := fmt.Sprintf("thread %d", want.Thread)
 	missing := func(err error) []Difference {
 		return []Difference{{Process: want.Process, Object: object, What: "the thread", Was: "there", Is: "not there", Why: err.Error()}}
 	}
-	pid, ok := outer[want.Process]
+	pid, ok := r.outer[want.Process]
 	if !ok {
 		return missing(os.ErrNotExist)
 	}
-	threads, err := threadsOf(pid)
+	threads, err := r.threadsOf(pid)
 	if err != nil {
 		return missing(err)
 	}
@@ -196,7 +211,7 @@ func applyThread(want Thread, outer map[int]int) []Difference {
 		}
 		left = append(left, d)
 	}
-	if was, is, err := applyProcessors(tid, want.Processors); err != nil || was != is {
+	if was, is, err := applyProcessors(tid, want.Processors, r.online); err != nil || was != is {
 		differs("processors", was, is, err)
 	}
 	if is, err := ioPriority(tid); err == nil && is != want.IOPriority {
@@ -236,16 +251,14 @@ func applyThread(want Thread, outer map[int]int) []Difference {
 }
 
 // applyProcessors gives a thread its processors again, those that this host has. It says which it had and has.
-func applyProcessors(tid int, want []int) (was, is string, err error) {
-	have, err := processors(tid)
+func applyProcessors(tid int, want, all []int) (was, is string, err error) {
+	have, err := processors(tid, all)
 	if err != nil || slices.Equal(have, want) {
 		return "", "", err
 	}
 	list := want
 	if want == nil {
-		if list, err = online(); err != nil {
-			return "", "", err
-		}
+		list = all
 	}
 	var set unix.CPUSet
 	for _, cpu := range list {
@@ -254,7 +267,7 @@ func applyProcessors(tid int, want []int) (was, is string, err error) {
 	if err := unix.SchedSetaffinity(tid, &set); err != nil {
 		return fmt.Sprint(want), fmt.Sprint(have), err
 	}
-	now, err := processors(tid)
+	now, err := processors(tid, all)
 	if err != nil {
 		return fmt.Sprint(want), "", err
 	}
