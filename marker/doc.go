@@ -2,7 +2,7 @@
 // 3(1), 1985) for channels that are TCP connections of programs that know nothing of it.
 //
 // docs/protocol.md says what the rules M1–M12 are and why they are right; the code cites them by these
-// names. To see one snapshot go by, read testdata/two_hosts.txt, then testdata/ring_of_three.txt.
+// names. To see one snapshot go by, read testdata/two_hosts.txt, then testdata/calm.txt.
 //
 // There are two roles. Participant is a host's: it says when to freeze, dump, thaw and open gates.
 // Coordinator is the role of the ssctl that takes the cut: it prepares everyone, starts one of them,

@@ -43,7 +43,7 @@ func (s *survey) unread(h sockets.Holder, fd int) {
 		if m.Header.Type == unix.SCM_PIDFD && len(m.Data) >= 4 {
 			_ = unix.Close(int(int32(binary.NativeEndian.Uint32(m.Data)))) // made for the look; negative where the sender has ended
 		}
-		s.add(h.Pid, "has not read what has come on a UNIX socket that is to say more of it (descriptor %d, %s), which CRIU can't dump: have it read that, or turn the option off", h.Fd, passing(m.Header.Type))
+		s.add(h.Pid, "has not read what has come on a UNIX socket with an option that adds to what is read (descriptor %d, %s), which CRIU can't dump: have it read that, or turn the option off", h.Fd, passing(m.Header.Type))
 	}
 }
 
