@@ -19,8 +19,11 @@ func (a *Agent) ended(m Member, err error) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), endedSoon)
 	defer cancel()
+	if left, bad := a.pids(ctx, m); bad != nil || len(left) > 0 {
+		return err // what its first process has left runs on: the member has not ended, and other members stand still meanwhile
+	}
 	now, bad := a.cfg.Cells.AwaitEnd(ctx, m)
-	if bad != nil || now.State != Exited { // what its first process has left runs on
+	if bad != nil || now.State != Exited {
 		return err
 	}
 	return fmt.Errorf("the member has ended meanwhile (%s): %w", now.Exit, err)

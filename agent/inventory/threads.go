@@ -109,7 +109,7 @@ func signalName(number int) string {
 	return strconv.Itoa(number)
 }
 
-// processors lists those that a thread may run on; nil for all that are online.
+// processors lists those that a thread may run on; nil if these are all, the ones that are online.
 func processors(tid int, all []int) ([]int, error) {
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(tid, &set); err != nil {
